@@ -1,0 +1,1 @@
+"""Settings: YAML recipes to frozen dataclasses, all errors at once."""

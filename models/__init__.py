@@ -1,0 +1,1 @@
+"""Images to heatmaps, heatmaps to keypoints."""

@@ -1,0 +1,1 @@
+"""Adaptive keypoint masking: how many, which, and the device op."""

@@ -1,0 +1,1 @@
+"""Annotations and images to tar shards and their manifest."""

@@ -1,0 +1,1 @@
+"""One file per annotation format, all ending in the same record."""

@@ -1,0 +1,1 @@
+"""One readable training step per published method."""

@@ -1,0 +1,1 @@
+"""Metrics on keypoints in source pixels."""
