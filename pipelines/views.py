@@ -1,0 +1,86 @@
+"""How the views of a person are drawn: settings only; `graph.py` does the drawing.
+
+A view's frame, shared by all laws: the person's box, its short side grown to the view's aspect and both
+sides padded by BOX_PADDING, is laid with its centre on view pixel (W/2, H/2) and its width on W. A law then
+changes the box's scale, rotates about the centre and mirrors (x -> W - x).
+"""
+
+from dataclasses import field, replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.settings import settings
+
+BOX_PADDING = 1.25
+"""Sides of the box that a view shows over sides of the person's box (Simple Baseline's 1.25)."""
+
+MEAN_RGB = (0.485, 0.456, 0.406)
+"""ImageNet's mean colour, of values in 0..1."""
+STD_RGB = (0.229, 0.224, 0.225)
+"""ImageNet's standard deviation, of values in 0..1."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Border = Literal["mean", "black"]
+"""Colour of what lies beyond the stored pixels: ImageNet's mean (0 once normalised) or black."""
+
+
+@settings
+class ViewLaw:
+    """The distribution of one view. The defaults are the published weak law but for the border."""
+
+    scale_sd: Annotated[float, Field(ge=0)] = 0.25
+    """Deviation of the box's scale factor about 1; a factor above 1 shows more around the person."""
+    scale_min: Annotated[float, Field(gt=0)] = 0.75
+    """Smallest scale factor; smaller draws become this."""
+    scale_max: Annotated[float, Field(gt=0)] = 1.25
+    """Largest scale factor; larger draws become this."""
+    rotation_sd_deg: Annotated[float, Field(ge=0)] = 30.0
+    """Deviation of the rotation, in degrees, where there is one."""
+    rotation_max_deg: Annotated[float, Field(ge=0)] = 60.0
+    """Largest rotation either way; larger draws become this."""
+    rotation_probability: Share = 0.6
+    """Share of the samples that are rotated."""
+    flip_probability: Share = 0.5
+    """Share of the samples that are mirrored."""
+    border: Border = "mean"
+    """Colour beyond the stored pixels: mean (ImageNet's) or black."""
+
+    def __post_init__(self) -> None:
+        if not self.scale_min <= 1 <= self.scale_max:
+            raise ValueError(f"scale_min {self.scale_min} and scale_max {self.scale_max} must enclose 1")
+
+
+PUBLISHED_WEAK = ViewLaw(border="black")
+"""Labelled and weak views of Xie et al. 2021 and its successors."""
+PUBLISHED_STRONG = ViewLaw(rotation_probability=0.8, flip_probability=0.0)
+"""Their strong view, applied on top of the weak one. Differs from Xie et al.: a rigid rotation, no shear."""
+PLAIN = ViewLaw(scale_sd=0.0, rotation_probability=0.0, flip_probability=0.0)
+"""No chance at all: the view that is scored."""
+
+
+@settings
+class ViewSettings:
+    """Size of the network's input and the laws of the views shown to it."""
+
+    size_hw: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]] = (256, 192)
+    """Height and width of every view, in pixels; multiples of 4, the stride of heatmaps."""
+    labelled: ViewLaw = field(default_factory=ViewLaw)
+    """Law of the labelled view."""
+    weak: ViewLaw = field(default_factory=ViewLaw)
+    """Law of the weak view, which the teacher sees."""
+    strong: ViewLaw = PUBLISHED_STRONG
+    """Law of the strong view, which the student sees, relative to the weak view; never mirrored."""
+
+    def __post_init__(self) -> None:
+        if any(side % 4 for side in self.size_hw):
+            raise ValueError(f"size_hw {self.size_hw} must be multiples of 4")
+        if self.strong.flip_probability:
+            raise ValueError(
+                "strong.flip_probability must be 0: teacher and student must agree on left and right"
+            )
+
+    @property
+    def plain(self) -> ViewLaw:
+        """The law of the scored view: no chance, the border of the labelled view."""
+        return replace(PLAIN, border=self.labelled.border)
