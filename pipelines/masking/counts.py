@@ -1,0 +1,79 @@
+"""How many keypoints of each image to mask, from the teacher's heatmaps (AKM, arXiv 2404.14835, Algorithm 1).
+
+Everything stays on the heatmaps' device: no function here returns a number to the host.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SMALLEST_SPAN = 1e-6
+"""Least denominator of a relative response: equal responses divide by this instead of by zero."""
+
+
+class MaskCounts(NamedTuple):
+    """What the adaptive rule says of each sample; all on the heatmaps' device."""
+
+    counts: Tensor
+    """(N,) int64: how many keypoints to mask."""
+    responses: Tensor
+    """(N, K) float32: the peak of each heatmap, not below 0."""
+    hard: Tensor
+    """(N,) bool: the best response is under `min_response` (an extremely difficult sample)."""
+    easy_joints: Tensor
+    """(N,) int64: joints whose response is close to the best one (the paper's n)."""
+
+
+def adaptive_mask_counts(
+    heatmaps: Tensor,
+    *,
+    gamma: float = 0.55,
+    max_masks: int = 8,
+    min_masks: int = 2,
+    min_response: float = 0.05,
+) -> MaskCounts:
+    """Count the masks of each sample: many where most joints are found, few where few are.
+
+    With H_j the peak of joint j, r_j = (max H - H_j) / (max H - min H) and n the number of joints with
+    r_j < gamma, the count is n * max_masks / K to the nearest integer, kept in [min_masks, max_masks].
+    Equal responses make every joint easy; a best response under `min_response` gives `min_masks`.
+
+    Args:
+        heatmaps: (N, K, h, w), any floating dtype; the arithmetic is float32. Values that are not finite
+            give `min_masks`.
+        gamma: bound of the relative response of an easy joint, in (0, 1].
+        max_masks, min_masks: bounds of the count; with fewer than that many joints, K takes their place.
+        min_response: best response below which a sample is extremely difficult (a target's peak is 1).
+    """
+    responses = heatmaps.detach().amax(dim=(2, 3)).float().clamp_min(0.0)
+    best = responses.amax(dim=1, keepdim=True)
+    span = best - responses.amin(dim=1, keepdim=True)
+    easy_joints = ((best - responses) / span.clamp_min(SMALLEST_SPAN) < gamma).sum(dim=1)
+    # "not at least", so that a sample that is not a number is a difficult one, too
+    hard = ~(best.squeeze(1) >= min_response)
+
+    num_joints = heatmaps.shape[1]
+    most = min(max_masks, num_joints)
+    counts = _round_half_up(easy_joints * most, num_joints).clamp(min(min_masks, most), most)
+    return MaskCounts(
+        counts=torch.where(hard, min(min_masks, most), counts),
+        responses=responses,
+        hard=hard,
+        easy_joints=easy_joints,
+    )
+
+
+def fixed_mask_counts(heatmaps: Tensor, count: int) -> Tensor:
+    """(N,) int64: the same count for every sample, at most K. `heatmaps` (N, K, h, w) lends its device."""
+    num_samples, num_joints = heatmaps.shape[:2]
+    return torch.full((num_samples,), min(count, num_joints), dtype=torch.int64, device=heatmaps.device)
+
+
+def _round_half_up(numerator: Tensor, denominator: int) -> Tensor:
+    """numerator / denominator to the nearest integer, halves up, exactly (both non-negative integers).
+
+    Integers rather than `torch.round`: no float can fall on the wrong side of a half, and halves to even
+    would give K = 16, m = 8 the same count for n = 3 and 5, then two more at n = 7. K = 17 has no halves.
+    """
+    return torch.div(2 * numerator + denominator, 2 * denominator, rounding_mode="floor")

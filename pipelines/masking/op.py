@@ -1,0 +1,112 @@
+"""`mask_keypoints`: paint rectangles over keypoints, in place, on the device where the images are.
+
+One definition for every kernel: with (x, y) the point and (a, b) its half-sizes, the pixel whose centre is
+at (column, row) is painted where x - a <= column < x + a and y - b <= row < y + b, in float32. A half-size
+of 10 covers exactly 20 pixels, as the published slices do. A comparison with "not a number" is false, so a
+point that is not finite paints nothing; rectangles beyond the image are cut or paint nothing.
+
+The random numbers are drawn beforehand (choice.py), so the op is deterministic and its kernels can be
+compared. It is a custom op because `torch.compile` must not look inside: the CPU kernel loops over
+rectangles in numpy, the CUDA kernel is Triton's, imported at its first launch.
+"""
+
+import torch
+from torch import Tensor
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@torch.library.custom_op("semipose::mask_keypoints", mutates_args=("images",), device_types="cpu")
+def mask_keypoints(
+    images: Tensor, points_xy: Tensor, counts: Tensor, half_sizes: Tensor, order: Tensor, fill: Tensor
+) -> None:
+    """Paint the first `counts[i]` keypoints of `order[i]` in image i with `fill`, in place.
+
+    Not differentiable: the images are inputs of the network, not results.
+
+    Args:
+        images: (N, C, H, W), any dtype and strides (contiguous and channels-last are both fast).
+        points_xy: (N, K, 2) float32 px of the images: centres of the rectangles.
+        counts: (N,) integers; below 0 counts as 0, above K as K.
+        half_sizes: (N, K, 2) float32 px: half-sides along x and y.
+        order: (N, K) integers: keypoints by rank; an entry that is no keypoint paints nothing.
+        fill: (C,) the colour, cast to the images' dtype; zeros are the mean colour of normalised images.
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit together.
+    """
+    _check(images, points_xy, counts, half_sizes, order, fill)
+    # Painting copies bits, so the pixels are seen as integers: numpy has no bfloat16.
+    bits = _BITS[images.element_size()]
+    pixels = images.detach().view(bits).numpy()
+    row = torch.empty_like(images[:1, :, :1]).copy_(fill[None, :, None, None])[0].view(bits).numpy()
+    for sample, left, top, right, bottom in _painted_rectangles(
+        points_xy, counts, half_sizes, order, images.shape[2:]
+    ):
+        pixels[sample, :, top:bottom, left:right] = row[:, :, left:right]
+
+
+@mask_keypoints.register_kernel("cuda")
+def _mask_keypoints_cuda(
+    images: Tensor, points_xy: Tensor, counts: Tensor, half_sizes: Tensor, order: Tensor, fill: Tensor
+) -> None:
+    from pipelines.masking.triton_kernel import launch
+
+    _check(images, points_xy, counts, half_sizes, order, fill)
+    launch(images, points_xy, counts, half_sizes, order, fill)
+
+
+@mask_keypoints.register_fake
+def _mask_keypoints_fake(
+    images: Tensor, points_xy: Tensor, counts: Tensor, half_sizes: Tensor, order: Tensor, fill: Tensor
+) -> None:
+    _check(images, points_xy, counts, half_sizes, order, fill)
+
+
+def _painted_rectangles(
+    points_xy: Tensor, counts: Tensor, half_sizes: Tensor, order: Tensor, size_hw: torch.Size
+) -> list[list[int]]:
+    """[sample, left, top, right, bottom] of each rectangle that paints something; right, bottom excluded."""
+    num_keypoints = points_xy.shape[1]
+    size_wh = torch.tensor([size_hw[1], size_hw[0]], dtype=torch.float32)
+    lows, highs = points_xy - half_sizes, points_xy + half_sizes
+    # "not a number" becomes an empty rectangle; the clamp comes before the cast, so that none overflows
+    firsts = torch.where(lows.isnan(), size_wh, lows).clamp_min(0).minimum(size_wh).ceil().long()
+    ends = highs.nan_to_num(nan=0.0).clamp_min(0).minimum(size_wh).ceil().long()
+
+    is_keypoint = (order >= 0) & (order < num_keypoints)
+    is_chosen = is_keypoint & (torch.arange(num_keypoints) < counts[:, None])
+    samples, ranks = is_chosen.nonzero(as_tuple=True)
+    joints = order[samples, ranks].long()
+    firsts, ends = firsts[samples, joints], ends[samples, joints]
+    rectangles = torch.cat([samples[:, None], firsts, ends], dim=1)
+    return rectangles[(firsts < ends).all(dim=1)].tolist()
+
+
+def _check(
+    images: Tensor, points_xy: Tensor, counts: Tensor, half_sizes: Tensor, order: Tensor, fill: Tensor
+) -> None:
+    if images.dim() != 4 or points_xy.dim() != 3:
+        raise ValueError(
+            f"images must be (N, C, H, W) and points_xy (N, K, 2), "
+            f"not {tuple(images.shape)} and {tuple(points_xy.shape)}"
+        )
+    num_samples, num_keypoints = images.shape[0], points_xy.shape[1]
+    expected = {
+        "points_xy": (points_xy, (num_samples, num_keypoints, 2)),
+        "counts": (counts, (num_samples,)),
+        "half_sizes": (half_sizes, (num_samples, num_keypoints, 2)),
+        "order": (order, (num_samples, num_keypoints)),
+        "fill": (fill, (images.shape[1],)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must be {shape}, not {tuple(tensor.shape)}")
+        if tensor.device != images.device:
+            raise ValueError(f"{name} is on {tensor.device}, the images on {images.device}")
+    for name, tensor in (("points_xy", points_xy), ("half_sizes", half_sizes)):
+        # half precision cannot hold a pixel's place: bfloat16 steps by 1 px from 128 on
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"{name} must be float32, not {tensor.dtype}")
+    for name, tensor in (("counts", counts), ("order", order)):
+        if tensor.is_floating_point():
+            raise ValueError(f"{name} must be integers, not {tensor.dtype}")
