@@ -1,0 +1,261 @@
+"""The DALI graphs: shards in, views out. The only file that imports `nvidia.dali`.
+
+One definition serves the CPU and the GPU: reading, drawing and the matrices are on the CPU either way;
+decoding and warping are where `Reading.device` says. Every view is one matrix from stored pixels, drawn here
+from the pipeline's seed, and warped by `fn.experimental.warp_perspective` (bit-equal to cv2.warpAffine on
+the CPU; `fn.warp_affine` is eight times slower and has its origin at a corner).
+A graph is a function from `Reading` to named outputs; `Pipeline` runs it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia.dali import Pipeline as DaliPipeline
+from nvidia.dali import fn, math
+from nvidia.dali.types import Constant, DALIDataType, DALIImageType
+from torch import Tensor
+
+from pipelines.views import BOX_PADDING, MEAN_RGB, STD_RGB, ViewLaw, ViewSettings
+
+VERSION = 1
+"""Raised when a graph changes so that an old checkpoint would continue another stream."""
+
+Node = Any
+"""An edge of a DALI graph (`nvidia.dali.pipeline.DataNode`)."""
+
+RECORD = "record"
+"""Name of the one output whose samples differ in length: the bytes of `KEY.json`."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read, by whom, and where it goes."""
+
+    tars: tuple[Path, ...]
+    indices: tuple[Path, ...]
+    batch_size: int
+    seed: int
+    """Of the order and of the draws; differs by stream and by rank."""
+    shuffle_buffer: int = 0
+    """Samples held to draw from; 0 keeps the order of the shards."""
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    threads: int = 2
+    prefetch: int = 2
+
+    @property
+    def place(self) -> str:
+        """DALI's word for the device."""
+        return "gpu" if self.device.type == "cuda" else "cpu"
+
+
+Graph = Callable[[Reading], dict[str, Node]]
+
+
+def read(reading: Reading, ext: Sequence[str], dtypes: Sequence[Any]) -> list[Node]:
+    """Read members of the samples of this rank's slice, endlessly, each as a 1-D tensor on the CPU."""
+    nodes = fn.readers.webdataset(
+        paths=[str(path) for path in reading.tars],
+        index_paths=[str(path) for path in reading.indices],
+        ext=list(ext),
+        dtypes=list(dtypes),
+        missing_component_behavior="error",
+        random_shuffle=reading.shuffle_buffer > 0,
+        initial_fill=max(reading.shuffle_buffer, 1),
+        shard_id=reading.rank,
+        num_shards=reading.world,
+        stick_to_shard=True,
+        seed=reading.seed,
+        name="shards",
+    )
+    return nodes if isinstance(nodes, list) else [nodes]
+
+
+def read_person(reading: Reading) -> tuple[Node, Node]:
+    """Return a sample's encoded image and its pose record (4 + 3K float32)."""
+    jpeg, pose = read(reading, ["jpg", "pose"], [DALIDataType.UINT8, DALIDataType.FLOAT])
+    return jpeg, pose
+
+
+def decode(jpeg: Node, reading: Reading) -> Node:
+    """Decode to uint8 HWC, RGB. The chroma filter is the one of libjpeg, on the GPU too."""
+    device = "mixed" if reading.place == "gpu" else "cpu"
+    return fn.decoders.image(jpeg, device=device, output_type=DALIImageType.RGB, jpeg_fancy_upsampling=True)
+
+
+def draw_scale(law: ViewLaw) -> Node | float:
+    """Draw the factor of the box's size."""
+    if law.scale_sd == 0:
+        return 1.0
+    return math.clamp(1.0 + law.scale_sd * fn.random.normal(), law.scale_min, law.scale_max)
+
+
+def draw_angle_deg(law: ViewLaw) -> Node | float:
+    """Draw the rotation, clockwise as seen (y points down)."""
+    if law.rotation_sd_deg == 0 or law.rotation_probability == 0:
+        return 0.0
+    limit = law.rotation_max_deg
+    angle = math.clamp(law.rotation_sd_deg * fn.random.normal(), -limit, limit)
+    return angle * fn.random.coin_flip(probability=law.rotation_probability)
+
+
+def draw_flip(law: ViewLaw) -> Node:
+    """Draw whether the view is mirrored, int32 0 or 1."""
+    return fn.random.coin_flip(probability=law.flip_probability)
+
+
+def draw_view(pose: Node, law: ViewLaw, size_hw: tuple[int, int]) -> tuple[Node, Node]:
+    """Draw `view_from_stored` (2, 3) of a person and whether it mirrors.
+
+    Only the box, the first four numbers of the record, is looked at.
+    """
+    height, width = size_hw
+    box_x, box_y, box_w, box_h = pose[0], pose[1], pose[2], pose[3]
+    shown_width = BOX_PADDING * math.max(box_w, box_h * (width / height))
+    scale = width / (shown_width * draw_scale(law))
+    flip = draw_flip(law)
+    mirror = 1.0 - 2.0 * flip
+    matrix = fn.transforms.translation(offset=-fn.stack(box_x + 0.5 * box_w, box_y + 0.5 * box_h))
+    matrix = fn.transforms.scale(matrix, scale=fn.stack(scale * mirror, scale))
+    matrix = fn.transforms.rotation(matrix, angle=draw_angle_deg(law))
+    return fn.transforms.translation(matrix, offset=[width / 2, height / 2]), flip
+
+
+def draw_strong(law: ViewLaw, size_hw: tuple[int, int]) -> Node:
+    """Draw `strong_from_weak` (2, 3): a rigid rotation and a scale about the centre of the view."""
+    height, width = size_hw
+    zoom = 1.0 / draw_scale(law)
+    matrix = fn.transforms.translation(offset=[-width / 2, -height / 2])
+    matrix = fn.transforms.scale(matrix, scale=fn.stack(zoom, zoom) if law.scale_sd else [1.0, 1.0])
+    matrix = fn.transforms.rotation(matrix, angle=draw_angle_deg(law))
+    return fn.transforms.translation(matrix, offset=[width / 2, height / 2])
+
+
+def warp(image: Node, view_from_stored: Node, law: ViewLaw, size_hw: tuple[int, int]) -> Node:
+    """Sample a view once, bilinearly, from decoded pixels."""
+    last_row = Constant(np.array([[0, 0, 1]], np.float32), device="cpu")
+    fill = [round(255 * mean) for mean in MEAN_RGB] if law.border == "mean" else [0, 0, 0]
+    return fn.experimental.warp_perspective(
+        image,
+        matrix=fn.cat(view_from_stored, last_row, axis=0),
+        size=list(size_hw),
+        inverse_map=False,
+        pixel_origin="center",
+        border_mode="constant",
+        fill_value=fill,
+    )
+
+
+def finish(view: Node, reading: Reading) -> Node:
+    """Normalise on the GPU (one kernel); leave uint8 on the CPU, where torch is faster."""
+    if reading.place == "cpu":
+        return view
+    return fn.crop_mirror_normalize(
+        view,
+        dtype=DALIDataType.FLOAT,
+        output_layout="HWC",
+        mean=[255 * mean for mean in MEAN_RGB],
+        std=[255 * std for std in STD_RGB],
+    )
+
+
+def hand_over(outputs: dict[str, Node], reading: Reading) -> dict[str, Node]:
+    """Move what is still on the CPU to the device."""
+    if reading.place == "cpu":
+        return outputs
+    return {name: node if name == RECORD else node.gpu() for name, node in outputs.items()}
+
+
+def labelled_graph(reading: Reading, *, views: ViewSettings, num_keypoints: int) -> dict[str, Node]:
+    """Images with their keypoints in the view: image, points_xy, v, flipped, view_from_stored."""
+    jpeg, pose = read_person(reading)
+    view_from_stored, flip = draw_view(pose, views.labelled, views.size_hw)
+    keypoints = fn.reshape(pose[4:], shape=[num_keypoints, 3])
+    view = warp(decode(jpeg, reading), view_from_stored, views.labelled, views.size_hw)
+    outputs = {
+        "image": finish(view, reading),
+        "points_xy": fn.coord_transform(keypoints[:, :2], MT=view_from_stored),
+        "v": keypoints[:, 2],
+        "flipped": flip,
+        "view_from_stored": view_from_stored,
+    }
+    return hand_over(outputs, reading)
+
+
+def unlabelled_graph(reading: Reading, *, views: ViewSettings) -> dict[str, Node]:
+    """Two views of each image: weak, strong, strong_from_weak and both from_stored matrices. No keypoint is read."""
+    jpeg, pose = read_person(reading)
+    weak_from_stored, _ = draw_view(pose, views.weak, views.size_hw)
+    strong_from_weak = draw_strong(views.strong, views.size_hw)
+    strong_from_stored = fn.transforms.combine(weak_from_stored, strong_from_weak)
+    image = decode(jpeg, reading)
+    outputs = {
+        "weak": finish(warp(image, weak_from_stored, views.weak, views.size_hw), reading),
+        "strong": finish(warp(image, strong_from_stored, views.strong, views.size_hw), reading),
+        "strong_from_weak": strong_from_weak,
+        "weak_from_stored": weak_from_stored,
+        "strong_from_stored": strong_from_stored,
+    }
+    return hand_over(outputs, reading)
+
+
+def eval_graph(reading: Reading, *, views: ViewSettings) -> dict[str, Node]:
+    """The plain view of each image: image, view_from_stored, record."""
+    jpeg, pose, record = read(
+        reading, ["jpg", "pose", "json"], [DALIDataType.UINT8, DALIDataType.FLOAT, DALIDataType.UINT8]
+    )
+    view_from_stored, _ = draw_view(pose, views.plain, views.size_hw)
+    view = warp(decode(jpeg, reading), view_from_stored, views.plain, views.size_hw)
+    outputs = {"image": finish(view, reading), "view_from_stored": view_from_stored, RECORD: record}
+    return hand_over(outputs, reading)
+
+
+class Pipeline:
+    """A running graph: batches as torch tensors that share DALI's memory, endlessly."""
+
+    def __init__(self, graph: Graph, reading: Reading, checkpoint: bytes | None = None) -> None:
+        """Build `graph`; go on from `checkpoint`, the bytes of a Pipeline of the same graph and reading."""
+        on_gpu = reading.place == "gpu"
+        self.dali = DaliPipeline(
+            batch_size=reading.batch_size,
+            num_threads=reading.threads,
+            device_id=(reading.device.index or 0) if on_gpu else None,
+            seed=reading.seed,
+            prefetch_queue_depth=reading.prefetch,
+            enable_checkpointing=True,
+            checkpoint=checkpoint,
+        )
+        self.device = reading.device
+        with self.dali:
+            outputs = graph(reading)
+            self.dali.set_outputs(*outputs.values())
+        self.names = list(outputs)
+        self.dali.build()
+
+    def num_samples(self) -> int:
+        """Return how many samples all ranks together read."""
+        return int(self.dali.reader_meta("shards")["epoch_size"])
+
+    def next(self) -> dict[str, Any]:
+        """Return the next batch: tensors (N, ...) by name, and for `record` a list of N bytes.
+
+        Raises RuntimeError where a sample cannot be read or decoded; the pipeline is of no use after that.
+        """
+        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+        lists = self.dali.run(stream)
+        return {name: self._to_torch(name, listed) for name, listed in zip(self.names, lists, strict=True)}
+
+    def checkpoint(self) -> bytes:
+        """Return the state after the batch returned last, however many are prefetched."""
+        return bytes(self.dali.checkpoint())
+
+    @staticmethod
+    def _to_torch(name: str, listed: Any) -> Tensor | list[bytes]:
+        if name == RECORD:
+            return [np.asarray(listed.at(i)).tobytes() for i in range(len(listed))]
+        return torch.from_dlpack(listed.as_tensor())
