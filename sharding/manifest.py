@@ -1,0 +1,162 @@
+"""`dataset.json`: what a folder of shards holds, and the check that it still holds it."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from configs.load import InputError
+from sharding.crop import CropLaw
+from sharding.index import read_lines
+from sharding.skeleton import Skeleton
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "dataset.json"
+GROUND_TRUTH_NAME = "ground_truth.json"
+_CURE = "copy it again or build the shards again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One tar: its name in the folder, its samples, its size and hashes (idx_sha256: of its index)."""
+
+    file: str
+    samples: int
+    bytes: int
+    sha256: str
+    idx_sha256: str
+
+    @property
+    def idx_file(self) -> str:
+        """Name of the index beside the tar."""
+        return str(Path(self.file).with_suffix(".idx"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The card of one folder of shards.
+
+    kind: what a sample is. order, seed: how the samples were ordered (seed counts for `shuffle`).
+    annotations_sha256: of every record that the format gave, settings_sha256: of what the build was told to
+    make of them, ground_truth_sha256: of `ground_truth.json`. dropped, problems: counts by reason.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    format_version: int
+    kind: Literal["person"]
+    name: str
+    skeleton: Skeleton
+    crop: CropLaw
+    order: Literal["file", "shuffle"]
+    seed: int
+    shards: tuple[ShardEntry, ...]
+    annotations_sha256: str
+    settings_sha256: str
+    ground_truth_sha256: str
+    dropped: dict[str, int]
+    problems: dict[str, int]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tars."""
+        return sum(shard.bytes for shard in self.shards)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder of shards. Raises InputError where it is missing or wrong."""
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        what = "no such folder" if not folder.is_dir() else f"the folder holds no {MANIFEST_NAME}"
+        raise InputError(
+            f"{folder}: {what}; make the shards with `python sharding/build.py RECIPE output={folder}`"
+        )
+    cure = "build the shards again"
+    try:
+        text = path.read_bytes()
+        version = json.loads(text).get("format_version")
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{path}: format version {version!r} where {FORMAT_VERSION} is read here: {cure}"
+            )
+        return TypeAdapter(Manifest).validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(key) for key in first["loc"]) or "the file"
+        raise InputError(f"{path}: {where}: {first['msg']}: {cure}") from error
+    except (OSError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: this is no manifest ({error}): {cure}") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Path:
+    """Write `dataset.json` into `folder`, aside first, and return its path."""
+    path = folder / MANIFEST_NAME
+    write_atomic(path, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
+    return path
+
+
+def check_shards(folder: Path, manifest: Manifest, *, deep: bool = False) -> None:
+    """Compare every tar and index of `folder` with the manifest.
+
+    Always: each tar is there with its size; each index is there, is the tar's own (by its hash) and has its
+    sample count. deep: also the hash of every tar (about a second per GB) and of the ground truth.
+    Raises InputError naming the first file that differs, and the cure. DALI passes such faults silently.
+    """
+    for shard in manifest.shards:
+        tar = folder / shard.file
+        _check_tar(tar, shard)
+        idx = folder / shard.idx_file
+        if not idx.is_file():
+            raise InputError(
+                f"{idx}: the index is missing; build the shards again, or copy it beside its tar"
+            )
+        if file_sha256(idx) != shard.idx_sha256 or len(read_lines(idx)) != shard.samples:
+            raise InputError(
+                f"{idx}: the index is not that of {shard.file}: it is stale or foreign; copy both again"
+            )
+        if deep and file_sha256(tar) != shard.sha256:
+            raise InputError(f"{tar}: the shard was altered: its SHA-256 is not the manifest's; {_CURE}")
+    truth = folder / GROUND_TRUTH_NAME
+    if deep and (not truth.is_file() or file_sha256(truth) != manifest.ground_truth_sha256):
+        raise InputError(f"{truth}: the file is missing or was altered; {_CURE}")
+
+
+def _check_tar(tar: Path, shard: ShardEntry) -> None:
+    if not tar.is_file():
+        raise InputError(f"{tar}: the shard is missing; {_CURE}")
+    size = tar.stat().st_size
+    if size != shard.bytes:
+        what = "was cut short" if size < shard.bytes else "was altered"
+        raise InputError(
+            f"{tar}: the shard {what}: {size} bytes where the manifest says {shard.bytes}; {_CURE}"
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file aside, flush it to the disk, then rename it into place."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)

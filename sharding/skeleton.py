@@ -1,0 +1,162 @@
+"""A keypoint set as data: names, left/right pairs, bones and OKS sigmas travel with the shards."""
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from configs.load import InputError
+
+DEFAULT_SIGMA = 0.05
+"""OKS sigma of a keypoint that has no published one: between COCO's eyes (0.025) and hips (0.107)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skeleton:
+    """The K keypoints of a data set, in the order of its annotations.
+
+    names: K distinct names. flip_pairs: index pairs that trade places in a mirror image.
+    bones: index pairs (0-based) that a picture joins with a line.
+    sigmas: K OKS constants, as pycocotools' `kpt_oks_sigmas` (relative to the square root of the area).
+    """
+
+    names: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+    bones: tuple[tuple[int, int], ...]
+    sigmas: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        if not count or len(set(self.names)) != count:
+            raise ValueError(f"a skeleton needs distinct keypoint names, got {self.names}")
+        if len(self.sigmas) != count or min(self.sigmas) <= 0:
+            raise ValueError(
+                f"a skeleton of {count} keypoints needs {count} sigmas above 0, got {self.sigmas}"
+            )
+        indices = [index for pair in (*self.flip_pairs, *self.bones) for index in pair]
+        if any(not 0 <= index < count for index in indices):
+            raise ValueError(
+                f"flip pairs and bones must lie in 0..{count - 1}: {self.flip_pairs}, {self.bones}"
+            )
+        flipped = [index for pair in self.flip_pairs for index in pair]
+        if len(set(flipped)) != len(flipped):
+            raise ValueError(f"a keypoint stands in two flip pairs: {self.flip_pairs}")
+
+    @property
+    def num_keypoints(self) -> int:
+        """K."""
+        return len(self.names)
+
+    @property
+    def flip_order(self) -> tuple[int, ...]:
+        """Permutation of K indices: keypoint k of a mirror image is keypoint `flip_order[k]` of the image."""
+        order = list(range(self.num_keypoints))
+        for left, right in self.flip_pairs:
+            order[left], order[right] = right, left
+        return tuple(order)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Skeleton":
+        """The inverse of `to_json`; ValueError where the values make no skeleton."""
+        return cls(
+            names=tuple(values["names"]),
+            flip_pairs=tuple((int(a), int(b)) for a, b in values["flip_pairs"]),
+            bones=tuple((int(a), int(b)) for a, b in values["bones"]),
+            sigmas=tuple(float(sigma) for sigma in values["sigmas"]),
+        )
+
+
+COCO_17 = Skeleton(
+    names=(
+        *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
+        *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip"),
+        *("left_knee", "right_knee", "left_ankle", "right_ankle"),
+    ),
+    flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+    bones=(
+        *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8)),
+        *((7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+    ),
+    sigmas=(
+        *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062),
+        *(0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
+    ),
+)
+"""COCO's person keypoints; sigmas as in pycocotools."""
+
+LSP_14 = Skeleton(
+    names=(
+        *("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle"),
+        *("right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist"),
+        *("neck", "head_top"),
+    ),
+    flip_pairs=((0, 5), (1, 4), (2, 3), (6, 11), (7, 10), (8, 9)),
+    bones=(
+        *((0, 1), (1, 2), (5, 4), (4, 3), (2, 3), (6, 7), (7, 8), (11, 10), (10, 9)),
+        *((8, 12), (9, 12), (2, 8), (3, 9), (12, 13)),
+    ),
+    sigmas=(0.089, 0.087, 0.107, 0.107, 0.087, 0.089, 0.062, 0.072, 0.079, 0.079, 0.072, 0.062, 0.079, 0.079),
+)
+"""Leeds Sports Pose. No sigmas are published: COCO's for the limbs, CrowdPose's 0.079 for neck and head."""
+
+_KNOWN_SIGMAS = dict(zip(COCO_17.names + LSP_14.names, COCO_17.sigmas + LSP_14.sigmas, strict=True))
+_SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
+_SIDE = re.compile(r"^(left|right)|^(l|r)(?=[_\- .])|(?<=[_\- .])(left|right|l|r)$", re.IGNORECASE)
+
+
+def from_category(category: dict[str, Any], *, where: str) -> Skeleton:
+    """The skeleton that a COCO category describes.
+
+    Reads `keypoints` (names) and `skeleton` (bones, 1-based); two keys beyond COCO's own are optional:
+    `sigmas` (K numbers; without it a known name gets its published sigma and any other `DEFAULT_SIGMA`) and
+    `flip_pairs` (0-based index pairs; without it they follow from left/right or l/r at the ends of the names).
+    where: the file, for the message. Raises InputError.
+    """
+    try:
+        names = tuple(str(name) for name in category["keypoints"])
+        pairs = category.get("flip_pairs")
+        return Skeleton(
+            names=names,
+            flip_pairs=_mirror_pairs(names) if pairs is None else tuple((int(a), int(b)) for a, b in pairs),
+            bones=tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ()),
+            sigmas=tuple(
+                float(sigma)
+                for sigma in category.get("sigmas")
+                or (_KNOWN_SIGMAS.get(name, DEFAULT_SIGMA) for name in names)
+            ),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{where}: category {category.get('name')!r} describes no keypoint set ({error}): "
+            "give it COCO's `keypoints` (names) and `skeleton` (pairs counted from 1)"
+        ) from error
+
+
+def to_category(skeleton: Skeleton, *, category_id: int = 1) -> dict[str, Any]:
+    """The COCO category of a skeleton; `from_category` gives the same skeleton back."""
+    return {
+        "id": category_id,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(skeleton.names),
+        "skeleton": [[a + 1, b + 1] for a, b in skeleton.bones],
+        "flip_pairs": [list(pair) for pair in skeleton.flip_pairs],
+        "sigmas": list(skeleton.sigmas),
+    }
+
+
+def _mirror_pairs(names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    indices = {name.lower(): index for index, name in enumerate(names)}
+    pairs = set()
+    for name, index in indices.items():
+        mirrored = _SIDE.sub(lambda side: _SIDES[side.group(0)], name, count=1)
+        if mirrored != name:
+            if mirrored not in indices:
+                raise ValueError(
+                    f"keypoint {name!r} has no partner {mirrored!r}; `flip_pairs` can say what mirrors what"
+                )
+            pairs.add((min(index, indices[mirrored]), max(index, indices[mirrored])))
+    return tuple(sorted(pairs))
