@@ -1,0 +1,63 @@
+"""Supervised: the labelled batch alone, the baseline of every table."""
+
+from typing import Literal
+
+import torch
+
+from configs.settings import settings
+from models.heatmap import encode
+from models.net import PoseNet
+from pipelines.batch import LabelledBatch, UnlabelledBatch
+from training.losses import heatmap_loss
+from training.methods.method import Method, Progress, StepResult
+
+
+def supervised_loss(network: PoseNet, labelled: LabelledBatch, sigma: float) -> torch.Tensor:
+    """L_s: the network's heatmaps against Gaussians at the labelled keypoints (methods.md 3.1)."""
+    predicted = network(labelled.image)
+    target, weights = encode(
+        labelled.points_xy, labelled.visible, predicted.shape[-2:], stride=network.stride, sigma=sigma
+    )
+    return heatmap_loss(predicted, target, weights)
+
+
+class Supervised(Method):
+    """f(x_l) against the targets, and nothing else."""
+
+    uses_unlabelled = False
+
+    def __init__(self, network: PoseNet, sigma: float) -> None:
+        super().__init__()
+        self.network = network
+        self.sigma = sigma
+
+    def forward(
+        self,
+        labelled: LabelledBatch,
+        unlabelled: UnlabelledBatch | None,  # noqa: ARG002
+        progress: Progress,  # noqa: ARG002
+    ) -> StepResult:
+        """One step on the labelled batch."""
+        loss = supervised_loss(self.network, labelled, self.sigma)
+        return StepResult(loss, {"loss": loss.detach()})
+
+    def networks(self) -> dict[str, PoseNet]:
+        """The one network."""
+        return {"network": self.network}
+
+
+@settings
+class SupervisedSettings:
+    """Train on the labelled people alone."""
+
+    name: Literal["supervised"] = "supervised"
+
+    def build(
+        self,
+        network: PoseNet,
+        sigma: float,
+        seed: int,  # noqa: ARG002
+        rank: int,  # noqa: ARG002
+    ) -> Supervised:
+        """The method around `network`."""
+        return Supervised(network, sigma)

@@ -1,0 +1,51 @@
+"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.settings import settings
+
+
+@settings
+class Milestones:
+    """Constant, times `factor` at each milestone (the published schedule, methods.md 6)."""
+
+    name: Literal["milestones"] = "milestones"
+    at: tuple[float, ...] = (2 / 3, 5 / 6)
+    """Where the rate falls, as shares of the run (published: epochs 20 and 25 of 30)."""
+    factor: float = 0.1
+    """What the rate is multiplied by at each milestone."""
+    warm_up_steps: int = 0
+    """Steps over which the rate rises linearly from zero."""
+
+    def __post_init__(self) -> None:
+        if any(not 0 < share < 1 for share in self.at) or list(self.at) != sorted(self.at):
+            raise ValueError("milestones are rising shares of the run between 0 and 1")
+
+    def scale(self, step: int, total_steps: int) -> float:
+        """What the base rate is multiplied by in step `step` of `total_steps` (counted from 0)."""
+        passed = sum(step >= round(share * total_steps) for share in self.at)
+        return warm_up(step, self.warm_up_steps) * self.factor**passed
+
+
+@settings
+class Cosine:
+    """Half a cosine from the base rate to zero."""
+
+    name: Literal["cosine"] = "cosine"
+    warm_up_steps: int = 0
+    """Steps over which the rate rises linearly from zero."""
+
+    def scale(self, step: int, total_steps: int) -> float:
+        """What the base rate is multiplied by in step `step` of `total_steps` (counted from 0)."""
+        return warm_up(step, self.warm_up_steps) * 0.5 * (1 + math.cos(math.pi * step / total_steps))
+
+
+Schedule = Annotated[Milestones | Cosine, Field(discriminator="name")]
+
+
+def warm_up(step: int, warm_up_steps: int) -> float:
+    """1 after `warm_up_steps`, a line from 1 / (warm_up_steps + 1) before."""
+    return min(1.0, (step + 1) / (warm_up_steps + 1))

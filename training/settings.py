@@ -1,0 +1,95 @@
+"""The tree of settings of a training run: what a recipe under configs/run holds."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.settings import settings
+from models.net import NetSettings
+from pipelines.loader import LoaderSettings
+from pipelines.views import ViewSettings
+from training.methods import MethodSettings
+from training.methods.supervised import SupervisedSettings
+from training.schedule import Milestones, Schedule
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@settings
+class DataSettings:
+    """Which people are labelled, unlabelled and scored."""
+
+    train: str
+    """Folder of shards of the training people."""
+    val: str
+    """Folder of shards of the people to score on."""
+    labelled: Count | Literal["all"] = "all"
+    """How many people of `train` are labelled: the first N of its order (published), or all."""
+    subset_seed: int | None = None
+    """Draw the labelled people at random with this seed instead of taking the first N."""
+    unlabelled: str | None = None
+    """Folder of shards of the unlabelled people; without it they come from `train`."""
+    unlabelled_includes_labelled: bool = True
+    """Whether the labelled people of `train` are also unlabelled ones (published: yes)."""
+
+
+@settings
+class HeatmapSettings:
+    """Keypoints to heatmaps and back."""
+
+    sigma: Annotated[float, Field(gt=0)] = 2.0
+    """Standard deviation of the target Gaussians in heatmap cells."""
+    decode: Literal["shift", "dark"] = "shift"
+    """How a keypoint is read off: the quarter shift (published), or DARK's Newton step."""
+
+
+@settings
+class OptimSettings:
+    """Adam and its learning rate."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Base learning rate."""
+    schedule: Schedule = Milestones()
+    """How the rate changes over the run."""
+
+
+@settings
+class RunSettings:
+    """One training run."""
+
+    output: str
+    """The run's folder: card, metrics, checkpoints, pictures, scores."""
+    seed: int = 0
+    """Seed of the network's first weights, of the views, and of every draw of the method."""
+    data: DataSettings
+    views: ViewSettings = ViewSettings()
+    """The views' size and the laws that they are drawn from."""
+    loader: LoaderSettings = LoaderSettings()
+    """How shards become batches."""
+    net: NetSettings = NetSettings()
+    heatmap: HeatmapSettings = HeatmapSettings()
+    method: MethodSettings = SupervisedSettings()
+    """The training method."""
+    optim: OptimSettings = OptimSettings()
+    steps: Count = 140_460
+    """Optimiser steps of the run (published 1K runs: 30 epochs of 4,682)."""
+    labelled_batch: Count = 32
+    """Labelled people in a step, on each process."""
+    unlabelled_batch: Count = 32
+    """Unlabelled people in a step, on each process."""
+    report_every: Count = 50
+    """Steps between two lines of the report."""
+    evaluate_every: Count = 4_682
+    """Steps between two scorings of the people in `data.val`; the last step is always scored."""
+    checkpoint_every: Count = 1_000
+    """Steps between two checkpoints; the last step always leaves one."""
+    keep_checkpoints: Count = 2
+    """How many checkpoints stay."""
+    metric: Literal["AP", "PCK"] = "AP"
+    """The score that decides which scoring was the best one."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of the forward passes."""
+    channels_last: bool = True
+    """Keep images and weights in channels-last memory order."""
+    compile: bool = False
+    """Compile the networks with torch.compile."""
