@@ -1,0 +1,331 @@
+"""Checkpoints that survive a kill at any moment, and the states that go into them.
+
+A checkpoint is a folder `checkpoints/step-00001234/`: `shared.pt` (what all ranks agree on, written by rank
+0), `rank-<i>.pt` (what each rank has of its own: random states, the place in its data) and `checksums.json`.
+It is written under a name ending in `.tmp` and renamed when every byte is on the disk, so a folder without
+the ending is complete. With several machines the run folder must be one that all of them share.
+"""
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import warnings
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from configs.load import InputError
+
+FOLDER = "checkpoints"
+CHECKSUMS = "checksums.json"
+SHARED = "shared.pt"
+CONTAINERS = (dict, OrderedDict, Counter, list, tuple)
+LEAVES = (torch.Tensor, nn.Parameter, bool, int, float, str, bytes, type(None))
+NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What `load` returns: the step, the state shared by all ranks and this rank's own."""
+
+    step: int
+    shared: dict[str, Any]
+    rank_state: dict[str, Any]
+
+
+def save(
+    run_folder: Path,
+    step: int,
+    *,
+    shared: Mapping[str, Any],
+    rank_state: Mapping[str, Any],
+    rank: int = 0,
+    world: int = 1,
+    barrier: Callable[[], None] = lambda: None,
+    keep: int = 2,
+) -> Path:
+    """Write the checkpoint of `step`; every rank calls this, and all return when it is complete.
+
+    `shared` is read on rank 0 only. States are tensors and plain containers (dict, list, tuple, numbers,
+    text, bytes): what `torch.load(weights_only=True)` accepts; anything else is a TypeError here not a
+    surprise on resume. Older checkpoints beyond the last `keep` go only after the new one is complete. An
+    intact checkpoint of the same step is left as it is (a resumed run would write the same).
+    """
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, not {keep}")
+    final = step_folder(run_folder, step)
+    aside = final.with_name(final.name + ".tmp")
+    if rank == 0:
+        _sweep(final.parent)
+        aside.mkdir(parents=True)
+    barrier()
+    write_state(aside / _rank_file(rank), rank_state)
+    if rank == 0:
+        write_state(aside / SHARED, shared)
+    barrier()
+    if rank == 0:
+        _complete(aside, final, step=step, world=world)
+        _prune(final, keep)
+    barrier()
+    return final
+
+
+def latest(run_folder: Path, *, warn: Callable[[str], None] = warnings.warn) -> Path | None:
+    """The newest intact checkpoint, or None; damaged ones are passed over with a warning that names them.
+
+    Reads every byte of the files it judges: call it on one rank and tell the others.
+    """
+    for path in reversed(_complete_folders(run_folder / FOLDER)):
+        problem = damage(path)
+        if problem is None:
+            return path
+        warn(f"Checkpoint {path} is damaged ({problem}); passing over it to an older one.")
+    return None
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint's files against its checksums, in a few words; None when intact."""
+    try:
+        files = json.loads((path / CHECKSUMS).read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{CHECKSUMS} cannot be read: {error}"
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["bytes"]:
+            return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
+        if _sha256(file) != expected["sha256"]:
+            return f"{name} does not have its checksum"
+    return None
+
+
+def load(path: Path, *, rank: int = 0, world: int = 1, map_location: Any = "cpu") -> Checkpoint:
+    """Read a checkpoint for one rank of a run that goes on.
+
+    Raises InputError where it is absent or unreadable, or was written by another number of ranks: their data
+    streams cannot be divided anew.
+    """
+    written = _manifest(path)
+    if written["world"] != world:
+        raise InputError(
+            f"Checkpoint {path} was written by {written['world']} process(es) and cannot be resumed by "
+            f"{world}: launch {written['world']}."
+        )
+    return Checkpoint(
+        step=written["step"],
+        shared=load_shared(path, map_location=map_location),
+        rank_state=read_state(path / _rank_file(rank), map_location=map_location),
+    )
+
+
+def load_shared(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
+    """The part of a checkpoint that does not depend on the rank: enough to score it."""
+    return read_state(path / SHARED, map_location=map_location)
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Any], where: Path | str) -> None:
+    """Load `state` into `module`, all of it; InputError, one sentence, where the architectures differ."""
+    own = module.state_dict()
+    differences = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} {_shape(state[name])} instead of {_shape(own[name])}"
+            for name in own
+            if name in state and _shape(state[name]) != _shape(own[name])
+        ],
+    }
+    found = [f"{len(names)} {kind} ({_few(names)})" for kind, names in differences.items() if names]
+    if found:
+        raise InputError(
+            f"The checkpoint {where} belongs to another architecture, with entries {', '.join(found)}: "
+            "use the recipe that it was trained with."
+        )
+    module.load_state_dict(state)
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write one file of tensors and plain containers, atomically and to the disk."""
+    _refuse_unreadable(dict(state), path.name)
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    _sync_folder(path.parent)
+
+
+def read_state(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read what `write_state` wrote, running no code from the file; InputError where it cannot be read."""
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"There is no {path}: name a run folder that holds a checkpoint.") from None
+    except Exception as error:  # torch raises half a dozen types for damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path} cannot be read ({reason}): remove its folder to fall back on an older one."
+        ) from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds a {type(state).__name__} where a state dict is expected.")
+    return state
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file so that it is either the old one or the new one at any moment."""
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    _sync_folder(path.parent)
+
+
+def capture_rng() -> dict[str, Any]:
+    """The global random states of Python, NumPy and torch (CPU and this rank's GPU), for a checkpoint."""
+    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
+        "numpy": {
+            "keys": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached": float(cached),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def restore_rng(state: Mapping[str, Any]) -> None:
+    """Put back what `capture_rng` took; a GPU state is skipped where there is no GPU."""
+    python, numpy = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+    keys = numpy["keys"].cpu().numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def step_folder(run_folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run_folder / FOLDER / f"step-{step:08d}"
+
+
+def _rank_file(rank: int) -> str:
+    return f"rank-{rank}.pt"
+
+
+def _complete_folders(checkpoints: Path) -> list[Path]:
+    """Checkpoint folders by rising step; those still being written are not among them."""
+    found = [path for path in checkpoints.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)]
+    return sorted(found, key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _sweep(checkpoints: Path) -> None:
+    """Remove what a killed save or a killed removal left behind."""
+    for stray in checkpoints.glob("step-*.tmp"):
+        shutil.rmtree(stray)
+
+
+def _complete(aside: Path, final: Path, *, step: int, world: int) -> None:
+    """Seal the folder with its checksums and give it its name."""
+    names = [SHARED, *(_rank_file(rank) for rank in range(world))]
+    absent = [name for name in names if not (aside / name).is_file()]
+    if absent:
+        raise InputError(
+            f"{aside} lacks {_few(absent)}: the run folder must be on a disk that all ranks share."
+        )
+    files = {
+        name: {"bytes": (aside / name).stat().st_size, "sha256": _sha256(aside / name)} for name in names
+    }
+    write_bytes(
+        aside / CHECKSUMS, json.dumps({"step": step, "world": world, "files": files}, indent=1).encode()
+    )
+    if final.exists():
+        _remove(aside if damage(final) is None else final)
+    if aside.exists():
+        aside.rename(final)
+    _sync_folder(final.parent)
+
+
+def _prune(newest: Path, keep: int) -> None:
+    """Remove checkpoints older than `newest`, but for the last `keep - 1` of them."""
+    older = [path for path in _complete_folders(newest.parent) if _step_of(path) < _step_of(newest)]
+    for path in older[: max(len(older) - (keep - 1), 0)]:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder such that a kill half way leaves no half checkpoint under a good name."""
+    doomed = path if path.suffix == ".tmp" else path.rename(path.with_name(path.name + ".old.tmp"))
+    shutil.rmtree(doomed)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        written: dict[str, Any] = json.loads((path / CHECKSUMS).read_text())
+    except FileNotFoundError:
+        raise InputError(f"There is no complete checkpoint at {path} ({CHECKSUMS} is absent).") from None
+    except ValueError as error:
+        raise InputError(f"{path / CHECKSUMS} cannot be read ({error}): remove that checkpoint.") from None
+    return written
+
+
+def _refuse_unreadable(state: Any, where: str) -> None:
+    """TypeError for what `torch.load(weights_only=True)` would refuse, with its place in the state."""
+    if type(state) not in CONTAINERS + LEAVES:
+        raise TypeError(
+            f"{where} is a {type(state).__name__}: checkpoints hold tensors and plain containers only"
+        )
+    if isinstance(state, dict):
+        for key, value in state.items():
+            _refuse_unreadable(key, f"a key of {where}")
+            _refuse_unreadable(value, f"{where}[{key!r}]")
+    elif isinstance(state, list | tuple):
+        for index, value in enumerate(state):
+            _refuse_unreadable(value, f"{where}[{index}]")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder as durable as their contents."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(getattr(value, "shape", ()))
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more

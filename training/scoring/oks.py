@@ -1,0 +1,166 @@
+"""COCO's keypoint metric (average precision over object keypoint similarity) and what leads up to it.
+
+K keypoints of any number: the sigmas come from the skeleton. All coordinates are source image pixels.
+"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from configs.load import InputError
+
+SCORE_NAMES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
+PEAK_IN_SCORE = 0.2
+DUPLICATE_OKS = 0.9
+
+
+def score(
+    ground_truth: dict[str, Any], predictions: list[dict[str, Any]], sigmas: Sequence[float]
+) -> dict[str, float]:
+    """Score predictions as pycocotools does.
+
+    `ground_truth` is a COCO keypoint file as read; `predictions` are COCO results: `image_id`, `category_id`,
+    `keypoints` [x, y, anything] * K, `score`, and `bbox` in all of them or in none. A `bbox` gives the
+    detection its area (as in the published evaluations); without one the extent of the keypoints does. Only
+    the scores by size depend on that. Neither argument is changed.
+
+    Returns values in 0..1 by the names in SCORE_NAMES; -1 is COCO's "no such person in the ground truth" (APM
+    without medium persons). No predictions score 0. Raises InputError for input that cannot be scored.
+    """
+    truth = _truth_index(ground_truth, len(sigmas))
+    results = _result_index(truth, predictions, len(sigmas))
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator = COCOeval(truth, results, iouType="keypoints")
+        evaluator.params.kpt_oks_sigmas = np.asarray(sigmas, dtype=np.float64)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return dict(zip(SCORE_NAMES, map(float, evaluator.stats), strict=True))
+
+
+def person_score(box_score: np.ndarray, peaks: np.ndarray) -> np.ndarray:
+    """Score of a person: its box score times the mean of those heatmap peaks that exceed 0.2.
+
+    `box_score` (...), `peaks` (..., K) -> (...); 0 where no peak exceeds 0.2.
+    """
+    counted = peaks > PEAK_IN_SCORE
+    total = np.where(counted, peaks, 0.0).sum(axis=-1)
+    return np.asarray(box_score * total / np.maximum(counted.sum(axis=-1), 1))
+
+
+def oks_matrix(keypoints: np.ndarray, areas: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:
+    """OKS of every two of M predicted persons: keypoints (M, K, 2 or more), areas (M,) in px^2 -> (M, M).
+
+    The area of a pair is the mean of both; every keypoint counts, for predictions have no visibility.
+    """
+    variances = (2 * np.asarray(sigmas, dtype=np.float64)) ** 2
+    points = np.asarray(keypoints, dtype=np.float64)[..., :2]
+    squared = ((points[:, None] - points[None]) ** 2).sum(axis=-1)
+    pair_area = (areas[:, None] + areas[None]) / 2 + np.spacing(1)
+    return np.asarray(np.exp(-squared / variances / pair_area[..., None] / 2).mean(axis=-1))
+
+
+def oks_nms(
+    predictions: list[dict[str, Any]],
+    areas: np.ndarray,
+    sigmas: Sequence[float],
+    *,
+    threshold: float = DUPLICATE_OKS,
+) -> list[dict[str, Any]]:
+    """Drop the persons of an image that repeat a better scored one (OKS above `threshold`).
+
+    `areas` (M,): per prediction the area in px^2 that scales the similarity; the published evaluation takes
+    the padded, aspect-corrected box. Keeps the order of `predictions`; the best of an image always stays.
+    """
+    of_image: dict[tuple[Any, Any], list[int]] = {}
+    for index, prediction in enumerate(predictions):
+        of_image.setdefault((prediction["image_id"], prediction["category_id"]), []).append(index)
+    kept: list[int] = []
+    for indices in of_image.values():
+        persons = [predictions[index] for index in indices]
+        points = np.asarray([person["keypoints"] for person in persons]).reshape(len(persons), -1, 3)
+        similarity = oks_matrix(points, np.asarray(areas, dtype=np.float64)[indices], sigmas)
+        scores = np.asarray([person["score"] for person in persons])
+        kept.extend(indices[i] for i in _greedy(similarity, scores, threshold))
+    return [predictions[index] for index in sorted(kept)]
+
+
+def _greedy(similarity: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
+    """Indices that survive when each, from the best score down, removes those too similar to it."""
+    alive = np.ones(len(scores), dtype=bool)
+    kept = []
+    for index in np.argsort(-scores, kind="stable"):
+        if alive[index]:
+            kept.append(int(index))
+            alive &= similarity[index] <= threshold
+    return kept
+
+
+def _truth_index(ground_truth: dict[str, Any], num_keypoints: int) -> COCO:
+    """The ground truth as pycocotools wants it, in copies, for the evaluator writes into its records."""
+    persons = []
+    for number, person in enumerate(ground_truth["annotations"], start=1):
+        keypoints = person.get("keypoints", [])
+        name = f"ground truth annotation {person.get('id')}"
+        if len(keypoints) != 3 * num_keypoints:
+            raise InputError(
+                f"{name} has {len(keypoints)} keypoint values where the skeleton needs {3 * num_keypoints}: "
+                "score with the skeleton of the shards."
+            )
+        if "area" not in person:
+            raise InputError(
+                f"{name} has no `area`, which OKS needs: give one (COCO's is the segment's, in px^2)."
+            )
+        labelled = sum(v > 0 for v in keypoints[2::3])
+        # The evaluator marks an unmatched detection by a ground truth id of 0, so a person with id 0 would
+        # never count as found: number them from 1.
+        defaults = {"iscrowd": 0, "num_keypoints": labelled}
+        persons.append({**defaults, **person, "id": number})
+    if not any(person["num_keypoints"] and not person["iscrowd"] for person in persons):
+        raise InputError(
+            "The ground truth has no person with a labelled keypoint, so there is nothing to score."
+        )
+    return _coco({**ground_truth, "annotations": persons})
+
+
+def _result_index(truth: COCO, predictions: list[dict[str, Any]], num_keypoints: int) -> COCO:
+    """The predictions as pycocotools wants them; it cannot load an empty list itself."""
+    if not predictions:
+        return _coco(
+            {"images": truth.dataset["images"], "categories": truth.dataset["categories"], "annotations": []}
+        )
+    known = set(truth.getImgIds())
+    has_box = "bbox" in predictions[0]
+    for number, prediction in enumerate(predictions):
+        where = f"prediction {number} (image {prediction['image_id']})"
+        if prediction["image_id"] not in known:
+            raise InputError(
+                f"{where} is of an image that the ground truth does not name: score on its own split."
+            )
+        if len(prediction["keypoints"]) != 3 * num_keypoints:
+            raise InputError(
+                f"{where} has {len(prediction['keypoints'])} keypoint values where the skeleton needs "
+                f"{3 * num_keypoints}."
+            )
+        if ("bbox" in prediction) != has_box:
+            raise InputError(
+                f"{where}: either all predictions carry a `bbox` or none, for it changes their area."
+            )
+        if not np.isfinite([*prediction["keypoints"], prediction["score"]]).all():
+            raise InputError(f"{where} has a coordinate or score that is not a finite number.")
+    with contextlib.redirect_stdout(io.StringIO()):
+        return truth.loadRes([dict(prediction) for prediction in predictions])
+
+
+def _coco(dataset: dict[str, Any]) -> COCO:
+    """An indexed COCO object over `dataset`."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = dataset
+        coco.createIndex()
+    return coco

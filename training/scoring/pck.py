@@ -1,0 +1,68 @@
+"""PCK: the share of keypoints that land within a fraction of the person's torso from the truth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.load import InputError
+
+THRESHOLD = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class PckScores:
+    """What `pck` found: shares in 0..1, and how many persons they speak of."""
+
+    scores: dict[str, float]
+    """"PCK" (mean over all counted joints) and "PCK/<joint>" for every joint labelled at least once."""
+    persons: int
+    """Persons that were scored."""
+    left_out: int
+    """Persons without a usable torso: one of its two joints is unlabelled, or both lie on one spot."""
+
+
+def torso_joints(names: Sequence[str]) -> tuple[int, int]:
+    """Indices of the left shoulder and the right hip; InputError where the skeleton has no such joints."""
+    plain = [name.lower().replace(" ", "_").replace("-", "_") for name in names]
+    wanted = ("left_shoulder", "right_hip")
+    missing = [name for name in wanted if name not in plain]
+    if missing:
+        raise InputError(
+            f"PCK measures by the torso, but the skeleton has no {' and no '.join(missing)} among its joints "
+            f"({', '.join(names)}): score this set by OKS instead."
+        )
+    return plain.index(wanted[0]), plain.index(wanted[1])
+
+
+def pck(
+    predicted: np.ndarray, truth: np.ndarray, names: Sequence[str], *, threshold: float = THRESHOLD
+) -> PckScores:
+    """Share of joints with distance(predicted, truth) <= threshold * distance(left shoulder, right hip).
+
+    `predicted` (N, K, 2) and `truth` (N, K, 3: x, y, v) in one frame (source pixels). A joint counts where it
+    is labelled (v > 0), whether visible or occluded. A prediction that is not finite counts as a miss.
+    Raises InputError where nobody has a usable torso.
+    """
+    shoulder, hip = torso_joints(names)
+    if predicted.shape != (*truth.shape[:2], 2) or truth.shape[1:] != (len(names), 3):
+        raise ValueError(
+            f"predicted {predicted.shape} and truth {truth.shape} do not fit {len(names)} joints"
+        )
+    points = np.asarray(truth[..., :2], dtype=np.float64)
+    labelled = truth[..., 2] > 0
+    torso_px = np.linalg.norm(points[:, shoulder] - points[:, hip], axis=-1)
+    usable = labelled[:, shoulder] & labelled[:, hip] & (torso_px > 0)
+    if not usable.any():
+        raise InputError(
+            f"PCK cannot be measured: none of {len(truth)} persons has both its left shoulder and its right "
+            "hip labelled at different places; score this set by OKS instead."
+        )
+    errors_px = np.linalg.norm(np.asarray(predicted, dtype=np.float64) - points, axis=-1)
+    counted = labelled & usable[:, None]
+    hits = counted & (errors_px <= threshold * torso_px[:, None])
+    scores = {"PCK": float(hits.sum() / counted.sum())}
+    for joint, name in enumerate(names):
+        if counted[:, joint].any():
+            scores[f"PCK/{name}"] = float(hits[:, joint].sum() / counted[:, joint].sum())
+    return PckScores(scores=scores, persons=int(usable.sum()), left_out=int((~usable).sum()))
