@@ -1,0 +1,53 @@
+"""The head of Simple Baseline (Xiao et al., ECCV 2018): transposed convolutions up to stride 4, then 1x1."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from configs.settings import settings
+
+
+@settings
+class DeconvSettings:
+    name: Literal["deconv"] = "deconv"
+    width: int = 256
+    """Channels of every transposed convolution (published: 256)."""
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError("width must be at least 1")
+
+    def build(self, channels: Sequence[int], strides: Sequence[int], num_keypoints: int) -> "Deconv":
+        return Deconv(self, channels[-1], strides[-1], num_keypoints)
+
+
+class Deconv(nn.Module):
+    """Features, of which the coarsest is read -> heatmaps (N, K, h, w) at stride 4; from 32 in three steps.
+
+    Each step: transposed convolution 4x4, stride 2, padding 1, no bias; batch norm of momentum 0.1; ReLU.
+    Weights of the convolutions start at N(0, 0.001), as published.
+    """
+
+    def __init__(self, cfg: DeconvSettings, in_channels: int, in_stride: int, num_keypoints: int) -> None:
+        super().__init__()
+        steps = (in_stride // 4).bit_length() - 1
+        assert in_stride == 4 << steps, "strides of a backbone are powers of two, at least 4"
+        widths = [in_channels] + [cfg.width] * steps
+        self.deconvs = nn.Sequential(*(_step(widths[i], widths[i + 1]) for i in range(steps)))
+        self.final = nn.Conv2d(widths[-1], num_keypoints, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.normal_(module.weight, std=0.001)
+        nn.init.zeros_(self.final.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        return self.final(self.deconvs(features[-1]))
+
+
+def _step(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels, momentum=0.1),
+        nn.ReLU(inplace=True),
+    )

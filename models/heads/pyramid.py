@@ -1,0 +1,63 @@
+"""The feature-pyramid head: fine features keep the place, coarse features say what it is.
+
+The pattern of Lin et al., Feature Pyramid Networks (CVPR 2017), of which only the finest level is read.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from configs.settings import settings
+
+
+@settings
+class PyramidSettings:
+    name: Literal["pyramid"] = "pyramid"
+    width: int = 64
+    """Channels of every level of the pyramid."""
+    convolutions: int = 2
+    """3x3 convolutions at stride 4, after the levels are summed."""
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.convolutions < 1:
+            raise ValueError("width and convolutions must be at least 1")
+
+    def build(self, channels: Sequence[int], strides: Sequence[int], num_keypoints: int) -> "Pyramid":
+        return Pyramid(self, channels, strides, num_keypoints)
+
+
+class Pyramid(nn.Module):
+    """Features, fine to coarse, the finest at stride 4 -> heatmaps (N, K, h, w) of the finest one's size."""
+
+    def __init__(
+        self, cfg: PyramidSettings, channels: Sequence[int], strides: Sequence[int], num_keypoints: int
+    ) -> None:
+        super().__init__()
+        assert strides[0] == 4, "a backbone's finest features are at stride 4"
+        self.upsampling = tuple(coarse // fine for fine, coarse in pairwise(strides))
+        self.laterals = nn.ModuleList(nn.Conv2d(c, cfg.width, 1) for c in channels)
+        self.smooth = nn.Sequential(*(_conv_bn_relu(cfg.width) for _ in range(cfg.convolutions)))
+        self.final = nn.Conv2d(cfg.width, num_keypoints, 1)
+        for module in (*self.laterals.modules(), *self.smooth.modules()):
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.final.weight, std=0.001)
+        nn.init.zeros_(self.final.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        merged = self.laterals[-1](features[-1])
+        for level in range(len(features) - 2, -1, -1):
+            lateral = self.laterals[level](features[level])
+            # Doubled, then cut to size: a level of odd size keeps its cells over those of the finer one.
+            up = F.interpolate(merged, scale_factor=float(self.upsampling[level]), mode="nearest")
+            merged = lateral + up[..., : lateral.shape[-2], : lateral.shape[-1]]
+        return self.final(self.smooth(merged))
+
+
+def _conv_bn_relu(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+    )

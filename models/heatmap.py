@@ -1,0 +1,167 @@
+"""Keypoints to heatmaps and back, in one file because both sides keep one convention.
+
+Cell i of a heatmap sits at view pixel S * i, S being the stride; points are in view pixels, pixel centres at
+integers. Everything here is batched, runs on the tensors' device, never waits for it, and computes in float32
+even under autocast. Shape letters: pipelines/batch.py.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipelines.geometry import heatmap_matrix, invert
+
+DecodeMethod = Literal["shift", "dark"]
+ROUNDING_CELLS = 1e-3
+"""How far beyond the map's edge a warped cell may fall by rounding alone."""
+
+
+def encode(
+    points_xy: Tensor, visible: Tensor, heatmap_hw: tuple[int, int], stride: float, sigma: float
+) -> tuple[Tensor, Tensor]:
+    """Draw keypoints as Gaussians with their peak, of height 1, at the point itself, between cells.
+
+    points_xy (N, K, 2) view px, visible (N, K) 0/1; sigma in cells. Returns heatmaps (N, K, h, w) float32
+    and weights (N, K) float32. A Gaussian is cut to the square of (6 sigma + 1) cells about the nearest cell;
+    where the square lies wholly outside the map, or the point is not visible, weight and heatmap are 0,
+    whatever its coordinates (NaN too). Differs from the published code, which moves the peak to that cell.
+    """
+    height, width = heatmap_hw
+    centre = points_xy.float() / stride
+    x_values, x_touches = _gaussian(centre[..., 0], width, sigma)
+    y_values, y_touches = _gaussian(centre[..., 1], height, sigma)
+    weights = visible.float() * (x_touches & y_touches)
+    drawn = (weights > 0)[..., None, None]
+    return torch.where(drawn, y_values[..., :, None] * x_values[..., None, :], 0.0), weights
+
+
+def _gaussian(centre: Tensor, size: int, sigma: float) -> tuple[Tensor, Tensor]:
+    """Return one axis of the Gaussians (N, K, size) and whether their square meets the map, bool (N, K)."""
+    cells = torch.arange(size, device=centre.device, dtype=torch.float32)
+    nearest = torch.floor(centre + 0.5)
+    kept = (cells - nearest[..., None]).abs() <= 3 * sigma
+    values = torch.exp(-((cells - centre[..., None]) ** 2) / (2 * sigma**2))
+    return torch.where(kept, values, 0.0), kept.any(-1)
+
+
+def peak_points(heatmaps: Tensor, stride: float) -> Tensor:
+    """Return the cell of each highest value as points (N, K, 2) float32, view px; (0, 0) where it is <= 0."""
+    points, _ = _peaks(heatmaps.float())
+    return points * stride
+
+
+def decode(
+    heatmaps: Tensor, stride: float, *, method: DecodeMethod = "shift", sigma: float = 2.0
+) -> tuple[Tensor, Tensor]:
+    """Read keypoints off heatmaps (N, K, h, w) of any float type.
+
+    Returns points_xy (N, K, 2) view px and peaks (N, K), both float32; a peak <= 0 gives the point (0, 0).
+    `shift`: the highest cell, moved a quarter cell toward the larger neighbour of each axis. `dark`: the
+    highest cell, moved to the summit of the blurred map's parabola (Zhang et al., CVPR 2020); `sigma`, in
+    cells, is that of the targets, and the blur scales with it (2: 11 x 11 cells, as published). A peak in the
+    outer two cells is left on its cell (`shift`: at the far sides in the outer one only), as published.
+    """
+    with torch.autocast(heatmaps.device.type, enabled=False):
+        heatmaps = heatmaps.float()
+        cells, peaks = _peaks(heatmaps)
+        step = _quarter_shift(heatmaps, cells) if method == "shift" else _dark_step(heatmaps, cells, sigma)
+        return (cells + step) * stride, peaks
+
+
+def warp(heatmaps: Tensor, strong_from_weak: Tensor, stride: float) -> tuple[Tensor, Tensor]:
+    """Move heatmaps (N, K, h, w) of the weak view into the strong view by its matrix (N, 2, 3), view px.
+
+    Returns the warped maps (N, K, h, w) float32, bilinear, 0 where the weak map has nothing, and inside
+    (N, 1, h, w) float32: 1 where the cell's origin lies inside the weak map. No half-cell term anywhere.
+    """
+    height, width = heatmaps.shape[-2:]
+    with torch.autocast(heatmaps.device.type, enabled=False):
+        matrix = invert(heatmap_matrix(strong_from_weak.float(), stride))[..., None, None]
+        x_strong = torch.arange(width, device=heatmaps.device, dtype=torch.float32)
+        y_strong = torch.arange(height, device=heatmaps.device, dtype=torch.float32)[:, None]
+        x = matrix[:, 0, 0] * x_strong + matrix[:, 0, 1] * y_strong + matrix[:, 0, 2]
+        y = matrix[:, 1, 0] * x_strong + matrix[:, 1, 1] * y_strong + matrix[:, 1, 2]
+        # grid_sample without aligned corners puts index i of n at (2 i + 1) / n - 1.
+        grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)
+        warped = F.grid_sample(
+            heatmaps.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+        )
+    edge = ROUNDING_CELLS
+    inside = (x >= -edge) & (x <= width - 1 + edge) & (y >= -edge) & (y <= height - 1 + edge)
+    return warped, inside[:, None].float()
+
+
+def _peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cells (x, y) of the highest values (N, K, 2) float32 and the values (N, K)."""
+    width = heatmaps.shape[-1]
+    peaks, index = heatmaps.flatten(2).max(dim=-1)
+    cells = torch.stack((index % width, index // width), dim=-1).float()
+    return torch.where((peaks > 0)[..., None], cells, 0.0), peaks
+
+
+def _around(heatmaps: Tensor, cells: Tensor, offsets_xy: list[tuple[int, int]]) -> list[Tensor]:
+    """Return the values (N, K) at each offset from the cells; beyond the map, some value of the map."""
+    height, width = heatmaps.shape[-2:]
+    flat = heatmaps.flatten(2)
+    x, y = cells.long().unbind(-1)
+    values = []
+    for dx, dy in offsets_xy:
+        index = (y + dy).clamp(0, height - 1) * width + (x + dx).clamp(0, width - 1)
+        values.append(flat.gather(-1, index[..., None])[..., 0])
+    return values
+
+
+def _quarter_shift(heatmaps: Tensor, cells: Tensor) -> Tensor:
+    height, width = heatmaps.shape[-2:]
+    left, right, up, down = _around(heatmaps, cells, [(-1, 0), (1, 0), (0, -1), (0, 1)])
+    x, y = cells.unbind(-1)
+    interior = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
+    shift = 0.25 * torch.stack((right - left, down - up), dim=-1).sign()
+    return torch.where(interior[..., None], shift, 0.0)
+
+
+def _dark_step(heatmaps: Tensor, cells: Tensor, sigma: float) -> Tensor:
+    """Return one Newton step (N, K, 2), in cells, on the logarithm of the blurred map.
+
+    Differs from DARK: the step is taken only where the surface is a summit (published: wherever the matrix of
+    second differences can be inverted) and is at most 2 cells an axis, the reach of those differences.
+    """
+    height, width = heatmaps.shape[-2:]
+    blurred = _blur(heatmaps, sigma)
+    scale = heatmaps.amax((-2, -1)) / blurred.amax((-2, -1)).clamp(min=1e-10)
+    log = (blurred * scale[..., None, None]).clamp(min=1e-10).log()
+    axes = [(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (-2, 0), (2, 0), (0, -2), (0, 2)]
+    middle, left, right, up, down, left2, right2, up2, down2 = _around(log, cells, axes)
+    nw, ne, sw, se = _around(log, cells, [(-1, -1), (1, -1), (-1, 1), (1, 1)])
+    dx, dy = 0.5 * (right - left), 0.5 * (down - up)
+    dxx, dyy = 0.25 * (right2 - 2 * middle + left2), 0.25 * (down2 - 2 * middle + up2)
+    dxy = 0.25 * (se - ne - sw + nw)
+    det = dxx * dyy - dxy**2
+    x, y = cells.unbind(-1)
+    interior = (x > 1) & (x < width - 2) & (y > 1) & (y < height - 2)
+    is_summit = interior & (det > 0) & (dxx < 0)
+    step = (
+        torch.stack((dxy * dy - dyy * dx, dxy * dx - dxx * dy), dim=-1)
+        / torch.where(det > 0, det, 1.0)[..., None]
+    )
+    return torch.where(is_summit[..., None], step.clamp(-2.0, 2.0), 0.0)
+
+
+def _blur(heatmaps: Tensor, sigma: float) -> Tensor:
+    """Blur with a Gaussian of that sigma over 2.5 sigma to each side; zeros lie beyond the map.
+
+    Sums of shifted maps rather than convolutions, which a GPU may round to ten bits (TF32).
+    """
+    radius = round(2.5 * sigma)
+    taps = [math.exp(-(i**2) / (2 * sigma**2)) for i in range(-radius, radius + 1)]
+    taps = [tap / sum(taps) for tap in taps]
+    height, width = heatmaps.shape[-2:]
+    padded = F.pad(heatmaps, (radius, radius, radius, radius))
+    rows = sum(tap * padded[..., i : i + width] for i, tap in enumerate(taps))
+    assert isinstance(rows, Tensor)
+    blurred = sum(tap * rows[..., i : i + height, :] for i, tap in enumerate(taps))
+    assert isinstance(blurred, Tensor)
+    return blurred
