@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import nvidia.dali
 import torch
 from nvidia.dali import Pipeline as DaliPipeline
 from nvidia.dali import fn, math
@@ -23,6 +24,8 @@ from pipelines.views import BOX_PADDING, MEAN_RGB, STD_RGB, ViewLaw, ViewSetting
 
 VERSION = 1
 """Raised when a graph changes so that an old checkpoint would continue another stream."""
+
+DALI_VERSION: str = nvidia.dali.__version__
 
 Node = Any
 """An edge of a DALI graph (`nvidia.dali.pipeline.DataNode`)."""
@@ -188,7 +191,7 @@ def labelled_graph(reading: Reading, *, views: ViewSettings, num_keypoints: int)
 
 
 def unlabelled_graph(reading: Reading, *, views: ViewSettings) -> dict[str, Node]:
-    """Two views of each image: weak, strong, strong_from_weak and both from_stored matrices. No keypoint is read."""
+    """Two views of each image: weak, strong, strong_from_weak and both `from_stored`. Reads no keypoint."""
     jpeg, pose = read_person(reading)
     weak_from_stored, _ = draw_view(pose, views.weak, views.size_hw)
     strong_from_weak = draw_strong(views.strong, views.size_hw)
