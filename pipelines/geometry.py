@@ -70,5 +70,5 @@ def flip_keypoints(
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b as sums: autocast or TF32 would give a matrix product of coordinates 8 or 11 bits (0.6 px off)."""
+    """a @ b as sums: autocast or TF32 would give a matrix product of coordinates 8 or 11 bits (0.6 px)."""
     return (a[..., :, :, None] * b[..., None, :, :]).sum(dim=-2)
