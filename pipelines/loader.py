@@ -33,13 +33,13 @@ class LoaderSettings:
     prefetch: Annotated[int, Field(ge=1)] = 2
     """Batches that each stream prepares ahead."""
     shuffle_buffer: Annotated[int, Field(ge=1)] = 2048
-    """Encoded samples that each training stream holds to draw from; more mixes better and takes more memory."""
+    """Encoded samples that each training stream holds to draw from; more mixes better, takes memory."""
 
 
 DEFAULTS = LoaderSettings()
 
 
-class Stream(Generic[Batch]):
+class TrainLoader(Generic[Batch]):
     """Endless batches of one rank, resumable bit for bit.
 
     `state_dict()` belongs to the batch returned last, however many are prefetched. DALI would continue other
@@ -108,17 +108,26 @@ def labelled_loader(
     rank: int = 0,
     world: int = 1,
     device: torch.device = CPU,
-    loader: LoaderSettings = DEFAULTS,
-) -> Stream[LabelledBatch]:
+    settings: LoaderSettings = DEFAULTS,
+) -> TrainLoader[LabelledBatch]:
     """Return the endless stream of labelled batches of a rank.
 
-    Ranks read disjoint samples; every batch is full, wrapping where the set is smaller. Raises InputError where
-    there are fewer samples than ranks.
+    Ranks read disjoint samples; every batch is full, wrapping where the set is smaller. Raises InputError
+    where there are fewer samples than ranks.
     """
-    reading = _training_reading("labelled", split, batch_size, seed, rank, world, device, loader)
+    reading = _training_reading(
+        "labelled",
+        split,
+        batch_size=batch_size,
+        seed=seed,
+        rank=rank,
+        world=world,
+        device=device,
+        settings=settings,
+    )
     num_keypoints = split.skeleton.num_keypoints
     flip_order = torch.tensor(split.skeleton.flip_order, device=device)
-    return Stream(
+    return TrainLoader(
         partial(graph.labelled_graph, views=views, num_keypoints=num_keypoints),
         reading,
         split,
@@ -136,11 +145,20 @@ def unlabelled_loader(
     rank: int = 0,
     world: int = 1,
     device: torch.device = CPU,
-    loader: LoaderSettings = DEFAULTS,
-) -> Stream[UnlabelledBatch]:
+    settings: LoaderSettings = DEFAULTS,
+) -> TrainLoader[UnlabelledBatch]:
     """Return the endless stream of unlabelled batches of a rank; see `labelled_loader`."""
-    reading = _training_reading("unlabelled", split, batch_size, seed, rank, world, device, loader)
-    return Stream(
+    reading = _training_reading(
+        "unlabelled",
+        split,
+        batch_size=batch_size,
+        seed=seed,
+        rank=rank,
+        world=world,
+        device=device,
+        settings=settings,
+    )
+    return TrainLoader(
         partial(graph.unlabelled_graph, views=views),
         reading,
         split,
@@ -185,7 +203,7 @@ def eval_loader(
     rank: int = 0,
     world: int = 1,
     device: torch.device = CPU,
-    loader: LoaderSettings = DEFAULTS,
+    settings: LoaderSettings = DEFAULTS,
 ) -> EvalLoader:
     """Return the batches of plain views that score a rank's slice of `split`."""
     reading = Reading(
@@ -196,8 +214,8 @@ def eval_loader(
         rank=rank,
         world=world,
         device=device,
-        threads=loader.threads,
-        prefetch=loader.prefetch,
+        threads=settings.threads,
+        prefetch=settings.prefetch,
     )
     return EvalLoader(partial(graph.eval_graph, views=views), reading, split)
 
@@ -253,12 +271,13 @@ def _slice(total: int, rank: int, world: int) -> range:
 def _training_reading(
     role: str,
     split: Split,
+    *,
     batch_size: int,
     seed: int,
     rank: int,
     world: int,
     device: torch.device,
-    loader: LoaderSettings,
+    settings: LoaderSettings,
 ) -> Reading:
     if split.num_samples < world:
         raise InputError(
@@ -271,12 +290,12 @@ def _training_reading(
         indices=split.indices,
         batch_size=batch_size,
         seed=int.from_bytes(digest[:4], "little") >> 1,
-        shuffle_buffer=min(loader.shuffle_buffer, len(_slice(split.num_samples, rank, world))),
+        shuffle_buffer=min(settings.shuffle_buffer, len(_slice(split.num_samples, rank, world))),
         rank=rank,
         world=world,
         device=device,
-        threads=loader.threads,
-        prefetch=loader.prefetch,
+        threads=settings.threads,
+        prefetch=settings.prefetch,
     )
 
 

@@ -90,7 +90,7 @@ class Split:
                     yield f"{tar}: {sample[0].member}", payloads
 
 
-def whole_split(folder: Path, *, check_hashes: bool = True) -> Split:
+def open_split(folder: Path, *, check_hashes: bool = True) -> Split:
     """Open a folder of shards and choose every sample.
 
     The folder is compared with its manifest: sizes and indices always, the hashes of the shards (about a
