@@ -20,7 +20,8 @@ from nvidia.dali import fn, math
 from nvidia.dali.types import Constant, DALIDataType, DALIImageType
 from torch import Tensor
 
-from pipelines.views import BOX_PADDING, MEAN_RGB, STD_RGB, ViewLaw, ViewSettings
+from pipelines.views import MEAN_RGB, STD_RGB, ViewLaw, ViewSettings
+from sharding.crop import BOX_PADDING
 
 VERSION = 1
 """Raised when a graph changes so that an old checkpoint would continue another stream."""

@@ -1,8 +1,8 @@
 """How the views of a person are drawn: settings only; `graph.py` does the drawing.
 
 A view's frame, shared by all laws: the person's box, its short side grown to the view's aspect and both
-sides padded by BOX_PADDING, is laid with its centre on view pixel (W/2, H/2) and its width on W. A law then
-changes the box's scale, rotates about the centre and mirrors (x -> W - x).
+sides padded (`sharding.crop.BOX_PADDING`), is laid with its centre on view pixel (W/2, H/2) and its width on
+W. A law then changes the box's scale, rotates about the centre and mirrors (x -> W - x).
 """
 
 from dataclasses import field, replace
@@ -11,9 +11,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from configs.settings import settings
-
-BOX_PADDING = 1.25
-"""Sides of the box that a view shows over sides of the person's box (Simple Baseline's 1.25)."""
 
 MEAN_RGB = (0.485, 0.456, 0.406)
 """ImageNet's mean colour, of values in 0..1."""
