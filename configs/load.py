@@ -1,5 +1,199 @@
-"""YAML recipes and command-line overrides to settings, all errors at once."""
+"""The front of every script: a YAML recipe and `key.path=value` words to settings, all errors at once.
+
+Precedence: default < `base:` < recipe < command line.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from configs import yaml12
+from configs.errors import InputError
+from configs.explain import Problem, dotted, explain
+from configs.help import help_text, print_help
+from configs.layers import OVERRIDE, Layer, merge, read_overrides, read_recipe
+from configs.schema import plain
+
+__all__ = [
+    "InputError",
+    "Request",
+    "command",
+    "dump",
+    "exit_on_input_error",
+    "help_text",
+    "load",
+    "no_recipe",
+    "read_request",
+]
+
+T = TypeVar("T")
+CONFIGS = Path(__file__).resolve().parent
 
 
-class InputError(ValueError):
-    """Something that the user gave is wrong: one clear sentence with the file, the record and the cure."""
+def load(cls: type[T], recipe: Path | str | None, overrides: Sequence[str] = ()) -> T:
+    """The settings that a recipe and `key.path=value` overrides give.
+
+    Args:
+        cls: a class made by `configs.settings.settings`.
+        recipe: a YAML file, relative to the current directory; None takes the defaults.
+        overrides: `a.b.c=value`, the value read as YAML; the last of two for one path holds.
+
+    Mappings merge key by key, from the default up; any other value replaces what was below it. Where a
+    plug-in's `name` changes, its other settings start from the new plug-in's defaults.
+
+    Raises InputError with a line for every problem found.
+    """
+    problems: list[str] = []
+    layers = read_recipe(Path(recipe), (), problems) if recipe is not None else []
+    is_readable = not problems
+    layers.append(read_overrides(overrides, problems))
+    if is_readable:
+        settings, wrong = _check(cls, layers)
+        if settings is not None and not problems:
+            return settings
+        problems += [_line(problem, layers, recipe) for problem in wrong]
+    raise InputError("\n".join(problems))
+
+
+def dump(settings: Any) -> str:
+    """The settings as YAML text, every value written out; the text is itself a recipe."""
+    return yaml12.emit(plain(settings))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for: a recipe (or other path), changes to it, and the script's own options."""
+
+    path: Path | None
+    overrides: tuple[str, ...]
+    options: argparse.Namespace
+
+
+def command(
+    cls: type[T],
+    main: Callable[[T], object],
+    *,
+    description: str,
+    recipes: str | None = None,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Run a script that takes `RECIPE [key=value ...]`.
+
+    Args:
+        cls: the script's settings.
+        main: what to do with them.
+        description: what the script does, for `--help`.
+        recipes: the folder of its recipes under `configs/` (`"run"`); None: the recipe may be left out.
+        argv: the words after the script's name; None takes the process's own.
+
+    An InputError, from the settings or from `main`, is printed on stderr and exits with code 2.
+    """
+    with exit_on_input_error():
+        request = read_request(cls, description=description, recipes=recipes, argv=argv)
+        if request.path is None and recipes is not None:
+            raise InputError(no_recipe(recipes))
+        main(load(cls, request.path, request.overrides))
+
+
+def read_request(
+    cls: type,
+    *,
+    description: str,
+    path_name: str = "RECIPE",
+    recipes: str | None = None,
+    options: argparse.ArgumentParser | None = None,
+    argv: Sequence[str] | None = None,
+) -> Request:
+    """Sort the words of a command line; print the help and exit when asked to.
+
+    Args:
+        cls: the settings that `--help` shows, with a recipe's values where one is given.
+        description: what the script does.
+        path_name: what the one word that is no `key.path=value` stands for (`RUN_DIR`).
+        recipes: the folder under `configs/` whose recipes the help lists.
+        options: a parser made with `add_help=False`, holding the script's own options (`--resume`).
+        argv: the words after the script's name; None takes the process's own.
+
+    Raises InputError for unknown options and for a second word that is no `key.path=value`.
+    """
+    parser = argparse.ArgumentParser(
+        usage=f"%(prog)s {path_name} [key.path=value ...]{' [options]' if options else ''}",
+        description=description,
+        epilog=f"recipes: {_recipes_under(recipes)}" if recipes else None,
+        parents=[options] if options else [],
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "-h", "--help", action="store_true", help="print this and the settings; takes a recipe too"
+    )
+    found, unknown = parser.parse_known_intermixed_args(argv)
+    if unknown:
+        raise InputError(f"command line: no option {' '.join(unknown)}; settings are written key.path=value")
+    paths = [word for word in found.words if _is_path(word)]
+    overrides = tuple(word for word in found.words if not _is_path(word))
+    if found.help:
+        recipe = paths[0] if paths and not Path(paths[0]).is_dir() else None
+        print_help(cls, parser, load(cls, recipe, overrides) if recipe else None)
+        raise SystemExit(0)
+    if len(paths) > 1:
+        extra = ", ".join(paths[1:])
+        raise InputError(f"command line: {extra}: neither key.path=value nor the one {path_name}, {paths[0]}")
+    return Request(Path(paths[0]) if paths else None, overrides, found)
+
+
+@contextmanager
+def exit_on_input_error() -> Iterator[None]:
+    """Print an InputError raised inside on stderr, one line a problem, and exit with code 2."""
+    try:
+        yield
+    except InputError as error:
+        sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
+        raise SystemExit(2) from None
+
+
+def no_recipe(recipes: str) -> str:
+    """The sentence for a command line without a recipe: it lists those under `configs/RECIPES`."""
+    return f"command line: a recipe is missing; known: {_recipes_under(recipes)}"
+
+
+def _recipes_under(recipes: str) -> str:
+    files = sorted((CONFIGS / recipes).rglob("*.yaml"))
+    return ", ".join(os.path.relpath(file) for file in files) or f"none in configs/{recipes}"
+
+
+def _is_path(word: str) -> bool:
+    """A word without `=` is a path, and so is one with it (`runs/lr=0.1/recipe.yaml`) if it exists."""
+    return "=" not in word or (not OVERRIDE.fullmatch(word) and Path(word).exists())
+
+
+def _check(cls: type[T], layers: list[Layer]) -> tuple[T | None, list[Problem]]:
+    tree: Any = {}
+    for layer in layers:
+        tree = merge(cls, tree, layer.tree)
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(tree)), []
+    except ValidationError as error:
+        return None, explain(cls, tree, error)
+
+
+def _line(problem: Problem, layers: list[Layer], recipe: Path | str | None) -> str:
+    """`configs/run/x.yaml:3: a.b: what is wrong`: where the value was last set, else the recipe."""
+    path = problem.path[:-1] if problem.is_missing else problem.path
+    for length in range(len(path), 0, -1):
+        for layer in reversed(layers):
+            line = layer.lines.get(path[:length])
+            if line is not None:
+                where = f"{layer.source}:{line}" if line else layer.source
+                return f"{where}: {dotted(problem.path)}: {problem.message}"
+    where = str(recipe) if recipe is not None else "command line"
+    return f"{where}: {dotted(problem.path) or 'settings'}: {problem.message}"

@@ -1,0 +1,140 @@
+"""What recipes, their bases and the command line set, layer by layer, and how a layer lies over another."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from configs import yaml12
+from configs.errors import InputError
+from configs.explain import found
+from configs.schema import default_of, element_kind, fields, holds_settings, plugins, settings_class
+
+OVERRIDE = re.compile(r"(?P<path>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(?P<value>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one file, or the command line, sets; `lines` says on which line of the file (0: not in a file)."""
+
+    source: str
+    tree: dict[str, Any]
+    lines: dict[yaml12.Path, int] = field(default_factory=dict)
+
+
+def merge(kind: Any, lower: Any, upper: Any) -> Any:
+    """`upper` laid over `lower`, both plain values for the type `kind`.
+
+    A mapping of settings in `upper` that has nothing below it is laid over its field's default, so that
+    changing one value of `views: ViewLaw = PUBLISHED_WEAK` keeps the others. The default of a free mapping
+    (`dict[str, float]`) is replaced, as only then can a recipe take a key of it away.
+    """
+    if isinstance(upper, list):
+        return [merge(element_kind(kind, i), None, value) for i, value in enumerate(upper)]
+    if not isinstance(upper, dict):
+        return upper
+    merged = dict(lower) if isinstance(lower, dict) else {}
+    if plugins(kind) and upper.get("name", merged.get("name")) != merged.get("name"):
+        merged = {}
+    cls = settings_class(kind, {**merged, **upper})
+    for key, value in upper.items():
+        setting = fields(cls).get(key) if cls else None
+        inner = setting.annotation if setting else element_kind(kind, key)
+        if key not in merged and setting is not None and holds_settings(setting.annotation):
+            merged[key] = default_of(setting)
+        merged[key] = merge(inner, merged.get(key), value)
+    return merged
+
+
+def read_recipe(file: Path, parents: tuple[Path, ...], problems: list[str]) -> list[Layer]:
+    """The layers of a recipe, its bases first; what cannot be read is added to `problems`."""
+    try:
+        document = yaml12.parse(_read_text(file), str(file))
+        if document.value is None:
+            document.value = {}
+        if not isinstance(document.value, dict):
+            said = found(document.value)
+            raise InputError(
+                f"{file}: a recipe is a mapping of settings (`key: value` lines), this is {said}"
+            )
+        bases = _bases(document, file)
+    except InputError as error:
+        problems.append(str(error))
+        return []
+    tree = {key: value for key, value in document.value.items() if key != "base"}
+    layers: list[Layer] = []
+    chain = (*parents, file.resolve())
+    for base in bases:
+        where = f"{file}:{document.lines[('base',)]}: base"
+        if base.resolve() in chain:
+            problems.append(
+                f"{where}: {base} is based on this file again; take one of the two `base:` lines away"
+            )
+        elif not base.is_file():
+            problems.append(f"{where}: {no_such_file(base)}")
+        else:
+            layers += read_recipe(base, chain, problems)
+    return [*layers, Layer(str(file), tree, document.lines)]
+
+
+def _bases(document: yaml12.Document, file: Path) -> list[Path]:
+    """The files that `base:` names, relative to the recipe's own folder."""
+    base = document.value.get("base", [])
+    names = [base] if isinstance(base, str) else base
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        line = document.lines[("base",)]
+        raise InputError(f"{file}:{line}: base: expected a path or a list of paths, found {found(base)}")
+    return [Path(os.path.normpath(file.parent / name)) for name in names]
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(no_such_file(file)) from None
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: this is not a text file in UTF-8") from None
+
+
+def no_such_file(file: Path) -> str:
+    """The sentence for an absent recipe, with the nearest name beside it."""
+    if not file.parent.is_dir():
+        return f"{file}: no such file (there is no folder {file.parent})"
+    known = {entry.stem: entry for entry in sorted(file.parent.iterdir()) if entry.suffix == ".yaml"}
+    match = get_close_matches(file.stem, known, n=1)
+    return f"{file}: no such file" + (f" (did you mean {known[match[0]]}?)" if match else "")
+
+
+def read_overrides(words: Sequence[str], problems: list[str]) -> Layer:
+    """One layer of `a.b.c=value` words; what is wrong with them is added to `problems`."""
+    layer = Layer("command line", {})
+    for word in words:
+        match = OVERRIDE.fullmatch(word)
+        if match is None:
+            problems.append(f"command line: {word!r} is not of the form key.path=value")
+            continue
+        path = tuple(match["path"].split("."))
+        try:
+            document = yaml12.parse(match["value"], f"command line: {word}", has_lines=False)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        _set(layer, path, document)
+    return layer
+
+
+def _set(layer: Layer, path: tuple[str, ...], document: yaml12.Document) -> None:
+    node = layer.tree
+    for key in path[:-1]:
+        if not isinstance(node.get(key), dict):
+            node[key] = {}
+        node = node[key]
+    below, value = node.get(path[-1]), document.value
+    node[path[-1]] = {**below, **value} if isinstance(below, dict) and isinstance(value, dict) else value
+    layer.lines.update({(*path, *inner): 0 for inner in document.lines})  # 0: a command line has no lines
+    layer.lines.update({path[:length]: 0 for length in range(1, len(path))})

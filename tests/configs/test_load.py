@@ -1,0 +1,172 @@
+"""Recipes, bases, overrides and defaults become settings; and back to YAML."""
+
+from dataclasses import FrozenInstanceError, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from configs.load import InputError, dump, load
+from configs.settings import settings
+
+
+@settings
+class Law:
+    scale_sd: float = Field(0.25, ge=0)
+    rotation_max_deg: float = 30.0
+
+
+@settings
+class Fixed:
+    name: Literal["fixed"] = "fixed"
+    count: int = 5
+    law: Law = Law(scale_sd=0.9)
+
+
+@settings
+class Adaptive:
+    name: Literal["adaptive"] = "adaptive"
+    gamma: float = 0.55
+
+
+Masking = Annotated[Fixed | Adaptive, Field(discriminator="name")]
+
+
+@settings
+class Run:
+    size_wh: tuple[int, int] = (192, 256)
+    labelled: Annotated[int, Field(gt=0)] | Literal["all"] = "all"
+    lr: float = 1e-3
+    title: str = "run"
+    log: str | None = None
+    amp: bool = False
+    folder: Path = Path("runs")
+    law: Law = Law(scale_sd=0.5, rotation_max_deg=80.0)
+    masking: Masking = field(default_factory=Adaptive)
+    teacher: Masking | None = None
+    extra: tuple[Law, ...] = ()
+    weights: dict[str, float] = field(default_factory=lambda: {"mixup": 1.0})
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def test_nothing_given_is_the_defaults():
+    assert load(Run, None) == Run()
+
+
+def test_yaml_lists_fit_tuples_and_numbers_fit_floats(tmp_path):
+    recipe = write(tmp_path, "r.yaml", "size_wh: [96, 128]\nlr: 1e-2\nlaw: {rotation_max_deg: 7}\namp: true")
+    run = load(Run, recipe)
+    assert (run.size_wh, run.lr, run.law.rotation_max_deg, run.amp) == ((96, 128), 0.01, 7.0, True)
+
+
+def test_empty_recipe_is_the_defaults(tmp_path):
+    assert load(Run, write(tmp_path, "r.yaml", "# nothing\n")) == Run()
+
+
+def test_changing_one_value_of_a_default_keeps_its_others():
+    law = load(Run, None, ["law.scale_sd=0.1"]).law
+    assert law == Law(scale_sd=0.1, rotation_max_deg=80.0)
+
+
+def test_later_override_wins_and_order_of_name_does_not_matter():
+    assert load(Run, None, ["lr=1", "lr=2"]).lr == 2.0
+    expected = Fixed(count=3)
+    assert load(Run, None, ["masking.count=3", "masking.name=fixed"]).masking == expected
+    assert load(Run, None, ["masking.name=fixed", "masking.count=3"]).masking == expected
+    assert load(Run, None, ["masking={name: fixed}", "masking.count=3"]).masking == expected
+
+
+def test_default_plugin_needs_no_name():
+    assert load(Run, None, ["masking.gamma=0.4"]).masking == Adaptive(gamma=0.4)
+
+
+def test_chosen_plugin_keeps_its_own_nested_defaults():
+    run = load(Run, None, ["masking.name=fixed", "masking.law.rotation_max_deg=1"])
+    assert run.masking == Fixed(law=Law(scale_sd=0.9, rotation_max_deg=1.0))
+
+
+def test_optional_plugin_can_be_set_and_unset():
+    assert load(Run, None, ["teacher.name=fixed"]).teacher == Fixed()
+    assert load(Run, None, ["teacher.name=fixed", "teacher=null"]).teacher is None
+
+
+def test_precedence_is_default_base_recipe_command_line(tmp_path):
+    write(tmp_path, "base/low.yaml", "lr: 0.1\ntitle: low\nlaw: {scale_sd: 0.1}\n")
+    write(tmp_path, "base/high.yaml", "title: high\nlog: high\n")
+    recipe = write(
+        tmp_path,
+        "run/r.yaml",
+        "base: [../base/low.yaml, ../base/high.yaml]\nlog: r\nlaw: {rotation_max_deg: 1}",
+    )
+    run = load(Run, recipe, ["folder=elsewhere"])
+    assert (run.lr, run.title, run.log, run.folder) == (0.1, "high", "r", Path("elsewhere"))
+    assert run.law == Law(scale_sd=0.1, rotation_max_deg=1.0)
+    assert load(Run, recipe, ["log=line"]).log == "line"
+
+
+def test_bases_nest_and_are_relative_to_their_own_file(tmp_path):
+    write(tmp_path, "a/far.yaml", "lr: 0.3\n")
+    write(tmp_path, "a/near.yaml", "base: far.yaml\ntitle: near\n")
+    run = load(Run, write(tmp_path, "b/r.yaml", "base: ../a/near.yaml\n"))
+    assert (run.lr, run.title) == (0.3, "near")
+
+
+def test_one_file_may_be_the_base_of_two_bases(tmp_path):
+    write(tmp_path, "root.yaml", "lr: 0.3\n")
+    write(tmp_path, "x.yaml", "base: root.yaml\n")
+    write(tmp_path, "y.yaml", "base: root.yaml\n")
+    assert load(Run, write(tmp_path, "r.yaml", "base: [x.yaml, y.yaml]\n")).lr == 0.3
+
+
+def test_another_plugin_starts_from_its_own_defaults(tmp_path):
+    write(tmp_path, "base.yaml", "masking: {name: adaptive, gamma: 0.1}\nlaw: {scale_sd: 0.1}\n")
+    recipe = write(tmp_path, "r.yaml", "base: base.yaml\nmasking: {name: fixed}\n")
+    assert load(Run, recipe).masking == Fixed()
+    same = write(tmp_path, "s.yaml", "base: base.yaml\nmasking: {name: adaptive}\n")
+    assert load(Run, same).masking == Adaptive(gamma=0.1)
+
+
+def test_name_that_is_no_plugin_merges_as_any_key(tmp_path):
+    @settings
+    class Shards:
+        name: str = "train"
+        seed: int = 0
+
+    write(tmp_path, "base.yaml", "name: train\nseed: 3\n")
+    assert load(Shards, write(tmp_path, "r.yaml", "base: base.yaml\nname: val\n")) == Shards(
+        name="val", seed=3
+    )
+
+
+def test_dump_is_a_recipe_for_the_same_settings(tmp_path):
+    run = Run(
+        size_wh=(64, 96),
+        labelled=30,
+        lr=1e-5,
+        title="no",
+        log="1e-3",
+        folder=Path("a b"),
+        masking=Fixed(count=1),
+        teacher=Adaptive(),
+        extra=(Law(), Law(scale_sd=0.0)),
+        weights={},
+    )
+    text = dump(run)
+    assert "size_wh: [64, 96]" in text
+    assert load(Run, write(tmp_path, "r.yaml", text)) == run
+
+
+def test_settings_are_frozen_and_strict_in_python_too():
+    with pytest.raises(FrozenInstanceError):
+        Run().lr = 3.0  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        Run(lr="3")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="lr: expected a number, found nan"):
+        load(Run, None, ["lr=.nan"])
