@@ -22,7 +22,7 @@ def mask_keypoints(
 ) -> None:
     """Paint the first `counts[i]` keypoints of `order[i]` in image i with `fill`, in place.
 
-    Not differentiable: the images are inputs of the network, not results.
+    Not differentiable: the images are inputs of a network, so one that needs a gradient is refused.
 
     Args:
         images: (N, C, H, W), any dtype and strides (contiguous and channels-last are both fast).
@@ -32,13 +32,13 @@ def mask_keypoints(
         order: (N, K) integers: keypoints by rank; an entry that is no keypoint paints nothing.
         fill: (C,) the colour, cast to the images' dtype; zeros are the mean colour of normalised images.
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit together.
+        ValueError: shapes, dtypes or devices that do not fit together, or images that need a gradient.
     """
     _check(images, points_xy, counts, half_sizes, order, fill)
     # Painting copies bits, so the pixels are seen as integers: numpy has no bfloat16.
     bits = _BITS[images.element_size()]
     pixels = images.detach().view(bits).numpy()
-    row = torch.empty_like(images[:1, :, :1]).copy_(fill[None, :, None, None])[0].view(bits).numpy()
+    row = _row_of(fill, images).view(bits).numpy()
     for sample, left, top, right, bottom in _painted_rectangles(
         points_xy, counts, half_sizes, order, images.shape[2:]
     ):
@@ -60,6 +60,15 @@ def _mask_keypoints_fake(
     images: Tensor, points_xy: Tensor, counts: Tensor, half_sizes: Tensor, order: Tensor, fill: Tensor
 ) -> None:
     _check(images, points_xy, counts, half_sizes, order, fill)
+
+
+def _row_of(fill: Tensor, images: Tensor) -> Tensor:
+    """(C, 1, W): one painted row, laid out in memory like the images, so that numpy copies whole runs."""
+    row = fill.to(images.dtype)[None, :, None, None].expand(1, -1, 1, images.shape[3])
+    is_channels_last = images.is_contiguous(memory_format=torch.channels_last)
+    return row.contiguous(memory_format=torch.channels_last if is_channels_last else torch.contiguous_format)[
+        0
+    ]
 
 
 def _painted_rectangles(
@@ -90,6 +99,8 @@ def _check(
             f"images must be (N, C, H, W) and points_xy (N, K, 2), "
             f"not {tuple(images.shape)} and {tuple(points_xy.shape)}"
         )
+    if images.requires_grad:
+        raise ValueError("mask_keypoints has no gradient: mask the images before anything needs theirs")
     num_samples, num_keypoints = images.shape[0], points_xy.shape[1]
     expected = {
         "points_xy": (points_xy, (num_samples, num_keypoints, 2)),
