@@ -70,9 +70,9 @@ def dump(settings: Any) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """What a command line asks for: a recipe (or other path), changes to it, and the script's own options."""
+    """What a command line asks for: a recipe (or the path that stands in its place), changes to it, and the script's own options."""
 
-    path: Path | None
+    recipe: Path | None
     overrides: tuple[str, ...]
     options: argparse.Namespace
 
@@ -98,9 +98,9 @@ def command(
     """
     with exit_on_input_error():
         request = read_request(cls, description=description, recipes=recipes, argv=argv)
-        if request.path is None and recipes is not None:
+        if request.recipe is None and recipes is not None:
             raise InputError(no_recipe(recipes))
-        main(load(cls, request.path, request.overrides))
+        main(load(cls, request.recipe, request.overrides))
 
 
 def read_request(

@@ -145,6 +145,13 @@ def test_name_that_is_no_plugin_merges_as_any_key(tmp_path):
     )
 
 
+def test_free_mapping_merges_over_bases_but_replaces_its_default(tmp_path):
+    write(tmp_path, "base.yaml", "weights: {pose: 2}\n")
+    recipe = write(tmp_path, "r.yaml", "base: base.yaml\nweights: {other: 3}\n")
+    assert load(Run, recipe).weights == {"pose": 2.0, "other": 3.0}
+    assert load(Run, None, ["weights.pose=2"]).weights == {"pose": 2.0}
+
+
 def test_dump_is_a_recipe_for_the_same_settings(tmp_path):
     run = Run(
         size_wh=(64, 96),
