@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from configs.load import InputError
+from sharding.manifest import write_atomic
 
 FOLDER = "checkpoints"
 CHECKSUMS = "checksums.json"
@@ -182,17 +183,6 @@ def read_state(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
     return state
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file so that it is either the old one or the new one at any moment."""
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    _sync_folder(path.parent)
-
-
 def capture_rng() -> dict[str, Any]:
     """The global random states of Python, NumPy and torch (CPU and this rank's GPU), for a checkpoint."""
     version, words, gauss = random.getstate()
@@ -257,9 +247,10 @@ def _complete(aside: Path, final: Path, *, step: int, world: int) -> None:
     files = {
         name: {"bytes": (aside / name).stat().st_size, "sha256": _sha256(aside / name)} for name in names
     }
-    write_bytes(
+    write_atomic(
         aside / CHECKSUMS, json.dumps({"step": step, "world": world, "files": files}, indent=1).encode()
     )
+    _sync_folder(aside)
     if final.exists():
         _remove(aside if damage(final) is None else final)
     if aside.exists():

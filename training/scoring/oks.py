@@ -134,13 +134,14 @@ def _result_index(truth: COCO, predictions: list[dict[str, Any]], num_keypoints:
         return _coco(
             {"images": truth.dataset["images"], "categories": truth.dataset["categories"], "annotations": []}
         )
-    known = set(truth.getImgIds())
+    images, categories = set(truth.getImgIds()), set(truth.getCatIds())
     has_box = "bbox" in predictions[0]
     for number, prediction in enumerate(predictions):
         where = f"prediction {number} (image {prediction['image_id']})"
-        if prediction["image_id"] not in known:
+        if prediction["image_id"] not in images or prediction["category_id"] not in categories:
             raise InputError(
-                f"{where} is of an image that the ground truth does not name: score on its own split."
+                f"{where} is of an image or category ({prediction['category_id']}) that the ground truth "
+                "does not name: score predictions on the split that they are of."
             )
         if len(prediction["keypoints"]) != 3 * num_keypoints:
             raise InputError(

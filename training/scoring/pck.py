@@ -8,6 +8,7 @@ import numpy as np
 from configs.load import InputError
 
 THRESHOLD = 0.2
+TORSO = ("left_shoulder", "right_hip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,24 +16,28 @@ class PckScores:
     """What `pck` found: shares in 0..1, and how many persons they speak of."""
 
     scores: dict[str, float]
-    """"PCK" (mean over all counted joints) and "PCK/<joint>" for every joint labelled at least once."""
+    """"PCK" (mean over all counted joints) and "PCK/<joint>" for every joint labelled at least once; empty
+    where nobody has a usable torso."""
     persons: int
     """Persons that were scored."""
     left_out: int
     """Persons without a usable torso: one of its two joints is unlabelled, or both lie on one spot."""
 
 
+def has_torso(names: Sequence[str]) -> bool:
+    """Whether PCK can be measured on this skeleton at all."""
+    return set(TORSO) <= set(_plain(names))
+
+
 def torso_joints(names: Sequence[str]) -> tuple[int, int]:
     """Indices of the left shoulder and the right hip; InputError where the skeleton has no such joints."""
-    plain = [name.lower().replace(" ", "_").replace("-", "_") for name in names]
-    wanted = ("left_shoulder", "right_hip")
-    missing = [name for name in wanted if name not in plain]
-    if missing:
+    plain = _plain(names)
+    if not has_torso(names):
         raise InputError(
-            f"PCK measures by the torso, but the skeleton has no {' and no '.join(missing)} among its joints "
-            f"({', '.join(names)}): score this set by OKS instead."
+            f"PCK measures by {' and '.join(TORSO)}, but the skeleton has only {', '.join(names)}: "
+            "score this set by OKS instead."
         )
-    return plain.index(wanted[0]), plain.index(wanted[1])
+    return plain.index(TORSO[0]), plain.index(TORSO[1])
 
 
 def pck(
@@ -42,7 +47,7 @@ def pck(
 
     `predicted` (N, K, 2) and `truth` (N, K, 3: x, y, v) in one frame (source pixels). A joint counts where it
     is labelled (v > 0), whether visible or occluded. A prediction that is not finite counts as a miss.
-    Raises InputError where nobody has a usable torso.
+    Raises InputError where the skeleton has no torso.
     """
     shoulder, hip = torso_joints(names)
     if predicted.shape != (*truth.shape[:2], 2) or truth.shape[1:] != (len(names), 3):
@@ -53,16 +58,15 @@ def pck(
     labelled = truth[..., 2] > 0
     torso_px = np.linalg.norm(points[:, shoulder] - points[:, hip], axis=-1)
     usable = labelled[:, shoulder] & labelled[:, hip] & (torso_px > 0)
-    if not usable.any():
-        raise InputError(
-            f"PCK cannot be measured: none of {len(truth)} persons has both its left shoulder and its right "
-            "hip labelled at different places; score this set by OKS instead."
-        )
     errors_px = np.linalg.norm(np.asarray(predicted, dtype=np.float64) - points, axis=-1)
     counted = labelled & usable[:, None]
     hits = counted & (errors_px <= threshold * torso_px[:, None])
-    scores = {"PCK": float(hits.sum() / counted.sum())}
+    scores = {"PCK": float(hits.sum() / counted.sum())} if usable.any() else {}
     for joint, name in enumerate(names):
         if counted[:, joint].any():
             scores[f"PCK/{name}"] = float(hits[:, joint].sum() / counted[:, joint].sum())
     return PckScores(scores=scores, persons=int(usable.sum()), left_out=int((~usable).sum()))
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    return [name.lower().replace(" ", "_").replace("-", "_") for name in names]

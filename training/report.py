@@ -1,0 +1,279 @@
+"""What a run says about itself: progress, a line of numbers every N steps, and what must not go unseen.
+
+The step hands over device scalars and nothing waits for them: only when a line is due do they cross to the
+host, in one transfer. Terms and times are those of the main process; other ranks neither show nor log.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker, TensorBoardTracker
+from rich.console import Console
+
+from sharding.manifest import write_atomic
+from training.collapse import CollapseSettings, CollapseWatch
+from training.display import Display
+
+METRICS_NAME = "metrics.jsonl"
+WATCHED = ("teacher_peak", "teacher_cells")
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss became infinite or not a number."""
+
+
+class Report:
+    """Gathers the terms of every step, and speaks every `every` steps.
+
+    Use as a context manager around the loop: it starts Accelerate's trackers (TensorBoard, `metrics.jsonl`)
+    in `folder`, shows a live bar on a terminal or prints a line per report elsewhere, and reports what is
+    left at the end. A resumed run calls `load_state_dict` before it enters.
+
+    samples_per_step: labelled and unlabelled people of a step over all ranks. watch_from_step: the teacher is
+    watched for a collapse from there on (the end of burn-in and ramp).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        *,
+        total_steps: int,
+        every: int,
+        samples_per_step: int,
+        watch_from_step: int = 0,
+        collapse: CollapseSettings | None = None,
+        title: str = "train",
+        console: Console | None = None,
+    ) -> None:
+        self.folder = folder
+        self.accelerator = accelerator
+        self.every = every
+        self.samples_per_step = samples_per_step
+        self.watch_from_step = watch_from_step
+        law = collapse or CollapseSettings()
+        self.watches = {name: CollapseWatch(share=law.share, reports=law.reports) for name in WATCHED}
+        self.last_step = 0
+        self._interval = Interval()
+        self._display = (
+            Display(console or Console(), title=title, total=total_steps)
+            if accelerator.is_main_process
+            else None
+        )
+
+    def __enter__(self) -> "Report":
+        # The trackers start here rather than with the Accelerator, as the step of a resumed run is known now.
+        self.accelerator.log_with = [
+            JsonLines(self.folder / METRICS_NAME, keep_until_step=self.last_step),
+            TensorBoardTracker("tensorboard", self.folder, purge_step=self.last_step + 1),
+        ]
+        self.accelerator.init_trackers("semipose")
+        if self._display:
+            self._display.start(self.last_step)
+        self._interval.resume_clock()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            if self._display:
+                self._display.stop()
+
+    def step(self, step: int, terms: Mapping[str, torch.Tensor | float], waited_s: float) -> None:
+        """Take the terms of a step: 0-dim tensors, or floats of the host.
+
+        `step` counts finished steps, this one included; `waited_s` is how long the host waited for its data.
+        Device terms are copied on the device, so the step may reuse their memory. Raises NonFiniteLoss when a
+        report is due and a term named `loss...` was not finite.
+        """
+        self._interval.add(step, terms, waited_s)
+        self.last_step = step
+        if self._display:
+            self._display.advance(step)
+        if step % self.every == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        """Report what has gathered though it is not due: before a save, so that no broken state is kept."""
+        if not self._interval.steps:
+            return
+        rows, speed = self._interval.read(self.samples_per_step)
+        self._interval = self._interval.successor()
+        means = _means(rows)
+        if self._display:
+            self.accelerator.log({**means, **speed}, step=self.last_step)
+            self._display.report(self.last_step, means, speed)
+        for step, row in rows.items():
+            if not all(math.isfinite(value) for name, value in row.items() if name.startswith("loss")):
+                raise NonFiniteLoss(_non_finite_text(step, row, seen_at=self.last_step))
+        if self.last_step > self.watch_from_step:
+            self._watch(means)
+
+    def scores(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Log the scores of every network by its name, and show those that are not of a single joint."""
+        for network, values in scores.items():
+            self.accelerator.log({f"{network}/{name}": value for name, value in values.items()}, step=step)
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if "/" not in name)
+            self.note(f"step {step}  scores of {network}: {shown}")
+
+    def note(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        if self._display:
+            self._display.line(text)
+
+    @contextmanager
+    def pause(self, activity: str) -> Iterator[None]:
+        """Show `activity`; the time inside (evaluating, saving) does not count against samples/s."""
+        self._interval.stop_clock()
+        if self._display:
+            self._display.activity(activity)
+        try:
+            yield
+        finally:
+            if self._display:
+                self._display.activity(None)
+            self._interval.resume_clock()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know: the last step, and the memory of the collapse watch."""
+        watches = {name: watch.state_dict() for name, watch in self.watches.items()}
+        return {"last_step": self.last_step, "watches": watches}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self.last_step = state["last_step"]
+        for name, watch in self.watches.items():
+            watch.load_state_dict(state["watches"][name])
+
+    def _watch(self, means: Mapping[str, float]) -> None:
+        for name, watch in self.watches.items():
+            if name in means and watch.update(means[name]):
+                self.note(
+                    f"warning: {name} has fallen from {watch.best:.3g} to {watch.smoothed:.3g} by step "
+                    f"{self.last_step}: the teacher is collapsing. Take an EMA teacher, a weaker weak view, "
+                    "more burn_in_steps and ramp_steps, or smaller weights of the unlabelled losses."
+                )
+
+
+class JsonLines(GeneralTracker):
+    """A tracker for Accelerate that appends one JSON object a call to a file.
+
+    It begins by cutting the lines beyond `keep_until_step`, and a line that a kill left unfinished.
+    """
+
+    name = "jsonl"
+    requires_logging_directory = False
+
+    def __init__(self, path: Path, *, keep_until_step: int) -> None:
+        super().__init__()
+        self.path = path
+        self.keep_until_step = keep_until_step
+
+    def start(self) -> None:
+        """Cut the file back to the step that the run goes on from."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= self.keep_until_step]
+        write_atomic(self.path, "".join(f"{line}\n" for line in kept).encode())
+
+    @property
+    def tracker(self) -> Path:
+        """The file."""
+        return self.path
+
+    def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
+        """Append a line; a number that JSON does not have (nan, infinity) becomes null."""
+        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **numbers}) + "\n")
+
+
+class Interval:
+    """The steps since the last report: their terms, still on the device, and the clock of the host."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self._device_rows: list[torch.Tensor] = []
+        self._device_names: list[tuple[str, ...]] = []
+        self._host_rows: list[dict[str, float]] = []
+        self._waited_s = 0.0
+        self._seconds = 0.0
+        self._running_since: float | None = None
+
+    def add(self, step: int, terms: Mapping[str, torch.Tensor | float], waited_s: float) -> None:
+        """Keep the terms of a step, the device's as one copied row."""
+        on_device = {name: term.detach() for name, term in terms.items() if isinstance(term, torch.Tensor)}
+        if any(term.ndim for term in on_device.values()):
+            raise ValueError(
+                f"terms must be 0-dim: { {name: tuple(t.shape) for name, t in on_device.items()} }"
+            )
+        self.steps.append(step)
+        self._device_names.append(tuple(on_device))
+        if on_device:
+            self._device_rows.append(torch.stack([term.to(torch.float32) for term in on_device.values()]))
+        self._host_rows.append({n: float(term) for n, term in terms.items() if n not in on_device})
+        self._waited_s += waited_s
+
+    def read(self, samples_per_step: int) -> tuple[dict[int, dict[str, float]], dict[str, float]]:
+        """All terms by step, brought over in one transfer, and the speed."""
+        flat = iter(torch.cat(self._device_rows).tolist() if self._device_rows else [])
+        columns = zip(self.steps, self._device_names, self._host_rows, strict=True)
+        rows = {step: {name: next(flat) for name in names} | host for step, names, host in columns}
+        seconds = max(self._seconds_until_now(), 1e-9)
+        speed = {
+            "samples_per_s": samples_per_step * len(rows) / seconds,
+            "data_wait_share": min(self._waited_s / seconds, 1.0),
+            "seconds_per_step": seconds / len(rows),
+        }
+        return rows, speed
+
+    def successor(self) -> "Interval":
+        """The interval after this one; its clock runs where this one's does."""
+        following = Interval()
+        if self._running_since is not None:
+            following.resume_clock()
+        return following
+
+    def stop_clock(self) -> None:
+        """Stop counting time."""
+        self._seconds = self._seconds_until_now()
+        self._running_since = None
+
+    def resume_clock(self) -> None:
+        """Count time from now on."""
+        self._running_since = time.perf_counter()
+
+    def _seconds_until_now(self) -> float:
+        running = 0.0 if self._running_since is None else time.perf_counter() - self._running_since
+        return self._seconds + running
+
+
+def _means(rows: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every term over the steps that have it."""
+    names = dict.fromkeys(name for row in rows.values() for name in row)
+    columns = {name: [row[name] for row in rows.values() if name in row] for name in names}
+    return {name: math.fsum(values) / len(values) for name, values in columns.items()}
+
+
+def _non_finite_text(step: int, row: Mapping[str, float], *, seen_at: int) -> str:
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
+    return (
+        f"The loss is not finite from step {step} on (seen at the report of step {seen_at}): {terms}. "
+        "Resume from the last checkpoint with a smaller learning rate, or with bf16 in place of fp16."
+    )
+
+
+def _step_of(line: str) -> float:
+    """The step of a JSON line; infinite for a line that a kill cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
