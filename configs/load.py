@@ -70,7 +70,10 @@ def dump(settings: Any) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """What a command line asks for: a recipe (or the path that stands in its place), changes to it, and the script's own options."""
+    """What a command line asks for: a recipe, changes to it, and the script's own options.
+
+    `recipe` is the one word that is no `key.path=value`, also where it stands for another path (`RUN_DIR`).
+    """
 
     recipe: Path | None
     overrides: tuple[str, ...]

@@ -1,0 +1,63 @@
+"""The rules between the rooms (README, "Rooms"): imports run one way, some libraries live in one file."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ["configs", "sharding", "pipelines", "models", "training"]  # each imports only those before it
+ONLY_IN = {
+    "nvidia.dali": {"pipelines/graph.py"},
+    "webdataset": {"sharding/write.py", "pipelines/source.py"},
+    "accelerate": {"training/run.py", "training/loop.py", "training/report.py"},
+    "pycocotools": {"training/scoring/oks.py"},
+}
+LIGHT_ROOMS = ("configs", "sharding")  # run where there is no torch: they cut and write data
+FILES = sorted(str(file.relative_to(ROOT)) for room in ROOMS for file in (ROOT / room).rglob("*.py"))
+TEXTS = sorted(
+    str(file.relative_to(ROOT))
+    for room in (*ROOMS, "tests", "docs", ".")
+    for file in ((ROOT / room).glob("*") if room == "." else (ROOT / room).rglob("*"))
+    if file.suffix in {".py", ".md", ".yaml", ".toml"} or file.name == "Makefile"
+)
+
+
+def imported_modules(file: str) -> set[str]:
+    """Dotted names of everything that a file imports anywhere, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: import by the full name, not relatively"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def is_within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_keep_to_the_rules(file):
+    room = file.split("/")[0]
+    forbidden = ROOMS[ROOMS.index(room) + 1 :]
+    forbidden += [library for library, homes in ONLY_IN.items() if file not in homes]
+    forbidden += ["torch", "torchvision", "nvidia"] if room in LIGHT_ROOMS else []
+    found = [name for name in imported_modules(file) if any(is_within(name, each) for each in forbidden)]
+    assert not found, f"{file} may not import {', '.join(found)}"
+
+
+def test_no_script_folder_hides_a_standard_module():
+    """`python training/run.py` puts training/ first on the import path."""
+    hidden = [file for file in FILES if Path(file).stem in sys.stdlib_module_names]
+    assert not hidden
+
+
+@pytest.mark.parametrize("file", TEXTS)
+def test_no_paths_of_one_machine(file):
+    found = re.findall(r"(?<![\w.])/(?:work|root|home|Users)/\S*", (ROOT / file).read_text())
+    assert not found
