@@ -1,13 +1,19 @@
 """What of a photo a shard stores for one person: the crop laws and their geometry."""
 
-from typing import Annotated, Literal
+import io
+import math
+from typing import Annotated, Literal, NamedTuple
 
+import cv2
+import numpy as np
+from PIL import Image
 from pydantic import Field
 
 from configs.settings import settings
 
 BOX_PADDING = 1.25
 """Published factor from a person's aspect-corrected box to the view that a network sees at scale 1."""
+JPEG_QUALITY = 95
 
 
 @settings
@@ -27,8 +33,6 @@ class PersonCrop:
     """Largest network input (width, height) that the shards are to serve; its aspect corrects the box."""
     oversample: float = Field(default=4 / 3, gt=0)
     """Stored pixels over input pixels at scale 1, at most; 4/3 is the weak view's closest zoom-in."""
-    jpeg_quality: int = Field(default=95, ge=1, le=100)
-    """Quality of the stored JPEG."""
 
     def __post_init__(self) -> None:
         if min(self.input_size_wh) < 1:
@@ -43,3 +47,75 @@ class WholePhoto:
 
 
 CropLaw = Annotated[PersonCrop | WholePhoto, Field(discriminator="name")]
+
+
+class Region(NamedTuple):
+    """A rectangle of whole source pixels (right and bottom exclusive) and the size at which it is stored."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    stored_wh: tuple[int, int]
+
+
+def person_region(
+    box_xywh: tuple[float, float, float, float], source_size_wh: tuple[int, int], law: PersonCrop
+) -> Region:
+    """The region that `law` stores for a cleaned box, clipped to the photo.
+
+    It is scaled down only, and only where the padded box has more pixels than `oversample` times the input.
+    """
+    x, y, width, height = box_xywh
+    aspect = law.input_size_wh[0] / law.input_size_wh[1]
+    padded_height = BOX_PADDING * max(height, width / aspect)
+    half_side = law.margin * padded_height * max(1.0, aspect) / 2
+    centre_xy = (x + width / 2, y + height / 2)
+    left, top = (max(0, math.floor(centre - half_side)) for centre in centre_xy)
+    right, bottom = (
+        min(size, math.ceil(centre + half_side) + 1)
+        for centre, size in zip(centre_xy, source_size_wh, strict=True)
+    )
+    scale = min(1.0, law.oversample * law.input_size_wh[1] / padded_height)
+    stored_wh = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
+    return Region(left, top, right, bottom, stored_wh)
+
+
+def image_from_stored(region: Region) -> np.ndarray:
+    """(2, 3) float64 matrix from stored pixels to source pixels, pixel centres at integers.
+
+    Stored pixel i covers the source from a*i to a*(i+1) counted from the region's edge (area interpolation),
+    so its centre lies at a*(i + 1/2) - 1/2 from the region's first pixel centre. The two axes differ by the
+    rounding of the stored size.
+    """
+    a = (region.right - region.left) / region.stored_wh[0]
+    d = (region.bottom - region.top) / region.stored_wh[1]
+    return np.array([[a, 0.0, region.left + (a - 1) / 2], [0.0, d, region.top + (d - 1) / 2]])
+
+
+def move_box(box_xywh: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """A box (4,) through an axis-aligned (2, 3) matrix."""
+    scale = matrix[[0, 1], [0, 1]]
+    return np.concatenate([box_xywh[:2] * scale + matrix[:, 2], box_xywh[2:] * scale])
+
+
+def move_keypoints(keypoints: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Keypoints (K, 3) through a (2, 3) matrix, in float64; unlabelled ones (v = 0) become zeros."""
+    moved = keypoints.astype(np.float64)
+    moved[:, :2] = moved[:, :2] @ matrix[:, :2].T + matrix[:, 2]
+    return np.where(keypoints[:, 2:] > 0, moved, 0.0)
+
+
+def cut(photo: np.ndarray, region: Region) -> np.ndarray:
+    """The stored pixels (h, w, 3) uint8 of a region of the photo (H, W, 3) uint8."""
+    pixels = photo[region.top : region.bottom, region.left : region.right]
+    if region.stored_wh == (pixels.shape[1], pixels.shape[0]):
+        return pixels
+    return cv2.resize(pixels, region.stored_wh, interpolation=cv2.INTER_AREA)
+
+
+def encode_jpeg(pixels: np.ndarray) -> bytes:
+    """RGB pixels (h, w, 3) uint8 as a JPEG file of quality 95 (4:2:0, as photos have it)."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()

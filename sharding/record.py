@@ -17,6 +17,7 @@ BOX_NUMBERS = 4
 class Person:
     """One annotated person, in pixels of the source photo (pixel centres at integers).
 
+    source_size_wh: width and height of the photo; None where the annotations do not say.
     box_xywh: the cleaned, not padded box (methods of each format say how it is cleaned).
     keypoints: (K, 3) float32 of x, y, v; v = 0 unlabelled, 1 occluded, 2 visible.
     area: px^2, the scale of OKS. file_name: relative to the folder of photos.
@@ -25,7 +26,7 @@ class Person:
     id: int
     image_id: int
     file_name: str
-    source_size_wh: tuple[int, int]
+    source_size_wh: tuple[int, int] | None
     box_xywh: tuple[float, float, float, float]
     keypoints: np.ndarray
     area: float

@@ -112,7 +112,7 @@ def from_category(category: dict[str, Any], *, where: str) -> Skeleton:
 
     Reads `keypoints` (names) and `skeleton` (bones, 1-based); two keys beyond COCO's own are optional:
     `sigmas` (K numbers; without it a known name gets its published sigma and any other `DEFAULT_SIGMA`) and
-    `flip_pairs` (0-based index pairs; without it they follow from left/right or l/r at the ends of the names).
+    `flip_pairs` (0-based index pairs; without it they follow from left/right or l/r in the names).
     where: the file, for the message. Raises InputError.
     """
     try:
