@@ -3,19 +3,50 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
+BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-RUN := $(VENV)/bin/
+DATA ?=
+RUN ?=
 ARGS ?=
-PROCS ?= 1
+BENCH ?= configs/bench/drawn.yaml
 
-.PHONY: help setup shards demo train bench test test-gpu gpu-check lint format
+.PHONY: help setup shards demo train evaluate bench test test-gpu gpu-check lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
-	$(RUN)pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 setup: $(STAMP) ## make the environment (.venv) with everything in it
+
+shards: $(STAMP) ## annotations and images to shards: make shards DATA=configs/shards/coco.yaml ARGS="output=..."
+	$(BIN)/python sharding/build.py $(DATA) $(ARGS)
+
+demo: $(STAMP) ## the main job in small: draw people, shard, train with and without the unlabelled, compare (ARGS="seed=1")
+	$(BIN)/python training/demo.py $(ARGS)
+
+train: $(STAMP) ## train a recipe: make train RUN=configs/run/coco1k/adaptive_mixup.yaml ARGS="seed=1"
+	$(BIN)/accelerate launch training/run.py $(RUN) $(ARGS)
+
+bench: $(STAMP) ## throughput of the pipeline against a classic loader (ARGS="...")
+	$(BIN)/python -m pipelines.bench $(ARGS)
+
+test: $(STAMP) ## the tests that need no GPU, in minutes
+	$(BIN)/python -m pytest -m "not gpu and not slow" $(ARGS)
+
+test-gpu: $(STAMP) ## the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+gpu-check: test-gpu bench ## everything that only a GPU machine can show: its tests, then the benchmark
+
+lint: $(STAMP) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## put the code into the house style
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .

@@ -8,6 +8,7 @@ from configs.settings import settings
 from models.net import NetSettings
 from pipelines.loader import LoaderSettings
 from pipelines.views import ViewSettings
+from training.collapse import CollapseSettings
 from training.methods import MethodSettings
 from training.methods.supervised import SupervisedSettings
 from training.schedule import Milestones, Schedule
@@ -78,7 +79,9 @@ class RunSettings:
     unlabelled_batch: Count = 32
     """Unlabelled people in a step, on each process."""
     report_every: Count = 50
-    """Steps between two lines of the report."""
+    """Steps between two lines of the report; each costs one transfer from the device."""
+    collapse: CollapseSettings = CollapseSettings()
+    """When the fall of a teacher is called a collapse."""
     evaluate_every: Count = 4_682
     """Steps between two scorings of the people in `data.val`; the last step is always scored."""
     checkpoint_every: Count = 1_000

@@ -48,8 +48,6 @@ class Inspection:
 class Method(nn.Module, ABC):
     """A training method; its parameters and buffers and `rank_state` are its whole state."""
 
-    uses_unlabelled = True
-
     @abstractmethod
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress

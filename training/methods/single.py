@@ -29,14 +29,14 @@ from training.teacher import SharedTeacherSettings, TeacherSettings
 class NoMixup:
     """No second strong branch."""
 
-    place: Literal["none"] = "none"
+    name: Literal["none"] = "none"
 
 
 @settings
 class Mixup:
     """A branch that trains on mixtures of two unlabelled people (methods.md 9, rows 13 to 19)."""
 
-    place: Literal["image", "feature", "random"] = "random"
+    name: Literal["image", "feature", "random"] = "random"
     """What is mixed: the images, the features that enter `layer`, or per step one of the two at random."""
     layer: str = "backbone.layer3"
     """The module of the network whose input is mixed."""
@@ -55,7 +55,7 @@ class SingleSettings:
     """Who labels the weak views."""
     masking: MaskingPolicy = AdaptiveMasks()
     """How many keypoints are masked in a strong view."""
-    mixup: Annotated[NoMixup | Mixup, Field(discriminator="place")] = Mixup()
+    mixup: Annotated[NoMixup | Mixup, Field(discriminator="name")] = Mixup()
     """The second strong branch."""
     weight: float = 0.7
     """Weight of the strong branch in the loss (lambda_u)."""
@@ -65,6 +65,13 @@ class SingleSettings:
     """Steps over which the weights of both branches rise from zero after the burn-in."""
     outside: Literal["ignore", "background"] = "ignore"
     """What cells of the strong view that the weak view does not show count as: nothing, or empty (published)."""
+
+    uses_unlabelled = True
+
+    @property
+    def settled_from_step(self) -> int:
+        """The step from which the unlabelled losses have their full weights."""
+        return self.burn_in_steps + self.ramp_steps
 
     def build(self, network: PoseNet, sigma: float, seed: int, rank: int) -> "Single":
         """The method around `network`; its random draws follow from `seed` and `rank`."""
@@ -169,9 +176,9 @@ class Single(Method):
 
     def takes_features(self, cfg: Mixup) -> bool:
         """Whether this step mixes features: always, never, or by a fair coin of the host's generator."""
-        if cfg.place == "random":
+        if cfg.name == "random":
             return bool(torch.rand((), generator=self.host_generator) < 0.5)
-        return cfg.place == "feature"
+        return cfg.name == "feature"
 
     def after_update(self, progress: Progress) -> None:
         """Move the teacher."""
@@ -219,7 +226,7 @@ class Single(Method):
 
 def mixes_features(cfg: SingleSettings) -> bool:
     """Whether the Mixup branch can mix features."""
-    return isinstance(cfg.mixup, Mixup) and cfg.mixup.place != "image"
+    return isinstance(cfg.mixup, Mixup) and cfg.mixup.name != "image"
 
 
 def teacher_terms(heatmaps: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -24,8 +24,6 @@ def supervised_loss(network: PoseNet, labelled: LabelledBatch, sigma: float) -> 
 class Supervised(Method):
     """f(x_l) against the targets, and nothing else."""
 
-    uses_unlabelled = False
-
     def __init__(self, network: PoseNet, sigma: float) -> None:
         super().__init__()
         self.network = network
@@ -51,6 +49,9 @@ class SupervisedSettings:
     """Train on the labelled people alone."""
 
     name: Literal["supervised"] = "supervised"
+
+    uses_unlabelled = False
+    settled_from_step = 0
 
     def build(
         self,

@@ -1,0 +1,72 @@
+"""The run's card: what is trained on which people, by which versions, on which machine."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from pipelines.source import Split
+from training.methods.method import Method
+from training.settings import RunSettings
+
+PACKAGES = (
+    "semipose",
+    "torch",
+    "torchvision",
+    "timm",
+    "nvidia-dali-cuda130",
+    "accelerate",
+    "pycocotools",
+    "numpy",
+)
+
+
+def card(
+    cfg: RunSettings,
+    labelled: Split,
+    unlabelled: Split | None,
+    val: Split,
+    method: Method,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """The card as plain values: protocol, people, network, versions, hardware."""
+    network = next(iter(method.networks().values()))
+    height, width = cfg.views.size_hw
+    return {
+        "method": cfg.method.name,
+        "seed": cfg.seed,
+        "protocol": protocol(cfg),
+        "labelled": people(labelled),
+        "unlabelled": people(unlabelled) if unlabelled else None,
+        "val": people(val),
+        "steps": cfg.steps,
+        "processes": accelerator.num_processes,
+        "labelled_epochs": cfg.steps * cfg.labelled_batch * accelerator.num_processes / labelled.num_samples,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "heatmap_hw": [height // network.stride, width // network.stride],
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "hardware": hardware(accelerator.device),
+    }
+
+
+def protocol(cfg: RunSettings) -> str:
+    """How the labelled people were chosen, in words."""
+    data = cfg.data
+    if data.labelled == "all":
+        return "all people labelled"
+    which = "the first" if data.subset_seed is None else f"a random draw (seed {data.subset_seed}) of"
+    return f"{which} {data.labelled} people of {data.train}"
+
+
+def people(split: Split) -> dict[str, Any]:
+    """Number of people of a split, and the hash of their annotation ids."""
+    return {"folder": str(split.folder), "people": split.num_samples, "ids_sha256": split.ids_sha256}
+
+
+def hardware(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"

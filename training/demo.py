@@ -1,0 +1,96 @@
+"""The main job in small: draw people, shard them, train with few labels, with and without the unlabelled, compare.
+
+    python training/demo.py [seed=0]
+
+It runs the commands that a user would, prints each, and leaves everything under runs/demo.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import json
+import shutil
+import subprocess
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from configs.load import command
+from configs.settings import settings
+from training.files import write_json
+
+FOLDER = Path("runs/demo")
+METHODS = ("supervised", "adaptive_mixup")
+console = Console()
+
+
+@settings
+class DemoSettings:
+    """The demo."""
+
+    seed: int = 0
+    """Seed of both runs: first weights, views, masks. The drawn people are the same for every seed."""
+
+
+def demo(cfg: DemoSettings) -> None:
+    """Draw, shard, train both methods, print one table and write summary.json."""
+    began = time.perf_counter()
+    for split in ("train", "val"):
+        call("sharding/build.py", f"configs/shards/drawn_{split}.yaml")
+    rows = [train(method, cfg.seed) for method in METHODS]
+    write_json(FOLDER / "summary.json", {"rows": rows})
+    console.print(table(rows))
+    for method in METHODS:
+        console.print(f"pictures: {FOLDER / method / 'pictures'}")
+    console.print(f"summary: {FOLDER / 'summary.json'}   {time.perf_counter() - began:.0f} s in all")
+
+
+def train(method: str, seed: int) -> dict[str, Any]:
+    """Train one method by its recipe in a fresh run folder, and return its row of the table."""
+    folder = FOLDER / method
+    if folder.exists():
+        shutil.rmtree(folder)
+    began = time.perf_counter()
+    launch = ("-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes=1", "--quiet")
+    call(*launch, "training/run.py", f"configs/run/demo/{method}.yaml", f"seed={seed}", f"output={folder}")
+    seconds = time.perf_counter() - began
+    card = json.loads((folder / "card.json").read_text())
+    scores = next(iter(json.loads((folder / "scores.json").read_text())["last"]["scores"].values()))
+    return {
+        "method": method,
+        "labelled": card["labelled"]["people"],
+        "unlabelled": card["unlabelled"]["people"] if card["unlabelled"] else 0,
+        "steps": card["steps"],
+        **{name: round(scores[name], 4) for name in ("AP", "AP50", "AR")},
+        "seconds": round(seconds, 1),
+    }
+
+
+def call(*words: str) -> None:
+    """Run a Python command of the project, showing it; its failure ends the demo with its exit code."""
+    shown = " ".join(words).replace("-m accelerate.commands.accelerate_cli", "accelerate")
+    console.print(f"$ {shown}", style="bold", highlight=False)
+    code = subprocess.run([sys.executable, *words], cwd=ROOT, check=False).returncode
+    if code != 0:
+        raise SystemExit(code)
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """One line a method, scores in percent."""
+    result = Table(title="people never seen in training, last step")
+    for name in ("method", "labels", "unlabelled", "steps", "AP", "AP50", "AR", "seconds"):
+        result.add_column(name, justify="left" if name == "method" else "right")
+    for row in rows:
+        scores = (f"{100 * row[name]:.1f}" for name in ("AP", "AP50", "AR"))
+        counts = (str(row[name]) for name in ("labelled", "unlabelled", "steps"))
+        result.add_row(row["method"], *counts, *scores, f"{row['seconds']:.0f}")
+    return result
+
+
+if __name__ == "__main__":
+    command(DemoSettings, demo, description="Train on drawn people with few labels, and compare.")

@@ -1,0 +1,137 @@
+"""Score a network: predict every person of a split, map back to source pixels, OKS AP and PCK.
+
+    python training/evaluate.py RUN_DIR [key=value ...]
+
+scores the newest checkpoint of a run with the run's own recipe and the overrides given, and writes
+`scores.json` and the COCO-format `predictions.json` into the run's folder.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.heatmap import decode
+from models.net import PoseNet
+from pipelines.batch import EvalBatch
+from pipelines.geometry import apply, invert, linear_scale
+from sharding.skeleton import Skeleton
+from training.scoring import oks, pck
+from training.settings import HeatmapSettings
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One person's keypoints: (K, 2) source px and (K,) heatmap peaks, `area` of its padded box in source px^2."""
+
+    record: dict[str, Any]
+    points_xy: np.ndarray
+    peaks: np.ndarray
+    area: float
+
+
+@torch.no_grad()
+def predict(
+    network: PoseNet,
+    batches: Iterable[EvalBatch],
+    *,
+    decoding: HeatmapSettings,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+) -> list[Prediction]:
+    """Predict every person of `batches` in eval mode; `decoding` says how keypoints are read off."""
+    records: list[dict[str, Any]] = []
+    parts = []
+    with in_eval_mode(network):
+        for batch in batches:
+            with autocast():
+                heatmaps = network(batch.image)
+            points, peaks = read_off(heatmaps, network, decoding)
+            height, width = batch.image.shape[-2:]
+            areas = linear_scale(batch.image_from_view) ** 2 * height * width
+            parts.append((apply(batch.image_from_view, points), peaks, areas))
+            records.extend(batch.records)
+    if not records:
+        return []
+    rows = zip(records, *(torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)), strict=True)
+    return [Prediction(record, xy, peak, float(area)) for record, xy, peak, area in rows]
+
+
+def read_off(
+    heatmaps: torch.Tensor, network: PoseNet, decoding: HeatmapSettings
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keypoints (N, K, 2) in view px and their peaks (N, K)."""
+    return decode(heatmaps, network.stride, method=decoding.decode, sigma=decoding.sigma)
+
+
+@contextmanager
+def in_eval_mode(network: PoseNet) -> Iterator[None]:
+    """Score in eval mode and leave the network as it was."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
+@torch.no_grad()
+def compare(
+    network: PoseNet, batch: EvalBatch, ground_truth: dict[str, Any], *, decoding: HeatmapSettings
+) -> dict[str, Any]:
+    """Predictions beside the truth for one batch, all in view px: what a sheet of predictions shows."""
+    with in_eval_mode(network):
+        points, peaks = read_off(network(batch.image), network, decoding)
+    truth = truth_of(batch.records, ground_truth)
+    view_from_image = invert(batch.image_from_view).cpu()
+    return {
+        "images": batch.image,
+        "predicted": points.cpu().numpy(),
+        "peaks": peaks.cpu().numpy(),
+        "truth": apply(view_from_image, torch.from_numpy(truth[..., :2])).numpy(),
+        "visible": truth[..., 2],
+    }
+
+
+def truth_of(records: list[dict[str, Any]], ground_truth: dict[str, Any]) -> np.ndarray:
+    """The annotated keypoints (M, K, 3) of some people, float32, source px."""
+    by_id = {row["id"]: row["keypoints"] for row in ground_truth["annotations"]}
+    return np.array([by_id[record["id"]] for record in records], np.float32).reshape(len(records), -1, 3)
+
+
+def coco_results(predictions: list[Prediction], skeleton: Skeleton) -> list[dict[str, Any]]:
+    """COCO result entries after OKS-NMS; the box score is 1, as the boxes are the annotated ones."""
+    results = [
+        {
+            "image_id": p.record["image_id"],
+            "category_id": 1,
+            "keypoints": np.column_stack([p.points_xy, p.peaks]).round(3).ravel().tolist(),
+            "score": float(oks.person_score(np.float64(1.0), p.peaks)),
+        }
+        for p in predictions
+    ]
+    return oks.oks_nms(results, np.array([p.area for p in predictions]), skeleton.sigmas)
+
+
+def score(
+    predictions: list[Prediction], ground_truth: dict[str, Any], skeleton: Skeleton
+) -> dict[str, float]:
+    """OKS AP and AR of pycocotools, and PCK@0.2 of the torso where the skeleton has one; all in 0..1."""
+    scores = oks.score(ground_truth, coco_results(predictions, skeleton), skeleton.sigmas)
+    if {"left_shoulder", "right_hip"} <= set(skeleton.names):
+        truth = truth_of([p.record for p in predictions], ground_truth)
+        scores |= pck.pck(np.stack([p.points_xy for p in predictions]), truth, skeleton.names).scores
+    return scores
+
+
+def summary(history: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    """What scores.json holds: the last scoring, the best by the product network's `metric`, and all of them."""
+    best = max(history, key=lambda row: next(iter(row["scores"].values()))[metric])
+    return {"metric": metric, "last": history[-1], "best": best, "history": history}

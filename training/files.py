@@ -1,0 +1,13 @@
+"""Whole files or none: what a run writes beside its checkpoints."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sharding.manifest import write_atomic
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, aside first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())

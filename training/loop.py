@@ -1,0 +1,182 @@
+"""The training loop, top to bottom: step, report, score, save. Steps are its clock."""
+
+import json
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from pipelines.batch import LabelledBatch, UnlabelledBatch
+from pipelines.loader import EvalLoader, Stream
+from sharding.skeleton import Skeleton
+from training import checkpoint, evaluate, pictures
+from training.files import write_json
+from training.methods.method import Method, Progress
+from training.report import Report
+from training.settings import RunSettings
+
+
+@dataclass
+class Job:
+    """Everything that a run is made of; `step` counts finished steps, `history` holds every scoring."""
+
+    cfg: RunSettings
+    folder: Path
+    accelerator: Accelerator
+    method: Method
+    wrapped: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    labelled: Stream[LabelledBatch]
+    unlabelled: Stream[UnlabelledBatch] | None
+    val: EvalLoader
+    ground_truth: dict[str, Any]
+    skeleton: Skeleton
+    report: Report
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(job: Job) -> None:
+    """Run `job` from its step to its last; on SIGTERM save and return early."""
+    cfg, accelerator = job.cfg, job.accelerator
+    stop = StopRequest(accelerator)
+    job.wrapped.train()
+    while job.step < cfg.steps:
+        progress = Progress(job.step, cfg.steps)
+        began = time.perf_counter()
+        labelled = next(job.labelled)
+        unlabelled = next(job.unlabelled) if job.unlabelled else None
+        waited = time.perf_counter() - began
+        if job.step == 0:
+            draw_pictures(job, unlabelled)
+
+        set_learning_rate(job.optimizer, cfg.optim.lr * cfg.optim.schedule.scale(job.step, cfg.steps))
+        result = job.wrapped(labelled, unlabelled, progress)
+        accelerator.backward(result.loss)
+        job.optimizer.step()
+        job.optimizer.zero_grad(set_to_none=True)
+        job.method.after_update(progress)
+
+        job.step += 1
+        job.report.step(job.step, result.terms, waited_s=waited)
+        is_last = job.step == cfg.steps
+        if is_last or job.step % cfg.evaluate_every == 0:
+            score_networks(job)
+            draw_pictures(job, unlabelled)
+        stopping = stop.agreed(at_report=job.step % cfg.report_every == 0)
+        if is_last or stopping or job.step % cfg.checkpoint_every == 0:
+            save(job)
+        if stopping:
+            return
+
+
+class StopRequest:
+    """SIGTERM, agreed on by all ranks: alone at once, together at the next report."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.accelerator.set_trigger()
+
+    def agreed(self, *, at_report: bool) -> bool:
+        """Whether every rank stops after this step."""
+        if self.accelerator.num_processes > 1 and not at_report:
+            return False
+        return self.accelerator.check_trigger()
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def score_networks(job: Job) -> None:
+    """Score every network of the method on `data.val` and write scores.json: last first, then best."""
+    scores = {}
+    with job.report.pause("scoring"):
+        for name, network in job.method.networks().items():
+            predictions = evaluate.predict(
+                network, job.val, decoding=job.cfg.heatmap, autocast=job.accelerator.autocast
+            )
+            everyone = gather_object(predictions)
+            if job.accelerator.is_main_process:
+                scores[name] = evaluate.score(everyone, job.ground_truth, job.skeleton)
+    if job.accelerator.is_main_process:
+        job.history.append({"step": job.step, "scores": scores})
+        job.report.scores(job.step, scores)
+        write_json(job.folder / "scores.json", evaluate.summary(job.history, job.cfg.metric))
+
+
+def draw_pictures(job: Job, unlabelled: UnlabelledBatch | None) -> None:
+    """Write the sheet of views and the sheet of predictions of this step."""
+    if not job.accelerator.is_main_process:
+        return
+    folder = job.folder / "pictures"
+    with job.report.pause("drawing"):
+        if unlabelled is not None and (seen := job.method.inspect(unlabelled)) is not None:
+            pictures.view_sheet(folder / f"views-{job.step:08d}.png", seen, job.skeleton)
+        network = next(iter(job.method.networks().values()))
+        some = evaluate.compare(network, next(iter(job.val)), job.ground_truth, decoding=job.cfg.heatmap)
+        path = folder / f"predictions-{job.step:08d}.png"
+        pictures.prediction_sheet(path, skeleton=job.skeleton, **some)
+
+
+def save(job: Job) -> None:
+    """Write a checkpoint, once the terms since the last report have been seen to be finite."""
+    job.report.flush()
+    shared, rank_state = state(job)
+    with job.report.pause("saving"):
+        checkpoint.save(
+            job.folder,
+            job.step,
+            shared=shared,
+            rank_state=rank_state,
+            rank=job.accelerator.process_index,
+            world=job.accelerator.num_processes,
+            barrier=job.accelerator.wait_for_everyone,
+            keep=job.cfg.keep_checkpoints,
+        )
+
+
+def state(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a checkpoint holds: the part that all ranks share, and this rank's own."""
+    scaler = job.accelerator.scaler
+    shared = {
+        "history": json.dumps(job.history),
+        "report": job.report.state_dict(),
+        "method": job.method.state_dict(),
+        "optimizer": job.optimizer.state_dict(),
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
+    rank_state = {
+        "rng": checkpoint.capture_rng(),
+        "method": job.method.rank_state(),
+        "labelled": job.labelled.state_dict(),
+        "unlabelled": job.unlabelled.state_dict() if job.unlabelled else None,
+    }
+    return shared, rank_state
+
+
+def restore(job: Job, found: checkpoint.Checkpoint, where: Path) -> None:
+    """Bring `job` to the state of a checkpoint of the same run."""
+    shared, rank_state = found.shared, found.rank_state
+    checkpoint.load_weights(job.method, shared["method"], where)
+    job.optimizer.load_state_dict(shared["optimizer"])
+    if job.accelerator.scaler is not None and shared["scaler"] is not None:
+        job.accelerator.scaler.load_state_dict(shared["scaler"])
+    job.step, job.history = found.step, json.loads(shared["history"])
+    job.report.load_state_dict(shared["report"])
+    job.method.load_rank_state(rank_state["method"])
+    job.labelled.load_state_dict(rank_state["labelled"])
+    if job.unlabelled is not None:
+        job.unlabelled.load_state_dict(rank_state["unlabelled"])
+    checkpoint.restore_rng(rank_state["rng"])

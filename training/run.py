@@ -1,0 +1,171 @@
+"""Train a pose network from a recipe.
+
+accelerate launch training/run.py RECIPE [key=value ...]
+accelerate launch training/run.py --resume RUN_DIR [key=value ...]
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import json
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from configs.load import InputError, dump, exit_on_input_error, load, no_recipe, read_request
+from models.net import build_net
+from pipelines.loader import eval_loader, labelled_loader, unlabelled_loader
+from pipelines.source import Split, labelled_split, open_split, unlabelled_split
+from sharding.manifest import GROUND_TRUTH_NAME, write_atomic
+from training import card, checkpoint
+from training.files import write_json
+from training.loop import Job, restore, train
+from training.methods.method import Method
+from training.report import Report
+from training.settings import RunSettings
+
+RECIPE_NAME = "recipe.yaml"
+CARD_NAME = "card.json"
+
+
+def run(cfg: RunSettings, *, resume: bool) -> None:
+    """Train by `cfg`, into a new folder or on from the newest checkpoint of its folder."""
+    folder = Path(cfg.output)
+    if not resume and (folder / checkpoint.FOLDER).exists():
+        raise InputError(
+            f"{folder} holds a run already: go on with `--resume {folder}`, or give another `output=`"
+        )
+    torch.manual_seed(cfg.seed)
+    accelerator = Accelerator(mixed_precision=cfg.precision)
+    job = build_job(cfg, accelerator, folder)
+    if resume:
+        path = find_checkpoint(job)
+        rank, world = accelerator.process_index, accelerator.num_processes
+        restore(job, checkpoint.load(path, rank=rank, world=world, map_location=accelerator.device), path)
+        job.report.note(f"resumed from {path}")
+    if accelerator.is_main_process:
+        write_atomic(folder / RECIPE_NAME, dump(cfg).encode())
+    with job.report:
+        train(job)
+    accelerator.end_training()
+
+
+def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path) -> Job:
+    """Everything that the run is made of, at step 0."""
+    labelled, unlabelled, val = open_splits(cfg, accelerator, folder)
+    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
+    method = build_method(cfg, labelled.skeleton.num_keypoints, device=device, rank=rank)
+    parameters = [p for p in method.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=cfg.optim.lr, fused=True)
+    wrapped, prepared = accelerator.prepare(method, optimizer)
+    stream = {"seed": cfg.seed, "rank": rank, "world": world, "device": device, "loader": cfg.loader}
+    if accelerator.is_main_process:
+        write_json(folder / CARD_NAME, card.card(cfg, labelled, unlabelled, val, method, accelerator))
+    return Job(
+        cfg=cfg,
+        folder=folder,
+        accelerator=accelerator,
+        method=method,
+        wrapped=wrapped,
+        optimizer=prepared,
+        labelled=labelled_loader(labelled, cfg.views, batch_size=cfg.labelled_batch, **stream),
+        unlabelled=unlabelled_loader(unlabelled, cfg.views, batch_size=cfg.unlabelled_batch, **stream)
+        if unlabelled
+        else None,
+        val=eval_loader(
+            val,
+            cfg.views,
+            batch_size=cfg.labelled_batch,
+            rank=rank,
+            world=world,
+            device=device,
+            loader=cfg.loader,
+        ),
+        ground_truth=json.loads((Path(cfg.data.val) / GROUND_TRUTH_NAME).read_bytes()),
+        skeleton=labelled.skeleton,
+        report=build_report(cfg, accelerator),
+    )
+
+
+def open_splits(
+    cfg: RunSettings, accelerator: Accelerator, folder: Path
+) -> tuple[Split, Split | None, Split]:
+    """The labelled, unlabelled and scored people; every rank writes the same index files in a folder of its own."""
+    data = cfg.data
+    index_dir = folder / "index" / f"rank-{accelerator.process_index}"
+    train_people, val = open_split(Path(data.train)), open_split(Path(data.val))
+    if train_people.skeleton != val.skeleton:
+        raise InputError(f"{data.train} and {data.val} have different keypoints: shard both by one format")
+    labelled = labelled_split(train_people, data.labelled, subset_seed=data.subset_seed, index_dir=index_dir)
+    unlabelled = None
+    if cfg.method.uses_unlabelled and data.unlabelled is not None:
+        unlabelled = open_split(Path(data.unlabelled))
+    elif cfg.method.uses_unlabelled:
+        without = None if data.unlabelled_includes_labelled else labelled
+        unlabelled = unlabelled_split(train_people, without=without, index_dir=index_dir)
+    return labelled, unlabelled, val
+
+
+def build_method(cfg: RunSettings, num_keypoints: int, *, device: torch.device, rank: int) -> Method:
+    """The method around a fresh network, on the device."""
+    network = build_net(cfg.net, num_keypoints).to(device)
+    if cfg.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    method = cfg.method.build(network, cfg.heatmap.sigma, seed=cfg.seed, rank=rank)
+    if cfg.compile:
+        for each in method.networks().values():
+            each.compile()
+    return method
+
+
+def build_report(cfg: RunSettings, accelerator: Accelerator) -> Report:
+    """The report, which logs through Accelerate's trackers."""
+    people = cfg.labelled_batch + (cfg.unlabelled_batch if cfg.method.uses_unlabelled else 0)
+    return Report(
+        Path(cfg.output),
+        accelerator,
+        total_steps=cfg.steps,
+        every=cfg.report_every,
+        samples_per_step=people * accelerator.num_processes,
+        watch_from_step=cfg.method.settled_from_step,
+        collapse=cfg.collapse,
+        title=Path(cfg.output).name,
+    )
+
+
+def find_checkpoint(job: Job) -> Path:
+    """The newest intact checkpoint, found by the main process and told to all."""
+    found = [None]
+    if job.accelerator.is_main_process:
+        found = [checkpoint.latest(job.folder, warn=job.report.note)]
+    broadcast_object_list(found)
+    if found[0] is None:
+        raise InputError(
+            f"{job.folder} holds no intact checkpoint to go on from: start the run with its recipe"
+        )
+    return found[0]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--resume", metavar="RUN_DIR", type=Path, help="go on with an interrupted run")
+    with exit_on_input_error():
+        request = read_request(RunSettings, description="Train a pose network.", options=options, argv=argv)
+        resumed: Path | None = request.options.resume
+        if resumed is not None and request.recipe is not None:
+            raise InputError("command line: --resume takes the run's own recipe: leave the other one out")
+        if resumed is not None and not (resumed / RECIPE_NAME).is_file():
+            raise InputError(f"--resume {resumed}: the folder holds no {RECIPE_NAME}, so it is no run")
+        recipe = request.recipe if resumed is None else resumed / RECIPE_NAME
+        if recipe is None:
+            raise InputError(no_recipe("run"))
+        run(load(RunSettings, recipe, request.overrides), resume=resumed is not None)
+
+
+if __name__ == "__main__":
+    main()
