@@ -37,8 +37,8 @@ class ResNetSettings:
 class ResNet(nn.Module):
     """Images (N, 3, H, W) -> features [(N, C, H/4, W/4), ..., (N, C, H/32, W/32)], sizes rounded up.
 
-    Modules keep the names of timm and torchvision (`conv1`, `layer1`, ...), so their weights load as they are,
-    and a recipe may name `backbone.layer3`, the stage that the published feature mixing precedes.
+    Modules keep the names of timm and torchvision (`conv1`, `layer1`, ...), so their weights load as they
+    are, and a recipe may name `backbone.layer3`, the stage that the published feature mixing precedes.
     """
 
     channels: tuple[int, ...]
@@ -66,7 +66,10 @@ class ResNet(nn.Module):
 def _create(name: str, **options: Any) -> Any:
     if not timm.is_model(name):
         raise InputError(f"net.backbone.model: timm has no model '{name}' (see timm.list_models('*resnet*'))")
-    network = timm.create_model(name, **options)
+    try:
+        network = timm.create_model(name, **options)
+    except RuntimeError as error:
+        raise InputError(f"net.backbone.model: timm cannot make '{name}': {error}") from error
     if not isinstance(network, TimmResNet):
         kind = type(network).__name__
         raise InputError(
@@ -78,13 +81,13 @@ def _create(name: str, **options: Any) -> Any:
 def _create_pretrained(name: str) -> Any:
     """Return timm's network with its weights: from the local cache, or downloaded.
 
-    The hub's client tries a host that cannot be reached for a minute; so it is reached for once before.
+    The hub's client goes on for a minute with a host that cannot be reached, so we reach for it once first.
     """
     cfg = _create(name).pretrained_cfg
     hub_id = cfg.get("hf_hub_id")
     if not hub_id:
         raise InputError(
-            f"pretrained: timm has no weights for '{name}': set pretrained=false or weights=PATH"
+            f"net.pretrained: timm has no weights for '{name}': set net.pretrained=false or net.weights=PATH"
         )
     cached = try_to_load_from_cache(hub_id, "model.safetensors")
     if isinstance(cached, str):
@@ -92,10 +95,11 @@ def _create_pretrained(name: str) -> Any:
     try:
         _reach(f"{constants.ENDPOINT}/{hub_id}/resolve/main/config.json")
         return _create(name, pretrained=True)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # the client's own kinds come and go with its HTTP library
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            f"pretrained: the weights of '{name}' could not be downloaded from {constants.ENDPOINT} "
-            f"({type(error).__name__}): set net.pretrained=false, or net.weights=PATH to a local file"
+            f"net.pretrained: the weights of '{name}' could not be downloaded from {constants.ENDPOINT} "
+            f"({reason}): set net.pretrained=false, or net.weights=PATH to a local file of them"
         ) from error
 
 

@@ -1,0 +1,153 @@
+"""Where the backbone's weights come from: a local file, the cache, the hub; and what is said if neither."""
+
+import http.server
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+
+from configs.load import InputError
+from models.backbones import resnet
+from models.backbones.light import LightSettings
+from models.backbones.resnet import ResNetSettings
+from models.net import NetSettings, build_net
+
+TINY = ResNetSettings(model="resnet10t")
+
+
+def test_weights_of_torchvision_load_as_they_are(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    theirs = torchvision.models.resnet18().eval()
+    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
+    ours = build_net(NetSettings(pretrained=True, weights=str(tmp_path / "resnet18.pth")), 17).backbone.eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
+        expected = theirs.layer4(theirs.layer3(theirs.layer2(theirs.layer1(x))))
+        torch.testing.assert_close(ours(images)[-1], expected)
+
+
+def test_weights_of_timm_load_from_a_training_checkpoint(tmp_path: Path) -> None:
+    theirs = timm.create_model("resnet10t")
+    state = {f"module.{key}": value for key, value in theirs.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "checkpoint.pth")
+    ours = build_net(NetSettings(backbone=TINY, weights=str(tmp_path / "checkpoint.pth")), 17).backbone
+    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("content", ["absent", "garbage", "another depth", "another backbone", "no weights"])
+def test_wrong_weights_are_refused_by_name(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "weights.pth"
+    backbone: ResNetSettings | LightSettings = TINY
+    if content == "garbage":
+        path.write_bytes(b"not a checkpoint")
+    elif content == "another depth":
+        torch.save(timm.create_model("resnet18").state_dict(), path)
+    elif content == "another backbone":
+        torch.save(timm.create_model("resnet10t").state_dict(), path)
+        backbone = LightSettings()
+    elif content == "no weights":
+        torch.save({}, path)
+    with pytest.raises(InputError) as caught:
+        build_net(NetSettings(backbone=backbone, weights=str(path)), 17)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """The address of a server that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_unreachable_hub_is_one_sentence_in_seconds(
+    monkeypatch: pytest.MonkeyPatch, silent_server: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        refusing = f"http://127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setattr(resnet, "REACH_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(resnet, "try_to_load_from_cache", lambda *_: None)
+    for endpoint in (refusing, silent_server):
+        monkeypatch.setattr(resnet.constants, "ENDPOINT", endpoint)
+        start = time.monotonic()
+        with pytest.raises(InputError) as caught:
+            build_net(NetSettings(pretrained=True), 17)
+        assert time.monotonic() - start < 5
+        for part in ("resnet18.tv_in1k", endpoint, "net.pretrained=false", "net.weights=PATH"):
+            assert part in str(caught.value)
+
+
+def test_cached_weights_need_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    theirs = timm.create_model("resnet10t").state_dict()
+    safetensors.torch.save_file(theirs, tmp_path / "model.safetensors")
+    monkeypatch.setattr(resnet.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(resnet, "try_to_load_from_cache", lambda *_: str(tmp_path / "model.safetensors"))
+    ours = build_net(NetSettings(backbone=TINY, pretrained=True), 17).backbone.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of a model hub as a client asks for: one file, with its etag and commit."""
+
+    content = b""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200 if self.path.endswith("/model.safetensors") else 404)
+        self.send_header("ETag", '"0123456789abcdef"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_weights_are_downloaded_once_through_timm(tmp_path: Path) -> None:
+    """The real client and timm's loading, in its own process because the hub's address is read at import."""
+    theirs = timm.create_model("resnet10t").state_dict()
+    Hub.content = safetensors.torch.save(theirs)
+    code = (
+        "import sys, torch; from models.net import *;"
+        "cfg = NetSettings(backbone=ResNetSettings(model='resnet10t'), pretrained=True);"
+        "torch.save(build_net(cfg, 17).backbone.state_dict(), sys.argv[1])"
+    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+    env.pop("HF_HUB_OFFLINE", None)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    command = [sys.executable, "-c", code, str(tmp_path / "ours.pth")]
+    subprocess.run(command, env=env, check=True, timeout=60)
+    server.shutdown()
+    server.server_close()
+    subprocess.run(command, env=env, check=True, timeout=60)  # from the cache: the hub is gone
+    ours = torch.load(tmp_path / "ours.pth")
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "said"),
+    [
+        ("resnet19", False, "no model 'resnet19'"),
+        ("resnet18.nowhere", False, "resnet18.nowhere"),
+        ("resnetv2_50", False, "not a ResNet"),
+        ("seresnet18", True, "no weights for 'seresnet18'"),
+    ],
+)
+def test_unknown_models_are_refused_by_name(model: str, pretrained: bool, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        build_net(NetSettings(backbone=ResNetSettings(model=model), pretrained=pretrained), 17)
