@@ -212,7 +212,7 @@ def eval_loader(
         batch_size=batch_size,
         seed=0,  # nothing is drawn
         rank=rank,
-        world=world,
+        world=min(world, split.num_samples),  # DALI refuses empty slices; ranks beyond the last get none
         device=device,
         threads=settings.threads,
         prefetch=settings.prefetch,
@@ -264,7 +264,9 @@ def _eval_batch(outputs: dict[str, Any], count: int) -> EvalBatch:
 
 
 def _slice(total: int, rank: int, world: int) -> range:
-    """Return the places that DALI gives to a rank."""
+    """Return the places that DALI gives to a rank; none where `rank` is beyond `world`."""
+    if rank >= world:
+        return range(0)
     return range(total * rank // world, total * (rank + 1) // world)
 
 
