@@ -1,5 +1,6 @@
 """What pydantic refused, in plain words: one line for each wrong setting, with the nearest known name."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -131,6 +132,8 @@ def _wrong_plugin(place: _Place) -> Problem:
 def _hint(place: _Place) -> str:
     value = place.value
     members = arms(place.kind)
+    if isinstance(value, float) and not math.isfinite(value):
+        return " (it must be finite)"
     if isinstance(value, float) and int in members and value.is_integer():
         return f" (write {int(value)})"
     if isinstance(value, str) and (int in members or float in members) and _is_number(value.replace("_", "")):

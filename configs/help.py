@@ -53,10 +53,13 @@ def _add_fields(tree: Tree, cls: type, defaults: dict[str, Any], values: Any) ->
         value = values[name] if isinstance(values, dict) else _NONE
         branch = tree.add(_label(name, field, default, value))
         for plugin, inner in _inner_classes(field):
-            if value is not _NONE and not _is_of(value, plugin):
+            is_element = not schema.holds_settings(
+                field.annotation
+            )  # of a list, or of a mapping by free keys
+            if value is not _NONE and (is_element or not _is_of(value, plugin)):
                 continue
             twig = branch.add(Text(f"name: {plugin}", style="green")) if plugin else branch
-            _add_fields(twig, inner, default if _is_of(default, plugin) else {}, value)
+            _add_fields(twig, inner, default if not is_element and _is_of(default, plugin) else {}, value)
 
 
 def _is_plugin_name(name: str, field: FieldInfo) -> bool:
@@ -86,7 +89,7 @@ def _inner_classes(field: FieldInfo) -> Iterator[tuple[str, type]]:
 def _label(name: str, field: FieldInfo, default: Any, value: Any) -> Text:
     label = Text(name, style="cyan")
     shown = default if value is _NONE else value
-    is_branch = isinstance(shown, dict) and any(True for _ in _inner_classes(field))
+    is_branch = isinstance(shown, dict) and schema.holds_settings(field.annotation)
     by_name = schema.plugins(field.annotation)
     if by_name or not is_branch:
         label.append(f": {schema.describe(schema.field_kind(field))}", style="dim")

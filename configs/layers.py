@@ -56,10 +56,8 @@ def read_recipe(file: Path, parents: tuple[Path, ...], problems: list[str]) -> l
         if document.value is None:
             document.value = {}
         if not isinstance(document.value, dict):
-            said = found(document.value)
-            raise InputError(
-                f"{file}: a recipe is a mapping of settings (`key: value` lines), this is {said}"
-            )
+            this = found(document.value)
+            raise InputError(f"{file}: a recipe must be `key: value` lines, this is {this}")
         bases = _bases(document, file)
     except InputError as error:
         problems.append(str(error))
@@ -70,9 +68,7 @@ def read_recipe(file: Path, parents: tuple[Path, ...], problems: list[str]) -> l
     for base in bases:
         where = f"{file}:{document.lines[('base',)]}: base"
         if base.resolve() in chain:
-            problems.append(
-                f"{where}: {base} is based on this file again; take one of the two `base:` lines away"
-            )
+            problems.append(f"{where}: {base} leads back to itself; take this `base:` away")
         elif not base.is_file():
             problems.append(f"{where}: {no_such_file(base)}")
         else:

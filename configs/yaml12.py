@@ -52,7 +52,15 @@ def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
     return dumper.represent_sequence(_TAG + "seq", values, flow_style=is_flat)
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # Line ends beyond ASCII are lost in plain text, and YAML 1.1 readers take a plain `no` for false.
+    is_odd = any(char in text for char in "\x85\u2028\u2029\ufeff")
+    style = '"' if is_odd or text.lower() in ("yes", "no", "on", "off") else None
+    return dumper.represent_scalar(_TAG + "str", text, style=style)
+
+
 _Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(str, _represent_text)
 
 
 def _to_text(text: str) -> str:

@@ -1,0 +1,176 @@
+"""Every wrong setting is one line with its place, its path and the cure, and all come at once."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from configs.load import InputError, load
+from configs.settings import settings
+
+
+@settings
+class Part:
+    name: Literal["part"] = "part"
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
+    low: int = 0
+    high: int = 8
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}: lower it")
+
+
+@settings
+class Other:
+    name: Literal["other"] = "other"
+
+
+@settings
+class Data:
+    train: str
+    labelled: Annotated[int, Field(gt=0)] | Literal["all"] = "all"
+
+
+@settings
+class Run:
+    data: Data
+    steps: int = 10
+    lr: float = 1e-3
+    amp: bool = False
+    decode: Literal["shift", "dark"] = "shift"
+    size_hw: tuple[int, int] = (64, 64)
+    at: tuple[float, ...] = ()
+    folder: Path = Path("x")
+    weights: dict[str, float] = Field(default_factory=dict)
+    part: Annotated[Part | Other, Field(discriminator="name")] = Part()
+    parts: tuple[Part, ...] = ()
+    maybe: Annotated[Part | Other, Field(discriminator="name")] | None = None
+
+
+def problems(recipe=None, *overrides: str) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        load(Run, recipe, overrides)
+    return str(caught.value).splitlines()
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("step=3", "step: unknown setting (did you mean 'steps'?)"),
+        ("data.labeled=3", "data.labeled: unknown setting (did you mean 'labelled'?)"),
+        ("data.zzz=3", "data.zzz: unknown setting; known here: train, labelled"),
+        ("part.gama=3", "part.gama: unknown setting (did you mean 'gamma'?)"),
+        ("part.name=othr", "part.name: unknown name 'othr', known: part, other (did you mean 'other'?)"),
+        ("part.name=3", "part.name: unknown name 3, known: part, other"),
+        ("part=other", "part: expected a mapping with a `name` (part, other), found the text 'other'"),
+        ("part=null", "part: expected a mapping with a `name` (part, other), found nothing (null)"),
+        ("maybe.gamma=1", "maybe.name: missing: give one of part, other"),
+        ("data=3", "data: expected a mapping of settings, found 3"),
+        ("data.train.x=1", "data.train: expected text, found a mapping"),
+        ("steps=true", "steps: expected a whole number, found true"),
+        ("steps=1e3", "steps: expected a whole number, found 1000.0 (write 1000)"),
+        ("steps=1_000", "steps: expected a whole number, found the text '1_000' (write 1000, "),
+        ("steps='7'", "steps: expected a whole number, found the text '7' (write 7, without quotes"),
+        ("steps=", "steps: expected a whole number, found nothing (null)"),
+        ("lr=yes", "lr: expected a number, found the text 'yes'"),
+        ("lr=.inf", "lr: expected a number, found inf (it must be finite)"),
+        ("steps=.nan", "steps: expected a whole number, found nan (it must be finite)"),
+        ("lr=[1]", "lr: expected a number, found the list [1]"),
+        ("amp=1", "amp: expected true or false, found 1"),
+        ("amp=no", "amp: expected true or false, found the text 'no'"),
+        ("decode=drak", "decode: expected 'shift' or 'dark', found the text 'drak' (did you mean 'dark'?)"),
+        ("size_hw=[1]", "size_hw: expected a list of 2 (each a whole number), found the list [1]"),
+        (
+            "size_hw=[1, 2, 3]",
+            "size_hw: expected a list of 2 (each a whole number), found the list [1, 2, 3]",
+        ),
+        ("size_hw=[1, a]", "size_hw[1]: expected a whole number, found the text 'a'"),
+        ("size_hw=3", "size_hw: expected a list of 2 (each a whole number), found 3"),
+        ("at=[0.5, a]", "at[1]: expected a number, found the text 'a'"),
+        ("folder=3", "folder: expected a path, found 3"),
+        ("weights.a=b", "weights.a: expected a number, found the text 'b'"),
+        ("parts=[{gamma: 2}]", "parts[0].gamma: expected a number > 0 <= 1, found 2"),
+        ("data.labelled=0", "data.labelled: expected a whole number > 0 or 'all', found 0"),
+        ("data.labelled=al", "data.labelled: expected a whole number > 0 or 'all', found the text 'al' (did"),
+        ("part.low=9", "part: low 9 is above high 8: lower it"),
+        ("parts=[{low: 9}]", "parts[0]: low 9 is above high 8: lower it"),
+    ],
+)
+def test_one_wrong_value_is_one_line(override, line):
+    found = problems(None, "data.train=x", override)
+    assert len(found) == 1
+    assert found[0].startswith(f"command line: {line}")
+
+
+def test_missing_setting_says_what_to_give():
+    assert problems() == ["command line: data: missing: give a mapping of settings"]
+    assert problems(None, "data.labelled=3") == ["command line: data.train: missing: give text"]
+
+
+def test_all_problems_come_at_once_each_with_its_place(tmp_path):
+    write(tmp_path, "base.yaml", "steps: x\nlr: x\n")
+    recipe = write(tmp_path, "r.yaml", "base: base.yaml\nlr: fast\ndata:\n  labelled: 0\nstps: 3\n")
+    assert sorted(problems(recipe, "decode=no", "oops", "at=[")) == sorted(
+        [
+            f"{tmp_path}/base.yaml:1: steps: expected a whole number, found the text 'x'",
+            f"{recipe}:2: lr: expected a number, found the text 'fast'",
+            f"{recipe}:3: data.train: missing: give text",
+            f"{recipe}:4: data.labelled: expected a whole number > 0 or 'all', found 0",
+            f"{recipe}:5: stps: unknown setting (did you mean 'steps'?)",
+            "command line: decode: expected 'shift' or 'dark', found the text 'no'",
+            "command line: 'oops' is not of the form key.path=value",
+            "command line: at=[: this is not YAML: while parsing a flow node, expected the node content, but "
+            "found '<stream end>'",
+        ]
+    )
+
+
+@pytest.mark.parametrize("word", ["steps", "=3", "a..b=3", "a-b=3", ".a=3", "a.=3", "1=3"])
+def test_malformed_override_is_named(word):
+    assert problems(None, "data.train=x", word) == [
+        f"command line: {word!r} is not of the form key.path=value"
+    ]
+
+
+def test_absent_recipe_names_the_nearest(tmp_path):
+    write(tmp_path, "adaptive.yaml", "")
+    wanted = tmp_path / "adaptve.yaml"
+    assert problems(wanted) == [f"{wanted}: no such file (did you mean {tmp_path / 'adaptive.yaml'}?)"]
+    nowhere = tmp_path / "none" / "r.yaml"
+    assert problems(nowhere) == [f"{nowhere}: no such file (there is no folder {nowhere.parent})"]
+
+
+def test_folder_binary_and_list_are_no_recipes(tmp_path):
+    assert problems(tmp_path) == [f"{tmp_path}: cannot be read: Is a directory"]
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    assert problems(tmp_path / "b.yaml") == [f"{tmp_path}/b.yaml: this is not a text file in UTF-8"]
+    recipe = write(tmp_path, "l.yaml", "- 1\n")
+    assert problems(recipe) == [f"{recipe}: a recipe must be `key: value` lines, this is the list [1]"]
+
+
+def test_absent_bases_and_circles_are_named_together(tmp_path):
+    write(tmp_path, "other.yaml", "base: r.yaml\n")
+    recipe = write(tmp_path, "r.yaml", "steps: 3\nbase: [gone.yaml, other.yaml]\n")
+    assert problems(recipe) == [
+        f"{recipe}:2: base: {tmp_path}/gone.yaml: no such file",
+        f"{tmp_path}/other.yaml:1: base: {recipe} leads back to itself; take this `base:` away",
+    ]
+
+
+@pytest.mark.parametrize("base", ["3", "[1]", "null", "{a: b}", "''"])
+def test_base_must_be_paths(tmp_path, base):
+    recipe = write(tmp_path, "r.yaml", f"base: {base}\n")
+    assert problems(recipe)[0].startswith(f"{recipe}:1: base: expected a path or a list of paths, found ")
+
+
+def test_value_under_a_replaced_plugin_does_not_lend_its_line(tmp_path):
+    write(tmp_path, "base.yaml", "\n\ndata: {train: x}\nmaybe: {name: part, gamma: 1}\n")
+    recipe = write(tmp_path, "r.yaml", "base: base.yaml\nmaybe: {name: other, gamma: 2}\n")
+    assert problems(recipe) == [f"{recipe}:2: maybe.gamma: unknown setting; known here: name"]

@@ -1,0 +1,112 @@
+"""The tree of settings in `--help`."""
+
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.load import help_text, load
+from configs.settings import settings
+
+
+@settings
+class Law:
+    scale_sd: Annotated[float, Field(ge=0)] = 0.25
+    """Standard deviation of the
+    box scale."""
+
+
+@settings
+class Fixed:
+    name: Literal["fixed"] = "fixed"
+    count: int = 5
+    """Rectangles a person."""
+
+
+@settings
+class Adaptive:
+    name: Literal["adaptive"] = "adaptive"
+    gamma: float = 0.55
+    law: Law = Law(scale_sd=0.75)
+
+
+@settings
+class Run:
+    output: str
+    """Where to write."""
+    strong: Law = Law(scale_sd=0.5)
+    """The strong view."""
+    masking: Annotated[Fixed | Adaptive, Field(discriminator="name")] = field(default_factory=Adaptive)
+    maybe: Annotated[Fixed | Adaptive, Field(discriminator="name")] | None = None
+    log: str | None = None
+    several: tuple[Law, ...] = ()
+    by_name: dict[str, Law] = field(default_factory=dict)
+
+
+@settings
+class Outer:
+    run: Run
+    """Everything."""
+
+
+def test_defaults_meanings_and_every_plugin_are_shown():
+    assert help_text(Run).splitlines() == [
+        "settings and their defaults",
+        "├── output: text (must be given)  Where to write.",
+        "├── strong  The strong view.",
+        "│   └── scale_sd: a number >= 0 = 0.5  Standard deviation of the box scale.",
+        "├── masking: a mapping with a `name` (fixed, adaptive) = adaptive",
+        "│   ├── name: fixed",
+        "│   │   └── count: a whole number = 5  Rectangles a person.",
+        "│   └── name: adaptive",
+        "│       ├── gamma: a number = 0.55",
+        "│       └── law",
+        "│           └── scale_sd: a number >= 0 = 0.75  Standard deviation of the box scale.",
+        "├── maybe: a mapping with a `name` (fixed, adaptive) or null = null",
+        "│   ├── name: fixed",
+        "│   │   └── count: a whole number = 5  Rectangles a person.",
+        "│   └── name: adaptive",
+        "│       ├── gamma: a number = 0.55",
+        "│       └── law",
+        "│           └── scale_sd: a number >= 0 = 0.75  Standard deviation of the box scale.",
+        "├── log: text or null = null",
+        "├── several: a list (each a mapping of settings) = []",
+        "│   └── scale_sd: a number >= 0 = 0.25  Standard deviation of the box scale.",
+        "└── by_name: a mapping of text to a mapping of settings = {}",
+        "    └── scale_sd: a number >= 0 = 0.25  Standard deviation of the box scale.",
+    ]
+
+
+def test_settings_that_must_be_given_show_what_is_inside():
+    lines = help_text(Outer).splitlines()
+    assert lines[1] == "└── run: a mapping of settings (must be given)  Everything."
+    assert lines[2] == "    ├── output: text (must be given)  Where to write."
+    assert "    │   └── scale_sd: a number >= 0 = 0.5  Standard deviation of the box scale." in lines
+
+
+def test_a_recipe_shows_its_values_and_only_its_plugins():
+    run = load(
+        Run, None, ["output=x", "strong.scale_sd=0.1", "masking.name=fixed", "several=[{scale_sd: 1}]"]
+    )
+    assert help_text(Run, run).splitlines() == [
+        "settings (* differs from the default)",
+        '├── output: text = "x" *  Where to write.',
+        "├── strong  The strong view.",
+        "│   └── scale_sd: a number >= 0 = 0.1 *  Standard deviation of the box scale.",
+        "├── masking: a mapping with a `name` (fixed, adaptive) = fixed *",
+        "│   └── name: fixed",
+        "│       └── count: a whole number = 5  Rectangles a person.",
+        "├── maybe: a mapping with a `name` (fixed, adaptive) or null = null",
+        "├── log: text or null = null",
+        '├── several: a list (each a mapping of settings) = [{"scale_sd": 1.0}] *',
+        "└── by_name: a mapping of text to a mapping of settings = {}",
+    ]
+
+
+def test_markup_in_a_meaning_is_text():
+    @settings
+    class Odd:
+        size: int = 3
+        """A size [bold] of [0, 1]."""
+
+    assert "A size [bold] of [0, 1]." in help_text(Odd)
