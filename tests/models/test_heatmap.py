@@ -136,15 +136,13 @@ def dark_by_loop(heatmap: Tensor) -> tuple[float, float]:
     height, width = heatmap.shape
     index = int(heatmap.argmax())
     x, y = index % width, index // width
-    taps = [math.exp(-(i**2) / 8) for i in range(-5, 6)]
+    taps = torch.exp(-(torch.arange(-5, 6).double() ** 2) / 8)
+    kernel = taps[:, None] * taps / taps.sum() ** 2
     padded = torch.nn.functional.pad(heatmap.double(), (5, 5, 5, 5))
     blurred = torch.zeros(height, width, dtype=torch.float64)
     for row in range(height):
         for column in range(width):
-            patch = padded[row : row + 11, column : column + 11]
-            blurred[row, column] = sum(
-                taps[i] * taps[j] / sum(taps) ** 2 * patch[i, j] for i in range(11) for j in range(11)
-            )
+            blurred[row, column] = (kernel * padded[row : row + 11, column : column + 11]).sum()
     log = (blurred * heatmap.max() / blurred.max()).clamp(min=1e-10).log()
     if not (1 < x < width - 2 and 1 < y < height - 2):
         return float(x), float(y)
@@ -225,14 +223,14 @@ def random_rigid(n: int, hw: tuple[int, int], seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize(("num_keypoints", "hw"), ROUND_TRIPS[1:])
 def test_warped_heatmap_peaks_at_the_moved_keypoint(num_keypoints: int, hw: tuple[int, int]) -> None:
-    n = 4000 // num_keypoints
+    n = 2000 // num_keypoints
     points, matrices = random_points(n, num_keypoints, hw, margin=6), random_rigid(n, hw)
     warped, _ = warp(drawn(points, hw), matrices, STRIDE)
     moved = apply(matrices, points)
     found, _ = decode(warped, STRIDE, method="dark")
     cells, last = moved / STRIDE, torch.tensor([hw[1] - 1.0, hw[0] - 1.0])
     within = ((cells >= 5) & (cells <= last - 5)).all(-1)
-    assert within.sum() > 1000
+    assert within.sum() > 500
     assert ((found - moved) / STRIDE).abs()[within].max() < 0.1
 
 

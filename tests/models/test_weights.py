@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import safetensors.torch
@@ -101,6 +102,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """As much of a model hub as a client asks for: one file, with its etag and commit."""
 
     content = b""
+    downloads: ClassVar[list[str]] = []
 
     def do_HEAD(self) -> None:
         self.send_response(200 if self.path.endswith("/model.safetensors") else 404)
@@ -110,6 +112,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_GET(self) -> None:
+        Hub.downloads.append(self.path)
         self.do_HEAD()
         self.wfile.write(self.content)
 
@@ -122,21 +125,26 @@ def test_weights_are_downloaded_once_through_timm(tmp_path: Path) -> None:
     theirs = timm.create_model("resnet10t").state_dict()
     Hub.content = safetensors.torch.save(theirs)
     code = (
-        "import sys, torch; from models.net import *;"
+        "import sys, torch; from models.backbones import resnet; from models.net import *;"
         "cfg = NetSettings(backbone=ResNetSettings(model='resnet10t'), pretrained=True);"
-        "torch.save(build_net(cfg, 17).backbone.state_dict(), sys.argv[1])"
+        "first = build_net(cfg, 17).backbone.state_dict();"
+        "resnet.constants.ENDPOINT = 'http://127.0.0.1:9';"
+        "torch.save((first, build_net(cfg, 17).backbone.state_dict()), sys.argv[1])"
     )
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
-    env.pop("HF_HUB_OFFLINE", None)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "http_proxy", "HTTP_PROXY"):
+        env.pop(name, None)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    command = [sys.executable, "-c", code, str(tmp_path / "ours.pth")]
-    subprocess.run(command, env=env, check=True, timeout=60)
-    server.shutdown()
-    server.server_close()
-    subprocess.run(command, env=env, check=True, timeout=60)  # from the cache: the hub is gone
-    ours = torch.load(tmp_path / "ours.pth")
-    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    try:
+        command = [sys.executable, "-c", code, str(tmp_path / "ours.pth")]
+        subprocess.run(command, env=env, check=True, timeout=120)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert len([path for path in Hub.downloads if path.endswith("/model.safetensors")]) == 1
+    for ours in torch.load(tmp_path / "ours.pth"):
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
 @pytest.mark.parametrize(
