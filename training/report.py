@@ -72,7 +72,9 @@ class Report:
         # The trackers start here rather than with the Accelerator, as the step of a resumed run is known now.
         self.accelerator.log_with = [
             JsonLines(self.folder / METRICS_NAME, keep_until_step=self.last_step),
-            TensorBoardTracker("tensorboard", self.folder, purge_step=self.last_step + 1),
+            TensorBoardTracker(
+                "tensorboard", self.folder, purge_step=self.last_step + 1 if self.last_step else None
+            ),
         ]
         self.accelerator.init_trackers("semipose")
         if self._display:
