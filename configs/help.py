@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_origin
 
 from pydantic.fields import FieldInfo
 from rich.console import Console
@@ -47,32 +47,28 @@ def _add_fields(tree: Tree, cls: type, defaults: dict[str, Any], values: Any) ->
     values: the mapping of what is set, `_NONE` to show the defaults and every plug-in.
     """
     for name, field in schema.fields(cls).items():
-        if _is_plugin_name(name, field):
-            continue
+        if name == "name" and get_origin(field.annotation) is Literal:
+            continue  # what chose this class
         default = defaults[name] if name in defaults else _own_default(field)
         value = values[name] if isinstance(values, dict) else _NONE
         branch = tree.add(_label(name, field, default, value))
+        is_element = not schema.holds_settings(field.annotation)  # of a list, or of a mapping by free keys
         for plugin, inner in _inner_classes(field):
-            is_element = not schema.holds_settings(
-                field.annotation
-            )  # of a list, or of a mapping by free keys
-            if value is not _NONE and (is_element or not _is_of(value, plugin)):
+            if value is not _NONE and (is_element or not _is_of(value, inner, field)):
                 continue
             twig = branch.add(Text(f"name: {plugin}", style="green")) if plugin else branch
-            _add_fields(twig, inner, default if not is_element and _is_of(default, plugin) else {}, value)
-
-
-def _is_plugin_name(name: str, field: FieldInfo) -> bool:
-    return name == "name" and get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+            _add_fields(
+                twig, inner, default if not is_element and _is_of(default, inner, field) else {}, value
+            )
 
 
 def _own_default(field: FieldInfo) -> Any:
     return _NONE if field.is_required() else schema.default_of(field)
 
 
-def _is_of(value: Any, plugin: str) -> bool:
-    """Whether a plain value is the mapping of this plug-in ("": of the one class there is)."""
-    return isinstance(value, dict) and (not plugin or value["name"] == plugin)
+def _is_of(value: Any, cls: type, field: FieldInfo) -> bool:
+    """Whether a plain value is a mapping of the settings of `cls`, one of those that the field can hold."""
+    return isinstance(value, dict) and schema.settings_class(field.annotation, value) is cls
 
 
 def _inner_classes(field: FieldInfo) -> Iterator[tuple[str, type]]:
@@ -80,9 +76,9 @@ def _inner_classes(field: FieldInfo) -> Iterator[tuple[str, type]]:
     kinds = [field.annotation]
     kinds += [schema.element_kind(arm, step) for arm in schema.arms(field.annotation) for step in (0, "key")]
     for kind in kinds:
-        by_name = schema.plugins(kind)
-        yield from by_name.items()
-        if not by_name:
+        names = schema.plugin_classes(kind)
+        yield from ((name, cls) for cls, name in names.items())
+        if not names:
             yield from (("", arm) for arm in schema.arms(kind) if schema.is_settings(arm))
 
 

@@ -37,9 +37,9 @@ def merge(kind: Any, lower: Any, upper: Any) -> Any:
     if not isinstance(upper, dict):
         return upper
     merged = dict(lower) if isinstance(lower, dict) else {}
-    if plugins(kind) and upper.get("name", merged.get("name")) != merged.get("name"):
-        merged = {}
     cls = settings_class(kind, {**merged, **upper})
+    if plugins(kind) and "name" in merged and cls is not settings_class(kind, merged):
+        merged = {}  # what was set for another plug-in says nothing about this one
     for key, value in upper.items():
         setting = fields(cls).get(key) if cls else None
         inner = setting.annotation if setting else element_kind(kind, key)

@@ -47,7 +47,7 @@ def load(cls: type[T], recipe: Path | str | None, overrides: Sequence[str] = ())
         overrides: `a.b.c=value`, the value read as YAML; the last of two for one path holds.
 
     Mappings merge key by key, from the default up; any other value replaces what was below it. Where a
-    plug-in's `name` changes, its other settings start from the new plug-in's defaults.
+    `name` chooses another plug-in, its other settings start from that one's defaults.
 
     Raises InputError with a line for every problem found.
     """
@@ -100,7 +100,8 @@ def command(
     An InputError, from the settings or from `main`, is printed on stderr and exits with code 2.
     """
     with exit_on_input_error():
-        request = read_request(cls, description=description, recipes=recipes, argv=argv)
+        path_name = "RECIPE" if recipes else "[RECIPE]"
+        request = read_request(cls, description=description, path_name=path_name, recipes=recipes, argv=argv)
         if request.recipe is None and recipes is not None:
             raise InputError(no_recipe(recipes))
         main(load(cls, request.recipe, request.overrides))

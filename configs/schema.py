@@ -23,8 +23,12 @@ def fields(cls: type) -> dict[str, FieldInfo]:
 
 def field_kind(field: FieldInfo) -> Any:
     """The type of a field with its limits (`Gt(0)`) put back."""
-    parts = (field.annotation, *field.metadata)
-    return Annotated[parts] if field.metadata else field.annotation
+    return _with_limits(field.annotation, tuple(field.metadata))
+
+
+def _with_limits(kind: Any, limits: tuple[Any, ...]) -> Any:
+    parts = (kind, *limits)
+    return Annotated[parts] if limits and kind is not type(None) else kind
 
 
 def arms(kind: Any) -> list[Any]:
@@ -77,6 +81,12 @@ def plain(value: Any) -> Any:
     return TypeAdapter(type(value)).dump_python(value, mode="json")
 
 
+def plugin_classes(kind: Any) -> dict[type, str]:
+    """The classes of a union of plug-ins, each with its name, or names as `image | feature`."""
+    by_name = plugins(kind)
+    return {cls: " | ".join(name for name in by_name if by_name[name] is cls) for cls in by_name.values()}
+
+
 def default_of(field: FieldInfo) -> Any:
     """The default of a field as plain values; None also where it has none (see `FieldInfo.is_required`)."""
     if field.is_required():
@@ -89,6 +99,9 @@ def describe(kind: Any) -> str:
     """What fits `kind`, in plain words: `a whole number >= 1 or null`."""
     if get_origin(kind) is Annotated:
         inner, *limits = get_args(kind)
+        if get_origin(inner) in (Union, types.UnionType) and not plugins(inner):
+            inner = Union[tuple(_with_limits(member, tuple(limits)) for member in get_args(inner))]  # noqa: UP007
+            return describe(inner)
         return " ".join([describe(inner), *_limit_words(limits)])
     if get_origin(kind) in (Union, types.UnionType):
         by_name = plugins(kind)

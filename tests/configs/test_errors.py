@@ -41,6 +41,7 @@ class Run:
     amp: bool = False
     decode: Literal["shift", "dark"] = "shift"
     size_hw: tuple[int, int] = (64, 64)
+    limit: Annotated[int | None, Field(ge=1)] = None
     at: tuple[float, ...] = ()
     folder: Path = Path("x")
     weights: dict[str, float] = Field(default_factory=dict)
@@ -94,6 +95,7 @@ def write(folder: Path, name: str, text: str) -> str:
         ("size_hw=[1, a]", "size_hw[1]: expected a whole number, found the text 'a'"),
         ("size_hw=3", "size_hw: expected a list of 2 (each a whole number), found 3"),
         ("at=[0.5, a]", "at[1]: expected a number, found the text 'a'"),
+        ("limit=0", "limit: expected a whole number >= 1 or null, found 0"),
         ("folder=3", "folder: expected a path, found 3"),
         ("weights.a=b", "weights.a: expected a number, found the text 'b'"),
         ("parts=[{gamma: 2}]", "parts[0].gamma: expected a number > 0 <= 1, found 2"),

@@ -31,6 +31,23 @@ class Adaptive:
 
 
 @settings
+class Mixup:
+    name: Literal["image", "feature"] = "image"
+    beta: float = 0.75
+
+
+@settings
+class Plain:
+    name: Literal["none"] = "none"
+
+
+@settings
+class Step:
+    mixup: Annotated[Mixup | Plain, Field(discriminator="name")] = Mixup(name="feature")
+    limit: Annotated[int | None, Field(ge=1)] = None
+
+
+@settings
 class Run:
     output: str
     """Where to write."""
@@ -101,6 +118,18 @@ def test_a_recipe_shows_its_values_and_only_its_plugins():
         '├── several: a list (each a mapping of settings) = [{"scale_sd": 1.0}] *',
         "└── by_name: a mapping of text to a mapping of settings = {}",
     ]
+
+
+def test_a_class_with_several_names_is_shown_once():
+    assert help_text(Step).splitlines() == [
+        "settings and their defaults",
+        "├── mixup: a mapping with a `name` (image, feature, none) = feature",
+        "│   ├── name: image | feature",
+        "│   │   └── beta: a number = 0.75",
+        "│   └── name: none",
+        "└── limit: a whole number >= 1 or null = null",
+    ]
+    assert "= image *" in help_text(Step, load(Step, None, ["mixup.name=image"]))
 
 
 def test_markup_in_a_meaning_is_text():

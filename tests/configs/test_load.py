@@ -133,6 +133,32 @@ def test_another_plugin_starts_from_its_own_defaults(tmp_path):
     assert load(Run, same).masking == Adaptive(gamma=0.1)
 
 
+def test_another_name_of_the_same_class_keeps_its_settings(tmp_path):
+    @settings
+    class Mixup:
+        name: Literal["image", "feature"] = "image"
+        beta: float = 0.75
+
+    @settings
+    class Step:
+        mixup: Annotated[Mixup | Fixed, Field(discriminator="name")] = Mixup(beta=0.5)
+
+    write(tmp_path, "base.yaml", "mixup: {name: image, beta: 0.1}\n")
+    recipe = write(tmp_path, "r.yaml", "base: base.yaml\nmixup: {name: feature}\n")
+    assert load(Step, recipe) == Step(mixup=Mixup(name="feature", beta=0.1))
+    assert load(Step, None, ["mixup.name=feature"]) == Step(mixup=Mixup(name="feature", beta=0.5))
+
+
+def test_a_base_may_leave_the_name_to_its_recipes(tmp_path):
+    @settings
+    class Run:
+        masking: Masking
+
+    write(tmp_path, "base.yaml", "masking: {count: 1}\n")
+    recipe = write(tmp_path, "r.yaml", "base: base.yaml\nmasking: {name: fixed}\n")
+    assert load(Run, recipe) == Run(masking=Fixed(count=1))
+
+
 def test_name_that_is_no_plugin_merges_as_any_key(tmp_path):
     @settings
     class Shards:
