@@ -28,15 +28,14 @@ from configs.load import InputError, command
 from configs.settings import settings
 from sharding.check import absent_photo_error, absent_photos, decode_photo
 from sharding.crop import CropLaw, PersonCrop
+from sharding.files import file_sha256, write_atomic
 from sharding.formats.source import Source
 from sharding.manifest import (
     FORMAT_VERSION,
     GROUND_TRUTH_NAME,
     Manifest,
     check_shards,
-    file_sha256,
     read_manifest,
-    write_atomic,
     write_manifest,
 )
 from sharding.record import Annotations, Person

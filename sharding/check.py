@@ -46,7 +46,7 @@ def decode_photo(payload: bytes, *, size_wh: tuple[int, int] | None, where: str)
     stored pixels of that size are taken as they are, else they are turned upright as EXIF says, if that gives
     the annotated size. size_wh: that size; None takes the pixels as they are stored. where: photo and
     annotation, for the message. Raises InputError for truncated or damaged data, another size, and pixels of
-    more than 8 bits.
+    more than 8 bits. (Bytes altered inside a JPEG's compressed pixels may decode all the same, wrongly.)
     """
     cure = "replace the file, or leave its persons out with corrupt_images=skip"
     try:

@@ -1,12 +1,12 @@
 """DALI's index of a tar shard ("v1.2"): where each component of each sample lies."""
 
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from configs.load import InputError
+from sharding.files import write_atomic
 
 VERSION = "v1.2"
 
@@ -89,26 +89,24 @@ def read_lines(idx_path: Path) -> list[str]:
 
 
 def _components(tar_path: Path) -> Iterator[tuple[str, Component]]:
-    size = tar_path.stat().st_size
     try:
-        with tarfile.open(tar_path, "r:") as tar:
+        with tar_path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            end = 0
             for member in tar:
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if not member.isfile():
                     continue
-                if member.offset_data + member.size > size:
-                    raise tarfile.ReadError("unexpected end of data")
-                folder, _, base = member.name.rpartition("/")
-                key, _, extension = base.partition(".")
-                yield f"{folder}/{key}", Component(extension, member.offset_data, member.size, member.name)
+                _, _, extension = member.name.rpartition("/")[2].partition(".")
+                key = member.name.removesuffix(f".{extension}")
+                yield key, Component(extension, member.offset_data, member.size, member.name)
+            # tarfile takes a file that ends before or inside a header for a whole one.
+            file.seek(end)
+            if file.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("its end is missing")
     except tarfile.TarError as error:
         raise InputError(f"{tar_path}: this is no whole tar file ({error}): build the shard again") from error
 
 
 def _write_lines(idx_path: Path, lines: Sequence[str]) -> Path:
-    aside = idx_path.with_name(f"{idx_path.name}.{os.getpid()}.tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write("\n".join([f"{VERSION} {len(lines)}", *lines]) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(idx_path)
-    return idx_path
+    text = "\n".join([f"{VERSION} {len(lines)}", *lines]) + "\n"
+    return write_atomic(idx_path, text.encode())

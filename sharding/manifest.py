@@ -1,8 +1,6 @@
 """`dataset.json`: what a folder of shards holds, and the check that it still holds it."""
 
-import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +9,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from configs.load import InputError
 from sharding.crop import CropLaw
+from sharding.files import file_sha256, write_atomic
 from sharding.index import read_lines
 from sharding.skeleton import Skeleton
 
@@ -101,9 +100,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write `dataset.json` into `folder`, aside first, and return its path."""
-    path = folder / MANIFEST_NAME
-    write_atomic(path, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
-    return path
+    return write_atomic(folder / MANIFEST_NAME, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
 
 
 def check_shards(folder: Path, manifest: Manifest, *, deep: bool = False) -> None:
@@ -141,22 +138,3 @@ def _check_tar(tar: Path, shard: ShardEntry) -> None:
         raise InputError(
             f"{tar}: the shard {what}: {size} bytes where the manifest says {shard.bytes}; {_CURE}"
         )
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file aside, flush it to the disk, then rename it into place."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)

@@ -20,8 +20,9 @@ from sharding.crop import (
     move_keypoints,
     person_region,
 )
+from sharding.files import file_sha256
 from sharding.index import build_index
-from sharding.manifest import ShardEntry, file_sha256
+from sharding.manifest import ShardEntry
 from sharding.record import Person, encode_pose
 
 

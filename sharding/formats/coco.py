@@ -129,6 +129,10 @@ def _by_image(
     images = _distinct(rows["images"], "image", path, problems)
     groups: dict[int, list[Row]] = {image_id: [] for image_id in images}
     for row in _distinct(rows["annotations"], "annotation", path, problems).values():
+        if not isinstance(row["id"], int):
+            raise InputError(
+                f"{path}: annotation {row['id']!r} has an id that is no whole number: correct it"
+            )
         if row.get("image_id") not in groups:
             raise InputError(
                 f"{path}: annotation {row['id']} names image {row.get('image_id')!r}, which `images` does "
@@ -150,7 +154,9 @@ def _judge(row: Row, image: Row, category_id: int, num_keypoints: int, path: Pat
         return _CROWD
     x, y, width, height = _numbers(row, "bbox", 4, path)
     area = row.get("area", AREA_OF_BOX * width * height)
-    if not area > 0:
+    if not isinstance(area, int | float) or not math.isfinite(area):
+        raise InputError(f"{path}: annotation {row['id']}: area is no finite number: correct it")
+    if area <= 0:
         return "no area"
     box_xywh = _clean_box((x, y, width, height), (image["width"], image["height"]))
     if box_xywh is None:

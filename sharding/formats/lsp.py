@@ -80,10 +80,10 @@ class LspFormat:
 
 def _read_joints(path: Path) -> np.ndarray:
     """Joints (n, 14, 3) float64 of x, y, visible."""
+    if not path.is_file():
+        raise InputError(f"{path}: the joints cannot be read (no such file): correct the path")
     try:
         joints = scipy.io.loadmat(path)["joints"]
-    except OSError as error:
-        raise InputError(f"{path}: the joints cannot be read ({error.strerror}): correct the path") from error
     except Exception as error:  # scipy raises many kinds for a damaged file
         raise InputError(
             f"{path}: this is no MATLAB file with `joints` ({error}): download it again"

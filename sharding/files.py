@@ -1,0 +1,24 @@
+"""Files written whole or not at all, and their hashes."""
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def write_atomic(path: Path, content: bytes) -> Path:
+    """Write a file aside, flush it to the disk, rename it into place; returns `path`."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return aside.replace(path)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
