@@ -23,7 +23,7 @@ import torch
 from training import checkpoint
 
 run, rng = Path(sys.argv[1]), random.Random(0)
-KILLS = 25
+KILLS = 20
 
 def state(step):
     return {"weights": torch.full((300_000,), float(step)), "step": step}
