@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from sharding.formats.coco import CocoFormat
+from sharding.formats.drawn import DrawnFormat
 from sharding.formats.lsp import LspFormat
 
-Source = Annotated[CocoFormat | LspFormat, Field(discriminator="name")]
+Source = Annotated[CocoFormat | DrawnFormat | LspFormat, Field(discriminator="name")]

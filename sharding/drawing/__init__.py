@@ -1,0 +1,1 @@
+"""Drawn people: the data set that needs no download."""

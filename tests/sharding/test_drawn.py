@@ -1,0 +1,171 @@
+"""Drawn people: the same for the same seed, true to their flags, readable as COCO."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from configs.load import InputError, load
+from sharding.build import BuildSettings
+from sharding.drawing.body import draw_body
+from sharding.drawing.paint import draw_wardrobe, paint_body
+from sharding.drawing.scene import KEYPOINTS, Scene, draw_scene
+from sharding.formats.drawn import DrawnFormat, draw_scenes
+from sharding.skeleton import LSP_14
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def scenes_of(count: int, *, num_people: int, occluded: bool) -> list[Scene]:
+    return [
+        draw_scene(np.random.default_rng(i), size_wh=(192, 160), num_people=num_people, occluded=occluded)
+        for i in range(count)
+    ]
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_equal_settings_give_equal_files_and_seeds_differ(tmp_path: Path) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        DrawnFormat(folder=tmp_path / name, people=12, seed=seed).read()
+    first, second, other = (digest(tmp_path / name) for name in "abc")
+    assert first == second
+    assert not set(first.values()) & set(other.values())
+
+
+def test_reads_as_coco_with_the_wanted_people(tmp_path: Path) -> None:
+    found = DrawnFormat(folder=tmp_path / "people", people=25, seed=1).read()
+    assert found.skeleton == LSP_14
+    assert len(found.persons) == 25
+    assert not found.dropped
+    assert not found.problems
+    assert [path.name for path in tmp_path.iterdir()] == ["people"]
+    for person in found.persons:
+        photo = cv2.imread(str(found.image_folder / person.file_name))
+        assert photo.shape == (160, 192, 3)
+        assert (person.keypoints[:, :2] >= 0).all()
+        assert (person.keypoints[:, :2] <= (191, 159)).all()
+
+
+def test_is_drawn_once_and_refuses_what_others_put_there(tmp_path: Path) -> None:
+    folder = tmp_path / "people"
+    DrawnFormat(folder=folder, people=3).read()
+    stamp = (folder / "annotations.json").stat().st_mtime_ns
+    DrawnFormat(folder=folder, people=3).read()
+    assert (folder / "annotations.json").stat().st_mtime_ns == stamp
+    with pytest.raises(InputError, match=r"people.*not what these settings draw.*source\.folder"):
+        DrawnFormat(folder=folder, people=4).read()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep me")
+    with pytest.raises(InputError, match="mine"):
+        DrawnFormat(folder=tmp_path / "mine").read()
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep me"
+
+
+def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sharding.formats.drawn.cv2.imwrite", fail)
+    with pytest.raises(KeyboardInterrupt):
+        DrawnFormat(folder=tmp_path / "people", people=3).read()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shares_of_crowded_pictures_follow_the_settings(tmp_path: Path) -> None:
+    for share in (0.0, 1.0):
+        cfg = DrawnFormat(folder=tmp_path, people=20, seed=5, crowded=share)
+        sizes = [len(scene.people) for scene in draw_scenes(cfg)]
+        assert sum(sizes) == 20
+        assert all(2 <= size <= 4 for size in sizes[:-1]) if share else set(sizes) == {1}
+
+
+def test_boxes_areas_and_flags_agree_with_the_silhouette() -> None:
+    for scene in scenes_of(20, num_people=3, occluded=True):
+        assert len(scene.people) == 3
+        for person in scene.people:
+            x, y, w, h = person.box_xywh
+            assert x >= 0
+            assert y >= 0
+            assert x + w <= 192
+            assert y + h <= 160
+            assert 0 < person.area <= w * h
+            assert set(np.unique(person.keypoints[:, 2])) <= {1, 2}
+            seen = person.keypoints[person.keypoints[:, 2] == 2, :2]
+            assert (seen > (x - 1.0, y - 1.0)).all()
+            assert (seen < (x + w, y + h)).all()
+
+
+def test_what_stands_in_front_hides_joints() -> None:
+    def hidden(occluded: bool, num_people: int) -> float:
+        people = [p for s in scenes_of(40, num_people=num_people, occluded=occluded) for p in s.people]
+        return float(np.mean([person.keypoints[:, 2] == 1 for person in people]))
+
+    alone, behind_things, in_a_crowd = hidden(False, 1), hidden(True, 1), hidden(False, 4)
+    assert 0.02 < alone < 0.25  # by the person's own body
+    assert behind_things > alone + 0.05
+    assert in_a_crowd > alone + 0.05
+
+
+def test_left_is_told_by_the_direction_that_a_person_faces() -> None:
+    facing, leftward = [], []
+    for seed in range(200):
+        body = draw_body(np.random.default_rng(seed))
+        facing.append(body.facing)
+        leftward.append(body.joints["left_shoulder"][0] - body.joints["right_shoulder"][0])
+    front, away = np.array(facing) > 0.6, np.array(facing) < -0.6
+    assert front.sum() > 80
+    assert away.sum() > 25
+    assert (np.array(leftward)[front] > 0).all()  # a person who faces the viewer has the left on the right
+    assert (np.array(leftward)[away] < 0).all()
+
+
+def test_face_shows_in_front_and_hair_behind() -> None:
+    def share_of_skin(facing: float) -> float:
+        rng = np.random.default_rng(0)
+        while abs((body := draw_body(rng)).face_direction[2] - facing) > 0.1:
+            pass
+        placed = body.to_pixels(100, np.array([96.0, 80.0]))
+        picture, labels = np.zeros((160, 192, 3), np.uint8), np.zeros((160, 192), np.uint8)
+        wardrobe = draw_wardrobe(rng, 100)
+        paint_body(picture, labels, placed, wardrobe, 0, rng)
+        x, y = placed.joints["head"][:2].round().astype(int)
+        patch = picture[y - 4 : y + 5, x - 4 : x + 5].astype(float)
+        return float((np.abs(patch - wardrobe.skin).max(axis=2) < 3).mean())
+
+    assert share_of_skin(0.95) > 0.1
+    assert share_of_skin(-0.95) == 0.0
+
+
+def test_names_of_the_keypoints_are_joints_of_the_body() -> None:
+    body = draw_body(np.random.default_rng(0))
+    assert set(KEYPOINTS) <= set(body.joints)
+
+
+def test_a_scene_holds_one_to_four() -> None:
+    with pytest.raises(ValueError, match="1 to 4"):
+        draw_scene(np.random.default_rng(0), size_wh=(192, 160), num_people=5, occluded=False)
+
+
+@pytest.mark.parametrize("name", ["drawn", "drawn_val"])
+def test_recipes_load(name: str) -> None:
+    cfg = load(BuildSettings, ROOT / f"configs/shards/{name}.yaml")
+    assert isinstance(cfg.source, DrawnFormat)
+
+
+def test_annotations_are_plain_coco(tmp_path: Path) -> None:
+    DrawnFormat(folder=tmp_path / "people", people=4).read()
+    rows = json.loads((tmp_path / "people" / "annotations.json").read_text())
+    assert rows["categories"][0]["keypoints"] == list(LSP_14.names)
+    assert {"id", "image_id", "bbox", "area", "iscrowd", "keypoints", "num_keypoints"} <= set(
+        rows["annotations"][0]
+    )
