@@ -6,7 +6,6 @@ It is written under a name ending in `.tmp` and renamed when every byte is on th
 the ending is complete. With several machines the run folder must be one that all of them share.
 """
 
-import hashlib
 import json
 import os
 import random
@@ -24,7 +23,7 @@ import torch
 from torch import nn
 
 from configs.load import InputError
-from sharding.manifest import write_atomic
+from sharding.files import file_sha256, write_atomic
 
 FOLDER = "checkpoints"
 CHECKSUMS = "checksums.json"
@@ -57,7 +56,7 @@ def save(
     """Write the checkpoint of `step`; every rank calls this, and all return when it is complete.
 
     `shared` is read on rank 0 only. States are tensors and plain containers (dict, list, tuple, numbers,
-    text, bytes): what `torch.load(weights_only=True)` accepts; anything else is a TypeError here not a
+    text, bytes): what `torch.load(weights_only=True)` accepts; anything else is a TypeError here, not a
     surprise on resume. Older checkpoints beyond the last `keep` go only after the new one is complete. An
     intact checkpoint of the same step is left as it is (a resumed run would write the same).
     """
@@ -105,7 +104,7 @@ def damage(path: Path) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != expected["bytes"]:
             return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
-        if _sha256(file) != expected["sha256"]:
+        if file_sha256(file) != expected["sha256"]:
             return f"{name} does not have its checksum"
     return None
 
@@ -245,7 +244,7 @@ def _complete(aside: Path, final: Path, *, step: int, world: int) -> None:
             f"{aside} lacks {_few(absent)}: the run folder must be on a disk that all ranks share."
         )
     files = {
-        name: {"bytes": (aside / name).stat().st_size, "sha256": _sha256(aside / name)} for name in names
+        name: {"bytes": (aside / name).stat().st_size, "sha256": file_sha256(aside / name)} for name in names
     }
     write_atomic(
         aside / CHECKSUMS, json.dumps({"step": step, "world": world, "files": files}, indent=1).encode()
@@ -294,14 +293,6 @@ def _refuse_unreadable(state: Any, where: str) -> None:
     elif isinstance(state, list | tuple):
         for index, value in enumerate(state):
             _refuse_unreadable(value, f"{where}[{index}]")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

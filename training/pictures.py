@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pipelines.views import MEAN_RGB, STD_RGB
-from sharding.manifest import write_atomic
+from sharding.files import write_atomic
 from sharding.skeleton import Skeleton
 from training.methods.method import Inspection
 from training.scoring.oks import person_score

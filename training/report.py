@@ -6,6 +6,7 @@ host, in one transfer. Terms and times are those of the main process; other rank
 
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker
 from rich.console import Console
 
-from sharding.manifest import write_atomic
+from sharding.files import write_atomic
 from training.collapse import CollapseSettings, CollapseWatch
 from training.display import Display
 
@@ -62,8 +63,9 @@ class Report:
         self.watches = {name: CollapseWatch(share=law.share, reports=law.reports) for name in WATCHED}
         self.last_step = 0
         self._interval = Interval()
+        # The stream is named, so that the bar goes on while sys.stdout is swallowed (pycocotools).
         self._display = (
-            Display(console or Console(), title=title, total=total_steps)
+            Display(console or Console(file=sys.stdout), title=title, total=total_steps)
             if accelerator.is_main_process
             else None
         )
