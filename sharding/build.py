@@ -64,7 +64,7 @@ class BuildSettings:
     missing_images: Literal["stop", "skip"] = "stop"
     """What to do about persons whose photo is absent."""
     corrupt_images: Literal["stop", "skip"] = "stop"
-    """What to do about persons whose photo is damaged."""
+    """What to do about persons whose photo is damaged, or of another size than annotated."""
 
 
 @dataclass
@@ -200,7 +200,7 @@ def _read_photo(image_folder: Path, person: Person) -> tuple[np.ndarray, bytes |
     path = image_folder / person.file_name
     payload = path.read_bytes()
     photo, is_faithful = decode_photo(
-        payload, size_wh=person.source_size_wh, where=f"{path}: (annotation {person.id})"
+        payload, size_wh=person.source_size_wh, where=f"{path} (annotation {person.id})"
     )
     return photo, payload if is_faithful else None
 

@@ -1,0 +1,290 @@
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sharding.build
+from configs.load import InputError
+from sharding.build import BuildSettings, build
+from sharding.crop import WholePhoto
+from sharding.formats.coco import CocoFormat
+from sharding.formats.lsp import LspFormat
+from sharding.index import read_index
+from sharding.manifest import check_shards, read_manifest
+from sharding.record import decode_pose
+
+
+@pytest.fixture
+def small(make_set):
+    return make_set()
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "shards" / "small"
+
+
+def stored_samples(folder):
+    """(key, {extension: bytes}) of every sample, in order."""
+    samples = []
+    for shard in read_manifest(folder).shards:
+        with tarfile.open(folder / shard.file) as tar:
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                if not samples or samples[-1][0] != key:
+                    samples.append((key, {}))
+                samples[-1][1][extension] = tar.extractfile(member).read()
+    return samples
+
+
+def ids_of(folder):
+    return [json.loads(members["json"])["id"] for _, members in stored_samples(folder)]
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+class TestContent:
+    def test_samples_are_whole_and_in_order(self, small, output, quiet):
+        manifest = build(small.settings(output), console=quiet)
+        assert [shard.file for shard in manifest.shards] == [f"small-{i:06d}.tar" for i in range(3)]
+        assert [shard.samples for shard in manifest.shards] == [4, 4, 2]
+        samples = stored_samples(output)
+        assert [key for key, _ in samples] == [f"{i:09d}" for i in range(10)]
+        assert {tuple(sorted(members)) for _, members in samples} == {("jpg", "json", "pose")}
+        assert ids_of(output) == [row["id"] for row in small.content["annotations"]]
+        assert [len(read_index(output / shard.idx_file)) for shard in manifest.shards] == [4, 4, 2]
+
+    def test_points_read_back_are_the_annotations(self, small, output, quiet):
+        build(small.settings(output), console=quiet)
+        rows = {row["id"]: row for row in small.content["annotations"]}
+        for _, members in stored_samples(output):
+            card = json.loads(members["json"])
+            row = rows[card["id"]]
+            assert (card["area"], card["source_size"]) == (row["area"], [200, 150])
+            assert card["file_name"] == f"{row['image_id']:012d}.jpg"
+            box, keypoints = decode_pose(members["pose"], 17)
+            matrix = np.array(card["image_from_stored"])
+            annotated = np.array(row["keypoints"]).reshape(17, 3)
+            np.testing.assert_array_equal(keypoints[:, 2], annotated[:, 2])
+            back = keypoints[:, :2] @ matrix[:, :2].T + matrix[:, 2]
+            labelled = annotated[:, 2] > 0
+            np.testing.assert_allclose(back[labelled], annotated[labelled, :2], atol=1e-3)
+            assert box[2] * matrix[0, 0] == pytest.approx(row["bbox"][2] - 1, abs=1e-3)
+
+    def test_pixels_are_those_of_the_photo(self, small, output, quiet):
+        build(small.settings(output), console=quiet)
+        members = stored_samples(output)[0][1]
+        card = json.loads(members["json"])
+        stored = np.asarray(Image.open(io.BytesIO(members["jpg"])), int)
+        photo = np.asarray(Image.open(small.images / card["file_name"]), int)
+        (a, _, left), (_, d, top) = card["image_from_stored"]
+        assert (a, d) == (1, 1)
+        region = photo[int(top) : int(top) + stored.shape[0], int(left) : int(left) + stored.shape[1]]
+        assert np.abs(stored - region).mean() < 2
+
+    def test_members_are_ustar_with_fixed_times_and_owners(self, small, output, quiet):
+        build(small.settings(output), console=quiet)
+        with tarfile.open(output / "small-000000.tar") as tar:
+            for member in tar:
+                assert (member.mtime, member.uid, member.gid, member.uname, member.gname) == (0, 0, 0, "", "")
+                assert member.pax_headers == {}
+
+    def test_same_input_gives_the_same_bytes(self, small, tmp_path, quiet):
+        build(small.settings(tmp_path / "one" / "small"), console=quiet)
+        build(small.settings(tmp_path / "two" / "small"), console=quiet)
+        assert files_of(tmp_path / "one" / "small") == files_of(tmp_path / "two" / "small")
+
+    def test_photo_is_decoded_once_for_its_persons(self, small, output, quiet, monkeypatch):
+        calls = []
+        real = sharding.build.decode_photo
+        monkeypatch.setattr(sharding.build, "decode_photo", lambda *a, **k: calls.append(1) or real(*a, **k))
+        build(small.settings(output), console=quiet)
+        assert len(calls) == 5
+
+    def test_whole_photos(self, small, output, quiet):
+        build(small.settings(output, crop=WholePhoto()), console=quiet)
+        members = stored_samples(output)[3][1]
+        card = json.loads(members["json"])
+        assert members["jpg"] == (small.images / card["file_name"]).read_bytes()
+        assert card["image_from_stored"] == [[1, 0, 0], [0, 1, 0]]
+
+    def test_photo_that_a_reader_would_turn_is_encoded_anew(self, small, output, quiet):
+        path = small.images / small.content["images"][0]["file_name"]
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        Image.open(path).save(path, exif=exif)
+        build(small.settings(output, crop=WholePhoto()), console=quiet)
+        stored = Image.open(io.BytesIO(stored_samples(output)[0][1]["jpg"]))
+        assert stored.getexif().get(0x0112, 1) == 1
+        seen, source = (np.asarray(image, int) for image in (stored, Image.open(path)))
+        assert np.abs(seen - source).mean() < 3
+
+
+class TestOrder:
+    def test_shuffle_is_decided_by_its_seed(self, small, tmp_path, quiet):
+        orders = []
+        for number, (order, seed) in enumerate([("file", 0), ("shuffle", 1), ("shuffle", 1), ("shuffle", 2)]):
+            folder = tmp_path / str(number) / "x"
+            build(small.settings(folder, order=order, seed=seed), console=quiet)
+            orders.append(ids_of(folder))
+        assert orders[1] == orders[2]
+        assert len({tuple(order) for order in orders}) == 3
+        assert all(sorted(order) == orders[0] for order in orders)
+
+    def test_limit_takes_the_first_persons(self, small, output, quiet):
+        assert build(small.settings(output, limit=3), console=quiet).num_samples == 3
+        assert ids_of(output) == [10, 11, 20]
+        truth = json.loads((output / "ground_truth.json").read_text())
+        assert [row["id"] for row in truth["annotations"]] == [10, 11, 20]
+        assert [row["id"] for row in truth["images"]] == [1, 2]
+
+
+class TestOutput:
+    def test_second_build_does_nothing(self, small, output, quiet):
+        first = build(small.settings(output), console=quiet)
+        stamps = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+        assert build(small.settings(output), console=quiet) == first
+        assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == stamps
+
+    @pytest.mark.parametrize("damage", ["tar", "idx", "ground_truth.json"])
+    def test_damaged_shards_are_made_again(self, small, output, quiet, damage):
+        build(small.settings(output), console=quiet)
+        before = files_of(output)
+        victim = next(path for path in output.iterdir() if path.name.endswith(damage))
+        victim.write_bytes(victim.read_bytes()[:-600] + bytes(600))
+        build(small.settings(output), console=quiet)
+        assert files_of(output) == before
+        assert [path.name for path in output.parent.iterdir()] == ["small"]
+
+    @pytest.mark.parametrize("change", ["settings", "annotations"])
+    def test_shards_of_another_build_stay(self, small, output, quiet, change):
+        build(small.settings(output), console=quiet)
+        before = files_of(output)
+        if change == "annotations":
+            small.content["annotations"][0]["keypoints"][0] += 1
+            small.save()
+        other = small.settings(output, samples_per_shard=5 if change == "settings" else 4)
+        with pytest.raises(InputError, match="made from other annotations or settings"):
+            build(other, console=quiet)
+        assert files_of(output) == before
+
+    @pytest.mark.parametrize("is_file", [True, False])
+    def test_anything_else_stays(self, small, output, quiet, is_file):
+        mine = output if is_file else output / "thesis.txt"
+        mine.parent.mkdir(parents=True)
+        mine.write_text("mine")
+        with pytest.raises(
+            InputError, match="small: this exists and is not what this build makes: remove it"
+        ):
+            build(small.settings(output), console=quiet)
+        assert mine.read_text() == "mine"
+
+    def test_empty_folder_is_filled(self, small, output, quiet):
+        output.mkdir(parents=True)
+        build(small.settings(output), console=quiet)
+        check_shards(output, read_manifest(output), deep=True)
+
+
+class TestFaults:
+    def stops(self, small, output, quiet, words):
+        with pytest.raises(InputError, match=words) as error:
+            build(small.settings(output), console=quiet)
+        assert "\n" not in str(error.value)
+        assert not output.parent.exists() or not list(output.parent.iterdir()), "something was left behind"
+
+    def test_absent_photo(self, small, output, quiet):
+        (small.images / "000000000003.jpg").unlink()
+        self.stops(
+            small, output, quiet, r"000000000003\.jpg: annotation 30 names this photo, but the file is absent"
+        )
+        manifest = build(small.settings(output, missing_images="skip"), console=quiet)
+        assert manifest.dropped == {"photo absent": 2}
+        assert ids_of(output) == [10, 11, 20, 21, 40, 41, 50, 51]
+
+    def test_corrupt_photo(self, small, output, quiet):
+        path = small.images / "000000000004.jpg"
+        path.write_bytes(path.read_bytes()[:-50])
+        self.stops(small, output, quiet, r"000000000004\.jpg \(annotation 40\): the image is damaged .*skip")
+        manifest = build(small.settings(output, corrupt_images="skip"), console=quiet)
+        assert manifest.dropped == {"photo damaged": 2}
+        assert ids_of(output) == [10, 11, 20, 21, 30, 31, 50, 51]
+        truth = json.loads((output / "ground_truth.json").read_text())
+        assert 4 not in {row["id"] for row in truth["images"]}
+
+    def test_photo_of_another_size(self, small, output, quiet):
+        small.content["images"][1]["width"] = 201
+        small.save()
+        self.stops(small, output, quiet, "the image is 200x150, but it was annotated at 201x150")
+
+    def test_mistyped_photo_folder(self, small, output, quiet):
+        small.images.rename(small.folder / "pictures")
+        self.stops(small, output, quiet, r"images: no such folder of photos: correct the path")
+
+    def test_nobody_left(self, small, output, quiet):
+        small.content["annotations"] = []
+        small.save()
+        self.stops(small, output, quiet, "no person is left to store")
+
+    def test_interruption_leaves_nothing(self, small, output, quiet, monkeypatch):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(sharding.build, "write_manifest", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build(small.settings(output), console=quiet)
+        assert not list(output.parent.iterdir())
+
+
+def test_command_builds_and_exits_2_on_bad_input(small, output):
+    root = Path(sharding.build.__file__).parents[1]
+    recipe = small.folder / "recipe.yaml"
+    recipe.write_text(
+        f"source: {{name: coco, annotations: {small.annotations}, images: {small.images}}}\n"
+        f"output: {output}\n"
+    )
+
+    def run(*words):
+        script = [sys.executable, str(root / "sharding" / "build.py"), str(recipe), *words]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        return subprocess.run(
+            script, cwd=small.folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+    wrong = run(f"source.annotations={small.folder}/annotation.json")
+    assert wrong.returncode == 2
+    assert len(wrong.stderr.strip().splitlines()) == 1
+    assert "annotation.json: the annotations cannot be read" in wrong.stderr
+    assert not output.parent.exists()
+    right = run()
+    assert right.returncode == 0, right.stderr
+    assert "10 persons of 5 photos" in right.stdout
+    check_shards(output, read_manifest(output), deep=True)
+
+
+def test_real_coco(shared_data, output, quiet):
+    folder = shared_data / "coco"
+    source = CocoFormat(
+        annotations=folder / "annotations" / "person_keypoints_val2017_joined.json",
+        images=folder / "images" / "val2017",
+    )
+    assert build(BuildSettings(source=source, output=output), console=quiet).num_samples == 619
+
+
+def test_real_lspet(shared_data, output, quiet):
+    folder = shared_data / "lspet"
+    source = LspFormat(joints=folder / "joints.mat", images=folder / "images", first=4001, last=4050)
+    manifest = build(BuildSettings(source=source, output=output), console=quiet)
+    assert manifest.num_samples == 50
+    assert manifest.skeleton.num_keypoints == 14
+    truth = json.loads((output / "ground_truth.json").read_text())
+    with Image.open(folder / "images" / "im04001.jpg") as photo:
+        assert (truth["images"][0]["width"], truth["images"][0]["height"]) == photo.size

@@ -1,0 +1,72 @@
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from sharding.formats.coco import CocoFormat
+from sharding.truth import ground_truth
+
+
+def average_precision(truth, predictions):
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(predictions), "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats
+
+
+def predictions_of(persons, noise_px, rng):
+    rows = []
+    for person in persons:
+        keypoints = person.keypoints.astype(float)
+        keypoints[:, :2] += rng.normal(0, noise_px, (17, 2)) * np.sqrt(person.area) / 100
+        score = float(rng.random())
+        rows.append(
+            {
+                "image_id": person.image_id,
+                "category_id": 1,
+                "keypoints": keypoints.ravel().tolist(),
+                "score": score,
+            }
+        )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def val(shared_data):
+    path = shared_data / "coco" / "annotations" / "person_keypoints_val2017_joined.json"
+    annotations = CocoFormat(annotations=path, images=path.parent).read()
+    sizes = {person.image_id: person.source_size_wh for person in annotations.persons}
+    return json.loads(path.read_text()), annotations, ground_truth(annotations, annotations.persons, sizes)
+
+
+def test_truth_scores_one_against_itself(val):
+    _, annotations, truth = val
+    predictions = predictions_of(annotations.persons, 0.0, np.random.default_rng(0))
+    assert average_precision(truth, predictions)[0] == pytest.approx(1.0)
+
+
+def test_scores_equal_those_of_the_annotation_file(val):
+    """Also where detections fall on crowds and unlabelled persons, which the file's score forgives."""
+    annotated, annotations, truth = val
+    predictions = predictions_of(annotations.persons, 8.0, np.random.default_rng(1))
+    ours, theirs = average_precision(truth, predictions), average_precision(annotated, predictions)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert 0.2 < ours[0] < 0.9
+    without = {
+        **truth,
+        "annotations": [row for row in truth["annotations"] if row["id"] in _kept(annotations)],
+    }
+    assert average_precision(without, predictions)[0] < ours[0], "the ignored rows must matter here"
+
+
+def _kept(annotations):
+    return {person.id for person in annotations.persons}
