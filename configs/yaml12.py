@@ -15,7 +15,7 @@ from configs.errors import InputError
 Path = tuple[str | int, ...]  # keys and list indices from the root of a document
 MAX_CHARACTERS = 1_000_000
 MAX_DEPTH = 40
-MAX_VALUES = 100_000  # counted after aliases are expanded, so a "billion laughs" file stops here
+MAX_VALUES = 20_000  # counted after aliases are expanded, so a "billion laughs" file stops here
 
 _TAG = "tag:yaml.org,2002:"
 _RESOLVERS = (  # tag, pattern, characters that such a value can begin with; YAML 1.2.2, section 10.3.2

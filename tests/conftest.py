@@ -12,5 +12,7 @@ def shared_data() -> Path:
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("SEMIPOSE_TEST_DATA", default))
     if not folder.is_dir():
-        pytest.skip(f"no real test data at {folder} (set SEMIPOSE_TEST_DATA to a folder that has coco/ and lspet/)")
+        pytest.skip(
+            f"no real test data at {folder} (set SEMIPOSE_TEST_DATA to a folder that has coco/ and lspet/)"
+        )
     return folder

@@ -65,7 +65,7 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
         ("a: " + "9" * 5000, "cannot be read as int"),
         ('a: "\\ud800"', "cannot be read as str"),
         ("[" * 50 + "]" * 50, "f:1: nested too deeply"),
-        ("[" * 5000, "f: nested too deeply"),
+        ("[" * 1500, "f: nested too deeply"),
         ("a: &x [*x]", "f:1: nested too deeply"),
         (BOMB, "too many values"),
         ("#" * 1_000_001, "f: 1000001 characters is too long"),
