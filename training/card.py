@@ -5,7 +5,6 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from pipelines.source import Split
 from training.methods.method import Method
@@ -29,7 +28,9 @@ def card(
     unlabelled: Split | None,
     val: Split,
     method: Method,
-    accelerator: Accelerator,
+    *,
+    device: torch.device,
+    world: int,
 ) -> dict[str, Any]:
     """The card as plain values: protocol, people, network, versions, hardware."""
     network = next(iter(method.networks().values()))
@@ -42,12 +43,12 @@ def card(
         "unlabelled": people(unlabelled) if unlabelled else None,
         "val": people(val),
         "steps": cfg.steps,
-        "processes": accelerator.num_processes,
-        "labelled_epochs": cfg.steps * cfg.labelled_batch * accelerator.num_processes / labelled.num_samples,
+        "processes": world,
+        "labelled_epochs": cfg.steps * cfg.labelled_batch * world / labelled.num_samples,
         "parameters": sum(p.numel() for p in network.parameters()),
         "heatmap_hw": [height // network.stride, width // network.stride],
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "hardware": hardware(accelerator.device),
+        "hardware": hardware(device),
     }
 
 

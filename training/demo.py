@@ -1,4 +1,4 @@
-"""The main job in small: draw people, shard them, train with few labels, with and without the unlabelled, compare.
+"""The main job in small: draw people, shard them, train with few labels by two methods, compare.
 
     python training/demo.py [seed=0]
 

@@ -2,8 +2,8 @@
 
     python training/evaluate.py RUN_DIR [key=value ...]
 
-scores the newest checkpoint of a run with the run's own recipe and the overrides given, and writes
-`scores.json` and the COCO-format `predictions.json` into the run's folder.
+scores the newest checkpoint of a run by its own recipe and the overrides given, and writes `scores.json` and
+the COCO-format `predictions.json` of each of its networks into RUN_DIR/evaluation.
 """
 
 import sys
@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,19 +19,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 
+from configs.load import InputError, exit_on_input_error, load, read_request
 from models.heatmap import decode
 from models.net import PoseNet
 from pipelines.batch import EvalBatch
 from pipelines.geometry import apply, invert, linear_scale
+from pipelines.loader import eval_loader
+from pipelines.source import open_split
+from sharding.manifest import GROUND_TRUTH_NAME
 from sharding.skeleton import Skeleton
+from training import checkpoint
+from training.build import RECIPE_NAME, build_method
+from training.files import write_json
 from training.scoring import oks, pck
-from training.settings import HeatmapSettings
+from training.settings import HeatmapSettings, RunSettings
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One person's keypoints: (K, 2) source px and (K,) heatmap peaks, `area` of its padded box in source px^2."""
+    """One person: keypoints (K, 2) in source px, peaks (K,) of heatmaps, area of the padded box in px^2."""
 
     record: dict[str, Any]
     points_xy: np.ndarray
@@ -125,13 +134,51 @@ def score(
 ) -> dict[str, float]:
     """OKS AP and AR of pycocotools, and PCK@0.2 of the torso where the skeleton has one; all in 0..1."""
     scores = oks.score(ground_truth, coco_results(predictions, skeleton), skeleton.sigmas)
-    if {"left_shoulder", "right_hip"} <= set(skeleton.names):
+    if pck.has_torso(skeleton.names):
         truth = truth_of([p.record for p in predictions], ground_truth)
         scores |= pck.pck(np.stack([p.points_xy for p in predictions]), truth, skeleton.names).scores
     return scores
 
 
 def summary(history: list[dict[str, Any]], metric: str) -> dict[str, Any]:
-    """What scores.json holds: the last scoring, the best by the product network's `metric`, and all of them."""
-    best = max(history, key=lambda row: next(iter(row["scores"].values()))[metric])
+    """What scores.json holds: the last scoring, the best by the product network's `metric`, and all."""
+    best = max(history, key=lambda row: next(iter(row["scores"].values())).get(metric, -1.0))
     return {"metric": metric, "last": history[-1], "best": best, "history": history}
+
+
+def evaluate_run(folder: Path, cfg: RunSettings) -> None:
+    """Score the newest checkpoint of the run in `folder`."""
+    path = checkpoint.latest(folder)
+    if path is None:
+        raise InputError(f"{folder} holds no intact checkpoint to score")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    val = open_split(Path(cfg.data.val))
+    method = build_method(cfg, val.skeleton.num_keypoints, device=device, fresh=False)
+    checkpoint.load_weights(method, checkpoint.load_shared(path, map_location=device)["method"], path)
+    batches = eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, device=device, settings=cfg.loader)
+    ground_truth = json.loads((Path(cfg.data.val) / GROUND_TRUTH_NAME).read_bytes())
+    scores = {}
+    for name, network in method.networks().items():
+        predictions = predict(network, batches, decoding=cfg.heatmap)
+        scores[name] = score(predictions, ground_truth, val.skeleton)
+        write_json(
+            folder / "evaluation" / f"{name}-predictions.json", coco_results(predictions, val.skeleton)
+        )
+    write_json(folder / "evaluation" / "scores.json", {"checkpoint": path.name, "scores": scores})
+    Console().print_json(data=scores)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    with exit_on_input_error():
+        request = read_request(RunSettings, description="Score a run: RUN_DIR [key=value ...].", argv=argv)
+        if request.recipe is None:
+            raise InputError("command line: RUN_DIR is missing: name the folder of the run to score")
+        recipe = request.recipe / RECIPE_NAME
+        if not recipe.is_file():
+            raise InputError(f"{request.recipe}: the folder holds no {RECIPE_NAME}, so it is no run")
+        evaluate_run(request.recipe, load(RunSettings, recipe, request.overrides))
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sharding.manifest import write_atomic
+from sharding.files import write_atomic
 
 
 def write_json(path: Path, value: Any) -> None:

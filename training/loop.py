@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from pipelines.loader import EvalLoader, Stream
+from pipelines.loader import EvalLoader, TrainLoader
 from sharding.skeleton import Skeleton
 from training import checkpoint, evaluate, pictures
 from training.files import write_json
@@ -32,8 +32,8 @@ class Job:
     method: Method
     wrapped: torch.nn.Module
     optimizer: torch.optim.Optimizer
-    labelled: Stream[LabelledBatch]
-    unlabelled: Stream[UnlabelledBatch] | None
+    labelled: TrainLoader[LabelledBatch]
+    unlabelled: TrainLoader[UnlabelledBatch] | None
     val: EvalLoader
     ground_truth: dict[str, Any]
     skeleton: Skeleton

@@ -17,18 +17,16 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from configs.load import InputError, dump, exit_on_input_error, load, no_recipe, read_request
-from models.net import build_net
 from pipelines.loader import eval_loader, labelled_loader, unlabelled_loader
-from pipelines.source import Split, labelled_split, open_split, unlabelled_split
-from sharding.manifest import GROUND_TRUTH_NAME, write_atomic
+from sharding.files import write_atomic
+from sharding.manifest import GROUND_TRUTH_NAME
 from training import card, checkpoint
+from training.build import RECIPE_NAME, build_method, open_splits
 from training.files import write_json
 from training.loop import Job, restore, train
-from training.methods.method import Method
 from training.report import Report
 from training.settings import RunSettings
 
-RECIPE_NAME = "recipe.yaml"
 CARD_NAME = "card.json"
 
 
@@ -41,7 +39,7 @@ def run(cfg: RunSettings, *, resume: bool) -> None:
         )
     torch.manual_seed(cfg.seed)
     accelerator = Accelerator(mixed_precision=cfg.precision)
-    job = build_job(cfg, accelerator, folder)
+    job = build_job(cfg, accelerator, folder, resume=resume)
     if resume:
         path = find_checkpoint(job)
         rank, world = accelerator.process_index, accelerator.num_processes
@@ -54,17 +52,19 @@ def run(cfg: RunSettings, *, resume: bool) -> None:
     accelerator.end_training()
 
 
-def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path) -> Job:
-    """Everything that the run is made of, at step 0."""
-    labelled, unlabelled, val = open_splits(cfg, accelerator, folder)
+def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resume: bool) -> Job:
+    """Everything that the run is made of, at step 0; pretrained weights are not fetched for a resumed run."""
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    method = build_method(cfg, labelled.skeleton.num_keypoints, device=device, rank=rank)
+    labelled, unlabelled, val = open_splits(cfg, folder / "index" / f"rank-{rank}")
+    method = build_method(cfg, labelled.skeleton.num_keypoints, device=device, rank=rank, fresh=not resume)
     parameters = [p for p in method.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=cfg.optim.lr, fused=True)
     wrapped, prepared = accelerator.prepare(method, optimizer)
-    stream = {"seed": cfg.seed, "rank": rank, "world": world, "device": device, "loader": cfg.loader}
+    stream = {"seed": cfg.seed, "rank": rank, "world": world, "device": device, "settings": cfg.loader}
     if accelerator.is_main_process:
-        write_json(folder / CARD_NAME, card.card(cfg, labelled, unlabelled, val, method, accelerator))
+        write_json(
+            folder / CARD_NAME, card.card(cfg, labelled, unlabelled, val, method, device=device, world=world)
+        )
     return Job(
         cfg=cfg,
         folder=folder,
@@ -83,43 +83,12 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path) -> Job:
             rank=rank,
             world=world,
             device=device,
-            loader=cfg.loader,
+            settings=cfg.loader,
         ),
         ground_truth=json.loads((Path(cfg.data.val) / GROUND_TRUTH_NAME).read_bytes()),
         skeleton=labelled.skeleton,
         report=build_report(cfg, accelerator),
     )
-
-
-def open_splits(
-    cfg: RunSettings, accelerator: Accelerator, folder: Path
-) -> tuple[Split, Split | None, Split]:
-    """The labelled, unlabelled and scored people; every rank writes the same index files in a folder of its own."""
-    data = cfg.data
-    index_dir = folder / "index" / f"rank-{accelerator.process_index}"
-    train_people, val = open_split(Path(data.train)), open_split(Path(data.val))
-    if train_people.skeleton != val.skeleton:
-        raise InputError(f"{data.train} and {data.val} have different keypoints: shard both by one format")
-    labelled = labelled_split(train_people, data.labelled, subset_seed=data.subset_seed, index_dir=index_dir)
-    unlabelled = None
-    if cfg.method.uses_unlabelled and data.unlabelled is not None:
-        unlabelled = open_split(Path(data.unlabelled))
-    elif cfg.method.uses_unlabelled:
-        without = None if data.unlabelled_includes_labelled else labelled
-        unlabelled = unlabelled_split(train_people, without=without, index_dir=index_dir)
-    return labelled, unlabelled, val
-
-
-def build_method(cfg: RunSettings, num_keypoints: int, *, device: torch.device, rank: int) -> Method:
-    """The method around a fresh network, on the device."""
-    network = build_net(cfg.net, num_keypoints).to(device)
-    if cfg.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    method = cfg.method.build(network, cfg.heatmap.sigma, seed=cfg.seed, rank=rank)
-    if cfg.compile:
-        for each in method.networks().values():
-            each.compile()
-    return method
 
 
 def build_report(cfg: RunSettings, accelerator: Accelerator) -> Report:

@@ -30,8 +30,8 @@ class StepResult:
 class Inspection:
     """What one unlabelled batch looks like to a method, for the picture sheet (M samples).
 
-    `weak`, `strong`, `masked` (M, 3, H, W) normalised; `mixed` the same or None; `heatmaps`, `target` (M, K, h, w)
-    of the weak and the strong view; `points_weak`, `points_strong` (M, K, 2) view px; `counts` (M,) of masks.
+    `weak`, `strong`, `masked` (M, 3, H, W) normalised; `mixed` too, or None; `heatmaps`, `target`
+    (M, K, h, w) of the weak and the strong view; `points_weak`, `points_strong` (M, K, 2) view px; `counts` (M,) of masks.
     """
 
     weak: torch.Tensor
@@ -62,7 +62,7 @@ class Method(nn.Module, ABC):
         """The networks to score by name; the first is the product."""
 
     def inspect(self, unlabelled: UnlabelledBatch) -> Inspection | None:  # noqa: ARG002
-        """The method's eye on `unlabelled`, leaving no trace in its state; None where there is nothing to see."""
+        """What the method makes of `unlabelled`, with no trace in its state; None where that is nothing."""
         return None
 
     def rank_state(self) -> dict[str, torch.Tensor]:

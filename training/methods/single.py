@@ -64,7 +64,7 @@ class SingleSettings:
     ramp_steps: int = 0
     """Steps over which the weights of both branches rise from zero after the burn-in."""
     outside: Literal["ignore", "background"] = "ignore"
-    """What cells of the strong view that the weak view does not show count as: nothing, or empty (published)."""
+    """What cells of the strong view beyond the weak view count as: nothing, or empty (published)."""
 
     uses_unlabelled = True
 
@@ -107,8 +107,8 @@ class Single(Method):
         self.teacher = cfg.teacher.build(network)
         self.mixer = FeatureMixer(network, cfg.mixup.layer) if mixes_features(cfg) else None
         device = next(network.parameters()).device
-        # Masks, partners and alpha differ between ranks and are drawn on the device; the branch to take is the
-        # host's decision and must be the same on every rank.
+        # Masks, partners and alpha differ between ranks and are drawn on the device; which branch to take is
+        # decided by the host, equally on every rank.
         self.device_generator = torch.Generator(device).manual_seed(2 * (seed * 1009 + rank))
         self.host_generator = torch.Generator().manual_seed(2 * seed + 1)
 
@@ -164,7 +164,7 @@ class Single(Method):
     def mixed_loss(
         self, cfg: Mixup, weak: torch.Tensor, heatmaps: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """L_m on mixed images or features against equally mixed heatmaps (Eq. 4; methods.md 9, rows 16 to 19)."""
+        """L_m: mixed images or features against equally mixed heatmaps (Eq. 4; methods.md 9, rows 16-19)."""
         alpha = draw_alpha(cfg.beta, generator=self.device_generator)
         partners = draw_partners(len(weak), generator=self.device_generator)
         if self.mixer is not None and self.takes_features(cfg):

@@ -1,0 +1,49 @@
+"""What training and scoring a run both need: its people and its method."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from configs.load import InputError
+from models.net import build_net
+from pipelines.source import Split, labelled_split, open_split, unlabelled_split
+from training.methods.method import Method
+from training.settings import RunSettings
+
+RECIPE_NAME = "recipe.yaml"
+
+
+def open_splits(cfg: RunSettings, index_dir: Path) -> tuple[Split, Split | None, Split]:
+    """The labelled, unlabelled (where the method uses them) and scored people. Raises InputError.
+
+    The index files of the first two go to `index_dir`.
+    """
+    data = cfg.data
+    train_people, val = open_split(Path(data.train)), open_split(Path(data.val))
+    if train_people.skeleton != val.skeleton:
+        raise InputError(f"{data.train} and {data.val} have different keypoints: shard both by one format")
+    labelled = labelled_split(train_people, data.labelled, subset_seed=data.subset_seed, index_dir=index_dir)
+    unlabelled = None
+    if cfg.method.uses_unlabelled and data.unlabelled is not None:
+        unlabelled = open_split(Path(data.unlabelled))
+    elif cfg.method.uses_unlabelled:
+        without = None if data.unlabelled_includes_labelled else labelled
+        unlabelled = unlabelled_split(train_people, without=without, index_dir=index_dir)
+    return labelled, unlabelled, val
+
+
+def build_method(
+    cfg: RunSettings, num_keypoints: int, *, device: torch.device, rank: int = 0, fresh: bool = True
+) -> Method:
+    """The method around its network, on the device; without `fresh` a checkpoint will give the weights, so no
+    pretrained ones are fetched."""
+    net = cfg.net if fresh else replace(cfg.net, pretrained=False, weights=None)
+    network = build_net(net, num_keypoints).to(device)
+    if cfg.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    method = cfg.method.build(network, cfg.heatmap.sigma, seed=cfg.seed, rank=rank)
+    if cfg.compile:
+        for each in method.networks().values():
+            each.compile()
+    return method
