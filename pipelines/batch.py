@@ -4,8 +4,8 @@ Shape letters used in the whole project:
 
     N samples   M people   K keypoints   H W view pixels   h w heatmap cells   S stride = H / h
 
-Images are float32 (N, 3, H, W), RGB, normalised by ImageNet's mean and deviation, and channels-last in memory
-where they come from the CPU. Frames and matrices: pipelines/geometry.py.
+Images are float32 (N, 3, H, W), RGB, normalised by ImageNet's mean and deviation, and channels-last in
+memory. Frames and matrices: pipelines/geometry.py.
 """
 
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ from pipelines import geometry, graph
 from pipelines.batch import EvalBatch, LabelledBatch, UnlabelledBatch
 from pipelines.graph import Graph, Pipeline, Reading
 from pipelines.source import Split
-from pipelines.views import MEAN_RGB, STD_RGB, ViewSettings
+from pipelines.views import ViewSettings
 
 Batch = TypeVar("Batch")
 CPU = torch.device("cpu")
@@ -220,19 +220,9 @@ def eval_loader(
     return EvalLoader(partial(graph.eval_graph, views=views), reading, split)
 
 
-def normalise(image: Tensor) -> Tensor:
-    """Turn a batch of views as the graph gives them into (N, 3, H, W) float32, normalised, channels-last.
-
-    image: (N, H, W, 3); uint8 from the CPU, or float32 and normalised already from the GPU.
-    """
-    if image.is_floating_point():
-        return image.permute(0, 3, 1, 2)
-    samples, height, width, channels = image.shape
-    # Whole rows, so that torch vectorises over pixels and channels at once.
-    scale = (1 / (255 * torch.tensor(STD_RGB))).repeat(width)
-    shift = (-torch.tensor(MEAN_RGB) / torch.tensor(STD_RGB)).repeat(width)
-    rows = image.view(samples, height, width * channels).to(torch.float32)
-    return torch.addcmul(shift, rows, scale).view(samples, height, width, channels).permute(0, 3, 1, 2)
+def channels_first(image: Tensor) -> Tensor:
+    """See a batch of views (N, H, W, 3) as (N, 3, H, W), channels-last in memory; nothing is copied."""
+    return image.permute(0, 3, 1, 2)
 
 
 def _labelled_batch(outputs: dict[str, Any], flip_order: Tensor) -> LabelledBatch:
@@ -240,13 +230,13 @@ def _labelled_batch(outputs: dict[str, Any], flip_order: Tensor) -> LabelledBatc
     # Coordinates of keypoints that nobody marked mean nothing and may be NaN, which no weight of 0 can stop.
     points_xy = torch.where(visible[..., None] > 0, outputs["points_xy"], 0.0)
     points_xy, visible = geometry.flip_keypoints(points_xy, visible, outputs["flipped"] > 0, flip_order)
-    return LabelledBatch(image=normalise(outputs["image"]), points_xy=points_xy, visible=visible)
+    return LabelledBatch(image=channels_first(outputs["image"]), points_xy=points_xy, visible=visible)
 
 
 def _unlabelled_batch(outputs: dict[str, Any]) -> UnlabelledBatch:
     return UnlabelledBatch(
-        weak=normalise(outputs["weak"]),
-        strong=normalise(outputs["strong"]),
+        weak=channels_first(outputs["weak"]),
+        strong=channels_first(outputs["strong"]),
         strong_from_weak=outputs["strong_from_weak"],
     )
 
@@ -257,7 +247,7 @@ def _eval_batch(outputs: dict[str, Any], count: int) -> EvalBatch:
     image_from_stored = torch.tensor([record["image_from_stored"] for record in records], dtype=torch.float32)
     stored_from_view = geometry.invert(view_from_stored)
     return EvalBatch(
-        image=normalise(outputs["image"][:count]),
+        image=channels_first(outputs["image"][:count]),
         image_from_view=geometry.compose(image_from_stored.to(view_from_stored.device), stored_from_view),
         records=records,
     )

@@ -18,7 +18,6 @@ from pipelines.loader import (
     TrainLoader,
     eval_loader,
     labelled_loader,
-    normalise,
     unlabelled_loader,
 )
 from pipelines.source import labelled_split, open_split, unlabelled_split
@@ -56,13 +55,6 @@ def test_labelled_batch(make_shards: MakeShards) -> None:
     assert seen == {(1, 1, 0), (1, 0, 1)}  # the second where mirrored: left and right have changed places
     assert torch.isfinite(batch.points_xy).all()
     assert (batch.points_xy[batch.visible == 0] == 0).all()
-
-
-def test_normalise_equals_the_plain_formula() -> None:
-    image = torch.randint(0, 256, (2, 5, 7, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    expected = (image / 255 - torch.tensor(MEAN_RGB)) / torch.tensor(STD_RGB)
-    torch.testing.assert_close(normalise(image), expected.permute(0, 3, 1, 2), atol=2e-6, rtol=0)
-    assert normalise(expected).data_ptr() == expected.data_ptr()
 
 
 @LOADERS
