@@ -97,11 +97,14 @@ def build(settings: BuildSettings, *, console: Console) -> Manifest:
     aside = settings.output.with_name(f".{settings.output.name}.{os.getpid()}.building")
     try:
         aside.mkdir(parents=True)
-        manifest = _write_folder(aside, settings, annotations, persons, tally, hashes, console)
+        manifest = _write_folder(
+            aside, settings, annotations, persons=persons, tally=tally, hashes=hashes, console=console
+        )
         _move_into_place(aside, settings.output)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    _print_summary(console, settings.output, manifest, tally, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    _print_summary(console, settings.output, manifest, num_photos=len(tally.sizes_wh), seconds=seconds)
     return manifest
 
 
@@ -126,22 +129,27 @@ def _find_finished(output: Path, hashes: dict[str, str], console: Console) -> Ma
 
 
 def _choose_persons(settings: BuildSettings, annotations: Annotations, tally: Tally) -> list[Person]:
-    """The persons to store, in their order."""
-    absent = absent_photos(annotations)
-    if absent and settings.missing_images == "stop":
-        raise absent_photo_error(absent, annotations.image_folder)
-    persons = [person for person in annotations.persons if person.file_name not in absent]
-    if absent:
-        tally.dropped["photo absent"] += len(annotations.persons) - len(persons)
+    """The persons to store, in their order; every photo of theirs is there."""
+    folder = annotations.image_folder
+    persons = list(annotations.persons)
     if settings.order == "shuffle":
         random.Random(settings.seed).shuffle(persons)
-    return persons[: settings.limit]
+    if settings.missing_images == "skip":
+        absent = absent_photos(persons, folder)
+        tally.dropped["photo absent"] = sum(person.file_name in absent for person in persons)
+        persons = [person for person in persons if person.file_name not in absent]
+    persons = persons[: settings.limit]
+    absent = absent_photos(persons, folder)
+    if absent:
+        raise absent_photo_error(absent, folder)
+    return persons
 
 
 def _write_folder(
     folder: Path,
     settings: BuildSettings,
     annotations: Annotations,
+    *,
     persons: Sequence[Person],
     tally: Tally,
     hashes: dict[str, str],
@@ -155,7 +163,10 @@ def _write_folder(
         tracked = progress.track(samples, total=len(persons), description=f"sharding {name}")
         shards = write_shards(folder, name, iter(tracked), settings.samples_per_shard)
     if not shards:
-        raise InputError(f"{settings.output}: no person is left to store, of dropped {dict(tally.dropped)}")
+        raise InputError(
+            f"{settings.output}: no person is left to store (dropped: {dict(tally.dropped)}): "
+            "correct the source"
+        )
     truth = json.dumps(ground_truth(annotations, tally.persons, tally.sizes_wh), separators=(",", ":"))
     write_atomic(folder / GROUND_TRUTH_NAME, truth.encode())
     manifest = Manifest(
@@ -168,7 +179,7 @@ def _write_folder(
         seed=settings.seed,
         shards=shards,
         ground_truth_sha256=file_sha256(folder / GROUND_TRUTH_NAME),
-        dropped=dict(tally.dropped),
+        dropped=dict(+tally.dropped),
         problems=annotations.problems,
         **hashes,
     )
@@ -198,10 +209,14 @@ def _samples(
 def _read_photo(image_folder: Path, person: Person) -> tuple[np.ndarray, bytes | None]:
     """The pixels of a person's photo, and its bytes where they decode to just these pixels."""
     path = image_folder / person.file_name
-    payload = path.read_bytes()
-    photo, is_faithful = decode_photo(
-        payload, size_wh=person.source_size_wh, where=f"{path} (annotation {person.id})"
-    )
+    where = f"{path} (annotation {person.id})"
+    try:
+        payload = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{where}: the file cannot be read ({error.strerror}): mend its permissions"
+        ) from error
+    photo, is_faithful = decode_photo(payload, size_wh=person.source_size_wh, where=where)
     return photo, payload if is_faithful else None
 
 
@@ -240,16 +255,17 @@ def _hash_settings(settings: BuildSettings) -> str:
     return hashlib.sha256(json.dumps([FORMAT_VERSION, values], sort_keys=True).encode()).hexdigest()
 
 
-def _print_summary(console: Console, output: Path, manifest: Manifest, tally: Tally, seconds: float) -> None:
-    photos = len(tally.sizes_wh)
+def _print_summary(
+    console: Console, output: Path, manifest: Manifest, *, num_photos: int, seconds: float
+) -> None:
     table = Table(title=str(output), show_header=False)
-    table.add_row("samples", f"{manifest.num_samples:,} persons of {photos:,} photos")
+    table.add_row("samples", f"{manifest.num_samples:,} persons of {num_photos:,} photos")
     for reason, count in manifest.dropped.items():
         table.add_row(f"dropped: {reason}", f"{count:,}")
     for problem, count in manifest.problems.items():
         table.add_row(f"mended: {problem}", f"{count:,}")
     table.add_row("shards", f"{len(manifest.shards):,}, {manifest.num_bytes / 1e6:,.1f} MB")
-    table.add_row("time", f"{seconds:.1f} s, {photos / seconds:,.0f} images/s")
+    table.add_row("time", f"{seconds:.1f} s, {num_photos / seconds:,.0f} images/s")
     console.print(table)
 
 

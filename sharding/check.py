@@ -2,28 +2,28 @@
 
 import io
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from configs.load import InputError
-from sharding.record import Annotations, Person
+from sharding.record import Person
 
 _ORIENTATION = 0x0112
 """EXIF tag: 1 or absent for pixels that are stored upright."""
 
 
-def absent_photos(annotations: Annotations) -> dict[str, Person]:
+def absent_photos(persons: Iterable[Person], folder: Path) -> dict[str, Person]:
     """The photos that are not in the folder, each with the first person that names it.
 
     Raises InputError where the folder itself is not there.
     """
-    folder = annotations.image_folder
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of photos: correct the path (source.images=...)")
     first_person: dict[str, Person] = {}
-    for person in annotations.persons:
+    for person in persons:
         first_person.setdefault(person.file_name, person)
     return {name: person for name, person in first_person.items() if not (folder / name).is_file()}
 

@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -44,25 +44,19 @@ class CocoFormat:
         rows = read_rows(self.annotations)
         category = _category(rows["categories"], self.annotations)
         skeleton = from_category(category, where=str(self.annotations))
+        rule = _Rule(self.annotations, category["id"], skeleton.num_keypoints)
         problems: Counter[str] = Counter()
         dropped: Counter[str] = Counter()
         persons: list[Person] = []
         ignored: list[Row] = []
         for image, annotations in _by_image(rows, self.annotations, problems):
-            judged = [
-                (row, _judge(row, image, category["id"], skeleton.num_keypoints, self.annotations))
-                for row in annotations
-            ]
+            judged = [(row, _judge(row, image, rule)) for row in annotations]
             kept = [person for _, person in judged if isinstance(person, Person)]
             dropped.update(reason for _, reason in judged if isinstance(reason, str))
             problems[_AREA_MISSING] += sum(isinstance(p, Person) and "area" not in row for row, p in judged)
             persons += kept
             if kept:
-                ignored += [
-                    _ignored(row, skeleton.num_keypoints, self.annotations)
-                    for row, reason in judged
-                    if reason in _FORGIVEN
-                ]
+                ignored += [_ignored(row, rule) for row, reason in judged if reason in _FORGIVEN]
         return Annotations(
             skeleton=skeleton,
             image_folder=self.images,
@@ -146,16 +140,24 @@ def _by_image(
         yield image, groups[image_id]
 
 
-def _judge(row: Row, image: Row, category_id: int, num_keypoints: int, path: Path) -> Person | str:
+class _Rule(NamedTuple):
+    """What the rows of one file are judged by; the path for messages."""
+
+    path: Path
+    category_id: int
+    num_keypoints: int
+
+
+def _judge(row: Row, image: Row, rule: _Rule) -> Person | str:
     """The person of a row, or the reason why the published rule drops it."""
-    if row.get("category_id") != category_id:
+    if row.get("category_id") != rule.category_id:
         return "another category"
     if row.get("iscrowd"):
         return _CROWD
-    x, y, width, height = _numbers(row, "bbox", 4, path)
+    x, y, width, height = _numbers(row, "bbox", 4, rule.path)
     area = row.get("area", AREA_OF_BOX * width * height)
     if not isinstance(area, int | float) or not math.isfinite(area):
-        raise InputError(f"{path}: annotation {row['id']}: area is no finite number: correct it")
+        raise InputError(f"{rule.path}: annotation {row['id']}: area is no finite number: correct it")
     if area <= 0:
         return "no area"
     box_xywh = _clean_box((x, y, width, height), (image["width"], image["height"]))
@@ -163,12 +165,14 @@ def _judge(row: Row, image: Row, category_id: int, num_keypoints: int, path: Pat
         return "box empty or outside the photo"
     if not any(row.get("keypoints") or ()):
         return _NO_KEYPOINTS
-    keypoints = np.array(_numbers(row, "keypoints", 3 * num_keypoints, path), np.float32).reshape(-1, 3)
+    keypoints = np.array(_numbers(row, "keypoints", 3 * rule.num_keypoints, rule.path), np.float32).reshape(
+        -1, 3
+    )
     if not keypoints.max() > 0:
         return _NO_KEYPOINTS
     if not np.isin(keypoints[:, 2], (0, 1, 2)).all():
         raise InputError(
-            f"{path}: annotation {row['id']}: a keypoint's third number is not 0, 1 or 2: correct it"
+            f"{rule.path}: annotation {row['id']}: a keypoint's third number is not 0, 1 or 2: correct it"
         )
     return Person(
         id=row["id"],
@@ -208,10 +212,10 @@ def _clean_box(
     return left, top, right - left, bottom - top
 
 
-def _ignored(row: Row, num_keypoints: int, path: Path) -> Row:
+def _ignored(row: Row, rule: _Rule) -> Row:
     """A dropped row as scoring needs it: pycocotools forgives detections that fit it."""
-    keypoints = row.get("keypoints") or [0] * (3 * num_keypoints)
-    bbox = _numbers(row, "bbox", 4, path)
+    keypoints = row.get("keypoints") or [0] * (3 * rule.num_keypoints)
+    bbox = _numbers(row, "bbox", 4, rule.path)
     return {
         "id": row["id"],
         "image_id": row["image_id"],

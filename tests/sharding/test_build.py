@@ -210,6 +210,15 @@ class TestFaults:
         assert manifest.dropped == {"photo absent": 2}
         assert ids_of(output) == [10, 11, 20, 21, 40, 41, 50, 51]
 
+    def test_absent_photo_beyond_the_limit_does_not_matter(self, small, output, quiet):
+        (small.images / "000000000003.jpg").unlink()
+        assert build(small.settings(output, limit=4), console=quiet).num_samples == 4
+
+    def test_limit_counts_the_persons_that_are_there(self, small, output, quiet):
+        (small.images / "000000000001.jpg").unlink()
+        build(small.settings(output, limit=3, missing_images="skip"), console=quiet)
+        assert ids_of(output) == [20, 21, 30]
+
     def test_corrupt_photo(self, small, output, quiet):
         path = small.images / "000000000004.jpg"
         path.write_bytes(path.read_bytes()[:-50])
