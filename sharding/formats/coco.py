@@ -81,11 +81,16 @@ def read_rows(path: Path) -> dict[str, list[Row]]:
         ) from error
     for key in ("images", "annotations", "categories"):
         rows = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) and "id" in row for row in rows):
+        if not isinstance(rows, list) or not all(_has_id(row) for row in rows):
             raise InputError(
-                f"{path}: {key!r} is not a list of rows with an `id`: this is no COCO keypoint file"
+                f"{path}: {key!r} is not a list of rows that have a whole number as `id`: "
+                "give a COCO keypoint file"
             )
     return content
+
+
+def _has_id(row: object) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("id"), int)
 
 
 def _category(categories: list[Row], path: Path) -> Row:
@@ -123,16 +128,13 @@ def _by_image(
     images = _distinct(rows["images"], "image", path, problems)
     groups: dict[int, list[Row]] = {image_id: [] for image_id in images}
     for row in _distinct(rows["annotations"], "annotation", path, problems).values():
-        if not isinstance(row["id"], int):
+        image_id = row.get("image_id")
+        if not isinstance(image_id, int) or image_id not in groups:
             raise InputError(
-                f"{path}: annotation {row['id']!r} has an id that is no whole number: correct it"
+                f"{path}: annotation {row['id']} names image {image_id!r}, which `images` does not list: "
+                "add the image's row or remove the annotation"
             )
-        if row.get("image_id") not in groups:
-            raise InputError(
-                f"{path}: annotation {row['id']} names image {row.get('image_id')!r}, which `images` does "
-                "not list: add the image's row or remove the annotation"
-            )
-        groups[row["image_id"]].append(row)
+        groups[image_id].append(row)
     for image_id, image in images.items():
         size = (image.get("width"), image.get("height"))
         if not isinstance(image.get("file_name"), str) or not all(isinstance(n, int) and n > 0 for n in size):
@@ -155,9 +157,7 @@ def _judge(row: Row, image: Row, rule: _Rule) -> Person | str:
     if row.get("iscrowd"):
         return _CROWD
     x, y, width, height = _numbers(row, "bbox", 4, rule.path)
-    area = row.get("area", AREA_OF_BOX * width * height)
-    if not isinstance(area, int | float) or not math.isfinite(area):
-        raise InputError(f"{rule.path}: annotation {row['id']}: area is no finite number: correct it")
+    area = _area(row, rule)
     if area <= 0:
         return "no area"
     box_xywh = _clean_box((x, y, width, height), (image["width"], image["height"]))
@@ -165,9 +165,8 @@ def _judge(row: Row, image: Row, rule: _Rule) -> Person | str:
         return "box empty or outside the photo"
     if not any(row.get("keypoints") or ()):
         return _NO_KEYPOINTS
-    keypoints = np.array(_numbers(row, "keypoints", 3 * rule.num_keypoints, rule.path), np.float32).reshape(
-        -1, 3
-    )
+    numbers = _numbers(row, "keypoints", 3 * rule.num_keypoints, rule.path)
+    keypoints = np.array(numbers, np.float32).reshape(-1, 3)
     if not keypoints.max() > 0:
         return _NO_KEYPOINTS
     if not np.isin(keypoints[:, 2], (0, 1, 2)).all():
@@ -181,8 +180,16 @@ def _judge(row: Row, image: Row, rule: _Rule) -> Person | str:
         source_size_wh=(image["width"], image["height"]),
         box_xywh=box_xywh,
         keypoints=keypoints,
-        area=float(area),
+        area=area,
     )
+
+
+def _area(row: Row, rule: _Rule) -> float:
+    _, _, width, height = _numbers(row, "bbox", 4, rule.path)
+    area = row.get("area", AREA_OF_BOX * width * height)
+    if not isinstance(area, int | float) or not math.isfinite(area):
+        raise InputError(f"{rule.path}: annotation {row['id']}: area is no finite number: correct it")
+    return float(area)
 
 
 def _numbers(row: Row, key: str, count: int, path: Path) -> list[float]:
@@ -214,13 +221,14 @@ def _clean_box(
 
 def _ignored(row: Row, rule: _Rule) -> Row:
     """A dropped row as scoring needs it: pycocotools forgives detections that fit it."""
-    keypoints = row.get("keypoints") or [0] * (3 * rule.num_keypoints)
-    bbox = _numbers(row, "bbox", 4, rule.path)
+    keypoints: list[float] = [0] * (3 * rule.num_keypoints)
+    if any(row.get("keypoints") or ()):
+        keypoints = _numbers(row, "keypoints", len(keypoints), rule.path)
     return {
         "id": row["id"],
         "image_id": row["image_id"],
-        "bbox": bbox,
-        "area": row.get("area", AREA_OF_BOX * bbox[2] * bbox[3]),
+        "bbox": _numbers(row, "bbox", 4, rule.path),
+        "area": _area(row, rule),
         "iscrowd": int(bool(row.get("iscrowd"))),
         "num_keypoints": sum(v > 0 for v in keypoints[2::3]),
         "keypoints": keypoints,
