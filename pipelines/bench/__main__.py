@@ -1,4 +1,6 @@
-"""Measure the pipelines: `python -m pipelines.bench source.annotations=FILE source.images=FOLDER`.
+"""Measure the pipelines: `python -m pipelines.bench [key=value ...]`.
+
+On COCO: `source.name=coco source.annotations=FILE source.images=FOLDER`.
 
 Persons a second, from the same photos and in the same run: the classic loader, each stage of ours, and our
 loader end to end. Rounds are interleaved, since machines drift; medians and quartiles are reported, and every
@@ -31,6 +33,7 @@ from pipelines.source import Split, open_split
 from pipelines.views import ViewSettings
 from sharding.build import BuildSettings, build
 from sharding.crop import PersonCrop, WholePhoto
+from sharding.formats.drawn import DrawnFormat
 from sharding.formats.source import Source
 from sharding.manifest import write_atomic
 
@@ -43,8 +46,10 @@ Count = Annotated[int, Field(ge=1)]
 class BenchSettings:
     """What is measured, and how long."""
 
-    source: Source
-    """Annotations and photos; all loaders see the same persons."""
+    source: Source = Field(
+        default_factory=lambda: DrawnFormat(folder=Path("data/bench"), people=600, size_wh=(640, 480))
+    )
+    """Annotations and photos; all loaders see the same persons. Without it people are drawn, once."""
     output: Path = Path("runs/bench/result.json")
     """The result file."""
     views: ViewSettings = Field(default_factory=ViewSettings)

@@ -205,7 +205,6 @@ def test_flip_law(drawn: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_gpu_graph_agrees_with_cpu(textured: tuple[Path, list[np.ndarray]]) -> None:
     graph = partial(unlabelled_graph, views=ViewSettings())
     on_cpu, on_gpu = batch_of(graph, textured[0]), batch_of(graph, textured[0], device="cuda:0")
