@@ -69,11 +69,13 @@ def test_stream_is_endless_and_full(grey_shards: GreyShards, make: Any) -> None:
 
 
 @LOADERS
-@pytest.mark.parametrize("steps", [0, 1, 7])
-def test_resume_is_exact(grey_shards: GreyShards, tmp_path: Path, make: Any, steps: int) -> None:
+@pytest.mark.parametrize(("steps", "rank", "world"), [(0, 0, 1), (1, 0, 1), (7, 0, 1), (3, 1, 2)])
+def test_resume_is_exact(
+    grey_shards: GreyShards, tmp_path: Path, make: Any, steps: int, rank: int, world: int
+) -> None:
     """Bit for bit after a round trip through a file, mid-epoch or epochs on, whatever is prefetched."""
     split = open_split(grey_shards(13))
-    start = partial(make, split, VIEWS, batch_size=4, seed=5)
+    start = partial(make, split, VIEWS, batch_size=4, seed=5, rank=rank, world=world)
     loader = start(settings=LoaderSettings(shuffle_buffer=6, prefetch=3))
     for _ in range(steps):
         next(loader)
