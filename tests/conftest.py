@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,9 @@ def shared_data() -> Path:
             f"no real test data at {folder} (set SEMIPOSE_TEST_DATA to a folder that has coco/ and lspet/)"
         )
     return folder
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU here (make test-gpu on a machine that has one)")

@@ -171,7 +171,9 @@ def evaluate_run(folder: Path, cfg: RunSettings) -> None:
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     with exit_on_input_error():
-        request = read_request(RunSettings, description="Score a run: RUN_DIR [key=value ...].", argv=argv)
+        request = read_request(
+            RunSettings, description="Score a run's newest checkpoint.", path_name="RUN_DIR", argv=argv
+        )
         if request.recipe is None:
             raise InputError("command line: RUN_DIR is missing: name the folder of the run to score")
         recipe = request.recipe / RECIPE_NAME

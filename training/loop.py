@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.loader import EvalLoader, TrainLoader
@@ -102,6 +102,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def score_networks(job: Job) -> None:
     """Score every network of the method on `data.val` and write scores.json: last first, then best."""
     scores = {}
+    # Each rank has batch statistics of its own since the last pass; those of the first are kept and scored.
+    broadcast(list(job.method.buffers()))
     with job.report.pause("scoring"):
         for name, network in job.method.networks().items():
             predictions = evaluate.predict(

@@ -30,8 +30,8 @@ from training.settings import RunSettings
 CARD_NAME = "card.json"
 
 
-def run(cfg: RunSettings, *, resume: bool) -> None:
-    """Train by `cfg`, into a new folder or on from the newest checkpoint of its folder."""
+def run(cfg: RunSettings, *, resume: bool) -> Job:
+    """Train by `cfg`, into a new folder or on from the newest checkpoint of its folder; the finished job."""
     folder = Path(cfg.output)
     if not resume and (folder / checkpoint.FOLDER).exists():
         raise InputError(
@@ -50,6 +50,7 @@ def run(cfg: RunSettings, *, resume: bool) -> None:
     with job.report:
         train(job)
     accelerator.end_training()
+    return job
 
 
 def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resume: bool) -> Job:
@@ -108,7 +109,7 @@ def build_report(cfg: RunSettings, accelerator: Accelerator) -> Report:
 
 def find_checkpoint(job: Job) -> Path:
     """The newest intact checkpoint, found by the main process and told to all."""
-    found = [None]
+    found: list[Path | None] = [None]
     if job.accelerator.is_main_process:
         found = [checkpoint.latest(job.folder, warn=job.report.note)]
     broadcast_object_list(found)
@@ -124,7 +125,9 @@ def main(argv: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("--resume", metavar="RUN_DIR", type=Path, help="go on with an interrupted run")
     with exit_on_input_error():
-        request = read_request(RunSettings, description="Train a pose network.", options=options, argv=argv)
+        request = read_request(
+            RunSettings, description="Train a pose network.", recipes="run", options=options, argv=argv
+        )
         resumed: Path | None = request.options.resume
         if resumed is not None and request.recipe is not None:
             raise InputError("command line: --resume takes the run's own recipe: leave the other one out")

@@ -31,7 +31,8 @@ class Inspection:
     """What one unlabelled batch looks like to a method, for the picture sheet (M samples).
 
     `weak`, `strong`, `masked` (M, 3, H, W) normalised; `mixed` too, or None; `heatmaps`, `target`
-    (M, K, h, w) of the weak and the strong view; `points_weak`, `points_strong` (M, K, 2) view px; `counts` (M,) of masks.
+    (M, K, h, w) of the weak and the strong view; `points_weak`, `points_strong` (M, K, 2) view px; `counts`
+    (M,) of masks.
     """
 
     weak: torch.Tensor

@@ -1,0 +1,78 @@
+"""Small drawn people in shards, and a run on them that takes seconds."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from configs.load import load
+from sharding.build import BuildSettings, build
+from sharding.formats.drawn import DrawnFormat
+from training.settings import RunSettings
+
+TINY = """
+views: {size_hw: [64, 48]}
+net:
+  backbone: {name: light, stem_channels: 8, channels: [8, 12, 16], blocks: [1, 1, 1]}
+  head: {name: pyramid, width: 8, convolutions: 1}
+data: {labelled: 10}
+labelled_batch: 4
+unlabelled_batch: 4
+loader: {threads: 1, shuffle_buffer: 16}
+steps: 6
+report_every: 1
+evaluate_every: 100
+checkpoint_every: 3
+keep_checkpoints: 9
+"""
+EVERYTHING = """
+method:
+  name: single
+  teacher: {name: ema, momentum: 0.9}
+  masking: {name: adaptive}
+  mixup: {name: random, layer: backbone.layer3}
+  burn_in_steps: 1
+  ramp_steps: 2
+"""
+
+
+@pytest.fixture(scope="session")
+def drawn_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with shards `train` (24 people) and `val` (12 others), from COCO files beside them."""
+    folder = tmp_path_factory.mktemp("drawn")
+    for split, people, seed in (("train", 24, 1), ("val", 12, 2)):
+        source = DrawnFormat(folder=folder / f"{split}-coco", people=people, seed=seed)
+        settings = BuildSettings(source=source, output=folder / split, samples_per_shard=9)
+        build(settings, console=Console(quiet=True))
+    return folder
+
+
+@pytest.fixture
+def tiny_run(drawn_shards: Path, tmp_path: Path) -> Callable[..., RunSettings]:
+    """`tiny_run("everything", "steps=3")`: settings of a run into `tmp_path/run`; or `"supervised"`."""
+
+    def make(method: str, *overrides: str) -> RunSettings:
+        recipe = tmp_path / f"{method}.yaml"
+        recipe.write_text(TINY + (EVERYTHING if method == "everything" else "method: {name: supervised}\n"))
+        shards = (f"data.train={drawn_shards / 'train'}", f"data.val={drawn_shards / 'val'}")
+        return load(RunSettings, recipe, [f"output={tmp_path / 'run'}", *shards, *overrides])
+
+    return make
+
+
+@pytest.fixture
+def metrics() -> Callable[[Path], dict[int, dict[str, Any]]]:
+    """Read the loss terms of every step of a run folder; what depends on the clock is left out."""
+
+    def read(folder: Path) -> dict[int, dict[str, Any]]:
+        rows: dict[int, dict[str, Any]] = {}
+        for line in (folder / "metrics.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            clock = {"samples_per_s", "data_wait_share", "seconds_per_step"}
+            rows.setdefault(row["step"], {}).update({k: v for k, v in row.items() if k not in clock})
+        return rows
+
+    return read

@@ -1,0 +1,235 @@
+"""Whole runs on small drawn people: resume, labels that must not leak, faults of the input."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from rich.console import Console
+
+from configs.load import InputError, dump
+from sharding.build import BuildSettings, build
+from sharding.formats.coco import CocoFormat
+from training import run as run_module
+from training.run import main, run
+from training.settings import RunSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+MakeRun = Callable[..., RunSettings]
+Metrics = Callable[[Path], dict[int, dict[str, Any]]]
+
+
+@pytest.mark.parametrize("method", ["supervised", "everything"])
+def test_resumed_equals_uninterrupted(
+    method: str, tiny_run: MakeRun, metrics: Metrics, tmp_path: Path
+) -> None:
+    whole = run(tiny_run(method), resume=False)
+    expected, folder = metrics(whole.folder), tmp_path / "again"
+    shutil.copytree(whole.folder, folder)
+    shutil.rmtree(folder / "checkpoints" / "step-00000006")
+    (folder / "scores.json").unlink()
+
+    again = run(tiny_run(method, f"output={folder}"), resume=True)
+
+    assert sorted(expected) == [1, 2, 3, 4, 5, 6]
+    assert metrics(folder) == expected
+    states = zip(whole.method.state_dict().items(), again.method.state_dict().items(), strict=True)
+    assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in states)
+    assert (folder / "scores.json").read_text() == (whole.folder / "scores.json").read_text()
+
+
+def test_hidden_labels_change_no_loss(
+    tiny_run: MakeRun, metrics: Metrics, drawn_shards: Path, tmp_path: Path
+) -> None:
+    """The same photos and boxes, other keypoints for everybody beyond the ten labelled people."""
+    source = drawn_shards / "train-coco"
+    content = json.loads((source / "annotations.json").read_text())
+    for row in content["annotations"][10:]:
+        row["keypoints"] = [1.0, 1.0, 2] * (len(row["keypoints"]) // 3)
+    poisoned = tmp_path / "poisoned.json"
+    poisoned.write_text(json.dumps(content))
+    build(
+        BuildSettings(
+            source=CocoFormat(annotations=poisoned, images=source / "images"),
+            output=tmp_path / "poisoned",
+            samples_per_shard=9,
+        ),
+        console=Console(quiet=True),
+    )
+    clean = run(tiny_run("everything", "steps=4"), resume=False)
+    other = run(
+        tiny_run(
+            "everything", "steps=4", f"data.train={tmp_path / 'poisoned'}", f"output={tmp_path / 'other'}"
+        ),
+        resume=False,
+    )
+    assert metrics(clean.folder) == metrics(other.folder)
+
+
+def test_a_run_leaves_what_design_promises(tiny_run: MakeRun, drawn_shards: Path) -> None:
+    folder = run(tiny_run("everything", "steps=2", "evaluate_every=1"), resume=False).folder
+    card = json.loads((folder / "card.json").read_text())
+    assert card["labelled"]["people"] == 10
+    assert card["unlabelled"]["people"] == 24
+    assert len(card["labelled"]["ids_sha256"]) == 64
+    scores = json.loads((folder / "scores.json").read_text())
+    assert [row["step"] for row in scores["history"]] == [1, 2]
+    assert set(scores["last"]["scores"]) == {"network", "average"}
+    assert {"AP", "AP50", "AR", "PCK"} <= set(scores["last"]["scores"]["network"])
+    sheets = {path.name for path in (folder / "pictures").iterdir()}
+    assert sheets == {f"{kind}-{step:08d}.png" for kind in ("views", "predictions") for step in (0, 1, 2)}
+    assert list((folder / "tensorboard").glob("events*"))
+
+
+@pytest.fixture
+def fresh_accelerator() -> Iterator[Callable[[], None]]:
+    """Forget Accelerate's process-wide state, which refuses a second precision."""
+    AcceleratorState._reset_state(True)
+    yield lambda: AcceleratorState._reset_state(True)
+    AcceleratorState._reset_state(True)
+
+
+def test_precision_and_memory_order_are_settings(
+    tiny_run: MakeRun, fresh_accelerator: Callable[[], None], tmp_path: Path
+) -> None:
+    common = ("steps=3", "method.burn_in_steps=0")
+    plain = run(tiny_run("everything", *common), resume=False)
+    fresh_accelerator()
+    half = run(tiny_run("everything", *common, "precision=bf16", f"output={tmp_path / 'h'}"), resume=False)
+    fresh_accelerator()
+    ordinary = run(
+        tiny_run("everything", *common, "channels_last=false", f"output={tmp_path / 'o'}"), resume=False
+    )
+    weights = [
+        torch.cat([p.detach().flatten() for p in job.method.network.parameters()])
+        for job in (plain, half, ordinary)
+    ]
+    assert all(w.dtype == torch.float32 and torch.isfinite(w).all() for w in weights)
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.allclose(weights[0], weights[1], atol=2e-2)
+    assert torch.allclose(weights[0], weights[2], atol=1e-2)
+
+
+@pytest.mark.slow
+def test_compiled_networks_learn_the_same(tiny_run: MakeRun, metrics: Metrics, tmp_path: Path) -> None:
+    plain = run(tiny_run("everything", "steps=4"), resume=False)
+    compiled = run(
+        tiny_run("everything", "steps=4", "compile=true", f"output={tmp_path / 'c'}"), resume=False
+    )
+    losses = [
+        [row["loss"] for row in metrics(job.folder).values() if "loss" in row] for job in (plain, compiled)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_sigterm_saves_and_exits_well_and_kill_9_leaves_a_resumable_run(
+    tiny_run: MakeRun, metrics: Metrics, tmp_path: Path
+) -> None:
+    cfg = tiny_run("everything", "steps=100000", "checkpoint_every=2", "keep_checkpoints=2")
+    recipe = tmp_path / "long.yaml"
+    recipe.write_text(dump(cfg))
+    folder = Path(cfg.output)
+    command = [sys.executable, str(ROOT / "training" / "run.py")]
+
+    first = subprocess.Popen([*command, str(recipe)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(folder / "checkpoints" / "step-00000004")
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+
+    second = subprocess.Popen([*command, "--resume", str(folder)], stdout=subprocess.DEVNULL)
+    wait_for(folder / "checkpoints" / "step-00000008")
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(timeout=60) == 0
+    steps = sorted(metrics(folder))
+    assert steps == list(range(1, steps[-1] + 1))
+    assert (folder / "checkpoints" / f"step-{steps[-1]:08d}").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["data.train=nowhere"], ["nowhere", "no such folder", "sharding/build.py"]),
+        (["data.labelled=25"], ["labelled = 25", "24 samples", "lower `labelled`"]),
+        (["net.head.widht=8"], ["net.head.widht", "did you mean 'width'"]),
+        (["steps=0", "optim.lr=-1"], ["steps", "optim.lr"]),
+        (["method={name: single, mixup: {name: feature, layer: backbone.layr3}}"], ["backbone.layer3"]),
+    ],
+)
+def test_bad_input_is_one_clear_sentence_and_code_2(
+    overrides: list[str],
+    words: list[str],
+    tiny_run: MakeRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(dump(tiny_run("supervised")))
+    with pytest.raises(SystemExit) as stopped:
+        main([str(recipe), *overrides])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in words), error
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_damaged_shard_is_named_before_training(
+    tiny_run: MakeRun, drawn_shards: Path, tmp_path: Path
+) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(drawn_shards / "train", shards)
+    tar = sorted(shards.glob("*.tar"))[1]
+    tar.write_bytes(tar.read_bytes()[:-2000])
+    with pytest.raises(InputError, match=tar.name):
+        run(tiny_run("supervised", f"data.train={shards}"), resume=False)
+
+
+def test_a_finished_folder_is_not_overwritten(tiny_run: MakeRun) -> None:
+    cfg = tiny_run("supervised", "steps=1")
+    run(cfg, resume=False)
+    with pytest.raises(InputError, match=r"holds a run already.*--resume"):
+        run(cfg, resume=False)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tiny_run: MakeRun) -> None:
+    run(tiny_run("supervised", "steps=1"), resume=False)
+    with pytest.raises(InputError, match="another architecture"):
+        run(tiny_run("supervised", "steps=2", "net.head.width=12"), resume=True)
+
+
+def test_resuming_other_data_is_refused(tiny_run: MakeRun) -> None:
+    run(tiny_run("supervised", "steps=1"), resume=False)
+    with pytest.raises(InputError, match="not this one"):
+        run(tiny_run("supervised", "steps=2", "data.labelled=11"), resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "build_method", broken(run_module.build_method))
+    cfg = tiny_run("supervised", "report_every=2", "checkpoint_every=100")
+    with pytest.raises(RuntimeError, match="loss is not finite from step 1"):
+        run(cfg, resume=False)
+    assert not (Path(cfg.output) / "checkpoints").exists()
+
+
+def broken(build_method: Callable[..., Any]) -> Callable[..., Any]:
+    def build_broken(*args: Any, **kwargs: Any) -> Any:
+        method = build_method(*args, **kwargs)
+        with torch.no_grad():
+            next(iter(method.parameters())).fill_(float("inf"))
+        return method
+
+    return build_broken
+
+
+def wait_for(path: Path, seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} did not appear"
+        time.sleep(0.05)
