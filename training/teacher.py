@@ -1,6 +1,6 @@
 """Who labels the weak views: the trained network itself, or an average of its past."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -8,6 +8,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from configs.settings import settings
+from models.net import PoseNet
 
 
 class SharedTeacher(nn.Module):
@@ -21,7 +22,7 @@ class SharedTeacher(nn.Module):
     def update(self, network: nn.Module, updates_done: int) -> None:
         """Nothing to do: the network is its own teacher."""
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, PoseNet]:
         """No network of its own."""
         return {}
 
@@ -48,9 +49,9 @@ class AverageTeacher(nn.Module):
         """Move the average towards `network` after its optimiser step number `updates_done` (from 1)."""
         self.average.update(network, step=updates_done)
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, PoseNet]:
         """The average, which can be scored beside the network."""
-        return {"average": self.average.module}
+        return {"average": cast(PoseNet, self.average.module)}
 
 
 @settings

@@ -105,7 +105,7 @@ class Single(Method):
         self.network = network
         self.sigma = sigma
         self.teacher = cfg.teacher.build(network)
-        self.mixer = FeatureMixer(network, cfg.mixup.layer) if mixes_features(cfg) else None
+        self.mixer = feature_mixer(cfg.mixup, network)
         device = next(network.parameters()).device
         # Masks, partners and alpha differ between ranks and are drawn on the device; which branch to take is
         # decided by the host, equally on every rank.
@@ -151,7 +151,7 @@ class Single(Method):
             points_weak,
             counts,
             unlabelled.strong_from_weak,
-            view_hw=images.shape[-2:],
+            view_hw=(images.shape[-2], images.shape[-1]),
             generator=self.device_generator,
         )
         mask_keypoints(
@@ -224,9 +224,11 @@ class Single(Method):
         self.host_generator.set_state(state["host"].cpu())
 
 
-def mixes_features(cfg: SingleSettings) -> bool:
-    """Whether the Mixup branch can mix features."""
-    return isinstance(cfg.mixup, Mixup) and cfg.mixup.name != "image"
+def feature_mixer(cfg: NoMixup | Mixup, network: PoseNet) -> FeatureMixer | None:
+    """The mixer at the recipe's layer, where the branch mixes features at all."""
+    if isinstance(cfg, NoMixup) or cfg.name == "image":
+        return None
+    return FeatureMixer(network, cfg.layer)
 
 
 def teacher_terms(heatmaps: torch.Tensor) -> dict[str, torch.Tensor]:
