@@ -8,7 +8,6 @@ STAMP := $(VENV)/.installed
 DATA ?=
 RUN ?=
 ARGS ?=
-BENCH ?= configs/bench/drawn.yaml
 
 .PHONY: help setup shards demo train evaluate bench test test-gpu gpu-check lint format
 

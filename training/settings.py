@@ -68,10 +68,13 @@ class RunSettings:
     loader: LoaderSettings = LoaderSettings()
     """How shards become batches."""
     net: NetSettings = NetSettings()
+    """The network."""
     heatmap: HeatmapSettings = HeatmapSettings()
+    """Keypoints to heatmaps and back."""
     method: MethodSettings = SupervisedSettings()
     """The training method."""
     optim: OptimSettings = OptimSettings()
+    """Adam and its learning rate."""
     steps: Count = 140_460
     """Optimiser steps of the run (published 1K runs: 30 epochs of 4,682)."""
     labelled_batch: Count = 32

@@ -70,7 +70,7 @@ class AverageTeacherSettings:
     """An exponential moving average of the network, in eval mode."""
 
     name: Literal["ema"] = "ema"
-    momentum: float = 0.98
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.98
     """How much of the average stays in a step, once warm."""
 
     def build(self, network: nn.Module) -> AverageTeacher:

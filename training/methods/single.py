@@ -40,9 +40,9 @@ class Mixup:
     """What is mixed: the images, the features that enter `layer`, or per step one of the two at random."""
     layer: str = "backbone.layer3"
     """The module of the network whose input is mixed."""
-    beta: float = 0.75
+    beta: Annotated[float, Field(gt=0)] = 0.75
     """Both parameters of the Beta distribution of alpha."""
-    weight: float = 0.7
+    weight: Annotated[float, Field(ge=0)] = 0.7
     """Weight of the branch in the loss (lambda_m)."""
 
 
@@ -57,11 +57,11 @@ class SingleSettings:
     """How many keypoints are masked in a strong view."""
     mixup: Annotated[NoMixup | Mixup, Field(discriminator="name")] = Mixup()
     """The second strong branch."""
-    weight: float = 0.7
+    weight: Annotated[float, Field(ge=0)] = 0.7
     """Weight of the strong branch in the loss (lambda_u)."""
-    burn_in_steps: int = 0
+    burn_in_steps: Annotated[int, Field(ge=0)] = 0
     """Steps on the labelled people alone before the unlabelled ones join."""
-    ramp_steps: int = 0
+    ramp_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the weights of both branches rise from zero after the burn-in."""
     outside: Literal["ignore", "background"] = "ignore"
     """What cells of the strong view beyond the weak view count as: nothing, or empty (published)."""
