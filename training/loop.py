@@ -24,7 +24,11 @@ from training.settings import RunSettings
 
 @dataclass
 class Job:
-    """Everything that a run is made of; `step` counts finished steps, `history` holds every scoring."""
+    """Everything that a run is made of.
+
+    `preview` are the unlabelled people of every sheet of views, `step` counts finished steps, `history` holds
+    every scoring.
+    """
 
     cfg: RunSettings
     folder: Path
@@ -34,6 +38,7 @@ class Job:
     optimizer: torch.optim.Optimizer
     labelled: TrainLoader[LabelledBatch]
     unlabelled: TrainLoader[UnlabelledBatch] | None
+    preview: UnlabelledBatch | None
     val: EvalLoader
     ground_truth: dict[str, Any]
     skeleton: Skeleton
@@ -51,10 +56,12 @@ def train(job: Job) -> None:
         progress = Progress(job.step, cfg.steps)
         began = time.perf_counter()
         labelled = next(job.labelled)
-        unlabelled = next(job.unlabelled) if job.unlabelled else None
+        unlabelled = (
+            next(job.unlabelled) if job.unlabelled and job.method.wants_unlabelled(progress) else None
+        )
         waited = time.perf_counter() - began
         if job.step == 0:
-            draw_pictures(job, unlabelled)
+            draw_pictures(job)
 
         set_learning_rate(job.optimizer, cfg.optim.lr * cfg.optim.schedule.scale(job.step, cfg.steps))
         result = job.wrapped(labelled, unlabelled, progress)
@@ -68,7 +75,7 @@ def train(job: Job) -> None:
         is_last = job.step == cfg.steps
         if is_last or job.step % cfg.evaluate_every == 0:
             score_networks(job)
-            draw_pictures(job, unlabelled)
+            draw_pictures(job)
         stopping = stop.agreed(at_report=job.step % cfg.report_every == 0)
         if is_last or stopping or job.step % cfg.checkpoint_every == 0:
             save(job)
@@ -81,16 +88,18 @@ class StopRequest:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
+        self.asked = False
         signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.asked = True
         self.accelerator.set_trigger()
 
     def agreed(self, *, at_report: bool) -> bool:
-        """Whether every rank stops after this step."""
-        if self.accelerator.num_processes > 1 and not at_report:
-            return False
-        return self.accelerator.check_trigger()
+        """Whether every rank stops after this step; asking the others waits for the device."""
+        if self.accelerator.num_processes == 1:
+            return self.asked
+        return at_report and self.accelerator.check_trigger()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -118,13 +127,13 @@ def score_networks(job: Job) -> None:
         write_json(job.folder / "scores.json", evaluate.summary(job.history, job.cfg.metric))
 
 
-def draw_pictures(job: Job, unlabelled: UnlabelledBatch | None) -> None:
+def draw_pictures(job: Job) -> None:
     """Write the sheet of views and the sheet of predictions of this step."""
     if not job.accelerator.is_main_process:
         return
     folder = job.folder / "pictures"
     with job.report.pause("drawing"):
-        if unlabelled is not None and (seen := job.method.inspect(unlabelled)) is not None:
+        if job.preview is not None and (seen := job.method.inspect(job.preview)) is not None:
             pictures.view_sheet(folder / f"views-{job.step:08d}.png", seen, job.skeleton)
         network = next(iter(job.method.networks().values()))
         some = evaluate.compare(network, next(iter(job.val)), job.ground_truth, decoding=job.cfg.heatmap)

@@ -17,7 +17,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from configs.load import InputError, dump, exit_on_input_error, load, no_recipe, read_request
+from pipelines.batch import UnlabelledBatch
 from pipelines.loader import eval_loader, labelled_loader, unlabelled_loader
+from pipelines.source import Split
 from sharding.files import write_atomic
 from sharding.manifest import GROUND_TRUTH_NAME
 from training import card, checkpoint
@@ -28,6 +30,7 @@ from training.report import Report
 from training.settings import RunSettings
 
 CARD_NAME = "card.json"
+PREVIEW_PEOPLE = 8
 
 
 def run(cfg: RunSettings, *, resume: bool) -> Job:
@@ -77,6 +80,7 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resum
         unlabelled=unlabelled_loader(unlabelled, cfg.views, batch_size=cfg.unlabelled_batch, **stream)
         if unlabelled
         else None,
+        preview=preview(cfg, unlabelled, device) if unlabelled else None,
         val=eval_loader(
             val,
             cfg.views,
@@ -90,6 +94,16 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resum
         skeleton=labelled.skeleton,
         report=build_report(cfg, accelerator),
     )
+
+
+def preview(cfg: RunSettings, unlabelled: Split, device: torch.device) -> UnlabelledBatch:
+    """The same few unlabelled people for every sheet of views, from a stream of their own."""
+    loader = unlabelled_loader(
+        unlabelled, cfg.views, batch_size=PREVIEW_PEOPLE, seed=cfg.seed, device=device, settings=cfg.loader
+    )
+    batch = next(loader)
+    loader.close()
+    return batch
 
 
 def build_report(cfg: RunSettings, accelerator: Accelerator) -> Report:

@@ -42,9 +42,12 @@ def make_batches(seed: int = 0) -> tuple[LabelledBatch, UnlabelledBatch]:
 
 def test_burn_in_is_the_supervised_step() -> None:
     method = make_method(burn_in_steps=10)
-    labelled, unlabelled = make_batches()
+    labelled, _ = make_batches()
     twin = copy.deepcopy(method.network)
-    result = method(labelled, unlabelled, Progress(step=9, total_steps=100))
+    last_of_it, after = Progress(step=9, total_steps=100), Progress(step=10, total_steps=100)
+    assert not method.wants_unlabelled(last_of_it)
+    assert method.wants_unlabelled(after)
+    result = method(labelled, None, last_of_it)
     assert result.loss == supervised_loss(twin, labelled, SIGMA)
     assert set(result.terms) == {"loss", "loss_supervised"}
 

@@ -55,6 +55,10 @@ class Method(nn.Module, ABC):
     ) -> StepResult:
         """One training step up to the loss."""
 
+    @abstractmethod
+    def wants_unlabelled(self, progress: Progress) -> bool:
+        """Whether the step reads the unlabelled batch; where not, none is fetched."""
+
     def after_update(self, progress: Progress) -> None:
         """Called once the optimiser has moved the parameters."""
 

@@ -119,7 +119,7 @@ class Single(Method):
         loss_supervised = supervised_loss(self.network, labelled, self.sigma)
         terms = {"loss_supervised": loss_supervised.detach()}
         ramp = self.ramp(progress.step)
-        if ramp == 0 or unlabelled is None:
+        if unlabelled is None:
             return StepResult(loss_supervised, {"loss": loss_supervised.detach(), **terms})
 
         heatmaps = self.teacher(unlabelled.weak, self.network)
@@ -134,6 +134,10 @@ class Single(Method):
             loss = loss + ramp * self.cfg.mixup.weight * loss_mixed
             terms |= {"loss_mixed": loss_mixed.detach(), "alpha": alpha}
         return StepResult(loss, {"loss": loss.detach(), **terms})
+
+    def wants_unlabelled(self, progress: Progress) -> bool:
+        """After the burn-in."""
+        return self.ramp(progress.step) > 0
 
     def ramp(self, step: int) -> float:
         """Share of the unlabelled weights in `step`: 0 in the burn-in, then a line up to 1."""

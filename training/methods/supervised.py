@@ -39,6 +39,10 @@ class Supervised(Method):
         loss = supervised_loss(self.network, labelled, self.sigma)
         return StepResult(loss, {"loss": loss.detach()})
 
+    def wants_unlabelled(self, progress: Progress) -> bool:  # noqa: ARG002
+        """Never."""
+        return False
+
     def networks(self) -> dict[str, PoseNet]:
         """The one network."""
         return {"network": self.network}
