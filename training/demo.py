@@ -26,6 +26,11 @@ from training.files import write_json
 
 FOLDER = Path("runs/demo")
 METHODS = ("supervised", "adaptive_mixup")
+ACCELERATE = ("-m", "accelerate.commands.accelerate_cli")
+LAUNCH = (
+    *(*ACCELERATE, "launch", "--quiet", "--num_machines=1", "--num_processes=1"),
+    *("--mixed_precision=no", "--dynamo_backend=no"),
+)
 console = Console()
 
 
@@ -40,8 +45,8 @@ class DemoSettings:
 def demo(cfg: DemoSettings) -> None:
     """Draw, shard, train both methods, print one table and write summary.json."""
     began = time.perf_counter()
-    for split in ("train", "val"):
-        call("sharding/build.py", f"configs/shards/drawn_{split}.yaml")
+    for recipe in ("drawn", "drawn_val"):
+        call("sharding/build.py", f"configs/shards/{recipe}.yaml")
     rows = [train(method, cfg.seed) for method in METHODS]
     write_json(FOLDER / "summary.json", {"rows": rows})
     console.print(table(rows))
@@ -56,8 +61,7 @@ def train(method: str, seed: int) -> dict[str, Any]:
     if folder.exists():
         shutil.rmtree(folder)
     began = time.perf_counter()
-    launch = ("-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes=1", "--quiet")
-    call(*launch, "training/run.py", f"configs/run/demo/{method}.yaml", f"seed={seed}", f"output={folder}")
+    call(*LAUNCH, "training/run.py", f"configs/run/demo/{method}.yaml", f"seed={seed}", f"output={folder}")
     seconds = time.perf_counter() - began
     card = json.loads((folder / "card.json").read_text())
     scores = next(iter(json.loads((folder / "scores.json").read_text())["last"]["scores"].values()))
@@ -73,8 +77,8 @@ def train(method: str, seed: int) -> dict[str, Any]:
 
 def call(*words: str) -> None:
     """Run a Python command of the project, showing it; its failure ends the demo with its exit code."""
-    shown = " ".join(words).replace("-m accelerate.commands.accelerate_cli", "accelerate")
-    console.print(f"$ {shown}", style="bold", highlight=False)
+    shown = " ".join(words).replace(" ".join(ACCELERATE), "accelerate")
+    console.print(f"$ {shown}", style="bold", highlight=False, soft_wrap=True)
     code = subprocess.run([sys.executable, *words], cwd=ROOT, check=False).returncode
     if code != 0:
         raise SystemExit(code)
