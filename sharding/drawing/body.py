@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float64]
 
 CAPSULES = (
-    ("foot", "ankle", "toe", 0.028, 0.020),
-    ("shin", "knee", "ankle", 0.043, 0.027),
-    ("thigh", "hip", "knee", 0.062, 0.046),
-    ("upper_arm", "shoulder", "elbow", 0.040, 0.031),
-    ("forearm", "elbow", "wrist", 0.031, 0.022),
-    ("hand", "wrist", "finger", 0.023, 0.017),
+    ("foot", "ankle", "toe", 0.034, 0.026),
+    ("shin", "knee", "ankle", 0.050, 0.034),
+    ("thigh", "hip", "knee", 0.070, 0.052),
+    ("upper_arm", "shoulder", "elbow", 0.047, 0.038),
+    ("forearm", "elbow", "wrist", 0.037, 0.028),
+    ("hand", "wrist", "finger", 0.028, 0.022),
 )
 """Parts of each side: name, joint at either end, radius at either end."""
 
@@ -66,8 +66,8 @@ def draw_body(rng: np.random.Generator) -> Body:
     pelvis = _draw_stance(rng)
     chest = pelvis @ _turn(rng.normal(0, 8), rng.normal(0, 12), rng.normal(0, 7))
     skull = chest @ _turn(rng.normal(0, 10), rng.normal(0, 22), rng.normal(0, 8))
-    build = rng.uniform(0.85, 1.25)
-    head_radius = 0.066 * rng.uniform(0.9, 1.15)
+    build = rng.uniform(0.85, 1.3)
+    head_radius = 0.072 * rng.uniform(0.9, 1.15)
     joints = _trunk(rng, pelvis, chest, skull, build, head_radius)
     for side, sign in (("left", 1.0), ("right", -1.0)):
         joints |= _arm(rng, chest, joints[f"{side}_shoulder"], side, sign)
@@ -187,7 +187,7 @@ def _parts(joints: dict[str, Vector], build: float, head_radius: float) -> tuple
             radii = np.array([first, last]) * (0.5 + 0.5 * build)
             parts.append(Part(f"{side}_{name}", ends[:, :2], radii, depth))
     corners = np.stack([joints[f"{side}_{end}"] for end in ("shoulder", "hip") for side in ("left", "right")])
-    torso_radii = np.array([0.045, 0.045, 0.062, 0.062]) * (0.4 + 0.6 * build)
+    torso_radii = np.array([0.055, 0.055, 0.074, 0.074]) * (0.4 + 0.6 * build)
     parts.append(Part("torso", corners[:, :2], torso_radii, float(corners[:, 2].mean())))
     throat = np.stack([joints["neck"], joints["head"]])
     parts.append(Part("neck", throat[:, :2], np.array([0.036, 0.036]), float(throat[0, 2]) + 0.005))

@@ -83,7 +83,7 @@ def _place(
     if not 1 <= num_people <= MOST_PEOPLE:
         raise ValueError(f"a scene holds 1 to {MOST_PEOPLE} people, not {num_people}")
     width, height = size_wh
-    stature_px = height * rng.uniform(0.5, 0.95) * (1.0 if num_people == 1 else 0.85)
+    stature_px = height * rng.uniform(0.55, 0.95) * (1.0 if num_people == 1 else 0.85)
     middle = rng.uniform(0.3, 0.7) * width
     placed = []
     for person in range(num_people):
@@ -121,7 +121,7 @@ def _background(rng: np.random.Generator, size_wh: tuple[int, int]) -> Picture:
         texture = texture + spread * rng.uniform(0.2, 1.2) * (grey + colour)
     smooth = np.clip(texture, 0, 255).astype(np.uint8)
     picture8 = cv2.resize(smooth, (width, height), interpolation=cv2.INTER_LINEAR)
-    for _ in range(rng.integers(2, 9)):
+    for _ in range(rng.integers(1, 6)):
         _clutter(rng, picture8)
     return picture8
 
