@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -29,7 +30,7 @@ METHODS = ("supervised", "adaptive_mixup")
 ACCELERATE = ("-m", "accelerate.commands.accelerate_cli")
 LAUNCH = (
     *(*ACCELERATE, "launch", "--quiet", "--num_machines=1", "--num_processes=1"),
-    *("--mixed_precision=no", "--dynamo_backend=no"),
+    *("--mixed_precision=no", "--dynamo_backend=no", f"--num_cpu_threads_per_process={os.cpu_count()}"),
 )
 console = Console()
 

@@ -71,7 +71,8 @@ def train(job: Job) -> None:
         job.method.after_update(progress)
 
         job.step += 1
-        job.report.step(job.step, result.terms, waited_s=waited)
+        people = len(labelled.image) + (len(unlabelled.weak) if unlabelled else 0)
+        job.report.step(job.step, result.terms, waited, samples=people * accelerator.num_processes)
         is_last = job.step == cfg.steps
         if is_last or job.step % cfg.evaluate_every == 0:
             score_networks(job)

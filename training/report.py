@@ -37,8 +37,7 @@ class Report:
     in `folder`, shows a live bar on a terminal or prints a line per report elsewhere, and reports what is
     left at the end. A resumed run calls `load_state_dict` before it enters.
 
-    samples_per_step: labelled and unlabelled people of a step over all ranks. watch_from_step: the teacher is
-    watched for a collapse from there on (the end of burn-in and ramp).
+    watch_from_step: the teacher is watched for a collapse from there on (the end of burn-in and ramp).
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class Report:
         *,
         total_steps: int,
         every: int,
-        samples_per_step: int,
         watch_from_step: int = 0,
         collapse: CollapseSettings | None = None,
         title: str = "train",
@@ -57,7 +55,6 @@ class Report:
         self.folder = folder
         self.accelerator = accelerator
         self.every = every
-        self.samples_per_step = samples_per_step
         self.watch_from_step = watch_from_step
         law = collapse or CollapseSettings()
         self.watches = {name: CollapseWatch(share=law.share, reports=law.reports) for name in WATCHED}
@@ -92,14 +89,17 @@ class Report:
             if self._display:
                 self._display.stop()
 
-    def step(self, step: int, terms: Mapping[str, torch.Tensor | float], waited_s: float) -> None:
+    def step(
+        self, step: int, terms: Mapping[str, torch.Tensor | float], waited_s: float, *, samples: int
+    ) -> None:
         """Take the terms of a step: 0-dim tensors, or floats of the host.
 
-        `step` counts finished steps, this one included; `waited_s` is how long the host waited for its data.
+        `step` counts finished steps, this one included; `waited_s` is how long the host waited for its data;
+        `samples` the labelled and unlabelled people of the step over all ranks.
         Device terms are copied on the device, so the step may reuse their memory. Raises NonFiniteLoss when a
         report is due and a term named `loss...` was not finite.
         """
-        self._interval.add(step, terms, waited_s)
+        self._interval.add(step, terms, waited_s, samples)
         self.last_step = step
         if self._display:
             self._display.advance(step)
@@ -110,7 +110,7 @@ class Report:
         """Report what has gathered though it is not due: before a save, so that no broken state is kept."""
         if not self._interval.steps:
             return
-        rows, speed = self._interval.read(self.samples_per_step)
+        rows, speed = self._interval.read()
         self._interval = self._interval.successor()
         means = _means(rows)
         if self._display:
@@ -209,10 +209,13 @@ class Interval:
         self._device_names: list[tuple[str, ...]] = []
         self._host_rows: list[dict[str, float]] = []
         self._waited_s = 0.0
+        self._samples = 0
         self._seconds = 0.0
         self._running_since: float | None = None
 
-    def add(self, step: int, terms: Mapping[str, torch.Tensor | float], waited_s: float) -> None:
+    def add(
+        self, step: int, terms: Mapping[str, torch.Tensor | float], waited_s: float, samples: int
+    ) -> None:
         """Keep the terms of a step, the device's as one copied row."""
         on_device = {name: term.detach() for name, term in terms.items() if isinstance(term, torch.Tensor)}
         if any(term.ndim for term in on_device.values()):
@@ -225,15 +228,16 @@ class Interval:
             self._device_rows.append(torch.stack([term.to(torch.float32) for term in on_device.values()]))
         self._host_rows.append({n: float(term) for n, term in terms.items() if n not in on_device})
         self._waited_s += waited_s
+        self._samples += samples
 
-    def read(self, samples_per_step: int) -> tuple[dict[int, dict[str, float]], dict[str, float]]:
+    def read(self) -> tuple[dict[int, dict[str, float]], dict[str, float]]:
         """All terms by step, brought over in one transfer, and the speed."""
         flat = iter(torch.cat(self._device_rows).tolist() if self._device_rows else [])
         columns = zip(self.steps, self._device_names, self._host_rows, strict=True)
         rows = {step: {name: next(flat) for name in names} | host for step, names, host in columns}
         seconds = max(self._seconds_until_now(), 1e-9)
         speed = {
-            "samples_per_s": samples_per_step * len(rows) / seconds,
+            "samples_per_s": self._samples / seconds,
             "data_wait_share": min(self._waited_s / seconds, 1.0),
             "seconds_per_step": seconds / len(rows),
         }

@@ -108,13 +108,11 @@ def preview(cfg: RunSettings, unlabelled: Split, device: torch.device) -> Unlabe
 
 def build_report(cfg: RunSettings, accelerator: Accelerator) -> Report:
     """The report, which logs through Accelerate's trackers."""
-    people = cfg.labelled_batch + (cfg.unlabelled_batch if cfg.method.uses_unlabelled else 0)
     return Report(
         Path(cfg.output),
         accelerator,
         total_steps=cfg.steps,
         every=cfg.report_every,
-        samples_per_step=people * accelerator.num_processes,
         watch_from_step=cfg.method.settled_from_step,
         collapse=cfg.collapse,
         title=Path(cfg.output).name,

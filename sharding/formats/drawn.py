@@ -19,6 +19,8 @@ from sharding.formats.coco import CocoFormat
 from sharding.record import Annotations
 from sharding.skeleton import LSP_14, to_category
 
+VERSION = 1
+"""Of the drawing code: raised when equal settings draw other people, so that older drawings are refused."""
 LEAST_SIDE_PX = 48
 """Below this a person's hands and feet are smaller than a pixel."""
 
@@ -116,6 +118,7 @@ def _annotations(scene: Scene, image_id: int, *, first_id: int) -> list[dict[str
 def _own_settings(cfg: DrawnFormat) -> dict[str, Any]:
     """What decides the drawings, as JSON gives it back."""
     return {
+        "version": VERSION,
         "people": cfg.people,
         "seed": cfg.seed,
         "size_wh": list(cfg.size_wh),

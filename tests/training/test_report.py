@@ -44,9 +44,7 @@ def clock(monkeypatch) -> Clock:
 
 def make(folder: Path, accelerator: Accelerator, *, every: int = 4, terminal: bool = False, **more) -> Report:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
-    return Report(
-        folder, accelerator, total_steps=40, every=every, samples_per_step=8, console=console, **more
-    )
+    return Report(folder, accelerator, total_steps=40, every=every, console=console, **more)
 
 
 def shown(report: Report) -> str:
@@ -65,9 +63,9 @@ def test_terms_are_not_read_before_a_report_is_due():
     interval = Interval()
     meta = torch.zeros((), device="meta")  # a tensor without values: whoever reads it fails
     for step in range(3):
-        interval.add(step, {"loss": meta, "alpha": meta.to(torch.bfloat16), "count": meta.long()}, 0.0)
+        interval.add(step, {"loss": meta, "alpha": meta.to(torch.bfloat16), "count": meta.long()}, 0.0, 8)
     with pytest.raises((NotImplementedError, RuntimeError)):
-        interval.read(1)
+        interval.read()
 
 
 @pytest.mark.gpu
@@ -77,17 +75,17 @@ def test_no_sync_before_a_report_is_due():
     torch.cuda.set_sync_debug_mode("error")
     try:
         for step in range(3):
-            interval.add(step, {"loss": loss, "count": loss.long(), "lr": 0.1}, 0.0)
+            interval.add(step, {"loss": loss, "count": loss.long(), "lr": 0.1}, 0.0, 8)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert interval.read(1)[0][2] == {"loss": 1.0, "count": 1.0, "lr": 0.1}
+    assert interval.read()[0][2] == {"loss": 1.0, "count": 1.0, "lr": 0.1}
 
 
 def test_report_gives_the_mean_of_each_term_over_the_steps_that_have_it(tmp_path, accelerator):
     with make(tmp_path, accelerator) as report:
         for step in range(1, 9):
             more = {"alpha": float(step)} if step > 2 else {}
-            report.step(step, terms(step, **more), 0.0)
+            report.step(step, terms(step, **more), 0.0, samples=8)
             assert len(lines(tmp_path)) == step // 4
     first, second = lines(tmp_path)
     assert (first["step"], first["loss"], first["alpha"], first["lr"]) == (4, 2.5, 3.5, 0.5)
@@ -97,21 +95,21 @@ def test_report_gives_the_mean_of_each_term_over_the_steps_that_have_it(tmp_path
 def test_terms_are_copied_as_the_step_may_reuse_their_memory(tmp_path, accelerator):
     buffer = torch.tensor(1.0)
     with make(tmp_path, accelerator, every=2) as report:
-        report.step(1, {"loss": buffer}, 0.0)
+        report.step(1, {"loss": buffer}, 0.0, samples=8)
         buffer.fill_(5.0)
-        report.step(2, {"loss": buffer}, 0.0)
+        report.step(2, {"loss": buffer}, 0.0, samples=8)
     assert lines(tmp_path)[0]["loss"] == 3.0
 
 
 def test_terms_must_be_scalars():
     with pytest.raises(ValueError, match=r"0-dim.*'loss': \(2,\)"):
-        Interval().add(1, {"loss": torch.zeros(2)}, 0.0)
+        Interval().add(1, {"loss": torch.zeros(2)}, 0.0, 8)
 
 
 def test_what_is_left_is_reported_at_the_end(tmp_path, accelerator):
     with make(tmp_path, accelerator) as report:
         for step in range(1, 7):
-            report.step(step, terms(step), 0.0)
+            report.step(step, terms(step), 0.0, samples=8)
     assert [line["step"] for line in lines(tmp_path)] == [4, 6]
     assert lines(tmp_path)[1]["loss"] == 5.5
 
@@ -119,16 +117,16 @@ def test_what_is_left_is_reported_at_the_end(tmp_path, accelerator):
 def test_speed_counts_neither_pauses_nor_the_time_between_them(tmp_path, accelerator, clock):
     with make(tmp_path, accelerator, every=2) as report:
         clock.now += 1.0
-        report.step(1, terms(1), 0.5)
+        report.step(1, terms(1), 0.5, samples=8)
         with report.pause("scoring"):
             clock.now += 100.0
         clock.now += 3.0
-        report.step(2, terms(2), 0.5)
+        report.step(2, terms(2), 0.5, samples=8)
         with report.pause("saving"):
             report.flush()
             clock.now += 100.0
         clock.now += 2.0
-        report.step(3, terms(3), 0.0)
+        report.step(3, terms(3), 0.0, samples=8)
     first, second = lines(tmp_path)
     assert (first["samples_per_s"], first["data_wait_share"], first["seconds_per_step"]) == (4.0, 0.25, 2.0)
     assert (second["samples_per_s"], second["seconds_per_step"]) == (4.0, 2.0)
@@ -137,7 +135,7 @@ def test_speed_counts_neither_pauses_nor_the_time_between_them(tmp_path, acceler
 def test_flush_inside_a_pause_keeps_the_clock_stopped(tmp_path, accelerator, clock):
     with make(tmp_path, accelerator) as report:
         clock.now += 1.0
-        report.step(1, terms(1), 0.0)
+        report.step(1, terms(1), 0.0, samples=8)
         with report.pause("saving"):
             clock.now += 50.0
             report.flush()
@@ -149,7 +147,7 @@ def test_line_of_text_where_there_is_no_terminal(tmp_path, accelerator, clock):
     with make(tmp_path, accelerator) as report:
         for step in range(1, 5):
             clock.now += 2.0
-            report.step(step, terms(0, mean_masks=4.25, hard_share=0.1, teacher_cells=0.0123), 0.5)
+            report.step(step, terms(0, mean_masks=4.25, hard_share=0.1, teacher_cells=0.0123), 0.5, samples=8)
     assert shown(report) == (
         "train 4/40  loss 0  masks 4.2  hard 10%  cells 1.23%  lr 0.5  4 samples/s  wait 25%  ETA 1:12\n"
     )
@@ -158,7 +156,7 @@ def test_line_of_text_where_there_is_no_terminal(tmp_path, accelerator, clock):
 def test_bar_and_terms_on_a_terminal(tmp_path, accelerator):
     with make(tmp_path, accelerator, terminal=True) as report:
         for step in range(1, 6):
-            report.step(step, terms(step), 0.0)
+            report.step(step, terms(step), 0.0, samples=8)
         report.note("a note")
     text = shown(report)
     assert "━" in text
@@ -178,7 +176,7 @@ def test_scores_are_logged_and_the_main_ones_shown(tmp_path, accelerator):
 def test_tensorboard_has_the_same_numbers(tmp_path, accelerator):
     with make(tmp_path, accelerator) as report:
         for step in range(1, 9):
-            report.step(step, terms(step), 0.0)
+            report.step(step, terms(step), 0.0, samples=8)
     accelerator.end_training()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -188,10 +186,10 @@ def test_tensorboard_has_the_same_numbers(tmp_path, accelerator):
 def test_resumed_run_cuts_what_lies_beyond_its_step(tmp_path, accelerator):
     with make(tmp_path, accelerator) as report:
         for step in range(1, 5):
-            report.step(step, terms(step), 0.0)
+            report.step(step, terms(step), 0.0, samples=8)
         saved = report.state_dict()
         for step in range(5, 13):
-            report.step(step, terms(step), 0.0)
+            report.step(step, terms(step), 0.0, samples=8)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 13, "lo')  # a kill in the middle of a line
     accelerator.end_training()
@@ -201,7 +199,7 @@ def test_resumed_run_cuts_what_lies_beyond_its_step(tmp_path, accelerator):
     resumed.load_state_dict(saved)
     with resumed:
         for step in range(5, 9):
-            resumed.step(step, terms(step), 0.0)
+            resumed.step(step, terms(step), 0.0, samples=8)
     assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [(4, 2.5), (8, 6.5)]
     accelerator.end_training()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -225,7 +223,7 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, accelerator, term, valu
         with report:
             for step in range(1, 9):
                 bad = {term: value} if step >= 6 else {}
-                report.step(step, terms(step, teacher_peak=0.5) | bad, 0.0)
+                report.step(step, terms(step, teacher_peak=0.5) | bad, 0.0, samples=8)
 
     with pytest.raises(
         NonFiniteLoss, match=rf"from step 6 on \(seen at the report of step 8\).*{term} {value}"
@@ -236,14 +234,14 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, accelerator, term, valu
 
 def test_flush_before_a_save_finds_a_broken_loss_that_is_not_due(tmp_path, accelerator):
     with make(tmp_path, accelerator) as report:
-        report.step(1, {"loss": torch.tensor(math.nan)}, 0.0)
+        report.step(1, {"loss": torch.tensor(math.nan)}, 0.0, samples=8)
         with pytest.raises(NonFiniteLoss):
             report.flush()
 
 
 def test_term_that_is_no_loss_may_be_infinite(tmp_path, accelerator):
     with make(tmp_path, accelerator, every=1) as report:
-        report.step(1, terms(1, alpha=math.inf), 0.0)
+        report.step(1, terms(1, alpha=math.inf), 0.0, samples=8)
     assert lines(tmp_path)[0]["alpha"] is None
 
 
@@ -259,9 +257,9 @@ def test_other_ranks_neither_show_nor_log(tmp_path):
 
     with make(tmp_path, OtherRank(), every=2) as report:
         for step in range(1, 5):
-            report.step(step, terms(step), 0.0)
+            report.step(step, terms(step), 0.0, samples=8)
         report.note("unseen")
-        report.step(5, terms(math.nan), 0.0)
+        report.step(5, terms(math.nan), 0.0, samples=8)
         with pytest.raises(NonFiniteLoss):
             report.flush()
     assert not (tmp_path / "metrics.jsonl").exists()
@@ -294,12 +292,12 @@ def test_collapse_is_reported_after_the_ramp_and_across_a_resume(tmp_path, accel
     report = make(tmp_path, accelerator, every=1, watch_from_step=10, collapse=law)
     with report:
         for step in range(1, 21):
-            report.step(step, terms(step, teacher_peak=0.9 if step < 10 else 0.4), 0.0)
+            report.step(step, terms(step, teacher_peak=0.9 if step < 10 else 0.4), 0.0, samples=8)
         saved = report.state_dict()
     assert "collapsing" not in shown(report)
     resumed = make(tmp_path, accelerator, every=1, watch_from_step=10, collapse=law)
     resumed.load_state_dict(saved)
     with resumed:
         for step in range(21, 31):
-            resumed.step(step, terms(step, teacher_peak=0.01), 0.0)
+            resumed.step(step, terms(step, teacher_peak=0.01), 0.0, samples=8)
     assert shown(resumed).count("warning: teacher_peak has fallen from 0.4") == 1
