@@ -1,0 +1,34 @@
+"""What the READMEs name is there."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+READMES = [ROOT / "README.md", *sorted(ROOT.glob("[a-z]*/**/README.md"))]
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_named_targets_files_and_links_exist(readme: Path) -> None:
+    text = readme.read_text()
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE)) <= targets()
+    files = re.findall(r"(?<![\w/])(?:configs|sharding|training|docs)/[\w/]+\.(?:yaml|py|md)", text)
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    assert [name for name in files if not (ROOT / name).exists() and "NAME" not in name] == []
+    assert [link for link in links if not (readme.parent / link).exists()] == []
+
+
+def test_make_alone_lists_every_target() -> None:
+    shown = subprocess.run(["make", "-C", ROOT], capture_output=True, text=True, check=True).stdout
+    assert {line.split()[1] for line in shown.splitlines() if line.startswith("  make ")} == targets()
+
+
+def test_every_code_folder_has_a_readme() -> None:
+    for folder in ("configs", "sharding", "pipelines", "models", "training", "tests"):
+        assert (ROOT / folder / "README.md").is_file()
