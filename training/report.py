@@ -240,6 +240,7 @@ class Interval:
             "samples_per_s": self._samples / seconds,
             "data_wait_share": min(self._waited_s / seconds, 1.0),
             "seconds_per_step": seconds / len(rows),
+            "peak_memory_gib": peak_memory_gib(),
         }
         return rows, speed
 
@@ -262,6 +263,13 @@ class Interval:
     def _seconds_until_now(self) -> float:
         running = 0.0 if self._running_since is None else time.perf_counter() - self._running_since
         return self._seconds + running
+
+
+def peak_memory_gib() -> float:
+    """The most that this process has held so far: on its GPU where it has one, else in main memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _means(rows: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
