@@ -6,6 +6,7 @@ host, in one transfer. Terms and times are those of the main process; other rank
 
 import json
 import math
+import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping

@@ -71,7 +71,7 @@ def metrics() -> Callable[[Path], dict[int, dict[str, Any]]]:
         rows: dict[int, dict[str, Any]] = {}
         for line in (folder / "metrics.jsonl").read_text().splitlines():
             row = json.loads(line)
-            clock = {"samples_per_s", "data_wait_share", "seconds_per_step"}
+            clock = {"samples_per_s", "data_wait_share", "seconds_per_step", "peak_memory_gib"}
             rows.setdefault(row["step"], {}).update({k: v for k, v in row.items() if k not in clock})
         return rows
 
