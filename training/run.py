@@ -40,6 +40,8 @@ def run(cfg: RunSettings, *, resume: bool) -> Job:
         raise InputError(
             f"{folder} holds a run already: go on with `--resume {folder}`, or give another `output=`"
         )
+    if cfg.precision == "fp16" and not torch.cuda.is_available():
+        raise InputError("precision: fp16 needs a GPU, and there is none here: set precision to bf16 or no")
     torch.manual_seed(cfg.seed)
     accelerator = Accelerator(mixed_precision=cfg.precision)
     job = build_job(cfg, accelerator, folder, resume=resume)

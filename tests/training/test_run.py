@@ -191,6 +191,12 @@ def test_a_damaged_shard_is_named_before_training(
         run(tiny_run("supervised", f"data.train={shards}"), resume=False)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_fp16_without_a_gpu_is_refused(tiny_run: MakeRun) -> None:
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        run(tiny_run("supervised", "precision=fp16"), resume=False)
+
+
 def test_a_finished_folder_is_not_overwritten(tiny_run: MakeRun) -> None:
     cfg = tiny_run("supervised", "steps=1")
     run(cfg, resume=False)
