@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-torch.set_num_threads(1)  # a forked child has none of the threads of its parent
 from torch import nn
 
 from configs.load import InputError
@@ -23,6 +22,7 @@ from pathlib import Path
 import torch
 from training import checkpoint
 
+torch.set_num_threads(1)
 run, rng = Path(sys.argv[1]), random.Random(0)
 KILLS = 20
 
