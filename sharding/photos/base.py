@@ -1,0 +1,82 @@
+"""What every source of photos can do, and the rules of names that all share."""
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from configs.load import InputError
+
+MOST_BYTES = 256_000_000
+"""One photo holds at most so many bytes, so that memory stays bounded whatever the source says."""
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True)
+class Photos(ABC):
+    """Photos by name. `location` is what the user gave, for messages."""
+
+    location: str
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The bytes of one photo.
+
+        Raises InputError with location and name where it is absent, unreadable, larger than MOST_BYTES, or
+        where the name leads out of the location.
+        """
+
+    @abstractmethod
+    def absent(self, names: Iterable[str]) -> set[str]:
+        """Those of the names that are not there. Raises InputError for a name that leads out."""
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """All image files (IMAGE_SUFFIXES), sorted; hidden ones and `__MACOSX` are left out."""
+
+    def where(self, name: str) -> str:
+        """The photo as messages name it."""
+        return f"{self.location.rstrip('/')}/{name}"
+
+
+def safe_name(name: str, location: str) -> str:
+    """The name with slashes, without `./`; InputError where it is empty or leads out of the location."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part != "."]
+    is_absolute = name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[\\/]", name)
+    if is_absolute or ".." in parts or "\0" in name or not any(parts):
+        raise InputError(
+            f"{location}: the photo name {name!r} leads out of this location: "
+            "name photos relative to it, without '..'"
+        )
+    return "/".join(part for part in parts if part)
+
+
+def by_folder(names: Iterable[str], location: str) -> dict[str, list[tuple[str, str]]]:
+    """Names by their sub-folder, each as (its last part, the name as given)."""
+    folders: dict[str, list[tuple[str, str]]] = {}
+    for name in names:
+        folder, _, base = safe_name(name, location).rpartition("/")
+        folders.setdefault(folder, []).append((base, name))
+    return folders
+
+
+def is_photo(name: str) -> bool:
+    """Whether a relative name is that of an image file that is to be listed."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not any(map(is_left_out, name.split("/")))
+
+
+def is_left_out(part: str) -> bool:
+    return part.startswith(".") or part == "__MACOSX"
+
+
+def no_location(location: str, kind: str = "folder") -> InputError:
+    return InputError(f"{location}: no such {kind} of photos: correct the path (source.images=...)")
+
+
+def absent_photo(where: str) -> InputError:
+    return InputError(f"{where}: the photo is absent: put it there, or correct source.images or its name")
+
+
+def too_large_photo(where: str) -> InputError:
+    return InputError(f"{where}: the photo is larger than {MOST_BYTES // 10**6} MB: put a smaller file there")

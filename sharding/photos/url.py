@@ -1,0 +1,167 @@
+"""Photos at any address that fsspec knows: object stores, web servers, chains of them."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import fsspec
+
+from configs.load import InputError
+from sharding.photos.base import (
+    MOST_BYTES,
+    Photos,
+    absent_photo,
+    by_folder,
+    is_photo,
+    no_location,
+    safe_name,
+    too_large_photo,
+)
+
+RETRY_SECONDS = (0.5, 2.0)
+"""Waits before the second and the third try over a network."""
+
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
+_FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError)
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class UrlPhotos(Photos):
+    """Photos at an address of an object store, a web server, or a chain such as `zip://::s3://bucket/a.zip`."""
+
+    def read(self, name: str) -> bytes:
+        where = self.where(name)
+        files, path = self._find(name)
+        fetch = _fetch_web if self._is_web else _fetch
+        try:
+            payload = _with_retries(lambda: fetch(files, path, MOST_BYTES + 1))
+        except FileNotFoundError as error:
+            raise absent_photo(where) from error
+        except Exception as error:  # every protocol has its own errors
+            raise _unreachable(where, error) from error
+        if len(payload) > MOST_BYTES:
+            raise too_large_photo(where)
+        return payload
+
+    def absent(self, names: Iterable[str]) -> set[str]:
+        """One listing for each folder that the names speak of; a web server is asked name by name."""
+        if self._is_web:
+            asked = set(names)
+            with ThreadPoolExecutor(16) as pool:
+                return {name for name in pool.map(self._ifabsent, asked) if name is not None}
+        missing: set[str] = set()
+        for folder, wanted in by_folder(names, self.location).items():
+            there = self._listed(folder)
+            missing.update(name for base, name in wanted if base not in there)
+        return missing
+
+    def names(self) -> list[str]:
+        if self._is_web:
+            raise InputError(
+                f"{self.location}: a web server does not list its photos: name them in annotations, or give "
+                "a folder, a zip or an object store"
+            )
+        files, root = self._find("")
+        try:
+            paths = _with_retries(lambda: files.find(root))
+        except FileNotFoundError as error:
+            raise no_location(self.location) from error
+        except Exception as error:  # every protocol has its own errors
+            raise _unreachable(self.location, error) from error
+        names = [safe_name(path.removeprefix(root).lstrip("/"), self.location) for path in paths]
+        return sorted(filter(is_photo, names))
+
+    @property
+    def _is_web(self) -> bool:
+        return self.location.startswith(("http://", "https://"))
+
+    def _find(self, name: str) -> tuple[Any, str]:
+        """The file system of the location, and a name's path in it ("" for the location itself)."""
+        files, root = file_system(self.location, os.getpid())
+        root = root.rstrip("/")
+        if not name:
+            return files, root
+        name = safe_name(name, self.location)
+        return files, f"{root}/{quote(name) if self._is_web else name}"
+
+    def _listed(self, folder: str) -> set[str]:
+        """The files right in a sub-folder ("" for the location itself)."""
+        files, path = self._find(folder)
+        try:
+            entries = _with_retries(lambda: files.ls(path, detail=True))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not folder:
+                raise no_location(self.location) from error
+            return set()
+        except Exception as error:  # every protocol has its own errors
+            raise _unreachable(self.location, error) from error
+        files.invalidate_cache()  # a listing of all of COCO is large
+        return {entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "file"}
+
+    def _ifabsent(self, name: str) -> str | None:
+        """The name again if a web server does not have it."""
+        files, path = self._find(name)
+        try:
+            _with_retries(lambda: _fetch_web(files, path, 0))
+        except FileNotFoundError:
+            return name
+        except Exception as error:  # aiohttp's own errors
+            raise _unreachable(self.where(name), error) from error
+        return None
+
+
+@lru_cache(maxsize=8)
+def file_system(location: str, _pid: int) -> tuple[Any, str]:
+    """fsspec's file system of an address and the path in it, made once in each process."""
+    try:
+        return fsspec.core.url_to_fs(location)
+    except ImportError as error:
+        extras = [_EXTRAS[each] for each in re.findall(r"(\w+)://", location) if each in _EXTRAS]
+        cure = f'pip install "semipose[{",".join(extras)}]"' if extras else str(error)
+        raise InputError(f"{location}: a package for this protocol is not installed: {cure}") from error
+    except FileNotFoundError as error:
+        raise no_location(location) from error
+    except Exception as error:  # an unknown protocol, a damaged archive: every protocol has its own errors
+        raise _unreachable(location, error) from error
+
+
+def _fetch(files: Any, path: str, num_bytes: int) -> bytes:
+    """The first so many bytes of an object."""
+    content: bytes = files.cat_file(path, start=0, end=num_bytes)
+    return content
+
+
+def _fetch_web(files: Any, path: str, num_bytes: int) -> bytes:
+    """The same as a stream: a web server may pay no heed to the range that is asked for."""
+    content = bytearray()
+    # A block size of 0 is fsspec's way to ask for a stream; any size spares a question for it.
+    with files.open(path, "rb", block_size=0, size=1) as stream:
+        while len(content) < num_bytes and (piece := stream.read(min(1 << 20, num_bytes - len(content)))):
+            content += piece
+    return bytes(content)
+
+
+def _with_retries(action: Callable[[], _Result]) -> _Result:
+    """Try again after errors that may pass (fsspec's s3 and gs do so too, its http does not)."""
+    for seconds in RETRY_SECONDS:
+        try:
+            return action()
+        except _FINAL_ERRORS:
+            raise
+        except Exception:  # every protocol has its own errors
+            time.sleep(seconds)
+    return action()
+
+
+def _unreachable(where: str, error: Exception) -> InputError:
+    reason = str(error) or type(error).__name__
+    return InputError(
+        f"{where}: this cannot be read ({reason}): correct the address, or the rights to read it"
+    )
