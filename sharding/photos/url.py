@@ -68,13 +68,15 @@ class UrlPhotos(Photos):
                 f"{self.location}: a web server does not list its photos: name them in annotations, or give "
                 "a folder, a zip or an object store"
             )
-        files, root = self._find("")
+        files, root = self._root()
         try:
             paths = _with_retries(lambda: files.find(root))
         except FileNotFoundError as error:
             raise no_location(self.location) from error
         except Exception as error:  # every protocol has its own errors
             raise _unreachable(self.location, error) from error
+        if not paths:
+            raise no_location(self.location)
         names = [safe_name(path.removeprefix(root).lstrip("/"), self.location) for path in paths]
         return sorted(filter(is_photo, names))
 
@@ -83,17 +85,18 @@ class UrlPhotos(Photos):
         return self.location.startswith(("http://", "https://"))
 
     def _find(self, name: str) -> tuple[Any, str]:
-        """The file system of the location, and a name's path in it ("" for the location itself)."""
-        files, root = file_system(self.location, os.getpid())
-        root = root.rstrip("/")
-        if not name:
-            return files, root
+        """The file system of the location, and a name's path in it."""
         name = safe_name(name, self.location)
-        return files, f"{root}/{quote(name) if self._is_web else name}"
+        files, root = self._root()
+        return files, "/".join(filter(None, [root, quote(name) if self._is_web else name]))
+
+    def _root(self) -> tuple[Any, str]:
+        files, root = file_system(self.location, os.getpid())
+        return files, root.rstrip("/")
 
     def _listed(self, folder: str) -> set[str]:
         """The files right in a sub-folder ("" for the location itself)."""
-        files, path = self._find(folder)
+        files, path = self._find(folder) if folder else self._root()
         try:
             entries = _with_retries(lambda: files.ls(path, detail=True))
         except (FileNotFoundError, NotADirectoryError) as error:
