@@ -41,9 +41,11 @@ class PersonCrop:
 
 @settings
 class WholePhoto:
-    """Store the photo's own bytes with every person (training then decodes whole photos)."""
+    """Store the whole photo, its own bytes where they will do (training then decodes whole photos)."""
 
     name: Literal["none"] = "none"
+    longest_side: int | None = Field(default=None, ge=1)
+    """Scale photos down, and encode them anew, whose longer side has more pixels."""
 
 
 CropLaw = Annotated[PersonCrop | WholePhoto, Field(discriminator="name")]
@@ -79,6 +81,13 @@ def person_region(
     scale = min(1.0, law.oversample * law.input_size_wh[1] / padded_height)
     stored_wh = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
     return Region(left, top, right, bottom, stored_wh)
+
+
+def photo_region(source_size_wh: tuple[int, int], law: WholePhoto) -> Region:
+    """The whole photo, at the size at which `law` stores it."""
+    width, height = source_size_wh
+    scale = min(1.0, (law.longest_side or max(width, height)) / max(width, height))
+    return Region(0, 0, width, height, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 
 def image_from_stored(region: Region) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 
@@ -22,3 +23,14 @@ def file_sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def replace_folder(aside: Path, target: Path) -> None:
+    """Rename the finished folder `aside` to `target`; a folder of that name gives way."""
+    if target.exists():
+        old = aside.with_suffix(".old")
+        target.replace(old)
+        aside.replace(target)
+        shutil.rmtree(old)
+    else:
+        aside.replace(target)

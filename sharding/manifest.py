@@ -3,19 +3,21 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from configs.load import InputError
 from sharding.crop import CropLaw
 from sharding.files import file_sha256, write_atomic
-from sharding.index import read_lines
+from sharding.index import Component, check_headers, check_samples, read_index, read_lines
 from sharding.skeleton import Skeleton
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "dataset.json"
 GROUND_TRUTH_NAME = "ground_truth.json"
+MEMBERS = {"person": ("jpg", "pose", "json")}
+"""Extensions of the members of a sample, by the manifest's kind."""
 _CURE = "copy it again or build the shards again"
 
 
@@ -23,7 +25,7 @@ _CURE = "copy it again or build the shards again"
 class ShardEntry:
     """One tar: its name in the folder, its samples, its size and hashes (idx_sha256: of its index)."""
 
-    file: str
+    file: Annotated[str, Field(pattern=r"^[^/\\\x00]+\.tar$")]
     samples: int
     bytes: int
     sha256: str
@@ -47,7 +49,7 @@ class Manifest:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     format_version: int
-    kind: Literal["person"]
+    kind: Literal["person", "image"]
     name: str
     skeleton: Skeleton
     crop: CropLaw
@@ -79,23 +81,31 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(
             f"{folder}: {what}; make the shards with `python sharding/build.py RECIPE output={folder}`"
         )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: the manifest cannot be read ({error.strerror}): mend that") from error
+    return parse_manifest(content, str(path))
+
+
+def parse_manifest(content: bytes, where: str) -> Manifest:
+    """The manifest of the bytes of a `dataset.json`. Raises InputError that starts with `where`."""
     cure = "build the shards again"
     try:
-        text = path.read_bytes()
-        version = json.loads(text).get("format_version")
+        version = json.loads(content).get("format_version")
         if version != FORMAT_VERSION:
             raise InputError(
-                f"{path}: format version {version!r} where {FORMAT_VERSION} is read here: {cure}"
+                f"{where}: format version {version!r} where {FORMAT_VERSION} is read here: {cure}"
             )
-        return TypeAdapter(Manifest).validate_json(text)
+        return TypeAdapter(Manifest).validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(key) for key in first["loc"]) or "the file"
-        raise InputError(f"{path}: {where}: {first['msg']}: {cure}") from error
-    except (OSError, ValueError, AttributeError) as error:
+        key = ".".join(str(key) for key in first["loc"]) or "the file"
+        raise InputError(f"{where}: {key}: {first['msg']}: {cure}") from error
+    except (ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: this is no manifest ({error}): {cure}") from error
+        raise InputError(f"{where}: this is no manifest ({error}): {cure}") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
@@ -104,28 +114,45 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
 
 
 def check_shards(folder: Path, manifest: Manifest, *, deep: bool = False) -> None:
-    """Compare every tar and index of `folder` with the manifest.
+    """Compare every tar and index of `folder` with the manifest, and them with each other.
 
-    Always: each tar is there with its size; each index is there, is the tar's own (by its hash) and has its
-    sample count. deep: also the hash of every tar (about a second per GB) and of the ground truth.
+    Always: each tar is there with its size; each index is there, is the tar's own (by its hash) and describes
+    samples that DALI reads rightly (see `index.check_samples`). deep: also the hash and every header of every
+    tar (about a second per GB), and the hash of the ground truth.
     Raises InputError naming the first file that differs, and the cure. DALI passes such faults silently.
     """
     for shard in manifest.shards:
         tar = folder / shard.file
         _check_tar(tar, shard)
-        idx = folder / shard.idx_file
-        if not idx.is_file():
-            raise InputError(
-                f"{idx}: the index is missing; build the shards again, or copy it beside its tar"
-            )
-        if file_sha256(idx) != shard.idx_sha256 or len(read_lines(idx)) != shard.samples:
-            raise InputError(
-                f"{idx}: the index is not that of {shard.file}: it is stale or foreign; copy both again"
-            )
+        samples = check_index(folder / shard.idx_file, shard, manifest.kind, tar=str(tar))
         if deep and file_sha256(tar) != shard.sha256:
             raise InputError(f"{tar}: the shard was altered: its SHA-256 is not the manifest's; {_CURE}")
-    truth = folder / GROUND_TRUTH_NAME
-    if deep and (not truth.is_file() or file_sha256(truth) != manifest.ground_truth_sha256):
+        if deep:
+            with tar.open("rb") as file:
+                check_headers(file, samples, tar=str(tar))
+    if deep:
+        check_truth(folder / GROUND_TRUTH_NAME, manifest)
+
+
+def check_index(idx: Path, shard: ShardEntry, kind: str, *, tar: str) -> list[tuple[Component, ...]]:
+    """The samples of a shard's index, found to be the one of the manifest and sound; the tar is not read.
+
+    Raises InputError that names the index, or `tar` where it is the tar's fault.
+    """
+    if not idx.is_file():
+        raise InputError(f"{idx}: the index is missing; build the shards again, or copy it beside its tar")
+    if file_sha256(idx) != shard.idx_sha256 or len(read_lines(idx)) != shard.samples:
+        raise InputError(
+            f"{idx}: the index is not that of {shard.file}: it is stale or foreign; copy both again"
+        )
+    samples = read_index(idx)
+    check_samples(samples, tar=tar, extensions=MEMBERS[kind], tar_bytes=shard.bytes)
+    return samples
+
+
+def check_truth(truth: Path, manifest: Manifest) -> None:
+    """Compare the ground truth with the manifest. Raises InputError."""
+    if not truth.is_file() or file_sha256(truth) != manifest.ground_truth_sha256:
         raise InputError(f"{truth}: the file is missing or was altered; {_CURE}")
 
 

@@ -1,26 +1,29 @@
-"""The record of one person: as annotated (source pixels) and as the bytes beside its stored image."""
+"""The record of a person or photo: as annotated (source pixels) and as the bytes beside its stored image."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.load import InputError
+from sharding.findings import Findings
+from sharding.photos import Photos
 from sharding.skeleton import Skeleton
 
 BOX_NUMBERS = 4
 """Numbers of a pose record before its keypoints: x, y, w, h of the box."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class Person:
     """One annotated person, in pixels of the source photo (pixel centres at integers).
 
     source_size_wh: width and height of the photo; None where the annotations do not say.
     box_xywh: the cleaned, not padded box (methods of each format say how it is cleaned).
     keypoints: (K, 3) float32 of x, y, v; v = 0 unlabelled, 1 occluded, 2 visible.
-    area: px^2, the scale of OKS. file_name: relative to the folder of photos.
+    area: px^2, the scale of OKS. file_name: as the annotations name the photo.
+    head_xywh: the head's box where the set has one, the scale of PCKh.
     """
 
     id: int
@@ -30,6 +33,16 @@ class Person:
     box_xywh: tuple[float, float, float, float]
     keypoints: np.ndarray
     area: float
+    head_xywh: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Photo:
+    """One photo of a data set; size_wh is None where the annotations do not say."""
+
+    id: int
+    file_name: str
+    size_wh: tuple[int, int] | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,17 +50,21 @@ class Annotations:
     """What a format's `read()` gives: persons in published order, and where their photos are.
 
     persons of one photo stand together, so that a reader in this order decodes each photo once.
-    ignored: COCO annotations of the same photos that are no samples but that scoring must know (crowds,
-    persons without keypoints: pycocotools forgives detections there).
-    dropped: persons that are no samples, counted by reason. problems: faults that were mended, counted.
+    empty_photos: photos without a person of these, which `kind: image` may keep.
+    ignored: COCO rows (id, image_id, bbox, area, iscrowd and, where there are any, keypoints and
+    segmentation) that are no samples but that scoring and training on whole photos must know: crowds, and
+    persons without keypoints.
+    photo_facts: what scoring needs to know of a photo beyond its size, by image id.
+    findings: every fault of the annotations; those that stop are the caller's to raise.
     """
 
     skeleton: Skeleton
-    image_folder: Path
+    photos: Photos
     persons: tuple[Person, ...]
+    findings: Findings
+    empty_photos: tuple[Photo, ...] = ()
     ignored: tuple[dict[str, Any], ...] = ()
-    dropped: dict[str, int] = field(default_factory=dict)
-    problems: dict[str, int] = field(default_factory=dict)
+    photo_facts: Mapping[int, dict[str, Any]] = field(default_factory=dict)
 
 
 def encode_pose(box_xywh: np.ndarray, keypoints: np.ndarray) -> bytes:
@@ -71,3 +88,39 @@ def decode_pose(payload: bytes, num_keypoints: int) -> tuple[np.ndarray, np.ndar
         )
     numbers = np.frombuffer(payload, "<f4")
     return numbers[:BOX_NUMBERS].copy(), numbers[BOX_NUMBERS:].reshape(num_keypoints, 3).copy()
+
+
+PEOPLE_HEAD = 2
+"""Numbers of a photo's pose record before its people: how many people, how many ignored regions."""
+
+
+def encode_people(
+    *, boxes_xywh: Sequence[np.ndarray], keypoints: Sequence[np.ndarray], ignored_xywh: Sequence[np.ndarray]
+) -> bytes:
+    """The people of one whole photo, in stored pixels, as little-endian float32.
+
+    boxes_xywh: M of (4,). keypoints: M of (K, 3). ignored_xywh: C of (4,), crowds and unlabelled persons.
+    Layout: M, C, then M times box and keypoints as in `encode_pose`, then C boxes. Never empty.
+    """
+    head = np.array([len(boxes_xywh), len(ignored_xywh)], "<f4").tobytes()
+    people = b"".join(map(encode_pose, boxes_xywh, keypoints))
+    return head + people + b"".join(np.asarray(box, "<f4").tobytes() for box in ignored_xywh)
+
+
+def decode_people(payload: bytes, num_keypoints: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes (M, 4), keypoints (M, K, 3) and ignored boxes (C, 4), float32 in stored pixels, of one photo.
+
+    Raises InputError where the record's length is not what its head and `num_keypoints` say.
+    """
+    numbers = np.frombuffer(payload, "<f4") if len(payload) % 4 == 0 else np.empty(0, np.float32)
+    size = BOX_NUMBERS + 3 * num_keypoints
+    people, ignored = (int(count) for count in numbers[:PEOPLE_HEAD]) if len(numbers) > 1 else (-1, -1)
+    if min(people, ignored) < 0 or len(numbers) != PEOPLE_HEAD + people * size + ignored * BOX_NUMBERS:
+        raise InputError(
+            f"a pose record of {len(payload)} bytes holds no photo's people of {num_keypoints} keypoints: "
+            "the shards belong to another skeleton or are damaged; build them again"
+        )
+    rows = numbers[PEOPLE_HEAD : PEOPLE_HEAD + people * size].reshape(people, size)
+    ignored_xywh = numbers[PEOPLE_HEAD + people * size :].reshape(ignored, BOX_NUMBERS)
+    keypoints = rows[:, BOX_NUMBERS:].reshape(people, num_keypoints, 3)
+    return rows[:, :BOX_NUMBERS].copy(), keypoints.copy(), ignored_xywh.copy()

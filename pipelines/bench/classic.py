@@ -26,7 +26,7 @@ class ClassicDataset(Dataset[Views]):
     """Two views of each person, from the photo's file."""
 
     def __init__(self, annotations: Annotations, views: ViewSettings) -> None:
-        self.paths = [str(annotations.image_folder / person.file_name) for person in annotations.persons]
+        self.paths = [annotations.photos.where(person.file_name) for person in annotations.persons]
         self.boxes_xywh = np.array([person.box_xywh for person in annotations.persons])
         self.views = views
 

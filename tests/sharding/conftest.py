@@ -41,7 +41,9 @@ class SmallSet:
         self.annotations.write_text(json.dumps(self.content))
 
     def settings(self, output: Path, **changes: Any) -> BuildSettings:
-        return BuildSettings(**{"source": self.source, "output": output, "samples_per_shard": 4, **changes})
+        return BuildSettings(
+            **{"source": self.source, "output": output, "samples_per_shard": 4, "workers": 1, **changes}
+        )
 
 
 def annotation(number: int, image_id: int, rng: np.random.Generator) -> dict[str, Any]:

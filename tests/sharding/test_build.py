@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import sharding.build
+import sharding.work
 from configs.load import InputError
 from sharding.build import BuildSettings, build
 from sharding.crop import WholePhoto
@@ -103,11 +104,12 @@ class TestContent:
         build(small.settings(tmp_path / "two" / "small"), console=quiet)
         assert files_of(tmp_path / "one" / "small") == files_of(tmp_path / "two" / "small")
 
-    def test_photo_is_decoded_once_for_its_persons(self, small, output, quiet, monkeypatch):
+    @pytest.mark.parametrize("order", ["file", "shuffle"])
+    def test_photo_is_decoded_once_for_its_persons(self, small, output, quiet, monkeypatch, order):
         calls = []
-        real = sharding.build.decode_photo
-        monkeypatch.setattr(sharding.build, "decode_photo", lambda *a, **k: calls.append(1) or real(*a, **k))
-        build(small.settings(output), console=quiet)
+        real = sharding.work.decode_photo
+        monkeypatch.setattr(sharding.work, "decode_photo", lambda *a, **k: calls.append(1) or real(*a, **k))
+        build(small.settings(output, order=order, samples_per_shard=3), console=quiet)
         assert len(calls) == 5
 
     def test_whole_photos(self, small, output, quiet):
@@ -199,7 +201,7 @@ class TestFaults:
         with pytest.raises(InputError, match=words) as error:
             build(small.settings(output), console=quiet)
         assert "\n" not in str(error.value)
-        assert not output.parent.exists() or not list(output.parent.iterdir()), "something was left behind"
+        assert not output.exists()
 
     def test_absent_photo(self, small, output, quiet):
         (small.images / "000000000003.jpg").unlink()
@@ -225,6 +227,7 @@ class TestFaults:
         self.stops(small, output, quiet, r"000000000004\.jpg \(annotation 40\): the image is damaged .*skip")
         manifest = build(small.settings(output, corrupt_images="skip"), console=quiet)
         assert manifest.dropped == {"photo damaged": 2}
+        assert [path.name for path in output.parent.iterdir()] == ["small"]
         assert ids_of(output) == [10, 11, 20, 21, 30, 31, 50, 51]
         truth = json.loads((output / "ground_truth.json").read_text())
         assert 4 not in {row["id"] for row in truth["images"]}
@@ -243,13 +246,9 @@ class TestFaults:
         small.save()
         self.stops(small, output, quiet, "no person is left to store")
 
-    def test_interruption_leaves_nothing(self, small, output, quiet, monkeypatch):
-        def interrupt(*_):
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(sharding.build, "write_manifest", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            build(small.settings(output), console=quiet)
+    def test_early_fault_leaves_nothing(self, small, output, quiet):
+        (small.images / "000000000001.jpg").write_bytes(b"")
+        self.stops(small, output, quiet, "the image is damaged")
         assert not list(output.parent.iterdir())
 
 
@@ -275,7 +274,7 @@ def test_command_builds_and_exits_2_on_bad_input(small, output):
     assert not output.parent.exists()
     right = run()
     assert right.returncode == 0, right.stderr
-    assert "10 persons of 5 photos" in right.stdout
+    assert "10 (person) of 5 photos" in right.stdout
     check_shards(output, read_manifest(output), deep=True)
 
 

@@ -8,6 +8,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sharding.formats.coco import CocoFormat
+from sharding.plan import photo_tasks
+from sharding.settings import BuildSettings
 from sharding.truth import ground_truth
 
 
@@ -44,8 +46,9 @@ def predictions_of(persons, noise_px, rng):
 def val(shared_data):
     path = shared_data / "coco" / "annotations" / "person_keypoints_val2017_joined.json"
     annotations = CocoFormat(annotations=path, images=path.parent).read()
-    sizes = {person.image_id: person.source_size_wh for person in annotations.persons}
-    return json.loads(path.read_text()), annotations, ground_truth(annotations, annotations.persons, sizes)
+    settings = BuildSettings(source=CocoFormat(annotations=path, images=path.parent), output=path.parent)
+    stored = [(task, task.photo.size_wh) for task in photo_tasks(settings, annotations)]
+    return json.loads(path.read_text()), annotations, ground_truth(annotations, stored)
 
 
 def test_truth_scores_one_against_itself(val):

@@ -1,0 +1,95 @@
+"""Faults of a data set, by kind, with the records that have them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from configs.load import InputError
+
+Effect = Literal["stops", "dropped", "mended", "kept"]
+"""What becomes of a record with the fault: it stops the build, is left out, is corrected, or stays."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of fault: what is wrong, what becomes of the record, and how to mend it."""
+
+    what: str
+    effect: Effect = "stops"
+    cure: str = "correct it"
+    subject: str = "annotation"
+    """What the ids count: annotation, image, photo, category, keypoint."""
+
+
+@dataclass(eq=False)
+class Finding:
+    """The records of one fault in one file; `detail` is of the first of them."""
+
+    fault: Fault
+    detail: str = ""
+    ids: list[int | str] = field(default_factory=list)
+
+
+class Findings:
+    """What was found in one annotation file and its photos, kind by kind in the order of first sight."""
+
+    def __init__(self, file: object) -> None:
+        self.file = str(file)
+        self._by_fault: dict[Fault, Finding] = {}
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self._by_fault.values())
+
+    def add(self, fault: Fault, record: int | str, detail: str = "") -> None:
+        """Note that `record` (an id, a file or a keypoint's name) has the fault."""
+        finding = self._by_fault.get(fault)
+        if finding is None:
+            finding = self._by_fault[fault] = Finding(fault, detail)
+        finding.ids.append(record)
+
+    def ids(self, fault: Fault) -> list[int | str]:
+        """The records with one fault."""
+        finding = self._by_fault.get(fault)
+        return finding.ids if finding else []
+
+    def counts(self, *effects: Effect) -> dict[str, int]:
+        """How many records each fault of these effects has, by what it is."""
+        counts: dict[str, int] = {}
+        for finding in self:
+            if finding.fault.effect in effects:
+                what = finding.fault.what
+                counts[what] = counts.get(what, 0) + len(finding.ids)
+        return counts
+
+    def raise_errors(self) -> None:
+        """Raise InputError, one line for each kind of fault that stops; nothing where there is none."""
+        lines = [sentence(self.file, finding) for finding in self if finding.fault.effect == "stops"]
+        if lines:
+            raise InputError("\n".join(lines))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Every kind with all its records, as plain JSON values."""
+        return [
+            {
+                "file": self.file,
+                "fault": finding.fault.what,
+                "effect": finding.fault.effect,
+                "subject": finding.fault.subject,
+                "count": len(finding.ids),
+                "ids": finding.ids,
+                "detail": finding.detail,
+                "cure": finding.fault.cure,
+            }
+            for finding in self
+        ]
+
+
+def sentence(file: str, finding: Finding) -> str:
+    """`FILE: annotation 11: what is wrong (detail; and 3 more: 12, 13, 14): the cure`."""
+    fault, ids = finding.fault, finding.ids
+    more = ""
+    if len(ids) > 1:
+        named = ", ".join(str(each) for each in ids[1:6])
+        more = f"and {len(ids) - 1} more: {named}{', ...' if len(ids) > 6 else ''}"
+    notes = "; ".join(note for note in (finding.detail, more) if note)
+    return f"{file}: {fault.subject} {ids[0]}: {fault.what}{f' ({notes})' if notes else ''}: {fault.cure}"

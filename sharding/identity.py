@@ -1,0 +1,53 @@
+"""What decides the bytes of a folder of shards, as two hashes."""
+
+import hashlib
+import json
+from typing import NamedTuple
+
+from pydantic import TypeAdapter
+
+from sharding.manifest import FORMAT_VERSION
+from sharding.record import Annotations
+from sharding.settings import EXECUTION, BuildSettings
+
+
+class Identity(NamedTuple):
+    """Two builds of one identity, from the same photos, make the same bytes."""
+
+    annotations_sha256: str
+    """Of all that the format gave, wherever its files lie."""
+    settings_sha256: str
+    """Of the settings that decide the shards, given the annotations."""
+
+
+def identify(settings: BuildSettings, annotations: Annotations) -> Identity:
+    """The identity of a build."""
+    return Identity(_hash_annotations(annotations), _hash_settings(settings))
+
+
+def _hash_annotations(annotations: Annotations) -> str:
+    digest = hashlib.sha256(json.dumps(annotations.skeleton.to_json()).encode())
+    for person in annotations.persons:
+        facts = (
+            person.id,
+            person.image_id,
+            person.file_name,
+            person.source_size_wh,
+            person.box_xywh,
+            person.area,
+            person.head_xywh,
+        )
+        digest.update(repr(facts).encode())
+        digest.update(person.keypoints.astype("<f4").tobytes())
+    for photo in annotations.empty_photos:
+        digest.update(repr((photo.id, photo.file_name, photo.size_wh)).encode())
+    for row in annotations.ignored:
+        digest.update(json.dumps(row).encode())
+    facts_and_counts = [sorted(annotations.photo_facts.items()), annotations.findings.counts("dropped")]
+    digest.update(json.dumps([*facts_and_counts, annotations.findings.counts("mended", "kept")]).encode())
+    return digest.hexdigest()
+
+
+def _hash_settings(settings: BuildSettings) -> str:
+    values = TypeAdapter(BuildSettings).dump_python(settings, mode="json", exclude=set(EXECUTION))
+    return hashlib.sha256(json.dumps([FORMAT_VERSION, values], sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,55 @@
+"""What a shard recipe can say."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from configs.settings import settings
+from sharding.crop import CropLaw, PersonCrop
+from sharding.formats.source import Source
+
+
+@settings
+class BuildSettings:
+    """One build makes the shards of one split."""
+
+    source: Source
+    """The annotations and photos."""
+    output: Path
+    """The folder to make; its name is also that of the shards."""
+    kind: Literal["person", "image"] = "person"
+    """What a sample is: one person, cut out, or one whole photo with all its people."""
+    crop: CropLaw = Field(default_factory=PersonCrop)
+    """What of each photo is stored; `kind: image` takes crop.name=none."""
+    empty_photos: Literal["drop", "keep"] = "drop"
+    """What `kind: image` does with photos that have no person; kept, they come after the others."""
+    order: Literal["file", "shuffle"] = "file"
+    """Order of the photos: as annotated (published subsets are the first N persons), or shuffled. The people
+    of one photo stay together."""
+    seed: int = 0
+    """Seed of the shuffle."""
+    limit: int | None = Field(default=None, ge=1)
+    """Take only the first so many samples of that order."""
+    samples_per_shard: int = Field(default=1000, ge=1)
+    """Samples in one tar."""
+    missing_images: Literal["stop", "skip"] = "stop"
+    """What to do about persons whose photo is absent."""
+    corrupt_images: Literal["stop", "skip"] = "stop"
+    """What to do about persons whose photo is damaged, or of another size than annotated."""
+    check: Literal["first", "only"] = "first"
+    """`only` reports every fault of annotations and photos and builds nothing."""
+    executor: str = Field(default="local", pattern=r"^(local|dask://\S+:\d+)$")
+    """Where photos are cut: in processes of this machine, or dask://HOST:PORT, the workers of a Dask cluster
+    that see the photos under the same path. The bytes made are the same."""
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    """Processes of this machine (executor: local)."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "image" and isinstance(self.crop, PersonCrop):
+            raise ValueError("kind: image stores whole photos: set crop.name=none")
+
+
+EXECUTION = frozenset({"source", "output", "check", "executor", "workers"})
+"""Settings that do not change a byte of the shards, given the annotations."""
