@@ -16,8 +16,8 @@ from sharding.skeleton import Skeleton
 FORMAT_VERSION = 1
 MANIFEST_NAME = "dataset.json"
 GROUND_TRUTH_NAME = "ground_truth.json"
-MEMBERS = {"person": ("jpg", "pose", "json")}
-"""Extensions of the members of a sample, by the manifest's kind."""
+MEMBERS = ("jpg", "pose", "json")
+"""Extensions of the members of a sample, of either kind."""
 _CURE = "copy it again or build the shards again"
 
 
@@ -124,7 +124,7 @@ def check_shards(folder: Path, manifest: Manifest, *, deep: bool = False) -> Non
     for shard in manifest.shards:
         tar = folder / shard.file
         _check_tar(tar, shard)
-        samples = check_index(folder / shard.idx_file, shard, manifest.kind, tar=str(tar))
+        samples = check_index(folder / shard.idx_file, shard, tar=str(tar))
         if deep and file_sha256(tar) != shard.sha256:
             raise InputError(f"{tar}: the shard was altered: its SHA-256 is not the manifest's; {_CURE}")
         if deep:
@@ -134,7 +134,7 @@ def check_shards(folder: Path, manifest: Manifest, *, deep: bool = False) -> Non
         check_truth(folder / GROUND_TRUTH_NAME, manifest)
 
 
-def check_index(idx: Path, shard: ShardEntry, kind: str, *, tar: str) -> list[tuple[Component, ...]]:
+def check_index(idx: Path, shard: ShardEntry, *, tar: str) -> list[tuple[Component, ...]]:
     """The samples of a shard's index, found to be the one of the manifest and sound; the tar is not read.
 
     Raises InputError that names the index, or `tar` where it is the tar's fault.
@@ -146,7 +146,7 @@ def check_index(idx: Path, shard: ShardEntry, kind: str, *, tar: str) -> list[tu
             f"{idx}: the index is not that of {shard.file}: it is stale or foreign; copy both again"
         )
     samples = read_index(idx)
-    check_samples(samples, tar=tar, extensions=MEMBERS[kind], tar_bytes=shard.bytes)
+    check_samples(samples, tar=tar, extensions=MEMBERS, tar_bytes=shard.bytes)
     return samples
 
 
