@@ -1,27 +1,38 @@
-"""COCO person keypoints: an annotation file and a folder of photos, by the published person rule."""
+"""COCO person keypoints: an annotation file and its photos, by the published person rule."""
 
-import json
 import math
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 
 from configs.load import InputError
 from configs.settings import settings
-from sharding.record import Annotations, Person
-from sharding.skeleton import from_category
+from sharding.findings import Fault, Findings
+from sharding.formats.rows import RowReader, read_json
+from sharding.photos import open_photos
+from sharding.record import Annotations, Person, Photo
+from sharding.skeleton import Skeleton, from_category
 
 AREA_OF_BOX = 0.53
 """Share of its box that a person covers, on average over COCO: the area where an annotation gives none."""
 
-_CROWD, _NO_KEYPOINTS = "crowd", "no labelled keypoints"
-_FORGIVEN = (_CROWD, _NO_KEYPOINTS)
-_AREA_MISSING = f"area missing, taken as {AREA_OF_BOX} of the box"
+CROWD = Fault("crowd", "dropped", "")
+NO_KEYPOINTS = Fault("no labelled keypoints", "dropped", "")
+OTHER_CATEGORY = Fault("another category", "dropped", "")
+NO_AREA = Fault("no area", "dropped", "correct area")
+EMPTY_BOX = Fault("box empty or outside the photo", "dropped", "correct bbox")
+CLIPPED_BOX = Fault("box beyond the photo, clipped", "mended", "")
+AREA_MISSING = Fault(f"area missing, taken as {AREA_OF_BOX} of the box", "mended", "")
+BAD_VISIBILITY = Fault("a keypoint's third number is not 0, 1 or 2")
+UNKNOWN_IMAGE = Fault("it names an image that `images` does not list", cure="add the row or remove this one")
+BAD_IMAGE = Fault("width or height is not above 0", subject="image")
 
-Row = dict[str, Any]
+_NULL = msgspec.Raw(b"null")
+_BEYOND_PX = 1.0
+"""What rounding explains of a box beyond its photo."""
 
 
 @settings
@@ -31,180 +42,243 @@ class CocoFormat:
     name: Literal["coco"] = "coco"
     annotations: Path
     """The JSON file, such as person_keypoints_train2017.json."""
-    images: Path
-    """The folder that the `file_name` of each image is relative to."""
+    images: str | Path
+    """The photos that the `file_name` of each image is relative to: a folder, a zip file or a URL."""
 
     def read(self) -> Annotations:
-        """The persons of the published rule, in the order of the JSON `images`, then of the annotations.
-
-        Kept: not a crowd, area above 0, a box that is not empty after clipping, some keypoint number above 0
-        (COCO 2017: 149,813 train and 6,352 val persons). Raises InputError for anything but a COCO keypoint
-        file, naming the annotation or image at fault.
-        """
-        rows = read_rows(self.annotations)
-        category = _category(rows["categories"], self.annotations)
-        skeleton = from_category(category, where=str(self.annotations))
-        rule = _Rule(self.annotations, category["id"], skeleton.num_keypoints)
-        problems: Counter[str] = Counter()
-        dropped: Counter[str] = Counter()
-        persons: list[Person] = []
-        ignored: list[Row] = []
-        for image, annotations in _by_image(rows, self.annotations, problems):
-            judged = [(row, _judge(row, image, rule)) for row in annotations]
-            kept = [person for _, person in judged if isinstance(person, Person)]
-            dropped.update(reason for _, reason in judged if isinstance(reason, str))
-            problems[_AREA_MISSING] += sum(isinstance(p, Person) and "area" not in row for row, p in judged)
-            persons += kept
-            if kept:
-                ignored += [_ignored(row, rule) for row, reason in judged if reason in _FORGIVEN]
-        return Annotations(
-            skeleton=skeleton,
-            image_folder=self.images,
-            persons=tuple(persons),
-            ignored=tuple(ignored),
-            dropped=dict(dropped),
-            problems={problem: count for problem, count in problems.items() if count},
-        )
+        """The persons of the published rule, in the order of the JSON `images`, then of the annotations."""
+        return read_coco(self.annotations, self.images)
 
 
-def read_rows(path: Path) -> dict[str, list[Row]]:
-    """The `images`, `annotations` and `categories` of a COCO file. Raises InputError where it is not one."""
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(
-            f"{path}: the annotations cannot be read ({error.strerror}): correct the path"
-        ) from error
-    except ValueError as error:
-        raise InputError(
-            f"{path}: this is no whole JSON file ({error}): copy or download it again"
-        ) from error
-    for key in ("images", "annotations", "categories"):
-        rows = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(rows, list) or not all(_has_id(row) for row in rows):
-            raise InputError(
-                f"{path}: {key!r} is not a list of rows that have a whole number as `id`: "
-                "give a COCO keypoint file"
-            )
-    return content
+class _File(msgspec.Struct):
+    images: list[msgspec.Raw]
+    annotations: list[msgspec.Raw]
+    categories: list[dict[str, Any]]
 
 
-def _has_id(row: object) -> bool:
-    return isinstance(row, dict) and isinstance(row.get("id"), int)
+class ImageRow(msgspec.Struct):
+    """A row of `images`; crowdIndex is CrowdPose's."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+    crowdIndex: float | None = None
 
 
-def _category(categories: list[Row], path: Path) -> Row:
-    """The category whose persons are read: the one named person, or the only one that has keypoints."""
-    able = [row for row in categories if row.get("keypoints")]
-    named = [row for row in able if row.get("name") == "person"]
+class _Place(msgspec.Struct):
+    id: int
+    image_id: int
+
+
+class AnnotationRow(msgspec.Struct):
+    """What is read of a row of `annotations`."""
+
+    id: int
+    image_id: int
+    category_id: int | None = None
+    iscrowd: bool | int = 0
+    bbox: list[float] | None = None
+    area: float | None = None
+    keypoints: list[float] | None = None
+    segmentation: msgspec.Raw = _NULL
+
+
+class Rule(NamedTuple):
+    """What the rows of one file are judged by.
+
+    area_from_box: take the area from the box even where the file gives one (CrowdPose's scoring does so).
+    """
+
+    findings: Findings
+    category_id: int
+    num_keypoints: int
+    area_from_box: bool
+
+
+def read_coco(
+    path: Path,
+    images: str | Path,
+    *,
+    skeleton: Skeleton | None = None,
+    category_name: str = "person",
+    area_from_box: bool = False,
+) -> Annotations:
+    """The persons of a COCO keypoint file, in the order of its `images`, then of its annotations.
+
+    Kept: not a crowd, area above 0, a box that is not empty after clipping, some keypoint number above 0
+    (COCO 2017: 149,813 train and 6,352 val persons). skeleton: replaces the one that the category describes,
+    of as many keypoints. Raises InputError for anything but a COCO keypoint file; the faults of single rows
+    are findings.
+    """
+    file = read_json(path, _File, expected="a COCO keypoint file")
+    findings = Findings(path)
+    category = _category(file.categories, path, category_name)
+    if skeleton is None:
+        skeleton = from_category(category, where=str(path))
+    rule = Rule(findings, category["id"], skeleton.num_keypoints, area_from_box)
+    persons: list[Person] = []
+    empty: list[Photo] = []
+    ignored: list[dict[str, Any]] = []
+    facts: dict[int, dict[str, Any]] = {}
+    for image, rows in _by_image(file, findings):
+        people = [person for row in rows if (person := _judge(row, image, rule)) is not None]
+        persons += people
+        ignored += [_ignored(row, rule) for row in rows if _is_forgiven(row, rule)]
+        if not people:
+            empty.append(Photo(id=image.id, file_name=image.file_name, size_wh=(image.width, image.height)))
+        if image.crowdIndex is not None:
+            facts[image.id] = {"crowdIndex": image.crowdIndex}
+    return Annotations(
+        skeleton=skeleton,
+        photos=open_photos(images),
+        persons=tuple(persons),
+        findings=findings,
+        empty_photos=tuple(empty),
+        ignored=tuple(ignored),
+        photo_facts=facts,
+    )
+
+
+def _category(categories: list[dict[str, Any]], path: Path, name: str) -> dict[str, Any]:
+    """The category that is read: the one of that name, or the only one that has keypoints."""
+    able = [row for row in categories if row.get("keypoints") and isinstance(row.get("id"), int)]
+    named = [row for row in able if row.get("name") == name]
     chosen = named if len(named) == 1 else able
     if len(chosen) != 1:
         raise InputError(
-            f"{path}: {len(able)} categories have keypoints, where one, or one named 'person', is wanted: "
-            "take the keypoint file, or correct `categories`"
+            f"{path}: {len(able)} categories have an id and keypoints, where one, or one named {name!r}, is "
+            "wanted: take the keypoint file, or correct `categories`"
         )
     return chosen[0]
 
 
-def _distinct(rows: list[Row], what: str, path: Path, problems: Counter[str]) -> dict[int, Row]:
-    """Rows by id, in order. Equal rows are merged and counted; unequal ones of one id are refused."""
-    by_id: dict[int, Row] = {}
-    for row in rows:
-        first = by_id.setdefault(row["id"], row)
-        if first is row:
+def _by_image(file: _File, findings: Findings) -> Iterator[tuple[ImageRow, list[AnnotationRow]]]:
+    """Each image with its annotations, in the order of the file; rows are decoded as their image comes up."""
+    images = _distinct_images(file, findings)
+    groups = _group(file, images, findings)
+    rows = RowReader(AnnotationRow, findings, subject="annotation")
+    for image in images.values():
+        if image.width < 1 or image.height < 1:
+            findings.add(BAD_IMAGE, image.id, f"{image.width}x{image.height}")
             continue
-        if first != row:
-            raise InputError(
-                f"{path}: two different rows have the {what} id {row['id']!r}: make the ids unique"
-            )
-        problems[f"{what} rows listed again"] += 1
-    return by_id
+        decoded = (rows.decode(raw, number) for number, raw in groups.pop(image.id, ()))
+        yield image, [row for row in decoded if row is not None]
 
 
-def _by_image(
-    rows: dict[str, list[Row]], path: Path, problems: Counter[str]
-) -> Iterator[tuple[Row, list[Row]]]:
-    """Each image with its annotations, in the order of the file."""
-    images = _distinct(rows["images"], "image", path, problems)
-    groups: dict[int, list[Row]] = {image_id: [] for image_id in images}
-    for row in _distinct(rows["annotations"], "annotation", path, problems).values():
-        image_id = row.get("image_id")
-        if not isinstance(image_id, int) or image_id not in groups:
-            raise InputError(
-                f"{path}: annotation {row['id']} names image {image_id!r}, which `images` does not list: "
-                "add the image's row or remove the annotation"
-            )
-        groups[image_id].append(row)
-    for image_id, image in images.items():
-        size = (image.get("width"), image.get("height"))
-        if not isinstance(image.get("file_name"), str) or not all(isinstance(n, int) and n > 0 for n in size):
-            raise InputError(f"{path}: image {image_id} needs a file_name, a width and a height: add them")
-        yield image, groups[image_id]
+def _distinct_images(file: _File, findings: Findings) -> dict[int, ImageRow]:
+    """Images by id, in order. Equal rows are merged and counted; unequal ones of one id stop."""
+    twice, differ = _repetition("image")
+    images: dict[int, ImageRow] = {}
+    for image, _ in RowReader(ImageRow, findings, subject="image").read(file.images):
+        first = images.setdefault(image.id, image)
+        if first is not image:
+            findings.add(twice if first == image else differ, image.id)
+    return images
 
 
-class _Rule(NamedTuple):
-    """What the rows of one file are judged by; the path for messages."""
+def _group(
+    file: _File, images: dict[int, ImageRow], findings: Findings
+) -> dict[int, list[tuple[int, msgspec.Raw]]]:
+    """The rows of each image, undecoded, each with its place in the file."""
+    twice, differ = _repetition("annotation")
+    hashes: dict[int, int] = {}
+    groups: dict[int, list[tuple[int, msgspec.Raw]]] = {}
+    places = RowReader(_Place, findings, subject="annotation")
+    for number, raw in enumerate(file.annotations, start=1):
+        place = places.decode(raw, number)
+        if place is None:
+            continue
+        content = hash(bytes(raw))
+        if place.id in hashes:
+            findings.add(twice if hashes[place.id] == content else differ, place.id)
+            continue
+        hashes[place.id] = content
+        if place.image_id in images:
+            groups.setdefault(place.image_id, []).append((number, raw))
+        else:
+            findings.add(UNKNOWN_IMAGE, place.id, f"image {place.image_id}")
+    return groups
 
-    path: Path
-    category_id: int
-    num_keypoints: int
 
-
-def _judge(row: Row, image: Row, rule: _Rule) -> Person | str:
-    """The person of a row, or the reason why the published rule drops it."""
-    if row.get("category_id") != rule.category_id:
-        return "another category"
-    if row.get("iscrowd"):
-        return _CROWD
-    x, y, width, height = _numbers(row, "bbox", 4, rule.path)
-    area = _area(row, rule)
-    if area <= 0:
-        return "no area"
-    box_xywh = _clean_box((x, y, width, height), (image["width"], image["height"]))
-    if box_xywh is None:
-        return "box empty or outside the photo"
-    if not any(row.get("keypoints") or ()):
-        return _NO_KEYPOINTS
-    numbers = _numbers(row, "keypoints", 3 * rule.num_keypoints, rule.path)
-    keypoints = np.array(numbers, np.float32).reshape(-1, 3)
-    if not keypoints.max() > 0:
-        return _NO_KEYPOINTS
-    if not np.isin(keypoints[:, 2], (0, 1, 2)).all():
-        raise InputError(
-            f"{rule.path}: annotation {row['id']}: a keypoint's third number is not 0, 1 or 2: correct it"
-        )
-    return Person(
-        id=row["id"],
-        image_id=image["id"],
-        file_name=image["file_name"],
-        source_size_wh=(image["width"], image["height"]),
-        box_xywh=box_xywh,
-        keypoints=keypoints,
-        area=area,
+def _repetition(subject: str) -> tuple[Fault, Fault]:
+    """The faults of an id that stands in two rows: equal ones, and different ones."""
+    return (
+        Fault(f"{subject} rows listed again", "mended", "", subject),
+        Fault(f"two different rows have this {subject} id", cure="make the ids unique", subject=subject),
     )
 
 
-def _area(row: Row, rule: _Rule) -> float:
-    _, _, width, height = _numbers(row, "bbox", 4, rule.path)
-    area = row.get("area", AREA_OF_BOX * width * height)
-    if not isinstance(area, int | float) or not math.isfinite(area):
-        raise InputError(f"{rule.path}: annotation {row['id']}: area is no finite number: correct it")
-    return float(area)
+def _judge(row: AnnotationRow, image: ImageRow, rule: Rule) -> Person | None:
+    """The person of a row; None, with a finding, where the published rule drops it."""
+    fault = _dropped_as(row, rule)
+    box_xywh = None
+    if fault is None and _is_finite(row.bbox, 4, "bbox", row, rule):
+        assert row.bbox is not None
+        box_xywh = clean_box(row.bbox, (image.width, image.height))
+        fault = NO_AREA if _area(row, rule) <= 0 else EMPTY_BOX if box_xywh is None else None
+        if fault is None and not any(row.keypoints or ()):
+            fault = NO_KEYPOINTS
+    if fault is not None:
+        rule.findings.add(fault, row.id)
+        return None
+    if box_xywh is None or not _is_finite(row.keypoints, 3 * rule.num_keypoints, "keypoints", row, rule):
+        return None
+    keypoints = np.array(row.keypoints, np.float32).reshape(-1, 3)
+    if not keypoints.max() > 0:
+        rule.findings.add(NO_KEYPOINTS, row.id)
+        return None
+    _note(row, image, keypoints, rule)
+    return Person(
+        id=row.id,
+        image_id=image.id,
+        file_name=image.file_name,
+        source_size_wh=(image.width, image.height),
+        box_xywh=box_xywh,
+        keypoints=keypoints,
+        area=_area(row, rule),
+    )
 
 
-def _numbers(row: Row, key: str, count: int, path: Path) -> list[float]:
-    numbers = row.get(key)
-    if not isinstance(numbers, list) or len(numbers) != count:
-        raise InputError(
-            f"{path}: annotation {row['id']}: {key} must be a list of {count} numbers: correct it"
-        )
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-        raise InputError(f"{path}: annotation {row['id']}: {key} holds what is no finite number: correct it")
-    return numbers
+def _dropped_as(row: AnnotationRow, rule: Rule) -> Fault | None:
+    if row.category_id != rule.category_id:
+        return OTHER_CATEGORY
+    return CROWD if row.iscrowd else None
 
 
-def _clean_box(
-    box_xywh: tuple[float, float, float, float], size_wh: tuple[int, int]
+def _note(row: AnnotationRow, image: ImageRow, keypoints: np.ndarray, rule: Rule) -> None:
+    """Findings about a person that is kept."""
+    assert row.bbox is not None
+    x, y, width, height = row.bbox
+    beyond = max(-x, -y, x + width - image.width, y + height - image.height)
+    if beyond > _BEYOND_PX:
+        rule.findings.add(CLIPPED_BOX, row.id, f"by {beyond:.0f} px")
+    if row.area is None and not rule.area_from_box:
+        rule.findings.add(AREA_MISSING, row.id)
+    if not np.isin(keypoints[:, 2], (0, 1, 2)).all():
+        rule.findings.add(BAD_VISIBILITY, row.id)
+
+
+def _area(row: AnnotationRow, rule: Rule) -> float:
+    if row.area is not None and not rule.area_from_box:
+        return row.area
+    return AREA_OF_BOX * row.bbox[2] * row.bbox[3] if row.bbox else 0.0
+
+
+def _is_finite(numbers: list[float] | None, count: int, key: str, row: AnnotationRow, rule: Rule) -> bool:
+    """Whether a row's numbers are as many as wanted and finite; otherwise a finding says so."""
+    if numbers is None or len(numbers) != count:
+        found = "none" if numbers is None else str(len(numbers))
+        rule.findings.add(Fault(f"{key} must be a list of {count} numbers"), row.id, f"found {found}")
+    elif not all(math.isfinite(number) for number in numbers):  # 1e999 is valid JSON
+        rule.findings.add(Fault(f"{key} holds what is no finite number"), row.id)
+    else:
+        return True
+    return False
+
+
+def clean_box(
+    box_xywh: Sequence[float], size_wh: tuple[int, int]
 ) -> tuple[float, float, float, float] | None:
     """The box clipped to the photo as the published readers do it: it comes out one pixel narrower and lower
     than annotated. None where nothing is left.
@@ -219,17 +293,24 @@ def _clean_box(
     return left, top, right - left, bottom - top
 
 
-def _ignored(row: Row, rule: _Rule) -> Row:
-    """A dropped row as scoring needs it: pycocotools forgives detections that fit it."""
-    keypoints: list[float] = [0] * (3 * rule.num_keypoints)
-    if any(row.get("keypoints") or ()):
-        keypoints = _numbers(row, "keypoints", len(keypoints), rule.path)
-    return {
-        "id": row["id"],
-        "image_id": row["image_id"],
-        "bbox": _numbers(row, "bbox", 4, rule.path),
+def _is_forgiven(row: AnnotationRow, rule: Rule) -> bool:
+    """Whether scoring forgives detections that fit the row: a crowd, or a person without keypoints."""
+    if row.category_id != rule.category_id or row.bbox is None or len(row.bbox) != 4:
+        return False
+    return bool(row.iscrowd) or (_area(row, rule) > 0 and not any(row.keypoints or ()))
+
+
+def _ignored(row: AnnotationRow, rule: Rule) -> dict[str, Any]:
+    """A dropped row as scoring needs it."""
+    ignored = {
+        "id": row.id,
+        "image_id": row.image_id,
+        "bbox": row.bbox,
         "area": _area(row, rule),
-        "iscrowd": int(bool(row.get("iscrowd"))),
-        "num_keypoints": sum(v > 0 for v in keypoints[2::3]),
-        "keypoints": keypoints,
+        "iscrowd": int(bool(row.iscrowd)),
     }
+    if any(row.keypoints or ()):
+        ignored["keypoints"] = row.keypoints
+    if row.iscrowd and row.segmentation != _NULL:
+        ignored["segmentation"] = msgspec.json.decode(row.segmentation)
+    return ignored

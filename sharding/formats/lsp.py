@@ -1,6 +1,5 @@
 """Leeds Sports Pose Extended: `joints.mat` and numbered photos, 14 joints, one person a photo."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -10,12 +9,15 @@ from pydantic import Field
 
 from configs.load import InputError
 from configs.settings import settings
+from sharding.findings import Fault, Findings
 from sharding.formats.coco import AREA_OF_BOX
+from sharding.photos import open_photos
 from sharding.record import Annotations, Person
 from sharding.skeleton import LSP_14
 
 MIN_VISIBLE = 2
 """Joints that a box can be made of."""
+TOO_FEW_JOINTS = Fault(f"fewer than {MIN_VISIBLE} visible joints", "dropped", "", "photo")
 
 
 @settings
@@ -25,8 +27,8 @@ class LspFormat:
     name: Literal["lsp"] = "lsp"
     joints: Path
     """The file joints.mat."""
-    images: Path
-    """The folder of im00001.jpg, im00002.jpg, ..."""
+    images: str | Path
+    """The photos im00001.jpg, im00002.jpg, ...: a folder, a zip file or a URL."""
     first: int = Field(default=1, ge=1)
     """Number of the first photo of the split, counted from 1."""
     last: int | None = None
@@ -53,14 +55,14 @@ class LspFormat:
                 f"{self.joints}: photo {last} was asked for, but the file has {len(joints)}: lower last"
             )
         persons: list[Person] = []
-        dropped: Counter[str] = Counter()
+        findings = Findings(self.joints)
         for number in range(self.first, last + 1):
             if (joints[number - 1, :, 2] > 0).sum() >= MIN_VISIBLE:
                 persons.append(self._person(number, joints[number - 1]))
             else:
-                dropped[f"fewer than {MIN_VISIBLE} visible joints"] += 1
+                findings.add(TOO_FEW_JOINTS, number)
         return Annotations(
-            skeleton=LSP_14, image_folder=self.images, persons=tuple(persons), dropped=dict(dropped)
+            skeleton=LSP_14, photos=open_photos(self.images), persons=tuple(persons), findings=findings
         )
 
     def _person(self, number: int, joints: np.ndarray) -> Person:
