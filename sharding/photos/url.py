@@ -55,7 +55,7 @@ class UrlPhotos(Photos):
         if self._is_web:
             asked = set(names)
             with ThreadPoolExecutor(16) as pool:
-                return {name for name in pool.map(self._ifabsent, asked) if name is not None}
+                return {name for name in pool.map(self._if_absent, asked) if name is not None}
         missing: set[str] = set()
         for folder, wanted in by_folder(names, self.location).items():
             there = self._listed(folder)
@@ -75,6 +75,8 @@ class UrlPhotos(Photos):
             raise no_location(self.location) from error
         except Exception as error:  # every protocol has its own errors
             raise _unreachable(self.location, error) from error
+        finally:
+            files.invalidate_cache()  # large for all of COCO, and soon out of date
         if not paths:
             raise no_location(self.location)
         names = [safe_name(path.removeprefix(root).lstrip("/"), self.location) for path in paths]
@@ -105,10 +107,11 @@ class UrlPhotos(Photos):
             return set()
         except Exception as error:  # every protocol has its own errors
             raise _unreachable(self.location, error) from error
-        files.invalidate_cache()  # a listing of all of COCO is large
+        finally:
+            files.invalidate_cache()  # large for all of COCO, and soon out of date
         return {entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "file"}
 
-    def _ifabsent(self, name: str) -> str | None:
+    def _if_absent(self, name: str) -> str | None:
         """The name again if a web server does not have it."""
         files, path = self._find(name)
         try:

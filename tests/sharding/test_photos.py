@@ -435,3 +435,41 @@ class TestAddresses:
             (tmp_path / "a.zip").write_bytes(b"no zip")
         with pytest.raises(InputError, match=r"a\.zip: (this cannot be read|no such folder)"):
             open_photos(f"zip://::file://{tmp_path}/a.zip")
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An address in a stand-in for S3, with CONTENT."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("photos-bucket")
+    yield "s3://photos-bucket"
+    fsspec.filesystem("s3").clear_instance_cache()
+    url.file_system.cache_clear()
+    server.stop()
+
+
+def test_object_store(bucket, monkeypatch):
+    monkeypatch.setattr(url, "RETRY_SECONDS", ())
+    for name, payload in CONTENT.items():
+        fsspec.filesystem("s3").pipe(f"{bucket}/set/{name}", payload)
+    photos = open_photos(f"{bucket}/set")
+    assert photos.names() == sorted(CONTENT)
+    assert {name: photos.read(name) for name in CONTENT} == CONTENT
+    assert photos.absent([*CONTENT, "later.jpg", "val2017/x.jpg", "nowhere/a.jpg"]) == {
+        "later.jpg",
+        "val2017/x.jpg",
+        "nowhere/a.jpg",
+    }
+    with pytest.raises(InputError, match=r"set/later\.jpg: the photo is absent"):
+        photos.read("later.jpg")
+    fsspec.filesystem("s3", skip_instance_cache=True).pipe(f"{bucket}/set/later.jpg", b"later")
+    assert photos.absent(["later.jpg"]) == set()
+    for nowhere in (f"{bucket}/none", "s3://no-such-bucket/set"):
+        with pytest.raises(InputError, match="no such folder of photos"):
+            open_photos(nowhere).absent(["a.jpg"])
+        with pytest.raises(InputError, match="no such folder of photos"):
+            open_photos(nowhere).names()
