@@ -1,10 +1,10 @@
 """A keypoint set as data: names, left/right pairs, bones and OKS sigmas travel with the shards."""
 
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from configs.load import InputError
+from sharding.sides import mirror_pairs
 
 DEFAULT_SIGMA = 0.05
 """OKS sigma of a keypoint that has no published one: between COCO's eyes (0.025) and hips (0.107)."""
@@ -102,9 +102,57 @@ LSP_14 = Skeleton(
 )
 """Leeds Sports Pose. No sigmas are published: COCO's for the limbs, CrowdPose's 0.079 for neck and head."""
 
+MPII_16 = Skeleton(
+    names=(
+        *("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle"),
+        *("pelvis", "thorax", "upper_neck", "head_top", "right_wrist", "right_elbow", "right_shoulder"),
+        *("left_shoulder", "left_elbow", "left_wrist"),
+    ),
+    flip_pairs=((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13)),
+    bones=(
+        *((0, 1), (1, 2), (2, 6), (6, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9)),
+        *((8, 12), (12, 11), (11, 10), (8, 13), (13, 14), (14, 15)),
+    ),
+    sigmas=(
+        *(0.089, 0.083, 0.107, 0.107, 0.083, 0.089, 0.026, 0.026, 0.026, 0.026),
+        *(0.062, 0.072, 0.179, 0.179, 0.072, 0.062),
+    ),
+)
+"""MPII Human Pose. It is scored by PCKh; the sigmas are those that mmpose gives it."""
+
+AIC_14 = Skeleton(
+    names=(
+        *("right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist"),
+        *("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle"),
+        *("head_top", "neck"),
+    ),
+    flip_pairs=((0, 3), (1, 4), (2, 5), (6, 9), (7, 10), (8, 11)),
+    bones=(
+        *((2, 1), (1, 0), (0, 13), (13, 3), (3, 4), (4, 5), (8, 7), (7, 6), (6, 9), (9, 10), (10, 11)),
+        *((12, 13), (0, 6), (3, 9)),
+    ),
+    sigmas=(
+        *(0.01388152, 0.01515228, 0.01057665, 0.01417709, 0.01497891, 0.01402144, 0.03909642, 0.03686941),
+        *(0.01981803, 0.03843971, 0.03412318, 0.02415081, 0.01291456, 0.01236173),
+    ),
+)
+"""AI Challenger's people; sigmas are half the deltas of its keypoint_eval.py, for OKS doubles sigmas."""
+
+CROWDPOSE_14 = Skeleton(
+    names=(
+        *("left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist"),
+        *("left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "head", "neck"),
+    ),
+    flip_pairs=((0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (10, 11)),
+    bones=(
+        *((10, 8), (8, 6), (11, 9), (9, 7), (6, 7), (0, 6), (1, 7), (0, 1), (0, 2), (1, 3)),
+        *((2, 4), (3, 5), (12, 13), (1, 13), (0, 13)),
+    ),
+    sigmas=(0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089, 0.079, 0.079),
+)
+"""CrowdPose; sigmas as in its crowdpose-api. (The bones of its files are COCO's and name 17 keypoints.)"""
+
 _KNOWN_SIGMAS = dict(zip(COCO_17.names + LSP_14.names, COCO_17.sigmas + LSP_14.sigmas, strict=True))
-_SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
-_SIDE = re.compile(r"^(left|right)|^(l|r)(?=[_\- .])|(?<=[_\- .])(left|right|l|r)$", re.IGNORECASE)
 
 
 def from_category(category: dict[str, Any], *, where: str) -> Skeleton:
@@ -112,7 +160,7 @@ def from_category(category: dict[str, Any], *, where: str) -> Skeleton:
 
     Reads `keypoints` (names) and `skeleton` (bones, 1-based); two keys beyond COCO's own are optional:
     `sigmas` (K numbers; without it a known name gets its published sigma and any other `DEFAULT_SIGMA`) and
-    `flip_pairs` (0-based index pairs; without it they follow from left/right or l/r in the names).
+    `flip_pairs` (0-based index pairs; without it they follow from the names, see `sharding.sides`).
     where: the file, for the message. Raises InputError.
     """
     try:
@@ -120,7 +168,7 @@ def from_category(category: dict[str, Any], *, where: str) -> Skeleton:
         pairs = category.get("flip_pairs")
         return Skeleton(
             names=names,
-            flip_pairs=_mirror_pairs(names) if pairs is None else tuple((int(a), int(b)) for a, b in pairs),
+            flip_pairs=mirror_pairs(names) if pairs is None else tuple((int(a), int(b)) for a, b in pairs),
             bones=tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ()),
             sigmas=tuple(
                 float(sigma)
@@ -146,17 +194,3 @@ def to_category(skeleton: Skeleton, *, category_id: int = 1) -> dict[str, Any]:
         "flip_pairs": [list(pair) for pair in skeleton.flip_pairs],
         "sigmas": list(skeleton.sigmas),
     }
-
-
-def _mirror_pairs(names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    indices = {name.lower(): index for index, name in enumerate(names)}
-    pairs = set()
-    for name, index in indices.items():
-        mirrored = _SIDE.sub(lambda side: _SIDES[side.group(0)], name, count=1)
-        if mirrored != name:
-            if mirrored not in indices:
-                raise ValueError(
-                    f"keypoint {name!r} has no partner {mirrored!r}; `flip_pairs` can say what mirrors what"
-                )
-            pairs.add((min(index, indices[mirrored]), max(index, indices[mirrored])))
-    return tuple(sorted(pairs))
