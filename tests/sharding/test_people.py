@@ -1,0 +1,184 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sharding.findings import Findings
+from sharding.formats.coco import read_coco
+from sharding.formats.lsp import LspFormat
+from sharding.people import (
+    ALL_SWAPPED,
+    JOINT_OUTSIDE,
+    LEAST_PEOPLE,
+    SWAPPED_PAIR,
+    inspect_people,
+    side_of,
+    sided_pairs,
+)
+from sharding.photos import open_photos
+from sharding.record import Annotations, Person
+from sharding.skeleton import COCO_17, LSP_14, Skeleton
+
+
+def annotations_of(skeleton, keypoints, *, size_wh=(100, 80)):
+    """One person for each (K, 3) of `keypoints`, ids from 1."""
+    persons = tuple(
+        Person(
+            id=number,
+            image_id=number,
+            file_name=f"{number}.jpg",
+            source_size_wh=size_wh,
+            box_xywh=(10.0, 10.0, 40.0, 60.0),
+            keypoints=np.asarray(each, np.float32),
+            area=1.0,
+        )
+        for number, each in enumerate(keypoints, start=1)
+    )
+    return Annotations(
+        skeleton=skeleton, photos=open_photos(Path(__file__).parent), persons=persons, findings=Findings("f")
+    )
+
+
+def found(annotations, fault):
+    inspect_people(annotations)
+    return annotations.findings.ids(fault)
+
+
+def with_names_swapped(annotations, joints):
+    """The same people, the points of two joints having traded places: what swapped names look like."""
+    a, b = joints
+    persons = []
+    for person in annotations.persons:
+        keypoints = person.keypoints.copy()
+        keypoints[[a, b]] = keypoints[[b, a]]
+        persons.append(replace(person, keypoints=keypoints))
+    return replace(annotations, persons=tuple(persons), findings=Findings("f"))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "v", "is_outside"),
+    [
+        (-1.0, 5, 2, False),
+        (-1.1, 5, 2, True),
+        (5, -1.1, 1, True),
+        (100, 80, 2, False),
+        (100.1, 5, 2, True),
+        (5, 80.1, 1, True),
+        (500, 500, 0, False),
+    ],
+)
+def test_joints_outside(x, y, v, is_outside):
+    inside = np.tile(np.array([20, 20, 2], float), (14, 1))
+    one = inside.copy()
+    one[3] = x, y, v
+    annotations = annotations_of(LSP_14, [inside, one])
+    assert found(annotations, JOINT_OUTSIDE) == [2] * is_outside
+    assert [each.detail.split(" at")[0] for each in annotations.findings] == ["left_hip"] * is_outside
+
+
+def test_without_a_size_no_joint_is_outside():
+    points = np.tile(np.array([500, 20, 2], float), (1, 14, 1))
+    assert found(annotations_of(LSP_14, points, size_wh=None), JOINT_OUTSIDE) == []
+
+
+def test_people_beyond_the_first_block_are_seen(monkeypatch):
+    monkeypatch.setattr("sharding.people._PEOPLE_AT_ONCE", 2)
+    points = np.tile(np.array([20, 20, 2], float), (5, 14, 1))
+    points[3:, 0] = 500, 20, 2
+    assert found(annotations_of(LSP_14, points), JOINT_OUTSIDE) == [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("left_eye", "left"),
+        ("RightEye", "right"),
+        ("r_wrist", "right"),
+        ("ankle-l", "left"),
+        ("hand left", "left"),
+        ("thumb.r.tip", "right"),
+        ("nose", None),
+        ("lip", None),
+        ("collar", None),
+        ("upper_rib", None),
+    ],
+)
+def test_side_of(name, side):
+    assert side_of(name) == side
+
+
+def test_pairs_are_left_first_whatever_their_order():
+    skeleton = Skeleton(
+        names=("left_eye", "right_eye", "right_ear", "left_ear", "stem", "tail"),
+        flip_pairs=((0, 1), (2, 3), (4, 5)),
+        bones=(),
+        sigmas=(0.05,) * 6,
+    )
+    assert sided_pairs(skeleton) == [(0, 1), (3, 2)]
+
+
+class TestSwapped:
+    def facing(self, count):
+        """People seen from the front and, every third, from behind: COCO's pairs 10 px apart."""
+        points = np.tile(np.array([30, 30, 2], float), (count, 17, 1))
+        for left, right in COCO_17.flip_pairs:
+            points[:, left, 0] = 35
+            points[:, right, 0] = 25
+            points[::3, [left, right]] = points[::3, [right, left]]
+        return points
+
+    def test_people_who_agree(self):
+        assert found(annotations_of(COCO_17, self.facing(60)), SWAPPED_PAIR) == []
+
+    def test_one_pair(self):
+        annotations = with_names_swapped(annotations_of(COCO_17, self.facing(60)), (9, 10))
+        assert found(annotations, SWAPPED_PAIR) == ["left_wrist/right_wrist"]
+        assert [each.detail for each in annotations.findings] == [
+            "against the other pairs in 100% of 60 people"
+        ]
+
+    def test_few_people_prove_nothing(self):
+        annotations = with_names_swapped(annotations_of(COCO_17, self.facing(LEAST_PEOPLE - 1)), (9, 10))
+        assert found(annotations, SWAPPED_PAIR) == []
+
+    def test_pairs_close_together_and_unlabelled_prove_nothing(self):
+        for change in ({"scale": 0.2}, {"v": 0}):
+            points = self.facing(60)
+            points[:, [9, 10]] = points[:, [10, 9]]
+            points[:, [9, 10], 2] = change.get("v", 2)
+            points[:, [9, 10], 0] = 30 + (points[:, [9, 10], 0] - 30) * change.get("scale", 1)
+            assert found(annotations_of(COCO_17, points), SWAPPED_PAIR) == []
+
+    def test_a_set_without_pairs(self):
+        skeleton = Skeleton(names=("tip",), flip_pairs=(), bones=(), sigmas=(0.05,))
+        assert found(annotations_of(skeleton, np.ones((30, 1, 3))), SWAPPED_PAIR) == []
+
+
+def real(shared_data, name):
+    if name == "coco":
+        folder = shared_data / "coco"
+        return read_coco(
+            folder / "annotations" / "person_keypoints_val2017_joined.json", folder / "images" / "val2017"
+        )
+    folder = shared_data / "lspet"
+    return LspFormat(joints=folder / "joints.mat", images=folder / "images", first=1, last=1000).read()
+
+
+@pytest.mark.parametrize("name", ["coco", "lsp"])
+def test_real_people(shared_data, name):
+    annotations = real(shared_data, name)
+    assert found(annotations, SWAPPED_PAIR) == []
+    assert annotations.findings.ids(ALL_SWAPPED) == []
+    for joints in sided_pairs(annotations.skeleton):
+        names = "/".join(annotations.skeleton.names[joint] for joint in joints)
+        assert found(with_names_swapped(annotations, joints), SWAPPED_PAIR) == [names]
+
+
+def test_real_people_with_every_side_swapped(shared_data):
+    annotations = real(shared_data, "coco")
+    for joints in sided_pairs(annotations.skeleton):
+        annotations = with_names_swapped(annotations, joints)
+    inspect_people(annotations)
+    assert annotations.findings.ids(ALL_SWAPPED) == ["left_eye/right_eye"]
+    assert annotations.findings.ids(SWAPPED_PAIR) == []
