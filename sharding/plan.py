@@ -30,14 +30,11 @@ def make_plan(settings: BuildSettings, annotations: Annotations, dropped: Counte
     Raises InputError where a photo is absent (and `missing_images` is stop) and where nobody is left.
     """
     tasks = photo_tasks(settings, annotations)
-    if settings.order == "shuffle":
-        random.Random(settings.seed).shuffle(tasks)
+    absent: set[str] = set()
     if settings.missing_images == "skip":
         absent = annotations.photos.absent(task.photo.file_name for task in tasks)
         dropped["photo absent"] += sum(num_samples(t, settings) for t in tasks if t.photo.file_name in absent)
-        tasks = [task for task in tasks if task.photo.file_name not in absent]
-    if settings.limit is not None:
-        tasks = _take(tasks, settings.limit, settings)
+    tasks = wanted_tasks(tasks, settings, absent)
     absent = annotations.photos.absent(task.photo.file_name for task in tasks)
     if absent:
         first = next(task for task in tasks if task.photo.file_name in absent)
@@ -48,6 +45,15 @@ def make_plan(settings: BuildSettings, annotations: Annotations, dropped: Counte
             f"{annotations.findings.counts('dropped') | dict(+dropped)}): correct the source"
         )
     return tasks
+
+
+def wanted_tasks(tasks: list[PhotoTask], settings: BuildSettings, skipped: set[str]) -> list[PhotoTask]:
+    """Those of the tasks that are to be stored, in order; the photos of `skipped` are left out."""
+    if settings.order == "shuffle":
+        tasks = list(tasks)
+        random.Random(settings.seed).shuffle(tasks)
+    tasks = [task for task in tasks if task.photo.file_name not in skipped]
+    return tasks if settings.limit is None else _take(tasks, settings.limit, settings)
 
 
 def absent_photo_error(task: PhotoTask, count: int, photos: Photos) -> InputError:
