@@ -17,6 +17,8 @@ from configs.load import InputError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+ANSWER_TIMEOUT_S = 10
+"""How long a Dask scheduler may take to answer."""
 AHEAD = 2
 """Jobs under way or waiting for each worker: what bounds the memory."""
 
@@ -65,7 +67,7 @@ def _open(executor: str, workers: int) -> Iterator[tuple[Executor, int]]:
     except ImportError as error:
         raise InputError(f'{executor}: Dask is not installed: pip install "semipose[cluster]"') from error
     try:
-        client = Client(executor.replace("dask://", "tcp://"), timeout=10)
+        client = Client(executor.replace("dask://", "tcp://"), timeout=ANSWER_TIMEOUT_S)
     except (OSError, TimeoutError) as error:
         raise InputError(
             f"{executor}: no Dask scheduler answers ({error}): start one or correct the address"

@@ -50,7 +50,7 @@ def person_sample(
         jpg = encode_jpeg(cut(photo, region))
     else:
         jpg, source_from_stored = _whole_photo(photo, payload, law)
-    stored_from_source = _invert_axis_aligned(source_from_stored)
+    stored_from_source = invert_axis_aligned(source_from_stored)
     pose = encode_pose(
         move_box(np.asarray(person.box_xywh), stored_from_source),
         move_keypoints(person.keypoints, stored_from_source),
@@ -74,7 +74,7 @@ def image_sample(
     """What the shard stores for one photo with all its people; arguments as of `person_sample`."""
     assert isinstance(law, WholePhoto), "settings refuse another law"
     jpg, source_from_stored = _whole_photo(photo, payload, law)
-    stored_from_source = _invert_axis_aligned(source_from_stored)
+    stored_from_source = invert_axis_aligned(source_from_stored)
     pose = encode_people(
         boxes_xywh=[move_box(np.asarray(person.box_xywh), stored_from_source) for person in task.persons],
         keypoints=[move_keypoints(person.keypoints, stored_from_source) for person in task.persons],
@@ -101,7 +101,8 @@ def _whole_photo(photo: np.ndarray, payload: bytes | None, law: WholePhoto) -> t
     return jpg, image_from_stored(region)
 
 
-def _invert_axis_aligned(matrix: np.ndarray) -> np.ndarray:
+def invert_axis_aligned(matrix: np.ndarray) -> np.ndarray:
+    """The inverse of a (2, 3) matrix that scales and moves."""
     scale = 1.0 / matrix[[0, 1], [0, 1]]
     return np.concatenate([np.diag(scale), (-matrix[:, 2] * scale)[:, None]], axis=1)
 

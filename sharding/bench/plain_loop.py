@@ -1,0 +1,38 @@
+"""The loop that one writes first: cv2 and ShardWriter in one process, each photo decoded once."""
+
+import json
+from pathlib import Path
+
+import cv2
+from webdataset.writer import ShardWriter
+
+from sharding.crop import JPEG_QUALITY, PersonCrop, image_from_stored, move_box, move_keypoints, person_region
+from sharding.plan import PhotoTask
+from sharding.record import Annotations, encode_pose
+from sharding.write import invert_axis_aligned
+
+
+def plain_loop(
+    tasks: list[PhotoTask], annotations: Annotations, law: PersonCrop, folder: Path, samples_per_shard: int
+) -> None:
+    """Store the same regions and labels as `build` does, without its checks, index, hashes and resumption."""
+    folder.mkdir(parents=True)
+    count = 0
+    with ShardWriter(str(folder / "%06d.tar"), maxcount=samples_per_shard, verbose=0) as writer:
+        for task in tasks:
+            photo = cv2.imread(annotations.photos.where(task.photo.file_name))
+            for person in task.persons:
+                region = person_region(person.box_xywh, (photo.shape[1], photo.shape[0]), law)
+                pixels = photo[region.top : region.bottom, region.left : region.right]
+                if region.stored_wh != (pixels.shape[1], pixels.shape[0]):
+                    pixels = cv2.resize(pixels, region.stored_wh, interpolation=cv2.INTER_AREA)
+                _, jpg = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+                matrix = image_from_stored(region)
+                inverse = invert_axis_aligned(matrix)
+                pose = encode_pose(
+                    move_box(person.box_xywh, inverse), move_keypoints(person.keypoints, inverse)
+                )
+                card = {"id": person.id, "area": person.area, "image_from_stored": matrix.tolist()}
+                sample = {"jpg": jpg.tobytes(), "pose": pose, "json": json.dumps(card).encode()}
+                writer.write({"__key__": f"{count:09d}", **sample})
+                count += 1

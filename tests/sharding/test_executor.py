@@ -1,0 +1,99 @@
+"""The same work in this process, in several, and on a Dask cluster."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from configs.load import InputError
+from sharding.build import build
+from sharding.executor import AHEAD, map_in_order
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def square_with_pid(number: int) -> tuple[int, int]:
+    return number * number, os.getpid()
+
+
+def die_at_three(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Dask cluster of two workers, each a process."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        yield cluster.scheduler_address.replace("tcp://", "dask://")
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(make_set, tmp_path, quiet):
+    small = make_set(20)
+    outputs = [tmp_path / str(workers) / "small" for workers in (1, 2, 3)]
+    for workers, output in enumerate(outputs, start=1):
+        build(small.settings(output, workers=workers, samples_per_shard=9), console=quiet)
+    assert files_of(outputs[0]) == files_of(outputs[1]) == files_of(outputs[2])
+    assert len(files_of(outputs[0])) == 2 * 5 + 2
+
+
+def test_dask_cluster_makes_the_same_bytes(make_set, tmp_path, quiet, cluster):
+    small = make_set(40)
+    build(small.settings(tmp_path / "here" / "small"), console=quiet)
+    build(small.settings(tmp_path / "dask" / "small", executor=cluster), console=quiet)
+    assert files_of(tmp_path / "dask" / "small") == files_of(tmp_path / "here" / "small")
+
+
+def test_dask_shares_the_work_between_its_processes(cluster):
+    results = list(map_in_order(square_with_pid, range(40), executor=cluster, workers=1))
+    assert [square for square, _ in results] == [number**2 for number in range(40)]
+    pids = {pid for _, pid in results}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+
+
+def test_one_worker_is_this_process():
+    results = list(map_in_order(square_with_pid, range(3), executor="local", workers=1))
+    assert results == [(number**2, os.getpid()) for number in range(3)]
+
+
+def test_few_jobs_are_taken_ahead():
+    taken = []
+
+    def items():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = map_in_order(square_with_pid, items(), executor="local", workers=2)
+    for place in range(20):
+        assert next(results)[0] == place**2
+        assert len(taken) <= place + 1 + AHEAD * 2
+    results.close()
+    assert len(taken) < 30
+
+
+def test_dead_worker_is_one_sentence():
+    with pytest.raises(InputError, match=r"a worker process died.*goes on where it stood"):
+        list(map_in_order(die_at_three, range(10), executor="local", workers=2))
+
+
+def test_unreachable_cluster_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("sharding.executor.ANSWER_TIMEOUT_S", 1)
+    with pytest.raises(InputError, match=r"dask://127\.0\.0\.1:9: no Dask scheduler answers .*: start one"):
+        list(map_in_order(square_with_pid, [1], executor="dask://127.0.0.1:9", workers=1))
+
+
+def test_fault_in_a_worker_names_the_photo(make_set, tmp_path, quiet):
+    small = make_set(40)
+    (small.images / "000000000031.jpg").write_bytes(b"no photo")
+    with pytest.raises(InputError, match=r"000000000031\.jpg \(annotation 310\): the image is damaged"):
+        build(small.settings(tmp_path / "x" / "small", workers=2), console=quiet)
