@@ -7,9 +7,11 @@ the CPU; `fn.warp_affine` is eight times slower and has its origin at a corner).
 A graph is a function from `Reading` to named outputs; `Pipeline` runs it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,10 @@ from nvidia.dali import fn, math
 from nvidia.dali.types import Constant, DALIDataType, DALIImageType
 from torch import Tensor
 
+from pipelines.feed import Feed
 from pipelines.views import MEAN_RGB, STD_RGB, ViewLaw, ViewSettings
 from sharding.crop import BOX_PADDING
+from sharding.index import VERSION as INDEX_VERSION
 
 VERSION = 1
 """Raised when a graph changes so that an old checkpoint would continue another stream."""
@@ -39,7 +43,8 @@ RECORD = "record"
 class Reading:
     """What is read, by whom, and where it goes."""
 
-    tars: tuple[Path, ...]
+    tars: tuple[str, ...]
+    """Paths, or addresses in an object store, where DALI reads them by itself."""
     indices: tuple[Path, ...]
     batch_size: int
     seed: int
@@ -51,6 +56,8 @@ class Reading:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     threads: int = 2
     prefetch: int = 2
+    feed: Feed | None = None
+    """Reads instead of DALI what DALI cannot: streams."""
 
     @property
     def place(self) -> str:
@@ -63,8 +70,10 @@ Graph = Callable[[Reading], dict[str, Node]]
 
 def read(reading: Reading, ext: Sequence[str], dtypes: Sequence[Any]) -> list[Node]:
     """Read members of the samples of this rank's slice, endlessly, each as a 1-D tensor on the CPU."""
+    if reading.feed is not None:
+        return _read_feed(reading.feed, ext, dtypes)
     nodes = fn.readers.webdataset(
-        paths=[str(path) for path in reading.tars],
+        paths=list(reading.tars),
         index_paths=[str(path) for path in reading.indices],
         ext=list(ext),
         dtypes=list(dtypes),
@@ -78,6 +87,47 @@ def read(reading: Reading, ext: Sequence[str], dtypes: Sequence[Any]) -> list[No
         name="shards",
     )
     return nodes if isinstance(nodes, list) else [nodes]
+
+
+def _read_feed(feed: Feed, ext: Sequence[str], dtypes: Sequence[Any]) -> list[Node]:
+    """Take members from a feed. It draws nothing, so the draws after it are those after DALI's own reader."""
+    nodes = fn.external_source(
+        feed.source(ext),
+        num_outputs=len(ext),
+        batch=True,
+        batch_info=True,
+        dtype=DALIDataType.UINT8,
+        ndim=1,
+    )
+    pairs = zip(nodes, dtypes, strict=True)
+    return [node if t == DALIDataType.UINT8 else fn.reinterpret(node, dtype=t) for node, t in pairs]
+
+
+def read_order(num_samples: int, *, shuffle_buffer: int, seed: int) -> Iterator[int]:
+    """Yield the places of samples in the order in which DALI's reader gives them, endlessly.
+
+    It is asked itself: it reads as many one-byte samples, all the same byte, each named by its place.
+    """
+    with TemporaryDirectory(prefix="semipose-") as folder:
+        tar, index = Path(folder, "order.tar"), Path(folder, "order.idx")
+        tar.write_bytes(bytes(512))
+        lines = [f"{INDEX_VERSION} {num_samples}", *(f"byte 0 1 {place}" for place in range(num_samples))]
+        index.write_text("\n".join(lines) + "\n")
+        reading = Reading(
+            tars=(str(tar),),
+            indices=(index,),
+            batch_size=min(num_samples, 1024),
+            seed=seed,
+            shuffle_buffer=shuffle_buffer,
+            threads=1,
+            prefetch=1,
+        )
+        byte = partial(read, ext=["byte"], dtypes=[DALIDataType.UINT8])
+        pipeline = Pipeline(lambda reading: {"byte": byte(reading)[0]}, reading)
+        while True:
+            named: Any = pipeline.dali.run()[0]
+            # tar:offset:name of each; taken at once, as the next run overwrites them.
+            yield from [int(sample.source_info().rpartition(":")[2]) for sample in named]
 
 
 def read_person(reading: Reading) -> tuple[Node, Node]:

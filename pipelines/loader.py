@@ -16,6 +16,7 @@ from configs.load import InputError
 from configs.settings import settings
 from pipelines import geometry, graph
 from pipelines.batch import EvalBatch, LabelledBatch, UnlabelledBatch
+from pipelines.feed import Feed
 from pipelines.graph import Graph, Pipeline, Reading
 from pipelines.source import Split
 from pipelines.views import ViewSettings
@@ -26,7 +27,7 @@ CPU = torch.device("cpu")
 
 @settings
 class LoaderSettings:
-    """How the pipelines run. What they give depends on `shuffle_buffer` only."""
+    """How the pipelines run. What they give depends on `shuffle_buffer` only, and on what a stream loses."""
 
     threads: Annotated[int, Field(ge=1)] = 2
     """CPU threads of each stream."""
@@ -34,6 +35,9 @@ class LoaderSettings:
     """Batches that each stream prepares ahead."""
     shuffle_buffer: Annotated[int, Field(ge=1)] = 2048
     """Encoded samples that each training stream holds to draw from; more mixes better, takes memory."""
+    bad_samples: Annotated[int, Field(ge=0)] = 0
+    """Samples that each training stream over http or a pipe may lose, with a warning, before the run stops.
+    From 1 on each is decoded once more beforehand, to see whether it is sound."""
 
 
 DEFAULTS = LoaderSettings()
@@ -55,6 +59,7 @@ class TrainLoader(Generic[Batch]):
         finish: Callable[[dict[str, Any]], Batch],
     ) -> None:
         self._build = partial(Pipeline, graph, reading)
+        self._feed = reading.feed
         self._split = split
         self._signature = signature
         self._finish = finish
@@ -75,7 +80,8 @@ class TrainLoader(Generic[Batch]):
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` of an equal stream goes on from: plain values and bytes."""
         checkpoint = self._pipeline.checkpoint() if self._pipeline else self._checkpoint
-        return {"signature": dict(self._signature), "dali": checkpoint}
+        lost = sorted(self._feed.lost.items()) if self._feed else []
+        return {"signature": dict(self._signature), "dali": checkpoint, "lost": [list(pair) for pair in lost]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the batch that `state` belongs to. Raises InputError where it is another stream's."""
@@ -91,12 +97,21 @@ class TrainLoader(Generic[Batch]):
             )
         self.close()
         self._checkpoint = state["dali"]
+        if self._feed:
+            self._feed.lost = dict(state["lost"])
+
+    @property
+    def num_lost(self) -> int:
+        """How many samples a stream over http or a pipe has lost; each was named in a warning."""
+        return len(self._feed.lost) if self._feed else 0
 
     def close(self) -> None:
         """Stop the pipeline's threads and free its memory; the next batch would start it again."""
         if self._pipeline is not None:
             self._checkpoint = self._pipeline.checkpoint()
         self._pipeline = None
+        if self._feed:
+            self._feed.close()
 
 
 def labelled_loader(
@@ -185,13 +200,14 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[EvalBatch]:
         """Start a new pass. Raises InputError that names the sample where one cannot be decoded."""
+        if not self.num_samples:
+            return
         with _named_faults(self._split):
-            pipeline = self._build() if self.num_samples else None
+            pipeline = self._build()
         for start in range(0, self.num_samples, self._batch_size):
-            assert pipeline is not None
             with _named_faults(self._split):
                 outputs = pipeline.next()
-            # The pipeline is endless: what it read beyond the end belongs to the start.
+            # DALI's own reader is endless: what it read beyond the end belongs to the start.
             yield _eval_batch(outputs, min(self._batch_size, self.num_samples - start))
 
 
@@ -217,6 +233,7 @@ def eval_loader(
         threads=settings.threads,
         prefetch=settings.prefetch,
     )
+    reading = _with_feed(reading, split, endless=False)
     return EvalLoader(partial(graph.eval_graph, views=views), reading, split)
 
 
@@ -273,11 +290,11 @@ def _training_reading(
 ) -> Reading:
     if split.num_samples < world:
         raise InputError(
-            f"the {role} set of {split.folder} has {split.num_samples} samples for {world} processes: "
+            f"the {role} set of {split.root} has {split.num_samples} samples for {world} processes: "
             "start fewer processes or take more samples"
         )
     digest = hashlib.sha256(f"{role} {seed} {rank}".encode()).digest()
-    return Reading(
+    reading = Reading(
         tars=split.tars,
         indices=split.indices,
         batch_size=batch_size,
@@ -289,6 +306,17 @@ def _training_reading(
         threads=settings.threads,
         prefetch=settings.prefetch,
     )
+    return _with_feed(reading, split, bad_samples=settings.bad_samples)
+
+
+def _with_feed(reading: Reading, split: Split, *, endless: bool = True, bad_samples: int = 0) -> Reading:
+    """Let a feed read where the shards are streamed."""
+    part = _slice(split.num_samples, reading.rank, reading.world)
+    if not split.shards.is_streamed:
+        return reading
+    order = partial(graph.read_order, len(part), shuffle_buffer=reading.shuffle_buffer, seed=reading.seed)
+    feed = Feed(split, part, order, batch_size=reading.batch_size, endless=endless, bad_samples=bad_samples)
+    return dataclasses.replace(reading, feed=feed)
 
 
 def _signature(role: str, split: Split, reading: Reading, seed: int, views: ViewSettings) -> dict[str, Any]:
@@ -297,6 +325,7 @@ def _signature(role: str, split: Split, reading: Reading, seed: int, views: View
         "stream": role,
         "graph": graph.VERSION,
         "dali": graph.DALI_VERSION,
+        "reader": "stream" if split.shards.is_streamed else "dali",
         "samples": split.selection_sha256,
         "views": json.dumps(dataclasses.asdict(views)),
         "batch_size": reading.batch_size,

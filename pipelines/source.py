@@ -1,4 +1,4 @@
-"""Which samples of a folder of shards a stream reads.
+"""Which samples of a folder of shards a loader reads.
 
 The order of the samples is the split: the first N (or a seeded random N) are labelled, the rest or all are
 unlabelled. Shards are never rewritten; a run's folder gets DALI index files that list the chosen samples.
@@ -8,34 +8,60 @@ import hashlib
 import io
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
+import fsspec
 import numpy as np
 from PIL import Image
 
 from configs.load import InputError
+from pipelines.shards import Shards, open_shards
+from pipelines.stream import BrokenStreamError, Payloads, read_tar
 from sharding.index import read_index, subset_index
-from sharding.manifest import Manifest, check_shards, read_manifest
+from sharding.manifest import GROUND_TRUTH_NAME, Manifest
 from sharding.record import decode_pose
 from sharding.skeleton import Skeleton
+
+
+class TarPart(NamedTuple):
+    """Some samples of one tar."""
+
+    tar: str
+    idx: Path
+    """DALI's index of the whole tar."""
+    in_tar: list[int]
+    """Their places in the tar, rising."""
+    in_split: list[int]
+    """Their places in the split."""
 
 
 @dataclass(frozen=True)
 class Split:
     """The chosen samples of one folder of shards, in reading order."""
 
-    folder: Path
-    manifest: Manifest
-    tars: tuple[Path, ...]
-    """The shards that hold a chosen sample."""
+    shards: Shards
+    tars: tuple[str, ...]
+    """The shards that hold a chosen sample: paths or addresses."""
     indices: tuple[Path, ...]
     """DALI's index of each, listing the chosen samples only."""
     ordinals: tuple[int, ...]
     """Places of the chosen samples in the whole folder, rising."""
+
+    @property
+    def root(self) -> str:
+        """Where the folder of shards lives."""
+        return self.shards.root
+
+    @property
+    def manifest(self) -> Manifest:
+        """The card of the whole folder."""
+        return self.shards.manifest
 
     @property
     def num_samples(self) -> int:
@@ -47,10 +73,20 @@ class Split:
         """The keypoint set."""
         return self.manifest.skeleton
 
+    def ground_truth(self) -> dict[str, Any]:
+        """The persons of the whole folder in COCO form, those of the samples first, in their order."""
+        return json.loads((self.shards.folder / GROUND_TRUTH_NAME).read_bytes())
+
     @cached_property
     def annotation_ids(self) -> tuple[int, ...]:
-        """Ids of the chosen annotations, in reading order (one small read a sample)."""
-        return tuple(int(json.loads(members["json"])["id"]) for _, members in self._members("json"))
+        """Ids of the chosen annotations, in reading order."""
+        rows = self.ground_truth().get("annotations", [])
+        if len(rows) < self.manifest.num_samples:
+            raise InputError(
+                f"{self.root}: {GROUND_TRUTH_NAME} lists {len(rows)} annotations for "
+                f"{self.manifest.num_samples} samples: build the shards again"
+            )
+        return tuple(rows[place]["id"] for place in self.ordinals)
 
     @property
     def ids_sha256(self) -> str:
@@ -63,50 +99,74 @@ class Split:
         contents = [shard.sha256 for shard in self.manifest.shards]
         return hashlib.sha256(json.dumps([contents, self.ordinals]).encode()).hexdigest()
 
+    def parts(self, chosen: Sequence[int]) -> Iterator[TarPart]:
+        """Where some of the chosen samples lie, tar by tar; `chosen`: rising places in the split."""
+        ends = list(accumulate(shard.samples for shard in self.manifest.shards))
+        for number, group in groupby(chosen, lambda place: bisect_right(ends, self.ordinals[place])):
+            places = list(group)
+            shard = self.manifest.shards[number]
+            first = ends[number] - shard.samples
+            in_tar = [self.ordinals[place] - first for place in places]
+            yield TarPart(self.shards.tars[number], self.shards.folder / shard.idx_file, in_tar, places)
+
     def find_fault(self, message: str) -> InputError | None:
         """Return what is wrong with which sample: the one that DALI's message names, or found by reading."""
-        cure = f"the shards in {self.folder} are damaged: copy them again or build them again"
+        cure = f"the shards in {self.root} are damaged: copy them again or build them again"
         named = re.search(r"([^\s:/]+\.tar):\d+:([^\s:]+)", message)
         if named:
-            return InputError(f"{self.folder / named[1]}: {named[2]} cannot be decoded; {cure}")
-        for where, members in self._members("jpg", "pose"):
+            return InputError(f"{self.root}/{named[1]}: {named[2]} cannot be decoded; {cure}")
+        for part in self.parts(range(self.num_samples)):
+            samples = read_index(part.idx)
             try:
-                Image.open(io.BytesIO(members["jpg"])).load()
-                decode_pose(members["pose"], self.skeleton.num_keypoints)
-            except (OSError, ValueError, SyntaxError) as error:
-                return InputError(f"{where} cannot be decoded ({error}); {cure}")
+                for place, payloads in self._read(part):
+                    fault = damage(payloads, self.skeleton.num_keypoints)
+                    if fault:
+                        member = samples[place][0].member
+                        return InputError(f"{part.tar}: {member} cannot be decoded ({fault}); {cure}")
+            except BrokenStreamError as error:
+                return InputError(f"{part.tar}: {error}; {cure}")
         return None
 
-    def _members(self, *extensions: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-        """Yield, sample by sample, where it is (`tar: member`) and the payloads of some of its members."""
-        for tar, index in zip(self.tars, self.indices, strict=True):
-            with tar.open("rb") as file:
-                for sample in read_index(index):
-                    payloads = {}
-                    for component in sample:
-                        if component.extension in extensions:
-                            file.seek(component.offset)
-                            payloads[component.extension] = file.read(component.size)
-                    yield f"{tar}: {sample[0].member}", payloads
+    def _read(self, part: TarPart) -> Iterator[tuple[int, Payloads]]:
+        """Yield the samples of one tar, each with its place and the bytes that are decoded."""
+        samples, extensions = read_index(part.idx), ("jpg", "pose")
+        if self.shards.is_streamed:
+            yield from read_tar(part.tar, samples, part.in_tar, extensions)
+            return
+        with fsspec.open(part.tar, "rb") as file:
+            for place in part.in_tar:
+                payloads = {}
+                for component in samples[place]:
+                    if component.extension in extensions:
+                        file.seek(component.offset)
+                        payloads[component.extension] = file.read(component.size)
+                yield place, payloads
 
 
-def open_split(folder: Path, *, check_hashes: bool = True) -> Split:
-    """Open a folder of shards and choose every sample.
+def damage(payloads: Payloads, num_keypoints: int) -> str | None:
+    """Return what is wrong with the photo or the pose record of a sample, decoded strictly."""
+    try:
+        Image.open(io.BytesIO(payloads["jpg"])).load()
+        decode_pose(payloads["pose"], num_keypoints)
+    except (OSError, ValueError, SyntaxError) as error:
+        return str(error)
+    return None
 
-    The folder is compared with its manifest: sizes and indices always, the hashes of the shards (about a
-    second a GB) with `check_hashes`. Raises InputError.
+
+def open_split(root: str | Path, *, check_hashes: bool = True) -> Split:
+    """Open a folder of shards, wherever it lives, and choose every sample.
+
+    root: a path, `s3://...`, `gs://...`, `http(s)://...`, or `pipe:COMMAND` that prints the file `{file}`.
+    What is compared with the manifest: see `open_shards`. Raises InputError.
     """
-    manifest = read_manifest(folder)
-    check_shards(folder, manifest, deep=check_hashes)
+    shards = open_shards(root, check_hashes=check_hashes)
+    manifest = shards.manifest
+    if manifest.kind != "person":
+        raise InputError(f"{root}: the samples are whole photos; build the shards again with kind=person")
     if not manifest.num_samples:
-        raise InputError(f"{folder}: the shards hold no sample; build them again from another source")
-    return Split(
-        folder=folder,
-        manifest=manifest,
-        tars=tuple(folder / shard.file for shard in manifest.shards),
-        indices=tuple(folder / shard.idx_file for shard in manifest.shards),
-        ordinals=tuple(range(manifest.num_samples)),
-    )
+        raise InputError(f"{root}: the shards hold no sample; build them again from another source")
+    indices = tuple(shards.folder / shard.idx_file for shard in manifest.shards)
+    return Split(shards, shards.tars, indices, tuple(range(manifest.num_samples)))
 
 
 def labelled_split(
@@ -123,7 +183,7 @@ def labelled_split(
         raise InputError(f"labelled = {labelled}: at least one sample must be labelled")
     if labelled > total:
         raise InputError(
-            f"labelled = {labelled}, but {whole.folder} holds {total} samples: "
+            f"labelled = {labelled}, but {whole.root} holds {total} samples: "
             "lower `labelled` or build the shards from more annotations"
         )
     places: Sequence[int] = range(labelled)
@@ -139,15 +199,13 @@ def unlabelled_split(whole: Split, *, without: Split | None = None, index_dir: P
     """
     if without is None:
         return whole
-    if without.folder != whole.folder:
-        raise ValueError(
-            f"{without.folder} is not {whole.folder}: only a folder's own samples can be left out"
-        )
+    if without.root != whole.root:
+        raise ValueError(f"{without.root} is not {whole.root}: only a folder's own samples can be left out")
     left_out = set(without.ordinals)
     places = [place for place in whole.ordinals if place not in left_out]
     if not places:
         raise InputError(
-            f"all {whole.num_samples} samples of {whole.folder} are labelled: none is left; "
+            f"all {whole.num_samples} samples of {whole.root} are labelled: none is left; "
             "lower `labelled` or take the labelled ones as unlabelled too"
         )
     return _choose(whole, places, "unlabelled", index_dir)
@@ -164,4 +222,4 @@ def _choose(whole: Split, places: Sequence[int], role: str, index_dir: Path) -> 
         if len(inside):
             tars.append(tar)
             indices.append(subset_index(index, index_dir / f"{role}-{index.name}", inside.tolist()))
-    return Split(whole.folder, whole.manifest, tuple(tars), tuple(indices), tuple(map(int, places)))
+    return Split(whole.shards, tuple(tars), tuple(indices), tuple(map(int, places)))

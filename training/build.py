@@ -20,13 +20,13 @@ def open_splits(cfg: RunSettings, index_dir: Path) -> tuple[Split, Split | None,
     The index files of the first two go to `index_dir`.
     """
     data = cfg.data
-    train_people, val = open_split(Path(data.train)), open_split(Path(data.val))
+    train_people, val = open_split(data.train), open_split(data.val)
     if train_people.skeleton != val.skeleton:
         raise InputError(f"{data.train} and {data.val} have different keypoints: shard both by one format")
     labelled = labelled_split(train_people, data.labelled, subset_seed=data.subset_seed, index_dir=index_dir)
     unlabelled = None
     if cfg.method.uses_unlabelled and data.unlabelled is not None:
-        unlabelled = open_split(Path(data.unlabelled))
+        unlabelled = open_split(data.unlabelled)
     elif cfg.method.uses_unlabelled:
         without = None if data.unlabelled_includes_labelled else labelled
         unlabelled = unlabelled_split(train_people, without=without, index_dir=index_dir)

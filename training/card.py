@@ -63,7 +63,7 @@ def protocol(cfg: RunSettings) -> str:
 
 def people(split: Split) -> dict[str, Any]:
     """Number of people of a split, and the hash of their annotation ids."""
-    return {"folder": str(split.folder), "people": split.num_samples, "ids_sha256": split.ids_sha256}
+    return {"folder": split.root, "people": split.num_samples, "ids_sha256": split.ids_sha256}
 
 
 def hardware(device: torch.device) -> str:

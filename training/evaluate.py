@@ -11,7 +11,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from pipelines.batch import EvalBatch
 from pipelines.geometry import apply, invert, linear_scale
 from pipelines.loader import eval_loader
 from pipelines.source import open_split
-from sharding.manifest import GROUND_TRUTH_NAME
 from sharding.skeleton import Skeleton
 from training import checkpoint
 from training.build import RECIPE_NAME, build_method
@@ -152,11 +150,11 @@ def evaluate_run(folder: Path, cfg: RunSettings) -> None:
     if path is None:
         raise InputError(f"{folder} holds no intact checkpoint to score")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    val = open_split(Path(cfg.data.val))
+    val = open_split(cfg.data.val)
     method = build_method(cfg, val.skeleton.num_keypoints, device=device, fresh=False)
     checkpoint.load_weights(method, checkpoint.load_shared(path, map_location=device)["method"], path)
     batches = eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, device=device, settings=cfg.loader)
-    ground_truth = json.loads((Path(cfg.data.val) / GROUND_TRUTH_NAME).read_bytes())
+    ground_truth = val.ground_truth()
     scores = {}
     for name, network in method.networks().items():
         predictions = predict(network, batches, decoding=cfg.heatmap)

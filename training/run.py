@@ -10,7 +10,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
-import json
 
 import torch
 from accelerate import Accelerator
@@ -21,7 +20,6 @@ from pipelines.batch import UnlabelledBatch
 from pipelines.loader import eval_loader, labelled_loader, unlabelled_loader
 from pipelines.source import Split
 from sharding.files import write_atomic
-from sharding.manifest import GROUND_TRUTH_NAME
 from training import card, checkpoint
 from training.build import RECIPE_NAME, build_method, open_splits
 from training.files import write_json
@@ -92,7 +90,7 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resum
             device=device,
             settings=cfg.loader,
         ),
-        ground_truth=json.loads((Path(cfg.data.val) / GROUND_TRUTH_NAME).read_bytes()),
+        ground_truth=val.ground_truth(),
         skeleton=labelled.skeleton,
         report=build_report(cfg, accelerator),
     )

@@ -78,7 +78,8 @@ def write_shards(
                 idx_sha256=file_sha256(index),
             )
         )
-    (folder / "ground_truth.json").write_text("{}")
+    rows = [{"id": 100 + i, "image_id": i} for i in range(count)]
+    (folder / "ground_truth.json").write_text(json.dumps({"annotations": rows}))
     manifest = Manifest(
         format_version=1,
         kind="person",

@@ -1,0 +1,146 @@
+"""Where a folder of shards lives: on this machine, in an object store, behind a web server or a command.
+
+Wherever that is, its manifest, indices and ground truth lie on this machine once it is open; the tars stay
+where they are.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import fsspec
+
+from configs.load import InputError
+from pipelines import stream
+from sharding.index import check_end, check_header, end_of, read_index
+from sharding.manifest import (
+    GROUND_TRUTH_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    check_index,
+    check_shards,
+    check_size,
+    check_truth,
+    parse_manifest,
+    read_manifest,
+)
+
+STREAMED = ("http", "https", "pipe")
+EXTRAS = {"s3": "s3fs", "gs": "gcsfs"}
+"""Object stores that DALI reads by itself, and the package that fetches the small files."""
+FETCHES_AT_ONCE = 8
+HEADER_BYTES = 512
+
+
+@dataclass(frozen=True)
+class Shards:
+    """An open folder of shards."""
+
+    root: str
+    """Where it lives, as it was asked for."""
+    folder: Path
+    """Where its manifest, indices and ground truth lie on this machine."""
+    manifest: Manifest
+    tars: tuple[str, ...]
+    """Path or address of each tar."""
+    is_streamed: bool = False
+    """Whether the tars come through `pipelines.stream`, not through DALI's own reader."""
+    fetched: TemporaryDirectory[str] | None = None
+    """What `folder` is for shards elsewhere; it goes when nothing uses it any more."""
+
+
+def open_shards(root: str | Path, *, check_hashes: bool) -> Shards:
+    """Open a folder of shards, wherever it lives, and compare it with its manifest. Raises InputError.
+
+    A local folder: see `sharding.manifest.check_shards`, whose `deep` is `check_hashes`. Elsewhere: hashes
+    of indices and ground truth; in an object store also sizes, first and last headers of the tars.
+    """
+    scheme = re.match(r"(pipe|\w+(?=://)):", str(root))
+    if isinstance(root, Path) or scheme is None:
+        return _open_folder(Path(root), check_hashes)
+    if scheme[1] in STREAMED:
+        return _open_elsewhere(root, partial(stream.locate, root), stream.fetch)
+    if scheme[1] in EXTRAS:
+        store = _file_system(root, scheme[1])
+        shards = _open_elsewhere(root, lambda file: f"{root.rstrip('/')}/{file}", partial(_fetch, store))
+        _check_tars(store, shards)
+        return shards
+    raise InputError(
+        f"{root}: shards are read from folders, s3://, gs://, http(s):// and pipe:COMMAND: copy them to one"
+    )
+
+
+def _open_folder(folder: Path, check_hashes: bool) -> Shards:
+    manifest = read_manifest(folder)
+    check_shards(folder, manifest, deep=check_hashes)
+    tars = tuple(str(folder / shard.file) for shard in manifest.shards)
+    return Shards(str(folder), folder, manifest, tars)
+
+
+def _open_elsewhere(root: str, locate: Callable[[str], str], fetch: Callable[[str], bytes]) -> Shards:
+    """Fetch the small files of shards that live elsewhere into a folder of their own, and check them."""
+    fetched = TemporaryDirectory(prefix="semipose-")
+    folder = Path(fetched.name)
+    where = locate(MANIFEST_NAME)
+    manifest = parse_manifest(fetch(where), where)
+    names = [*(shard.idx_file for shard in manifest.shards), GROUND_TRUTH_NAME]
+    with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
+        for name, content in zip(names, pool.map(fetch, map(locate, names)), strict=True):
+            (folder / name).write_bytes(content)
+    tars = tuple(locate(shard.file) for shard in manifest.shards)
+    for tar, shard in zip(tars, manifest.shards, strict=True):
+        check_index(folder / shard.idx_file, shard, tar=tar, where=locate(shard.idx_file))
+    check_truth(folder / GROUND_TRUTH_NAME, manifest, where=locate(GROUND_TRUTH_NAME))
+    is_streamed = root.split(":")[0] in STREAMED
+    return Shards(root, folder, manifest, tars, is_streamed, fetched)
+
+
+def _file_system(root: str, scheme: str) -> Any:
+    try:
+        return fsspec.filesystem(scheme)
+    except ImportError as error:
+        raise InputError(
+            f"{root}: reading {scheme}:// needs {EXTRAS[scheme]}: pip install 'semipose[{scheme}]'"
+        ) from error
+
+
+def _fetch(store: Any, url: str) -> bytes:
+    with _named(url):
+        return store.cat_file(url)
+
+
+def _check_tars(store: Any, shards: Shards) -> None:
+    """Compare sizes, and the first and the last headers, of tars in an object store with their indices."""
+    with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
+        list(pool.map(partial(_check_tar, store, shards.folder), shards.tars, shards.manifest.shards))
+
+
+def _check_tar(store: Any, folder: Path, tar: str, shard: ShardEntry) -> None:
+    samples = read_index(folder / shard.idx_file)
+    with _named(tar):
+        check_size(store.info(tar)["size"], shard, tar=tar)
+        for component in (samples[0][0], samples[-1][-1]):
+            header = store.cat_file(tar, start=component.offset - HEADER_BYTES, end=component.offset)
+            check_header(header, component, tar=tar)
+        check_end(store.cat_file(tar, start=end_of(samples), end=shard.bytes), tar=tar)
+
+
+@contextmanager
+def _named(url: str) -> Iterator[None]:
+    """Turn whatever the library of an object store raises into one sentence that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{url}: there is no such file in the store: correct the address") from error
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".replace("\n", " ")
+        raise InputError(f"{url}: the file cannot be read ({what}): check address and credentials") from error

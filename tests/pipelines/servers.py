@@ -1,0 +1,104 @@
+"""A web server and an S3 stub over one folder, in a thread, with faults on demand."""
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+BUCKET = "bucket"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Files of `server.folder`: whole, in ranges, and as a bucket's listing."""
+
+    server: "FileServer"
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def _answer(self, *, with_body: bool) -> None:
+        url = urlsplit(self.path)
+        name = unquote(url.path).removeprefix(f"/{BUCKET}").lstrip("/")
+        self.server.requests.append((self.command, name))
+        if "list-type" in parse_qs(url.query):
+            return self._send(200, self._listing(parse_qs(url.query).get("prefix", [""])[0]), with_body)
+        path = self.server.folder / name
+        if not path.is_file():
+            return self._send(404, b"", with_body)
+        content = path.read_bytes()
+        ranged = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if ranged:
+            start, end = int(ranged[1]), min(int(ranged[2] or len(content) - 1), len(content) - 1)
+            extra = {"Content-Range": f"bytes {start}-{end}/{len(content)}"}
+            return self._send(206, content[start : end + 1], with_body, extra)
+        self._send(200, content, with_body, breaks_after=self.server.breaks.pop(name, None))
+
+    def _send(
+        self,
+        status: int,
+        content: bytes,
+        with_body: bool,
+        extra: dict[str, str] | None = None,
+        breaks_after: int | None = None,
+    ) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Last-Modified", formatdate(0, usegmt=True))
+        self.send_header("ETag", '"0"')
+        for key, value in (extra or {}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(content[:breaks_after])
+        self.close_connection = breaks_after is not None
+
+    def _listing(self, prefix: str) -> bytes:
+        names = sorted(str(path.relative_to(self.server.folder)) for path in self.server.folder.rglob("*.*"))
+        rows = "".join(
+            f"<Contents><Key>{escape(name)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+            f"<ETag>&quot;0&quot;</ETag><Size>{os.path.getsize(self.server.folder / name)}</Size>"
+            "<StorageClass>STANDARD</StorageClass></Contents>"
+            for name in names
+            if name.startswith(prefix)
+        )
+        head = f"<Name>{BUCKET}</Name><Prefix>{escape(prefix)}</Prefix><IsTruncated>false</IsTruncated>"
+        space = "http://s3.amazonaws.com/doc/2006-03-01/"
+        return f'<?xml version="1.0"?><ListBucketResult xmlns="{space}">{head}{rows}</ListBucketResult>'.encode()
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+class FileServer(ThreadingHTTPServer):
+    """Serves `folder`. breaks: name of a file to the bytes after which its next transfer breaks off."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder = folder
+        self.breaks: dict[str, int] = {}
+        self.requests: list[tuple[str, str]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[FileServer]:
+    """Run a server over `folder` on a free port."""
+    with FileServer(folder) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server
+        server.shutdown()
