@@ -123,7 +123,9 @@ def check_shards(folder: Path, manifest: Manifest, *, deep: bool = False) -> Non
     """
     for shard in manifest.shards:
         tar = folder / shard.file
-        _check_tar(tar, shard)
+        if not tar.is_file():
+            raise InputError(f"{tar}: the shard is missing; {_CURE}")
+        check_size(tar.stat().st_size, shard, tar=str(tar))
         samples = check_index(folder / shard.idx_file, shard, tar=str(tar))
         if deep and file_sha256(tar) != shard.sha256:
             raise InputError(f"{tar}: the shard was altered: its SHA-256 is not the manifest's; {_CURE}")
@@ -134,32 +136,34 @@ def check_shards(folder: Path, manifest: Manifest, *, deep: bool = False) -> Non
         check_truth(folder / GROUND_TRUTH_NAME, manifest)
 
 
-def check_index(idx: Path, shard: ShardEntry, *, tar: str) -> list[tuple[Component, ...]]:
+def check_index(
+    idx: Path, shard: ShardEntry, *, tar: str, where: str | None = None
+) -> list[tuple[Component, ...]]:
     """The samples of a shard's index, found to be the one of the manifest and sound; the tar is not read.
 
-    Raises InputError that names the index, or `tar` where it is the tar's fault.
+    where: what to call the index if not `idx`. Raises InputError that names the index, or `tar` where it is
+    the tar's fault.
     """
+    where = where or str(idx)
     if not idx.is_file():
-        raise InputError(f"{idx}: the index is missing; build the shards again, or copy it beside its tar")
+        raise InputError(f"{where}: the index is missing; build the shards again, or copy it beside its tar")
     if file_sha256(idx) != shard.idx_sha256 or len(read_lines(idx)) != shard.samples:
         raise InputError(
-            f"{idx}: the index is not that of {shard.file}: it is stale or foreign; copy both again"
+            f"{where}: the index is not that of {shard.file}: it is stale or foreign; copy both again"
         )
     samples = read_index(idx)
     check_samples(samples, tar=tar, extensions=MEMBERS, tar_bytes=shard.bytes)
     return samples
 
 
-def check_truth(truth: Path, manifest: Manifest) -> None:
-    """Compare the ground truth with the manifest. Raises InputError."""
+def check_truth(truth: Path, manifest: Manifest, *, where: str | None = None) -> None:
+    """Compare the ground truth with the manifest; `where`: what to call it. Raises InputError."""
     if not truth.is_file() or file_sha256(truth) != manifest.ground_truth_sha256:
-        raise InputError(f"{truth}: the file is missing or was altered; {_CURE}")
+        raise InputError(f"{where or truth}: the file is missing or was altered; {_CURE}")
 
 
-def _check_tar(tar: Path, shard: ShardEntry) -> None:
-    if not tar.is_file():
-        raise InputError(f"{tar}: the shard is missing; {_CURE}")
-    size = tar.stat().st_size
+def check_size(size: int, shard: ShardEntry, *, tar: str) -> None:
+    """Compare the bytes of a tar with the manifest. Raises InputError."""
     if size != shard.bytes:
         what = "was cut short" if size < shard.bytes else "was altered"
         raise InputError(
