@@ -1,17 +1,15 @@
-"""Photos of folders, zips, addresses: a name finds the same bytes everywhere, a hostile one finds none."""
+"""Photos of folders, zips, addresses: a name finds the same bytes everywhere, a hostile one finds none.
 
-import http.server
+More about addresses in test_photos_url.py.
+"""
+
 import multiprocessing
 import os
 import pickle
 import struct
-import subprocess
 import sys
-import threading
 import tracemalloc
-import urllib.parse
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -19,7 +17,7 @@ import fsspec
 import pytest
 
 from configs.load import InputError
-from sharding.photos import FolderPhotos, Photos, UrlPhotos, ZipPhotos, open_photos, url
+from sharding.photos import FolderPhotos, Photos, UrlPhotos, ZipPhotos, open_photos
 
 CONTENT = {
     "a.jpg": b"first",
@@ -35,7 +33,6 @@ OTHERS = {
     "readme.txt": b"",
     "jpg": b"",
 }
-ROOT = Path(__file__).resolve().parents[2]
 KINDS = ["folder", "zip", "zip with a top folder", "memory", "zip in memory"]
 
 
@@ -310,166 +307,3 @@ class TestZip:
         assert photos.read("a.jpg") == b"first"
         write_zip(tmp_path / "a.zip", {"a.jpg": b"the second"})
         assert photos.read("a.jpg") == b"the second"
-
-
-class Server(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT at /set/; `faults` holds what to answer first instead; ranges and HEAD are not known."""
-
-    faults: list[int]
-    asked: list[str]
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        name = urllib.parse.unquote(self.path).removeprefix("/set/")
-        status = self.faults.pop(0) if self.faults else 200 if name in CONTENT else 404
-        self.send_response(status)
-        body = CONTENT.get(name, b"") if status == 200 else b"no"
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
-    """The server's class; its `address` is that of the folder."""
-    pytest.importorskip("aiohttp")
-    monkeypatch.setattr(url, "RETRY_SECONDS", (0.01, 0.01))
-    handler = type("Handler", (Server,), {"faults": [], "asked": []})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        handler.address = f"http://127.0.0.1:{running.server_port}/set"
-        yield handler
-        running.shutdown()
-        thread.join()
-
-
-class TestWeb:
-    def test_each_photo_is_one_question(self, server):
-        photos = open_photos(server.address + "/")
-        assert {name: photos.read(name) for name in CONTENT} == CONTENT
-        assert len(server.asked) == len(CONTENT)
-
-    def test_absent(self, server):
-        photos = open_photos(server.address)
-        assert photos.absent([*CONTENT, "none.jpg", "a/b.jpg"]) == {"none.jpg", "a/b.jpg"}
-        with pytest.raises(InputError, match=r"/set/none\.jpg: the photo is absent"):
-            photos.read("none.jpg")
-
-    def test_names_that_lead_out(self, server):
-        with pytest.raises(InputError, match="leads out"):
-            open_photos(server.address).absent(["../a.jpg"])
-        assert not server.asked
-
-    def test_there_is_no_list(self, server):
-        with pytest.raises(InputError, match="/set: a web server does not list its photos: name them in"):
-            open_photos(server.address).names()
-
-    @pytest.mark.parametrize("method", ["read", "absent"])
-    def test_faults_that_pass_are_tried_again(self, server, method):
-        server.faults += [503, 500]
-        photos = open_photos(server.address)
-        assert photos.read("a.jpg") == b"first" if method == "read" else photos.absent(["a.jpg"]) == set()
-        assert len(server.asked) == 3
-
-    @pytest.mark.parametrize("method", ["read", "absent"])
-    def test_faults_that_stay_are_not_absence(self, server, method):
-        server.faults += [403] * 3
-        photos = open_photos(server.address)
-        with pytest.raises(
-            InputError, match=r"/set/a\.jpg: this cannot be read \(403.*\): correct the address"
-        ):
-            photos.read("a.jpg") if method == "read" else photos.absent(["a.jpg"])
-
-    def test_too_large(self, server, monkeypatch):
-        monkeypatch.setattr(url, "MOST_BYTES", 4)
-        with pytest.raises(InputError, match="is larger than"):
-            open_photos(server.address).read("a.jpg")
-
-    def test_no_server(self, monkeypatch):
-        pytest.importorskip("aiohttp")
-        monkeypatch.setattr(url, "RETRY_SECONDS", ())
-        with pytest.raises(InputError, match="this cannot be read"):
-            open_photos("http://127.0.0.1:9/set").read("a.jpg")
-
-
-class TestAddresses:
-    def test_unknown_protocol(self):
-        with pytest.raises(InputError, match=r"^nope://a: this cannot be read \(Protocol not known: nope\)"):
-            open_photos("nope://a")
-
-    @pytest.mark.parametrize(
-        ("address", "package", "extra"),
-        [
-            ("s3://b/a", "s3fs", "s3"),
-            ("gs://b/a", "gcsfs", "gs"),
-            ("zip://::https://b/a.zip", "aiohttp", "http"),
-        ],
-    )
-    def test_absent_package(self, address, package, extra):
-        script = f"import sys; sys.modules['{package}'] = None; "
-        script += f"from sharding.photos import open_photos; open_photos('{address}')"
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
-        last = done.stderr.splitlines()[-1]
-        assert last.endswith(f'not installed: pip install "semipose[{extra}]"')
-        assert f"InputError: {address}: a package for this protocol" in last
-
-    def test_absent_folder(self):
-        photos = open_photos("memory://nowhere/at-all")
-        with pytest.raises(InputError, match=r"^memory://nowhere/at-all: no such folder of photos: correct"):
-            photos.absent(["a.jpg"])
-        with pytest.raises(InputError, match=r"^memory://nowhere/at-all: no such folder of photos: correct"):
-            photos.names()
-
-    def test_zip_of_hostile_names(self, tmp_path):
-        path = write_zip(tmp_path / "a.zip", {"a.jpg": b"", "../evil.jpg": b""})
-        with pytest.raises(InputError, match="leads out"):
-            open_photos(f"zip://::file://{path}").names()
-
-    @pytest.mark.parametrize("damage", ["damaged", "absent"])
-    def test_faulty_zip(self, tmp_path, damage):
-        if damage == "damaged":
-            (tmp_path / "a.zip").write_bytes(b"no zip")
-        with pytest.raises(InputError, match=r"a\.zip: (this cannot be read|no such folder)"):
-            open_photos(f"zip://::file://{tmp_path}/a.zip")
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An address in a stand-in for S3, with CONTENT."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
-    server.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("photos-bucket")
-    yield "s3://photos-bucket"
-    fsspec.filesystem("s3").clear_instance_cache()
-    url.file_system.cache_clear()
-    server.stop()
-
-
-def test_object_store(bucket, monkeypatch):
-    monkeypatch.setattr(url, "RETRY_SECONDS", ())
-    for name, payload in CONTENT.items():
-        fsspec.filesystem("s3").pipe(f"{bucket}/set/{name}", payload)
-    photos = open_photos(f"{bucket}/set")
-    assert photos.names() == sorted(CONTENT)
-    assert {name: photos.read(name) for name in CONTENT} == CONTENT
-    assert photos.absent([*CONTENT, "later.jpg", "val2017/x.jpg", "nowhere/a.jpg"]) == {
-        "later.jpg",
-        "val2017/x.jpg",
-        "nowhere/a.jpg",
-    }
-    with pytest.raises(InputError, match=r"set/later\.jpg: the photo is absent"):
-        photos.read("later.jpg")
-    fsspec.filesystem("s3", skip_instance_cache=True).pipe(f"{bucket}/set/later.jpg", b"later")
-    assert photos.absent(["later.jpg"]) == set()
-    for nowhere in (f"{bucket}/none", "s3://no-such-bucket/set"):
-        with pytest.raises(InputError, match="no such folder of photos"):
-            open_photos(nowhere).absent(["a.jpg"])
-        with pytest.raises(InputError, match="no such folder of photos"):
-            open_photos(nowhere).names()
