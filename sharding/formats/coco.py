@@ -1,7 +1,7 @@
 """COCO person keypoints: an annotation file and its photos, by the published person rule."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -77,7 +77,7 @@ class AnnotationRow(msgspec.Struct):
     id: int
     image_id: int
     category_id: int | None = None
-    iscrowd: bool | int = 0
+    iscrowd: bool | int | None = None
     bbox: list[float] | None = None
     area: float | None = None
     keypoints: list[float] | None = None
@@ -100,22 +100,22 @@ def read_coco(
     path: Path,
     images: str | Path,
     *,
-    skeleton: Skeleton | None = None,
-    category_name: str = "person",
+    describe: Callable[[dict[str, Any], str], Skeleton] | None = None,
+    category_name: str | None = None,
     area_from_box: bool = False,
 ) -> Annotations:
     """The persons of a COCO keypoint file, in the order of its `images`, then of its annotations.
 
     Kept: not a crowd, area above 0, a box that is not empty after clipping, some keypoint number above 0
-    (COCO 2017: 149,813 train and 6,352 val persons). skeleton: replaces the one that the category describes,
-    of as many keypoints. Raises InputError for anything but a COCO keypoint file; the faults of single rows
+    (COCO 2017: 149,813 train and 6,352 val persons). describe: the skeleton of a category (its row and the
+    file's name); COCO's own way without it. category_name: without it the one that has keypoints, or "person"
+    among several. Raises InputError for anything but a COCO keypoint file; the faults of single rows
     are findings.
     """
     file = read_json(path, _File, expected="a COCO keypoint file")
     findings = Findings(path)
-    category = _category(file.categories, path, category_name)
-    if skeleton is None:
-        skeleton = from_category(category, where=str(path))
+    category = choose_category(file.categories, path, category_name)
+    skeleton = describe(category, str(path)) if describe else from_category(category, where=str(path))
     rule = Rule(findings, category["id"], skeleton.num_keypoints, area_from_box)
     persons: list[Person] = []
     empty: list[Photo] = []
@@ -140,15 +140,21 @@ def read_coco(
     )
 
 
-def _category(categories: list[dict[str, Any]], path: Path, name: str) -> dict[str, Any]:
-    """The category that is read: the one of that name, or the only one that has keypoints."""
-    able = [row for row in categories if row.get("keypoints") and isinstance(row.get("id"), int)]
-    named = [row for row in able if row.get("name") == name]
-    chosen = named if len(named) == 1 else able
+def choose_category(categories: list[dict[str, Any]], path: Path, name: str | None) -> dict[str, Any]:
+    """The category of that name; without one, of those that have keypoints the only one, or the person."""
+    rows = [row for row in categories if isinstance(row.get("id"), int)]
+    if name is None:
+        able = [row for row in rows if row.get("keypoints")] or rows
+        persons = [row for row in able if row.get("name") == "person"]
+        chosen = persons if len(persons) == 1 else able
+    else:
+        chosen = [row for row in rows if row.get("name") == name]
     if len(chosen) != 1:
+        wanted = "one with keypoints, or one named 'person'," if name is None else f"one named {name!r}"
+        names = ", ".join(repr(row.get("name")) for row in rows[:8]) or "none"
         raise InputError(
-            f"{path}: {len(able)} categories have an id and keypoints, where one, or one named {name!r}, is "
-            "wanted: take the keypoint file, or correct `categories`"
+            f"{path}: {wanted} is wanted among the categories, which are {names}: correct `categories`, or "
+            "name the one to read (source.name=coco-style source.category=...)"
         )
     return chosen[0]
 

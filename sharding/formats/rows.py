@@ -25,10 +25,12 @@ _QUOTE = re.compile(rb'(?<!\\)"')
 class RowReader(Generic[Row]):
     """Decodes rows of one kind; a row that is not of that kind is a finding that stops."""
 
-    def __init__(self, kind: type[Row], findings: Findings, *, subject: str) -> None:
+    def __init__(self, kind: type[Row], findings: Findings, *, subject: str, key: str = "id") -> None:
+        """subject: what a row is, for messages; key: where it says its id."""
         self._decoder = msgspec.json.Decoder(kind)
         self._findings = findings
         self._subject = subject
+        self._key = key
 
     def read(self, raws: Iterable[msgspec.Raw]) -> Iterator[tuple[Row, msgspec.Raw]]:
         """The readable rows in order, each with the text that it was read from."""
@@ -43,19 +45,16 @@ class RowReader(Generic[Row]):
             return self._decoder.decode(raw)
         except msgspec.ValidationError as error:
             cure = "correct the row"
-            self._findings.add(Fault(_plainly(error), cure=cure, subject=self._subject), _name(raw, number))
+            fault = Fault(_plainly(error), cure=cure, subject=self._subject)
+            self._findings.add(fault, self._name(raw, number))
         return None
 
-
-class _WithId(msgspec.Struct):
-    id: int | str
-
-
-def _name(raw: msgspec.Raw, number: int) -> int | str:
-    try:
-        return msgspec.json.decode(raw, type=_WithId).id
-    except msgspec.ValidationError:
-        return f"in row {number}"
+    def _name(self, raw: msgspec.Raw, number: int) -> int | str:
+        try:
+            parts = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+            return msgspec.json.decode(parts[self._key], type=int | str)
+        except (KeyError, msgspec.ValidationError):
+            return f"in row {number}"
 
 
 def _plainly(error: msgspec.ValidationError) -> str:

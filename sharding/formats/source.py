@@ -4,8 +4,23 @@ from typing import Annotated
 
 from pydantic import Field
 
+from sharding.formats.aic import AicFormat
 from sharding.formats.coco import CocoFormat
+from sharding.formats.coco_style import CocoStyleFormat
+from sharding.formats.crowdpose import CrowdPoseFormat
 from sharding.formats.drawn import DrawnFormat
+from sharding.formats.folder import FolderFormat
 from sharding.formats.lsp import LspFormat
+from sharding.formats.mpii import MpiiFormat
 
-Source = Annotated[CocoFormat | DrawnFormat | LspFormat, Field(discriminator="name")]
+Source = Annotated[
+    CocoFormat
+    | MpiiFormat
+    | AicFormat
+    | CrowdPoseFormat
+    | LspFormat
+    | CocoStyleFormat
+    | FolderFormat
+    | DrawnFormat,
+    Field(discriminator="name"),
+]

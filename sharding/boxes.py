@@ -1,0 +1,242 @@
+"""Where the people of unlabelled photos are: the whole photo, or boxes that somebody found."""
+
+import io
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from PIL import Image, UnidentifiedImageError
+
+from configs.load import InputError
+from configs.settings import settings
+from sharding.findings import Fault, Findings
+from sharding.formats.rows import RowReader, read_json
+from sharding.photos import Photos
+from sharding.record import Photo
+
+Box = tuple[float, float, float, float]
+"""x, y, w, h in pixels of the upright photo."""
+
+UNREADABLE = Fault("the file is no image that can be read", cure="remove or mend it", subject="photo")
+OUTSIDE = Fault("box empty or outside the photo", "dropped", "", "photo")
+UNKNOWN_PHOTO = Fault("box of a photo that is not there", "dropped", "", "box")
+AMBIGUOUS = Fault("two photos have this number", cure="give source.boxes.images", subject="box")
+BAD_BOX = Fault("bbox must be 4 numbers", subject="box")
+
+_EXIF_ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
+_READERS = 16
+
+
+class FoundBoxes(NamedTuple):
+    """A photo and its people, in pixels of the upright photo."""
+
+    photo: Photo
+    boxes_xywh: list[Box]
+
+
+@settings
+class WholePhotoBoxes:
+    """Each photo is one person, as a cut-out is."""
+
+    name: Literal["whole"] = "whole"
+
+    def find(self, photos: Photos) -> tuple[list[FoundBoxes], Findings]:
+        """All photos, each with one box, which is the photo; and what is wrong with them."""
+        findings = Findings(photos.location)
+        listed = sized(number_photos(photos), photos, findings)
+        boxes = {photo.file_name: [(0.0, 0.0, *photo.size_wh)] for photo in listed if photo.size_wh}
+        return place_boxes(listed, boxes, findings), findings
+
+
+class ResultRow(msgspec.Struct):
+    """A row of COCO results: a box that a detector found."""
+
+    bbox: list[float]
+    image_id: int | str | None = None
+    file_name: str | None = None
+    category_id: int | None = None
+    score: float = 1.0
+
+
+class _ImageRow(msgspec.Struct):
+    id: int
+    file_name: str
+    width: int | None = None
+    height: int | None = None
+
+
+class _ImageList(msgspec.Struct):
+    images: list[msgspec.Raw]
+
+
+@settings
+class ResultsBoxes:
+    """Boxes from a JSON in COCO's results form: `[{"image_id", "bbox", "score", "category_id"}, ...]`."""
+
+    name: Literal["results"] = "results"
+    results: Path
+    """The JSON file."""
+    images: Path | None = None
+    """A COCO file whose `images` tell file names and sizes, such as image_info_unlabeled2017.json. Without
+    it a box belongs to the photo of its `file_name`, or to the one whose name ends in the number of its
+    `image_id` (000000000123.jpg is 123)."""
+    min_score: float = 0.0
+    """Boxes with a lower score are left out; published work on COCO's unlabelled photos keeps all."""
+    category: int = 1
+    """The category_id of people; boxes of others are left out, boxes without one are taken."""
+
+    def find(self, photos: Photos) -> tuple[list[FoundBoxes], Findings]:
+        """The photos of the list, or all that are there, with their boxes clipped to them; and the faults.
+
+        Raises InputError for a file of another kind, and where no box has its photo.
+        """
+        findings = Findings(self.results)
+        raws = _read_results(self.results)
+        listed = number_photos(photos) if self.images is None else _read_list(self.images, findings)
+        places = _Places(listed, by_id=self.images is not None)
+        boxes: dict[str, list[Box]] = defaultdict(list)
+        reader = RowReader(ResultRow, findings, subject="box")
+        for number, raw in enumerate(raws, start=1):
+            row = reader.decode(raw, number)
+            if row is None or row.score < self.min_score or row.category_id not in (None, self.category):
+                continue
+            name = places.find(row, number, findings)
+            if name is not None and len(row.bbox) != 4:
+                findings.add(BAD_BOX, f"in row {number}", f"found {len(row.bbox)}")
+            elif name is not None:
+                boxes[name].append((row.bbox[0], row.bbox[1], row.bbox[2], row.bbox[3]))
+        if not boxes and findings.ids(UNKNOWN_PHOTO):
+            raise InputError(
+                f"{self.results}: none of its photos is among {photos.location}: correct source.images, or "
+                "give source.boxes.images, the COCO file that names the photos"
+            )
+        known = {photo.file_name: photo for photo in sized(listed, photos, findings, only=boxes.keys())}
+        return place_boxes([known.get(each.file_name, each) for each in listed], boxes, findings), findings
+
+
+class _Places:
+    """Finds the photo of a box."""
+
+    def __init__(self, photos: Sequence[Photo], *, by_id: bool) -> None:
+        """by_id: image_id is the photo's id; without it the number that the file's name ends in."""
+        self._names = {photo.file_name for photo in photos}
+        self._by_number: dict[int | str, list[str]] = defaultdict(list)
+        for photo in photos:
+            stem = Path(photo.file_name).stem
+            digits = re.search(r"\d+$", stem)
+            if by_id:
+                self._by_number[photo.id].append(photo.file_name)
+            else:
+                self._by_number[stem].append(photo.file_name)
+                self._by_number[int(digits[0]) if digits else stem].append(photo.file_name)
+
+    def find(self, row: ResultRow, number: int, findings: Findings) -> str | None:
+        """The photo's name; None, with a finding, where there is none or more than one."""
+        key = row.image_id if row.file_name is None else row.file_name
+        if key in self._names:
+            return str(key)
+        names = set(self._by_number.get(key, ())) if key is not None else set()
+        if len(names) != 1:
+            findings.add(AMBIGUOUS if names else UNKNOWN_PHOTO, f"in row {number}", f"image {key}")
+            return None
+        return names.pop()
+
+
+class _Kept(msgspec.Struct):
+    """The boxes that `sharding/detector.py` keeps."""
+
+    annotations: list[msgspec.Raw]
+
+
+def _read_results(path: Path) -> list[msgspec.Raw]:
+    either: Any = list[msgspec.Raw] | _Kept
+    kept: list[msgspec.Raw] | _Kept = read_json(path, either, expected="a list of COCO results")
+    return kept.annotations if isinstance(kept, _Kept) else kept
+
+
+def _read_list(path: Path, findings: Findings) -> list[Photo]:
+    """The photos of a COCO file's `images`, in order; a row listed again is passed over."""
+    file = read_json(path, _ImageList, expected="a COCO file with `images`")
+    photos: dict[str, Photo] = {}
+    for row, _ in RowReader(_ImageRow, findings, subject="image").read(file.images):
+        size_wh = (row.width, row.height) if row.width and row.height else None
+        photos.setdefault(row.file_name, Photo(id=row.id, file_name=row.file_name, size_wh=size_wh))
+    return list(photos.values())
+
+
+def number_photos(photos: Photos) -> list[Photo]:
+    """All photos that are there, sorted by name and numbered from 1; their sizes are not known yet."""
+    names = photos.names()
+    if not names:
+        raise InputError(f"{photos.location}: there are no photos here: correct source.images")
+    return [Photo(id=number, file_name=name, size_wh=None) for number, name in enumerate(names, start=1)]
+
+
+def sized(
+    listed: Iterable[Photo], photos: Photos, findings: Findings, *, only: Collection[str] | None = None
+) -> list[Photo]:
+    """The photos (those of the names `only`) with their sizes, which are read from the files' heads.
+
+    A photo that EXIF turns by a quarter has the size of the upright picture, and so is turned when it is
+    stored. A photo that is absent stays without a size, for the build to say so.
+    """
+    wanted = [photo for photo in listed if only is None or photo.file_name in only]
+    with ThreadPoolExecutor(_READERS) as pool:
+        sizes = pool.map(lambda photo: photo.size_wh or _read_size(photo.file_name, photos), wanted)
+        known = []
+        for photo, size in zip(wanted, sizes, strict=True):
+            if isinstance(size, str):
+                findings.add(UNREADABLE, photo.file_name, size)
+                size = None
+            known.append(Photo(id=photo.id, file_name=photo.file_name, size_wh=size))
+    return known
+
+
+def _read_size(name: str, photos: Photos) -> tuple[int, int] | str | None:
+    """Width and height of the upright picture; why not; None where the file is absent."""
+    try:
+        payload = photos.read(name)
+    except InputError:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL warns of odd metadata
+            image = Image.open(io.BytesIO(payload))
+            turned = image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        return "no image format" if isinstance(error, UnidentifiedImageError) else str(error)
+    return (image.height, image.width) if turned else image.size
+
+
+def place_boxes(
+    photos: Iterable[Photo], boxes_xywh: Mapping[str, Iterable[Box]], findings: Findings
+) -> list[FoundBoxes]:
+    """Each photo with its boxes, by file name, clipped to the photo where its size is known."""
+    found = []
+    for photo in photos:
+        clipped = []
+        for box_xywh in boxes_xywh.get(photo.file_name, ()):
+            inside = clip_box(box_xywh, photo.size_wh)
+            if inside is None:
+                findings.add(OUTSIDE, photo.file_name, str(list(box_xywh)))
+            else:
+                clipped.append(inside)
+        found.append(FoundBoxes(photo, clipped))
+    return found
+
+
+def clip_box(box_xywh: Box, size_wh: tuple[int, int] | None) -> Box | None:
+    """The part of a box between the photo's first and last pixel centre; None where nothing is left."""
+    x, y, w, h = box_xywh
+    left, top, right, bottom = x, y, x + w, y + h
+    if size_wh is not None:
+        left, top = max(0.0, x), max(0.0, y)
+        right, bottom = min(size_wh[0] - 1.0, right), min(size_wh[1] - 1.0, bottom)
+    if right <= left or bottom <= top:
+        return None
+    return left, top, right - left, bottom - top
