@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from configs.load import InputError
-from sharding.check import decode_photo
+from sharding.decode import decode_photo
 from sharding.crop import CropLaw
 from sharding.photos import Photos
 from sharding.plan import PhotoTask
@@ -55,9 +55,9 @@ def do_job(job: Job) -> list[PhotoSamples]:
 def _store(task: PhotoTask, job: Job) -> PhotoSamples:
     name = task.photo.file_name
     who = f"annotation {task.persons[0].id}" if task.persons else f"image {task.photo.id}"
+    payload = job.photos.read(name)
+    where = f"{job.photos.where(name)} ({who})"
     try:
-        payload = job.photos.read(name)
-        where = f"{job.photos.where(name)} ({who})"
         pixels, is_faithful = decode_photo(payload, size_wh=task.photo.size_wh, where=where)
     except InputError as error:
         return PhotoSamples(fault=str(error))

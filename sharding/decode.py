@@ -1,15 +1,13 @@
-"""Faults of photos, found before anything is written: absent files, damaged images, sizes that disagree."""
+"""Photos to pixels, strictly: what is damaged or of another size than annotated is refused."""
 
 import io
 import warnings
-from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from configs.load import InputError
-from sharding.record import Person
 
 MOST_PIXELS = 64_000_000
 """A photo of more pixels is refused by its header: so many take half a gigabyte while they are decoded."""
@@ -20,29 +18,6 @@ _ORIENTATION = 0x0112
 """EXIF tag: 1 or absent for pixels that are stored upright."""
 
 
-def absent_photos(persons: Iterable[Person], folder: Path) -> dict[str, Person]:
-    """The photos that are not in the folder, each with the first person that names it.
-
-    Raises InputError where the folder itself is not there.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of photos: correct the path (source.images=...)")
-    first_person: dict[str, Person] = {}
-    for person in persons:
-        first_person.setdefault(person.file_name, person)
-    return {name: person for name, person in first_person.items() if not (folder / name).is_file()}
-
-
-def absent_photo_error(absent: dict[str, Person], folder: Path) -> InputError:
-    """The sentence about the first absent photo."""
-    name, person = next(iter(absent.items()))
-    more = f" (and {len(absent) - 1} more photos are absent)" if len(absent) > 1 else ""
-    return InputError(
-        f"{folder / name}: annotation {person.id} names this photo, but the file is absent{more}: "
-        "put it there, correct source.images, or leave such persons out with missing_images=skip"
-    )
-
-
 def decode_photo(payload: bytes, *, size_wh: tuple[int, int] | None, where: str) -> tuple[np.ndarray, bool]:
     """Decode one photo strictly: (H, W, 3) uint8 RGB, and whether `payload` itself decodes to these pixels
     in a reader that obeys EXIF.
@@ -51,19 +26,17 @@ def decode_photo(payload: bytes, *, size_wh: tuple[int, int] | None, where: str)
     stored pixels of that size are taken as they are, else they are turned upright as EXIF says, if that gives
     the annotated size. size_wh: that size; None takes the pixels as they are stored. where: photo and
     annotation, for the message. Raises InputError for truncated or damaged data, another size, more than
-    MOST_PIXELS, pixels of more than 8 bits, and several pictures in one file. (Bytes altered inside a JPEG's
-    compressed pixels may decode all the same, wrongly.)
+    MOST_PIXELS, pixels of more than 8 bits, and several pictures in one file.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of odd metadata; damaged pixels are errors
             image = _open_image(payload, where)
             is_storable = image.format in _STORED_FORMATS
-            image.load()
             turned = image.getexif().get(_ORIENTATION, 1) != 1
             if turned and size_wh not in (None, image.size):
                 image, turned = ImageOps.exif_transpose(image), False
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = _pixels(image, payload)
     except InputError:
         raise
     except Exception as error:  # on damaged files PIL raises whatever its readers run into
@@ -79,6 +52,14 @@ def decode_photo(payload: bytes, *, size_wh: tuple[int, int] | None, where: str)
             f"{size_wh[0]}x{size_wh[1]}: put the original file there, or correct the annotations"
         )
     return pixels, is_storable and not turned
+
+
+def _pixels(image: Image.Image, payload: bytes) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an image opened from `payload`, and perhaps turned since."""
+    if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+        # PIL's JPEG reader lets altered bytes pass; this one refuses whatever libjpeg warns of.
+        return simplejpeg.decode_jpeg(payload, "RGB", strict=True)
+    return np.asarray(image.convert("RGB"))
 
 
 def _open_image(payload: bytes, where: str) -> Image.Image:
