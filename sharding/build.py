@@ -30,8 +30,10 @@ from sharding.manifest import (
     read_manifest,
     write_manifest,
 )
+from sharding.people import inspect_people
 from sharding.plan import PhotoTask, make_plan, num_samples
 from sharding.record import Annotations
+from sharding.report import check
 from sharding.settings import BuildSettings
 from sharding.truth import ground_truth
 from sharding.work import PhotoSamples, do_job, make_jobs
@@ -49,6 +51,7 @@ def build(settings: BuildSettings, *, console: Console) -> Manifest:
     """
     start = time.perf_counter()
     annotations = settings.source.read()
+    inspect_people(annotations)
     annotations.findings.raise_errors()
     identity = identify(settings, annotations)
     with _named_disk_errors(settings.output), building_folder(settings.output) as aside:
@@ -200,8 +203,8 @@ def _print_summary(
 
 
 def main(settings: BuildSettings) -> None:
-    """Build with progress and summary on the terminal."""
-    build(settings, console=Console())
+    """Build, or check only, with progress and summary on the terminal."""
+    (check if settings.check == "only" else build)(settings, console=Console())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,166 @@
+"""A look at every photo that the annotations name: absent, damaged, of another size, turned by EXIF."""
+
+import io
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal, NamedTuple
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from configs.load import InputError
+from sharding.decode import decode_photo
+from sharding.executor import map_in_order
+from sharding.findings import Effect, Fault, Findings
+from sharding.photos import Photos
+from sharding.photos.base import safe_name
+from sharding.plan import photo_tasks, wanted_tasks
+from sharding.record import Annotations, Photo
+from sharding.settings import BuildSettings
+
+PHOTOS_PER_JOB = 8
+_ORIENTATION = 0x0112
+"""EXIF tag: 1 or absent for pixels that are stored upright."""
+
+Trouble = Literal["leads out", "absent", "damaged", "mis-sized", "turned upright", "rotation not obeyed"]
+_HARMLESS = ("turned upright", "rotation not obeyed")
+_WHATS: dict[Trouble, tuple[str, str]] = {
+    "leads out": ("the name leads out of the photos' location", "name photos relative to it, without '..'"),
+    "absent": ("photo absent", "put it there, or correct source.images; missing_images=skip leaves it out"),
+    "damaged": ("photo cannot be read", "replace the file; corrupt_images=skip leaves it out"),
+    "mis-sized": (
+        "photo of another size than annotated",
+        "put the original file there, or correct the annotations; corrupt_images=skip leaves it out",
+    ),
+    "turned upright": ("EXIF rotation, obeyed: the photo turned upright has the annotated size", ""),
+    "rotation not obeyed": (
+        "EXIF rotation, not obeyed: joints are taken to lie in the pixels as they are stored",
+        "see on the sheet whether they do; if not, turn the photo and remove the tag",
+    ),
+}
+
+
+class Verdict(NamedTuple):
+    """What a look at one photo showed."""
+
+    trouble: Trouble | None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Some photos for one worker to look at."""
+
+    photos: Photos
+    wanted: tuple[Photo, ...]
+
+
+class Survey(NamedTuple):
+    """findings: of the photos, by name. num_photos: looked at. unusable: names that cannot be stored."""
+
+    findings: Findings
+    num_photos: int
+    unusable: set[str]
+
+
+def survey_photos(settings: BuildSettings, annotations: Annotations, *, console: Console) -> Survey:
+    """Decode every photo that the annotations name, in worker processes, storing nothing.
+
+    A fault of a photo that the build would store stops it, or drops the photo where the settings say skip;
+    one of a photo without a sample (nobody on it, or beyond `limit`) is kept. Holds a few photos at a time.
+    """
+    named = _named_photos(annotations)
+    verdicts: dict[Photo, Verdict] = {}
+    for photo in named:
+        try:
+            safe_name(photo.file_name, annotations.photos.location)
+        except InputError:
+            verdicts[photo] = Verdict("leads out")
+    absent = annotations.photos.absent(photo.file_name for photo in named if photo not in verdicts)
+    verdicts |= {photo: Verdict("absent") for photo in named if photo.file_name in absent}
+    there = [photo for photo in named if photo not in verdicts]
+    verdicts |= zip(there, _look_at_all(there, annotations.photos, settings, console), strict=True)
+    unusable = {photo.file_name for photo in named if verdicts[photo].trouble not in (None, *_HARMLESS)}
+    stored = _stored_names(settings, annotations, absent)
+    findings = Findings(annotations.photos.location)
+    for photo in named:
+        trouble, detail = verdicts[photo]
+        if trouble is not None:
+            fault = _fault(trouble, settings, is_stored=photo.file_name in stored)
+            findings.add(fault, photo.file_name, detail)
+    return Survey(findings, len(there), unusable)
+
+
+def look_at(look: Look) -> list[Verdict]:
+    """The verdicts on some photos, in order. Runs in any process."""
+    return [_judge(look.photos, photo) for photo in look.wanted]
+
+
+def _named_photos(annotations: Annotations) -> list[Photo]:
+    """Every photo once, in the order of the annotations, those without persons last."""
+    of_persons = (
+        Photo(id=person.image_id, file_name=person.file_name, size_wh=person.source_size_wh)
+        for person in annotations.persons
+    )
+    return list(dict.fromkeys(chain(of_persons, annotations.empty_photos)))
+
+
+def _stored_names(settings: BuildSettings, annotations: Annotations, absent: set[str]) -> set[str]:
+    """The photos that a build would look at: all it stores, and any that it would skip on the way."""
+    skipped = absent if settings.missing_images == "skip" else set()
+    tasks = photo_tasks(settings, annotations)
+    stored = {task.photo.file_name for task in wanted_tasks(tasks, settings, skipped)}
+    return stored | (skipped & {task.photo.file_name for task in tasks})
+
+
+def _fault(trouble: Trouble, settings: BuildSettings, *, is_stored: bool) -> Fault:
+    what, cure = _WHATS[trouble]
+    effect: Effect = "stops"
+    if trouble == "turned upright":
+        effect = "mended"
+    elif trouble == "rotation not obeyed":
+        effect = "kept"
+    elif not is_stored and trouble != "leads out":
+        what, effect = f"{what} (no sample is made of it)", "kept"
+    elif (trouble == "absent" and settings.missing_images == "skip") or (
+        trouble in ("damaged", "mis-sized") and settings.corrupt_images == "skip"
+    ):
+        effect = "dropped"
+    return Fault(what, effect, cure, "photo")
+
+
+def _look_at_all(
+    there: Sequence[Photo], photos: Photos, settings: BuildSettings, console: Console
+) -> list[Verdict]:
+    looks = (
+        Look(photos, tuple(there[start : start + PHOTOS_PER_JOB]))
+        for start in range(0, len(there), PHOTOS_PER_JOB)
+    )
+    results = map_in_order(look_at, looks, executor=settings.executor, workers=settings.workers)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with closing(results), Progress(*columns, console=console) as progress:
+        verdicts = chain.from_iterable(results)
+        return list(progress.track(verdicts, total=len(there), description="looking at photos"))
+
+
+def _judge(photos: Photos, photo: Photo) -> Verdict:
+    where = photos.where(photo.file_name)
+    try:
+        payload = photos.read(photo.file_name)
+        pixels, _ = decode_photo(payload, size_wh=None, where=where)
+    except InputError as error:
+        return Verdict("damaged", str(error).removeprefix(f"{where}: ").partition(": ")[0])
+    stored_wh = (pixels.shape[1], pixels.shape[0])
+    is_rotated = Image.open(io.BytesIO(payload)).getexif().get(_ORIENTATION, 1) != 1
+    if photo.size_wh in (None, stored_wh):
+        return Verdict("rotation not obeyed" if is_rotated else None)
+    try:
+        decode_photo(payload, size_wh=photo.size_wh, where=where)
+    except InputError:
+        assert photo.size_wh is not None
+        sizes = "x".join(map(str, stored_wh)), "x".join(map(str, photo.size_wh))
+        return Verdict("mis-sized", f"{sizes[0]}, annotated at {sizes[1]}")
+    return Verdict("turned upright")

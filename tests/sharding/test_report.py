@@ -1,0 +1,252 @@
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from configs.load import InputError
+from sharding.build import BuildSettings, build
+from sharding.formats.coco import CocoFormat
+from sharding.report import beside, check
+from sharding.sheet import TILE_WH
+
+BUILD = Path(__file__).parents[2] / "sharding" / "build.py"
+
+
+@pytest.fixture
+def small(make_set):
+    return make_set()
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "shards" / "small"
+
+
+def looked_at(small, output, **changes):
+    """The table, the error's text or "", and the faults of the JSON by what they are."""
+    small.save()
+    console = Console(file=io.StringIO(), width=400)
+    try:
+        check(small.settings(output, check="only", **changes), console=console)
+        error = ""
+    except InputError as refused:
+        error = str(refused)
+    content = json.loads(beside(output, "json").read_text())
+    faults = content["faults"]
+    assert content["errors"] == sum(fault["effect"] == "stops" for fault in faults)
+    assert bool(content["errors"]) == bool(error)
+    return console.file.getvalue(), error, {fault["fault"]: fault for fault in faults}
+
+
+def photo(small, number):
+    return small.images / f"{number:012d}.jpg"
+
+
+def rotated(path):
+    """Tag a photo as lying on its side."""
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(path, exif=exif)
+
+
+class TestAnnotationFaults:
+    """Each fault of one made set: what the report calls it, its effect, the records that have it."""
+
+    def has(self, small, output, *, fault, effect, ids, **changes):
+        table, error, faults = looked_at(small, output, **changes)
+        assert list(faults) == [fault]
+        found = faults[fault]
+        assert (found["effect"], found["ids"], found["count"]) == (effect, ids, len(ids))
+        assert found["file"] in (str(small.annotations), str(small.images))
+        assert fault in table
+        assert str(ids[0]) in table
+        assert (fault in error) == (effect == "stops")
+
+    def test_none(self, small, output):
+        table, _, faults = looked_at(small, output)
+        assert not faults
+        assert "10 people, 5 photos: no fault found" in table
+        assert not output.exists()
+
+    def test_image_rows_listed_again(self, small, output):
+        small.content["images"] *= 2
+        self.has(small, output, fault="image rows listed again", effect="mended", ids=[1, 2, 3, 4, 5])
+
+    def test_crowd(self, small, output):
+        small.content["annotations"][2]["iscrowd"] = 1
+        self.has(small, output, fault="crowd", effect="dropped", ids=[20])
+
+    def test_person_without_joints(self, small, output):
+        small.content["annotations"][3]["keypoints"] = [0] * 51
+        self.has(small, output, fault="no labelled keypoints", effect="dropped", ids=[21])
+
+    def test_empty_box(self, small, output):
+        small.content["annotations"][0]["bbox"] = [10, 10, 0, 0]
+        self.has(small, output, fault="box empty or outside the photo", effect="dropped", ids=[10])
+
+    def test_box_beyond_the_photo(self, small, output):
+        small.content["annotations"][0]["bbox"] = [150, 10, 100, 100]
+        self.has(small, output, fault="box beyond the photo, clipped", effect="mended", ids=[10])
+
+    def test_visibility_out_of_range(self, small, output):
+        small.content["annotations"][4]["keypoints"][5] = 3
+        fault = "a keypoint's third number is not 0, 1 or 2"
+        self.has(small, output, fault=fault, effect="stops", ids=[30])
+
+    def test_joint_outside(self, small, output):
+        small.content["annotations"][5]["keypoints"][:3] = [250, 20, 1]
+        self.has(small, output, fault="labelled joint outside the photo", effect="kept", ids=[31])
+
+    def test_swapped_names(self, make_set, output):
+        small = make_set(photos=20)
+        pairs = [(left, left + 1) for left in range(1, 17, 2)]
+        for row in small.content["annotations"]:
+            points = np.array(row["keypoints"]).reshape(17, 3)
+            x = points[:, 0].mean()
+            for left, right in pairs:
+                points[[left, right], 0] = (x - 10, x + 10) if left == 7 else (x + 10, x - 10)
+            row["keypoints"] = points.ravel().tolist()
+        fault = "left and right look swapped"
+        self.has(small, output, fault=fault, effect="kept", ids=["left_elbow/right_elbow"])
+
+    @pytest.mark.parametrize(("rule", "effect"), [("stop", "stops"), ("skip", "dropped")])
+    def test_photo_absent(self, small, output, rule, effect):
+        photo(small, 3).unlink()
+        ids = [photo(small, 3).name]
+        self.has(small, output, fault="photo absent", effect=effect, ids=ids, missing_images=rule)
+
+    @pytest.mark.parametrize(("rule", "effect"), [("stop", "stops"), ("skip", "dropped")])
+    @pytest.mark.parametrize("content", [b"", b"<html>", None])
+    def test_photo_damaged(self, small, output, content, rule, effect):
+        path = photo(small, 2)
+        path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+        self.has(
+            small, output, fault="photo cannot be read", effect=effect, ids=[path.name], corrupt_images=rule
+        )
+
+    @pytest.mark.parametrize(("rule", "effect"), [("stop", "stops"), ("skip", "dropped")])
+    def test_photo_of_another_size(self, small, output, rule, effect):
+        small.content["images"][3]["width"] = 201
+        fault = "photo of another size than annotated"
+        self.has(small, output, fault=fault, effect=effect, ids=[photo(small, 4).name], corrupt_images=rule)
+
+    def test_photo_rotated_by_exif_alone(self, small, output):
+        rotated(photo(small, 1))
+        fault = "EXIF rotation, not obeyed: joints are taken to lie in the pixels as they are stored"
+        self.has(small, output, fault=fault, effect="kept", ids=[photo(small, 1).name])
+
+    def test_photo_that_exif_turns_to_its_annotated_size(self, make_set, output):
+        small = make_set(photos=1)
+        with Image.open(photo(small, 1)) as image:
+            image.transpose(Image.Transpose.ROTATE_90).save(photo(small, 1))
+        rotated(photo(small, 1))
+        fault = "EXIF rotation, obeyed: the photo turned upright has the annotated size"
+        self.has(small, output, fault=fault, effect="mended", ids=[photo(small, 1).name])
+
+    def test_photo_name_that_leads_out(self, small, output):
+        small.content["images"][1]["file_name"] = "../secret.jpg"
+        fault = "the name leads out of the photos' location"
+        self.has(small, output, fault=fault, effect="stops", ids=["../secret.jpg"], limit=1)
+
+    def test_photo_that_no_sample_needs(self, small, output):
+        """The build with this limit, or of these persons alone, goes through, so this is no error."""
+        photo(small, 5).unlink()
+        fault = "photo absent (no sample is made of it)"
+        self.has(small, output, fault=fault, effect="kept", ids=[photo(small, 5).name], limit=2)
+        small.content["annotations"] = small.content["annotations"][:-2]
+        self.has(small, output, fault=fault, effect="kept", ids=[photo(small, 5).name])
+
+
+class TestReport:
+    def test_errors_come_first(self, small, output):
+        small.content["annotations"][2]["iscrowd"] = 1
+        rotated(photo(small, 1))
+        photo(small, 3).unlink()
+        table, _, faults = looked_at(small, output)
+        assert [fault["effect"] for fault in faults.values()] == ["stops", "dropped", "kept"]
+        order = [table.index(word) for word in ("ERROR", "dropped", "noted")]
+        assert order == sorted(order)
+
+    def test_all_ids_stand_in_the_json_and_some_in_the_table(self, make_set, output):
+        small = make_set(photos=8)
+        for path in small.images.iterdir():
+            path.write_bytes(b"")
+        table, _, faults = looked_at(small, output)
+        names = [f"{number:012d}.jpg" for number in range(1, 9)]
+        assert faults["photo cannot be read"]["ids"] == names
+        assert names[4] in table
+        assert names[5] not in table
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_workers_give_the_same(self, small, output, workers):
+        photo(small, 3).write_bytes(b"")
+        _, _, faults = looked_at(small, output, workers=workers)
+        assert faults["photo cannot be read"]["ids"] == [photo(small, 3).name]
+
+    def test_nobody_left_is_an_error_too(self, small, output):
+        small.content["annotations"] = []
+        small.save()
+        with pytest.raises(InputError, match="no person is left to store"):
+            check(small.settings(output), console=Console(quiet=True))
+
+    def test_no_photo_left_is_an_error_too(self, small, output):
+        for path in small.images.iterdir():
+            path.write_bytes(b"")
+        with pytest.raises(InputError, match="every photo is damaged"):
+            check(small.settings(output, corrupt_images="skip"), console=Console(quiet=True))
+
+    def test_sheet_beside_it(self, small, output):
+        looked_at(small, output)
+        with Image.open(beside(output, "jpg")) as sheet:
+            assert sheet.width > 4 * TILE_WH[0]
+            assert sheet.height > 3 * TILE_WH[1]
+
+    def test_nothing_else_is_written(self, small, output):
+        looked_at(small, output)
+        assert sorted(path.name for path in output.parent.iterdir()) == [
+            "small.check.jpg",
+            "small.check.json",
+        ]
+
+
+def test_builds_count_what_is_noted(small, output, quiet):
+    small.content["annotations"][5]["keypoints"][:3] = [250, 20, 1]
+    small.save()
+    manifest = build(small.settings(output), console=quiet)
+    assert manifest.problems == {"labelled joint outside the photo": 1}
+
+
+def test_command_exits_2_on_errors_and_0_without(small, output):
+    recipe = small.folder / "recipe.yaml"
+    recipe.write_text(
+        f"source: {{name: coco, annotations: {small.annotations}, images: {small.images}}}\n"
+        f"output: {output}\nworkers: 1\n"
+    )
+    script = [sys.executable, str(BUILD), str(recipe), "check=only"]
+    right = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert right.returncode == 0, right.stderr
+    photo(small, 3).unlink()
+    wrong = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "ERROR" in wrong.stdout
+    assert "small: faults stop this build (photo absent)" in wrong.stderr
+    assert len(wrong.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_real_coco_has_no_error(shared_data, output, name, quiet):
+    folder = shared_data / "coco"
+    source = CocoFormat(
+        annotations=folder / "annotations" / f"person_keypoints_{name}2017_joined.json",
+        images=folder / "images" / f"{name}2017",
+    )
+    check(BuildSettings(source=source, output=output, workers=1), console=quiet)
+    effects = {fault["effect"] for fault in json.loads(beside(output, "json").read_text())["faults"]}
+    assert effects == {"dropped"}
