@@ -5,13 +5,15 @@ where they are.
 """
 
 import re
+import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import fsspec
@@ -52,8 +54,6 @@ class Shards:
     """Path or address of each tar."""
     is_streamed: bool = False
     """Whether the tars come through `pipelines.stream`, not through DALI's own reader."""
-    fetched: TemporaryDirectory[str] | None = None
-    """What `folder` is for shards elsewhere; it goes when nothing uses it any more."""
 
 
 def open_shards(root: str | Path, *, check_hashes: bool) -> Shards:
@@ -85,21 +85,21 @@ def _open_folder(folder: Path, check_hashes: bool) -> Shards:
 
 
 def _open_elsewhere(root: str, locate: Callable[[str], str], fetch: Callable[[str], bytes]) -> Shards:
-    """Fetch the small files of shards that live elsewhere into a folder of their own, and check them."""
-    fetched = TemporaryDirectory(prefix="semipose-")
-    folder = Path(fetched.name)
+    """Fetch the small files of shards that live elsewhere, check them; they go with the result."""
     where = locate(MANIFEST_NAME)
     manifest = parse_manifest(fetch(where), where)
+    folder = Path(mkdtemp(prefix="semipose-"))
+    tars = tuple(locate(shard.file) for shard in manifest.shards)
+    shards = Shards(root, folder, manifest, tars, is_streamed=root.split(":")[0] in STREAMED)
+    weakref.finalize(shards, shutil.rmtree, folder, ignore_errors=True)
     names = [*(shard.idx_file for shard in manifest.shards), GROUND_TRUTH_NAME]
     with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
         for name, content in zip(names, pool.map(fetch, map(locate, names)), strict=True):
             (folder / name).write_bytes(content)
-    tars = tuple(locate(shard.file) for shard in manifest.shards)
     for tar, shard in zip(tars, manifest.shards, strict=True):
         check_index(folder / shard.idx_file, shard, tar=tar, where=locate(shard.idx_file))
     check_truth(folder / GROUND_TRUTH_NAME, manifest, where=locate(GROUND_TRUTH_NAME))
-    is_streamed = root.split(":")[0] in STREAMED
-    return Shards(root, folder, manifest, tars, is_streamed, fetched)
+    return shards
 
 
 def _file_system(root: str, scheme: str) -> Any:

@@ -3,7 +3,7 @@
 import io
 import json
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines import stream
 from sharding.crop import PersonCrop
 from sharding.index import build_index
 from sharding.manifest import Manifest, ShardEntry, file_sha256, write_manifest
 from sharding.record import encode_pose
 from sharding.skeleton import Skeleton
+from tests.pipelines.servers import FileServer, pipe_of, serve
 
 SKELETON = Skeleton(names=("nose", "left", "right"), flip_pairs=((1, 2),), bones=(), sigmas=(0.05,) * 3)
 BOX_XYWH = np.array([40, 30, 90, 160], np.float32)
@@ -113,3 +115,35 @@ def make_shards(tmp_path: Path) -> MakeShards:
 def grey_shards(make_shards: MakeShards) -> Callable[[int], Path]:
     """`grey_shards(count) -> folder` of photos that `shown_samples` tells apart."""
     return lambda count: make_shards(grey_photos(count), name=f"grey{count}")
+
+
+PEOPLE = 17
+"""In `people_folder`, in tars of 7, 7 and 3."""
+
+
+@pytest.fixture
+def people_folder(make_shards: MakeShards) -> Path:
+    """A local folder of shards; `server`, `root` and `pipe_of` are other ways to it."""
+    return make_shards(grey_photos(PEOPLE))
+
+
+@pytest.fixture
+def server(people_folder: Path, quick_retries: None) -> Iterator[FileServer]:
+    """A web server over `people_folder`."""
+    with serve(people_folder) as server:
+        yield server
+
+
+@pytest.fixture(params=["http", "pipe"])
+def root(request: pytest.FixtureRequest, people_folder: Path, server: FileServer) -> str:
+    """An address of `people_folder`, by each way to stream."""
+    return server.url if request.param == "http" else pipe_of(people_folder)
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting before a stream is opened again, and no way round the test's own server."""
+    monkeypatch.setattr(stream, "WAIT_S", 0.001)
+    monkeypatch.setattr(stream, "CURL", stream.CURL.replace("--retry 5", "--retry 0"))
+    for name in ("http_proxy", "HTTP_PROXY", "AWS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)

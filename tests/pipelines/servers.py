@@ -2,6 +2,10 @@
 
 import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +23,7 @@ class Handler(BaseHTTPRequestHandler):
 
     server: "FileServer"
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body in one packet: else each answer waits 40 ms for the other side
 
     def do_HEAD(self) -> None:
         self._answer(with_body=False)
@@ -73,7 +78,9 @@ class Handler(BaseHTTPRequestHandler):
         )
         head = f"<Name>{BUCKET}</Name><Prefix>{escape(prefix)}</Prefix><IsTruncated>false</IsTruncated>"
         space = "http://s3.amazonaws.com/doc/2006-03-01/"
-        return f'<?xml version="1.0"?><ListBucketResult xmlns="{space}">{head}{rows}</ListBucketResult>'.encode()
+        return (
+            f'<?xml version="1.0"?><ListBucketResult xmlns="{space}">{head}{rows}</ListBucketResult>'.encode()
+        )
 
     def log_message(self, *args: object) -> None:
         """Say nothing."""
@@ -102,3 +109,37 @@ def serve(folder: Path) -> Iterator[FileServer]:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server
         server.shutdown()
+
+
+@contextmanager
+def serve_apart(folder: Path) -> Iterator[str]:
+    """Run a server in a process of its own; gives its address. DALI holds the GIL while it opens S3 files."""
+    with subprocess.Popen(
+        [sys.executable, __file__, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def pipe_of(folder: Path) -> str:
+    """The address of a folder that `cat` prints."""
+    return f"pipe:cat {shlex.quote(str(folder))}/{{file}}"
+
+
+def cut(tar: Path) -> None:
+    """Cut a tar inside a photo."""
+    tar.write_bytes(tar.read_bytes()[:9_000])
+
+
+def swap(tar: Path) -> None:
+    """Put the first tar in the place of `tar`."""
+    shutil.copy(tar.with_name("test-000000.tar"), tar)
+
+
+if __name__ == "__main__":
+    with FileServer(Path(sys.argv[1])) as server:
+        print(server.url, flush=True)  # noqa: T201 - what the parent reads
+        server.serve_forever()
