@@ -1,6 +1,5 @@
 """Faults of people that only a look at all of them shows: joints beyond the photo, left and right swapped."""
 
-import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Literal, NamedTuple
@@ -35,7 +34,7 @@ ALL_SWAPPED = Fault(
     "keypoint",
 )
 _PEOPLE_AT_ONCE = 4096
-_SIDES = re.compile(r"^(left|right)|(?:^|[_\- .])(left|right|l|r)(?=[_\- .]|$)", re.IGNORECASE)
+Side = Literal["left", "right"] | None
 
 
 def inspect_people(annotations: Annotations) -> None:
@@ -65,22 +64,26 @@ def _is_most(count: int, people: int) -> bool:
     return people >= LEAST_PEOPLE and count > MOST_SWAPPED * people
 
 
-def side_of(name: str) -> Literal["left", "right"] | None:
-    """The side that a keypoint's name gives it: `left_eye`, `LeftEye`, `r_wrist`, `ankle-l`."""
-    found = _SIDES.search(name)
-    if found is None:
-        return None
-    return "left" if found.group(0).lower().strip("_- .").startswith("l") else "right"
+def joint_sides(skeleton: Skeleton) -> list[Side]:
+    """The side of each keypoint, as the names of its flip pair tell it; None for what is in the middle."""
+    sides: list[Side] = [None] * skeleton.num_keypoints
+    for left, right in sided_pairs(skeleton):
+        sides[left], sides[right] = "left", "right"
+    return sides
 
 
 def sided_pairs(skeleton: Skeleton) -> list[tuple[int, int]]:
-    """The flip pairs whose names have sides, each as (left, right)."""
+    """The flip pairs as (left, right); those whose names have no sides are left out.
+
+    Names of a pair first differ where one has the l of left and the other the r of right (`LEye`, `reye`).
+    """
     pairs = []
     for pair in skeleton.flip_pairs:
-        sides = [side_of(skeleton.names[joint]) for joint in pair]
-        if sides == ["left", "right"]:
+        names = (skeleton.names[joint].lower() for joint in pair)
+        first = next(((a, b) for a, b in zip(*names, strict=False) if a != b), None)
+        if first == ("l", "r"):
             pairs.append(pair)
-        elif sides == ["right", "left"]:
+        elif first == ("r", "l"):
             pairs.append((pair[1], pair[0]))
     return pairs
 

@@ -3,6 +3,7 @@
 import io
 import math
 import random
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sharding.decode import decode_photo
 from sharding.files import write_atomic
-from sharding.people import side_of
+from sharding.people import Side, joint_sides
 from sharding.photos import Photos
 from sharding.record import Annotations, Person
 from sharding.skeleton import Skeleton
@@ -25,7 +26,11 @@ PADDING = 0.12
 MOST_OF_BOX = 4.0
 """How many times the box a tile shows at most, where joints lie far away from it."""
 PAPER, INK = (28, 28, 28), (235, 235, 235)
-COLOURS = {"left": (255, 150, 40), "right": (90, 175, 255), None: (110, 230, 110)}
+COLOURS: dict[Side, tuple[int, int, int]] = {
+    "left": (255, 150, 40),
+    "right": (90, 175, 255),
+    None: (110, 230, 110),
+}
 NAME_SIZE_PX = 13
 _RADIUS, _SHIFT = 4.0, 4
 _NAME_PLACES = [
@@ -106,14 +111,12 @@ def frame(person: Person) -> View:
     return View(centre_xy - (np.array(TILE_WH) - 1) / 2 / scale, scale)
 
 
-def short_name(name: str) -> str:
+def short_name(name: str, side: Side) -> str:
     """`L shoulder` of `left_shoulder`; the colour says the same."""
-    side = side_of(name)
-    if side is None:
-        return name.replace("_", " ")
-    words = [word for word in name.replace("-", "_").replace(".", "_").replace(" ", "_").split("_") if word]
-    rest = " ".join(word for word in words if word.lower() not in (side, side[0]))
-    return f"{side[0].upper()} {rest or name}"
+    words = re.split(r"[_\-. ]+", name)
+    others = [word for word in words if side is None or word.lower() not in (side, side[0])]
+    is_shorter = side is not None and 0 < len(others) < len(words)
+    return " ".join([side[0].upper(), *others] if side is not None and is_shorter else words)
 
 
 def _pixels(person: Person, photos: Photos) -> np.ndarray:
@@ -142,7 +145,7 @@ def _draw_box(canvas: np.ndarray, view: View, person: Person) -> None:
 
 def _draw_joints(canvas: np.ndarray, points_xy: np.ndarray, v: np.ndarray, skeleton: Skeleton) -> None:
     """Bones with a dark rim, joints above them: full where visible, hollow where occluded."""
-    sides = [side_of(name) for name in skeleton.names]
+    sides = joint_sides(skeleton)
     bones = [(a, b) for a, b in skeleton.bones if v[a] > 0 and v[b] > 0]
     for thickness in (4, 2):
         for a, b in bones:
@@ -168,20 +171,23 @@ def _fixed(point_xy: np.ndarray) -> tuple[int, int]:
 def _write_names(draw: ImageDraw.ImageDraw, points_xy: np.ndarray, v: np.ndarray, skeleton: Skeleton) -> None:
     """Each name near its joint, where no other name or joint stands; without a free place it is left out."""
     font = ImageFont.load_default(NAME_SIZE_PX)
+    sides = joint_sides(skeleton)
     joints = np.flatnonzero(v > 0)
     taken = [(x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS) for x, y in points_xy[joints].tolist()]
     if not len(joints):
         return
     centre_xy = points_xy[joints].mean(axis=0)
     for joint in joints:
-        name = short_name(skeleton.names[joint]).replace(" ", "  ")  # this font's space is narrow
+        name = short_name(skeleton.names[joint], sides[joint]).replace(
+            " ", "  "
+        )  # this font's space is narrow
         left, top, right, bottom = draw.textbbox((0, 0), name, font=font, stroke_width=2)
         size = (right - left, bottom - top)
         box = _free_place(points_xy[joint], points_xy[joint] - centre_xy, size, taken)
         if box is None:
             continue
         taken.append(box)
-        colour = COLOURS[side_of(skeleton.names[joint])]
+        colour = COLOURS[sides[joint]]
         _lead(draw, points_xy[joint], box, colour)
         draw.text((box[0] - left, box[1] - top), name, colour, font, stroke_width=2, stroke_fill=(0, 0, 0))
 

@@ -25,12 +25,15 @@ PHOTOS_PER_JOB = 8
 _ORIENTATION = 0x0112
 """EXIF tag: 1 or absent for pixels that are stored upright."""
 
-Trouble = Literal["leads out", "absent", "damaged", "mis-sized", "turned upright", "rotation not obeyed"]
+Trouble = Literal[
+    "leads out", "absent", "unreadable", "damaged", "mis-sized", "turned upright", "rotation not obeyed"
+]
 _HARMLESS = ("turned upright", "rotation not obeyed")
 _WHATS: dict[Trouble, tuple[str, str]] = {
     "leads out": ("the name leads out of the photos' location", "name photos relative to it, without '..'"),
     "absent": ("photo absent", "put it there, or correct source.images; missing_images=skip leaves it out"),
-    "damaged": ("photo cannot be read", "replace the file; corrupt_images=skip leaves it out"),
+    "unreadable": ("photo cannot be read", "mend its permissions, or the location"),
+    "damaged": ("photo damaged", "replace the file; corrupt_images=skip leaves it out"),
     "mis-sized": (
         "photo of another size than annotated",
         "put the original file there, or correct the annotations; corrupt_images=skip leaves it out",
@@ -150,9 +153,12 @@ def _judge(photos: Photos, photo: Photo) -> Verdict:
     where = photos.where(photo.file_name)
     try:
         payload = photos.read(photo.file_name)
+    except InputError as error:
+        return Verdict("unreadable", _reason(error, where))
+    try:
         pixels, _ = decode_photo(payload, size_wh=None, where=where)
     except InputError as error:
-        return Verdict("damaged", str(error).removeprefix(f"{where}: ").partition(": ")[0])
+        return Verdict("damaged", _reason(error, where))
     stored_wh = (pixels.shape[1], pixels.shape[0])
     is_rotated = Image.open(io.BytesIO(payload)).getexif().get(_ORIENTATION, 1) != 1
     if photo.size_wh in (None, stored_wh):
@@ -164,3 +170,8 @@ def _judge(photos: Photos, photo: Photo) -> Verdict:
         sizes = "x".join(map(str, stored_wh)), "x".join(map(str, photo.size_wh))
         return Verdict("mis-sized", f"{sizes[0]}, annotated at {sizes[1]}")
     return Verdict("turned upright")
+
+
+def _reason(error: InputError, where: str) -> str:
+    """What an error says of a photo, without its name and the cure."""
+    return str(error).removeprefix(f"{where}: ").rpartition(": ")[0]

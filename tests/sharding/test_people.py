@@ -13,7 +13,7 @@ from sharding.people import (
     LEAST_PEOPLE,
     SWAPPED_PAIR,
     inspect_people,
-    side_of,
+    joint_sides,
     sided_pairs,
 )
 from sharding.photos import open_photos
@@ -90,32 +90,23 @@ def test_people_beyond_the_first_block_are_seen(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "side"),
+    ("names", "sides"),
     [
-        ("left_eye", "left"),
-        ("RightEye", "right"),
-        ("r_wrist", "right"),
-        ("ankle-l", "left"),
-        ("hand left", "left"),
-        ("thumb.r.tip", "right"),
-        ("nose", None),
-        ("lip", None),
-        ("collar", None),
-        ("upper_rib", None),
+        (("left_eye", "right_eye"), ["left", "right"]),
+        (("right_ear", "left_ear"), ["right", "left"]),
+        (("RAnkle", "LAnkle"), ["right", "left"]),
+        (("front_left_paw", "front_right_paw"), ["left", "right"]),
+        (("hand.l", "hand.R"), ["left", "right"]),
+        (("LEye", "right_eye"), ["left", "right"]),
+        (("stem", "tail"), [None, None]),
+        (("ear", "ear_r"), [None, None]),
     ],
 )
-def test_side_of(name, side):
-    assert side_of(name) == side
-
-
-def test_pairs_are_left_first_whatever_their_order():
-    skeleton = Skeleton(
-        names=("left_eye", "right_eye", "right_ear", "left_ear", "stem", "tail"),
-        flip_pairs=((0, 1), (2, 3), (4, 5)),
-        bones=(),
-        sigmas=(0.05,) * 6,
-    )
-    assert sided_pairs(skeleton) == [(0, 1), (3, 2)]
+def test_sides_of_a_pair(names, sides):
+    skeleton = Skeleton(names=("nose", *names), flip_pairs=((1, 2),), bones=(), sigmas=(0.05,) * 3)
+    assert joint_sides(skeleton) == [None, *sides]
+    ordered = {"left": [(1, 2)], "right": [(2, 1)], None: []}
+    assert sided_pairs(skeleton) == ordered[sides[0]]
 
 
 class TestSwapped:

@@ -127,9 +127,15 @@ class TestAnnotationFaults:
     def test_photo_damaged(self, small, output, content, rule, effect):
         path = photo(small, 2)
         path.write_bytes(path.read_bytes()[:-100] if content is None else content)
-        self.has(
-            small, output, fault="photo cannot be read", effect=effect, ids=[path.name], corrupt_images=rule
-        )
+        self.has(small, output, fault="photo damaged", effect=effect, ids=[path.name], corrupt_images=rule)
+
+    def test_photo_unreadable(self, small, output, monkeypatch):
+        """No damage that corrupt_images=skip would leave out: a build stops here."""
+        path = photo(small, 2)
+        path.write_bytes(path.read_bytes() + bytes(10**5))
+        monkeypatch.setattr("sharding.photos.folder.MOST_BYTES", 10**5)
+        fault = "photo cannot be read"
+        self.has(small, output, fault=fault, effect="stops", ids=[path.name], corrupt_images="skip")
 
     @pytest.mark.parametrize(("rule", "effect"), [("stop", "stops"), ("skip", "dropped")])
     def test_photo_of_another_size(self, small, output, rule, effect):
@@ -180,7 +186,7 @@ class TestReport:
             path.write_bytes(b"")
         table, _, faults = looked_at(small, output)
         names = [f"{number:012d}.jpg" for number in range(1, 9)]
-        assert faults["photo cannot be read"]["ids"] == names
+        assert faults["photo damaged"]["ids"] == names
         assert names[4] in table
         assert names[5] not in table
 
@@ -188,7 +194,7 @@ class TestReport:
     def test_workers_give_the_same(self, small, output, workers):
         photo(small, 3).write_bytes(b"")
         _, _, faults = looked_at(small, output, workers=workers)
-        assert faults["photo cannot be read"]["ids"] == [photo(small, 3).name]
+        assert faults["photo damaged"]["ids"] == [photo(small, 3).name]
 
     def test_nobody_left_is_an_error_too(self, small, output):
         small.content["annotations"] = []

@@ -14,26 +14,27 @@ def annotations(make_set):
     return make_set().source.read()
 
 
-def with_joints(annotations, names, points):
+def with_joints(annotations, names, points, flip_pairs=()):
     """The annotations with one person alone, of joints without bones."""
-    skeleton = Skeleton(names=tuple(names), flip_pairs=(), bones=(), sigmas=(0.05,) * len(names))
+    sigmas = (0.05,) * len(names)
+    skeleton = Skeleton(names=tuple(names), flip_pairs=tuple(flip_pairs), bones=(), sigmas=sigmas)
     person = replace(annotations.persons[0], keypoints=np.asarray(points, np.float32))
     return replace(annotations, skeleton=skeleton, persons=(person,)), person
 
 
 @pytest.mark.parametrize(
-    ("name", "short"),
+    ("name", "side", "short"),
     [
-        ("left_big_toe", "L big toe"),
-        ("RightEye", "R RightEye"),
-        ("r_wrist", "R wrist"),
-        ("ankle-l", "L ankle"),
-        ("head_top", "head top"),
-        ("left", "L left"),
+        ("left_big_toe", "left", "L big toe"),
+        ("RightEye", "right", "RightEye"),
+        ("r_wrist", "right", "R wrist"),
+        ("ankle-l", "left", "L ankle"),
+        ("head_top", None, "head top"),
+        ("left", "left", "left"),
     ],
 )
-def test_short_name(name, short):
-    assert short_name(name) == short
+def test_short_name(name, side, short):
+    assert short_name(name, side) == short
 
 
 class TestFrame:
@@ -56,10 +57,12 @@ class TestFrame:
 
 
 class TestPerson:
-    @pytest.mark.parametrize(("name", "side"), [("left_hip", "left"), ("hip_r", "right"), ("nose", None)])
-    def test_joint_has_the_colour_of_its_side_where_it_lies(self, annotations, name, side):
+    @pytest.mark.parametrize(("joint", "side"), [(0, "left"), (1, "right"), (2, None)])
+    def test_joint_has_the_colour_of_its_side_where_it_lies(self, annotations, joint, side):
         for v, is_full in ((2, True), (1, False)):
-            one, person = with_joints(annotations, [name], [[60, 50, v]])
+            points = np.zeros((3, 3))
+            points[joint] = 60, 50, v
+            one, person = with_joints(annotations, ["left_hip", "right_hip", "nose"], points, [(0, 1)])
             tile = np.asarray(draw_person(person, one)).astype(int)
             x, y = np.rint(frame(person).place(np.array([60, 50]))).astype(int)
             is_coloured = np.abs(tile[y, x] - COLOURS[side]).max() < 40
