@@ -56,9 +56,10 @@ class MpiiFormat:
         Joints and centre count from 1 in both files and from 0 here. The box is the square of side
         200 * scale about the centre, which is lowered by 15 * scale first; it may reach beyond the photo.
         The area is 0.53 of it (MPII is scored by PCKh, not by OKS). Visibility: the list tells labelled
-        joints (2) from others (0) alone, the .mat occluded ones (1) too. Persons without joints (a test split)
-        come with all of them unlabelled, but the train split of the .mat leaves them out. ids are places in the
-        file, image ids those of the distinct photos, both from 1. Raises InputError for other files.
+        joints (2) from others (0) alone, the .mat occluded ones (1) too. Persons without joints (those of a
+        test split) come with all of them unlabelled, but the train split of the .mat leaves them out. ids are
+        places in the file, image ids those of the distinct photos, both from 1. Raises InputError for other
+        files.
         """
         findings = Findings(self.annotations)
         needs_joints = self._is_mat and self.split == "train"
