@@ -31,6 +31,7 @@ UNKNOWN_IMAGE = Fault("it names an image that `images` does not list", cure="add
 BAD_IMAGE = Fault("width or height is not above 0", subject="image")
 
 _NULL = msgspec.Raw(b"null")
+_VISIBILITIES = frozenset((0, 1, 2))
 _BEYOND_PX = 1.0
 """What rounding explains of a box beyond its photo."""
 
@@ -261,7 +262,8 @@ def _note(row: AnnotationRow, image: ImageRow, keypoints: np.ndarray, rule: Rule
         rule.findings.add(CLIPPED_BOX, row.id, f"by {beyond:.0f} px")
     if row.area is None and not rule.area_from_box:
         rule.findings.add(AREA_MISSING, row.id)
-    if not np.isin(keypoints[:, 2], (0, 1, 2)).all():
+    assert row.keypoints is not None
+    if not _VISIBILITIES.issuperset(row.keypoints[2::3]):
         rule.findings.add(BAD_VISIBILITY, row.id)
 
 
