@@ -32,14 +32,10 @@ def mirror_pairs(names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
     for index, name in enumerate(names):
         partners = _partners(parts[index], sure[index], places)
         if sure[index] and not partners:
-            raise ValueError(
-                f"keypoint {name!r} has no partner on the other side; `flip_pairs` can say what mirrors what"
-            )
+            raise ValueError(f"keypoint {name!r} has no partner on the other side")
         if len(partners) > 1:
             both = " and ".join(repr(names[each]) for each in partners)
-            raise ValueError(
-                f"keypoint {name!r} has {both} on the other side; `flip_pairs` can say what mirrors what"
-            )
+            raise ValueError(f"keypoint {name!r} has {both} on the other side")
         pairs |= {(min(index, each), max(index, each)) for each in partners}
     return tuple(sorted(pairs))
 

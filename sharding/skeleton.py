@@ -166,9 +166,11 @@ def from_category(category: dict[str, Any], *, where: str) -> Skeleton:
     try:
         names = tuple(str(name) for name in category["keypoints"])
         pairs = category.get("flip_pairs")
+        if pairs is None:
+            pairs = _pairs_by_name(names, f"{where}: category {category.get('name')!r}")
         return Skeleton(
             names=names,
-            flip_pairs=mirror_pairs(names) if pairs is None else tuple((int(a), int(b)) for a, b in pairs),
+            flip_pairs=tuple((int(a), int(b)) for a, b in pairs),
             bones=tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ()),
             sigmas=tuple(
                 float(sigma)
@@ -176,11 +178,20 @@ def from_category(category: dict[str, Any], *, where: str) -> Skeleton:
                 or (_KNOWN_SIGMAS.get(name, DEFAULT_SIGMA) for name in names)
             ),
         )
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{where}: category {category.get('name')!r} describes no keypoint set ({error}): "
             "give it COCO's `keypoints` (names) and `skeleton` (pairs counted from 1)"
         ) from error
+
+
+def _pairs_by_name(names: tuple[str, ...], where: str) -> tuple[tuple[int, int], ...]:
+    try:
+        return mirror_pairs(names)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}: say with `flip_pairs` what mirrors what") from error
 
 
 def to_category(skeleton: Skeleton, *, category_id: int = 1) -> dict[str, Any]:
