@@ -118,7 +118,8 @@ def _read_cache(path: Path, made_by: dict[str, Any]) -> list[Result]:
 @contextmanager
 def _alone(cache: Path) -> Iterator[None]:
     """Hold the cache for this process; InputError where another one is filling it."""
-    lock = FileLock(cache.with_name(f".{cache.name}.lock"), timeout=0)
+    path = cache.with_name(f".{cache.name}.lock")
+    lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
@@ -128,6 +129,7 @@ def _alone(cache: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        path.unlink(missing_ok=True)
         lock.release()
 
 
