@@ -2,6 +2,7 @@ import copy
 import itertools
 import json
 import math
+import re
 from collections import Counter
 
 import numpy as np
@@ -43,7 +44,8 @@ class TestPublishedRule:
         small.content["annotations"][2].update(change)
         annotations = read(small)
         assert [person.id for person in annotations.persons] == [10, 11, 21, 30, 31]
-        assert annotations.dropped == {reason: 1}
+        assert annotations.findings.counts("dropped") == {reason: 1}
+        assert annotations.findings.counts("stops") == {}
 
     def test_crowd_false_is_kept(self, small):
         small.content["annotations"][2]["iscrowd"] = False
@@ -66,17 +68,16 @@ class TestPublishedRule:
         small.content["annotations"][0]["keypoints"] = [5, 6, 0] + [0] * 48
         assert read(small).persons[0].keypoints[0].tolist() == [5, 6, 0]
 
-    def test_ignored_are_the_crowds_and_the_unlabelled_of_kept_photos(self, small):
+    def test_ignored_are_the_crowds_and_the_unlabelled(self, small):
         rows = small.content["annotations"]
         rows[1].update(iscrowd=1)
         rows[3].update(keypoints=[0] * 51)
         rows[4].update(iscrowd=1)
         rows[5].update(iscrowd=1)
-        ignored = read(small).ignored
-        assert [(row["id"], row["iscrowd"], row["num_keypoints"]) for row in ignored] == [
-            (11, 1, 16),
-            (21, 0, 0),
-        ]
+        annotations = read(small)
+        facts = [(row["id"], row["iscrowd"], "keypoints" in row) for row in annotations.ignored]
+        assert facts == [(11, 1, True), (21, 0, False), (30, 1, True), (31, 1, True)]
+        assert [(photo.id, photo.size_wh) for photo in annotations.empty_photos] == [(3, (200, 150))]
 
 
 def test_repeated_rows_are_merged_and_counted(small):
@@ -84,14 +85,25 @@ def test_repeated_rows_are_merged_and_counted(small):
     small.content["annotations"] += copy.deepcopy(small.content["annotations"][:1])
     annotations = read(small)
     assert [person.id for person in annotations.persons] == [10, 11, 20, 21, 30, 31]
-    assert annotations.problems == {"image rows listed again": 2, "annotation rows listed again": 1}
+    counts = {"image rows listed again": 2, "annotation rows listed again": 1}
+    assert annotations.findings.counts("mended", "kept") == counts
 
 
 def test_missing_area_is_taken_from_the_box(small):
     del small.content["annotations"][0]["area"]
+    small.content["annotations"][1]["area"] = None
     annotations = read(small)
-    assert annotations.persons[0].area == pytest.approx(AREA_OF_BOX * 40.5 * 80.25)
-    assert list(annotations.problems.values()) == [1]
+    for person in annotations.persons[:2]:
+        assert person.area == pytest.approx(AREA_OF_BOX * 40.5 * 80.25)
+    assert annotations.findings.counts("mended") == {"area missing, taken as 0.53 of the box": 2}
+
+
+def test_a_box_beyond_the_photo_is_counted(small):
+    small.content["annotations"][0]["bbox"] = [10, 20, 195.5, 40]
+    small.content["annotations"][1]["bbox"] = [-0.5, 20, 30, 40]  # rounding
+    annotations = read(small)
+    (finding,) = annotations.findings
+    assert (finding.fault.effect, finding.ids, finding.detail) == ("mended", [10], "by 6 px")
 
 
 def test_any_number_of_keypoints(small):
@@ -111,6 +123,17 @@ def test_person_is_chosen_among_categories(small):
     assert len(read(small).persons) == 6
 
 
+def test_is_chosen_by_its_name_or_not_at_all(small):
+    small.content["categories"] = [
+        {"id": 1, "name": "cat", "keypoints": ["nose"]},
+        {"id": 2, "name": "dog", "keypoints": ["nose"]},
+    ]
+    with pytest.raises(
+        InputError, match=r"one with keypoints, or one named 'person', is wanted .* 'cat', 'dog'"
+    ):
+        read(small)
+
+
 def edit(path, value):
     def change(content):
         target = content
@@ -124,45 +147,111 @@ def edit(path, value):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (
-            edit(["annotations", 1, "image_id"], 99),
-            "annotation 11 names image 99, which `images` does not list",
-        ),
+        (edit(["annotations", 1, "image_id"], 99), r"annotation 11: it names an image .* \(image 99\)"),
         (
             edit(["annotations", 1, "keypoints"], [1, 2, 3]),
             "annotation 11: keypoints must be a list of 51 numbers",
         ),
         (
-            edit(["annotations", 1, "keypoints", 0], math.nan),
-            "annotation 11: keypoints holds what is no finite",
+            edit(["annotations", 1, "keypoints", 0], None),
+            "annotation 11: keypoints.*expected `float`, got `null`",
         ),
-        (edit(["annotations", 1, "keypoints", 0], None), "annotation 11: keypoints holds what is no finite"),
         (
             edit(["annotations", 1, "keypoints", 2], 3),
             "annotation 11: a keypoint's third number is not 0, 1 or 2",
         ),
-        (edit(["annotations", 1, "bbox"], "1,2,3,4"), "annotation 11: bbox must be a list of 4 numbers"),
-        (edit(["annotations", 1, "area"], "big"), "annotation 11: area is no finite number"),
-        (edit(["annotations", 1, "id"], 10), "two different rows have the annotation id 10"),
-        (edit(["annotations", 1, "id"], "x"), "'annotations' is not a list of rows that have a whole number"),
-        (edit(["annotations", 1, "image_id"], [1]), r"annotation 11 names image \[1\], which"),
         (
-            edit(["annotations", 1], {"id": 5, "image_id": 2, "category_id": 1, "iscrowd": 1}),
-            "annotation 5: bbox must be",
+            edit(["annotations", 1, "bbox"], "1,2,3,4"),
+            r"annotation 11: bbox: expected `array \| null`, got `str`",
         ),
-        (edit(["images", 1, "id"], 1), "two different rows have the image id 1"),
-        (edit(["images", 1, "width"], None), "image 2 needs a file_name, a width and a height"),
-        (edit(["images", 1], {"file_name": "a"}), "'images' is not a list of rows that have"),
-        (edit(["images"], {}), "'images' is not a list of rows"),
-        (edit(["categories"], []), "0 categories have keypoints"),
+        (
+            edit(["annotations", 1, "bbox"], [1, 2]),
+            r"annotation 11: bbox must be a list of 4 numbers \(found 2\)",
+        ),
+        (
+            edit(["annotations", 1, "bbox"], None),
+            r"annotation 11: bbox must be a list of 4 numbers \(found none\)",
+        ),
+        (
+            edit(["annotations", 1, "area"], "big"),
+            r"annotation 11: area: expected `float \| null`, got `str`",
+        ),
+        (edit(["annotations", 1, "id"], 10), "annotation 10: two different rows have this annotation id"),
+        (edit(["annotations", 1, "id"], "x"), "annotation x: id: expected `int`, got `str`"),
+        (
+            edit(["annotations", 1], {"image_id": 1}),
+            "annotation in row 2: object missing required field `id`",
+        ),
+        (edit(["annotations", 1, "image_id"], [1]), "annotation 11: image_id: expected `int`, got `array`"),
+        (edit(["annotations", 1], 5), "annotation in row 2: expected `object`, got `int`"),
+        (edit(["images", 1, "id"], 1), "image 1: two different rows have this image id"),
+        (edit(["images", 1, "width"], None), "image 2: width: expected `int`, got `null`"),
+        (edit(["images", 1, "height"], 0), r"image 2: width or height is not above 0 \(200x0\)"),
+        (edit(["images", 1], {"file_name": "a"}), "image in row 2: object missing required field `id`"),
     ],
 )
-def test_faults_name_file_and_record(small, change, words):
+def test_faults_of_rows_name_file_and_record(small, change, words):
+    change(small.content)
+    annotations = read(small)
+    with pytest.raises(InputError) as error:
+        annotations.findings.raise_errors()
+    sentences = [line for line in str(error.value).splitlines() if re.search(words, line)]
+    assert len(sentences) == 1
+    assert all(line.startswith(f"{small.annotations}: ") for line in str(error.value).splitlines())
+
+
+def test_an_infinite_number(small):
+    text = small.annotations.read_text()
+    small.annotations.write_text(text.replace("1500.5", "1e999", 1))
+    with pytest.raises(InputError, match=r"annotation 10: area: number out of range: correct the row"):
+        small.source.read().findings.raise_errors()
+
+
+def test_all_rows_with_a_fault_are_in_one_sentence(small):
+    for row in small.content["annotations"][1:4]:
+        row["bbox"] = [1]
+    annotations = read(small)
+    with pytest.raises(
+        InputError, match=r"annotation 11: bbox must .* \(found 1; and 2 more: 20, 21\): correct it"
+    ):
+        annotations.findings.raise_errors()
+    assert len(annotations.persons) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (edit(["images"], {}), "this is not a COCO keypoint file .*images: expected `array`, got `object`"),
+        (edit(["categories"], []), "wanted among the categories, which are none"),
+        (edit(["categories", 0, "keypoints"], []), "category 'person' describes no keypoint set"),
+        (lambda content: content.pop("annotations"), "this is not a COCO keypoint file .*`annotations`"),
+        (edit(["annotations", 1, "keypoints", 0], math.nan), "no whole JSON file"),
+    ],
+)
+def test_another_file_is_refused(small, change, words):
     change(small.content)
     with pytest.raises(InputError, match=words) as error:
         read(small)
-    assert str(error.value).startswith(str(small.annotations))
+    assert str(error.value).startswith(f"{small.annotations}: ")
     assert "\n" not in str(error.value)
+
+
+def test_hostile_json(small, monkeypatch):
+    small.annotations.write_text(
+        '{"images": ' + "[" * 10_000 + "]" * 10_000 + ', "annotations": [], "categories": []}'
+    )
+    with pytest.raises(InputError, match="nested too deeply"):
+        small.source.read()
+    small.annotations.write_text('{"images": [], "annotations": ' + "[" * 10_000)
+    with pytest.raises(InputError, match="nested too deeply"):
+        small.source.read()
+    monkeypatch.setattr("sharding.formats.rows.LARGEST_VALUE", 10_000)
+    small.content["images"][0]["file_name"] = "a" * 30_000
+    with pytest.raises(InputError, match=r"one value at byte .* has more than"):
+        read(small)
+    small.annotations.write_text("")
+    with pytest.raises(InputError, match="the file is empty"):
+        small.source.read()
 
 
 def test_cut_json(small):
@@ -183,7 +272,8 @@ def test_real_files_give_the_known_counts(shared_data, split, persons):
     annotations = CocoFormat(annotations=path, images=folder).read()
     assert len(annotations.persons) == persons
     rows = json.loads(path.read_text())["annotations"]
-    assert sum(annotations.dropped.values()) == len(rows) - persons
+    annotations.findings.raise_errors()
+    assert sum(annotations.findings.counts("dropped").values()) == len(rows) - persons
     by_id = {row["id"]: row for row in rows}
     person = annotations.persons[-1]
     np.testing.assert_array_equal(person.keypoints.ravel(), by_id[person.id]["keypoints"])
@@ -192,7 +282,8 @@ def test_real_files_give_the_known_counts(shared_data, split, persons):
 def test_official_file_that_repeats_its_images(shared_data):
     path = shared_data / "coco" / "annotations" / "person_keypoints_val2017_official_538images.json"
     annotations = CocoFormat(annotations=path, images=path.parent).read()
-    assert annotations.problems == {"image rows listed again": 2213 - 538}
+    assert annotations.findings.counts("stops") == {}
+    assert annotations.findings.counts("mended")["image rows listed again"] == 2213 - 538
     ids = [person.image_id for person in annotations.persons]
     changes = sum(a != b for a, b in itertools.pairwise(ids))
     assert changes == len(set(ids)) - 1, "the persons of a photo must stand together"

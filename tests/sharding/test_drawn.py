@@ -46,11 +46,10 @@ def test_reads_as_coco_with_the_wanted_people(tmp_path: Path) -> None:
     found = DrawnFormat(folder=tmp_path / "people", people=25, seed=1).read()
     assert found.skeleton == LSP_14
     assert len(found.persons) == 25
-    assert not found.dropped
-    assert not found.problems
+    assert list(found.findings) == []
     assert [path.name for path in tmp_path.iterdir()] == ["people"]
     for person in found.persons:
-        photo = cv2.imread(str(found.image_folder / person.file_name))
+        photo = cv2.imdecode(np.frombuffer(found.photos.read(person.file_name), np.uint8), cv2.IMREAD_COLOR)
         assert photo.shape == (160, 192, 3)
         assert (person.keypoints[:, :2] >= 0).all()
         assert (person.keypoints[:, :2] <= (191, 159)).all()

@@ -25,7 +25,7 @@ def test_reads_range_in_order_and_counts_the_dropped(lsp):
     assert [person.file_name for person in annotations.persons] == [
         f"im{number:05d}.jpg" for number in (2, 3, 4, 6)
     ]
-    assert annotations.dropped == {"fewer than 2 visible joints": 1}
+    assert annotations.findings.counts("dropped") == {"fewer than 2 visible joints": 1}
     assert annotations.skeleton is LSP_14
     np.testing.assert_allclose(annotations.persons[1].keypoints[:, :2], joints[:, :2, 2], rtol=1e-6)
     assert (annotations.persons[1].keypoints[:, 2] == 2).all()
