@@ -36,6 +36,7 @@ from sharding.record import Annotations
 from sharding.report import check
 from sharding.settings import BuildSettings
 from sharding.truth import ground_truth
+from sharding.verify import verify_command
 from sharding.work import PhotoSamples, do_job, make_jobs
 from sharding.write import Sample, write_shards
 
@@ -208,4 +209,13 @@ def main(settings: BuildSettings) -> None:
 
 
 if __name__ == "__main__":
-    command(BuildSettings, main, description="Annotations and photos to tar shards.", recipes="shards")
+    if any(word.startswith("verify=") for word in sys.argv[1:]):
+        verify_command()
+    else:
+        command(
+            BuildSettings,
+            main,
+            description="Annotations and photos to tar shards; check=only looks at them alone. Instead of a "
+            "recipe, verify=OUTPUT reads finished shards and names what is not as it was built.",
+            recipes="shards",
+        )

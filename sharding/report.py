@@ -65,8 +65,10 @@ def write_json(output: Path, summary: dict[str, int], found: Iterable[Findings])
     return write_atomic(beside(output, "json"), (json.dumps(content, indent=1) + "\n").encode())
 
 
-def print_table(console: Console, title: str, found: Iterable[Findings]) -> None:
-    """Every kind of fault with its file, count and first records, errors first."""
+def print_table(
+    console: Console, title: str, found: Iterable[Findings], *, ids_shown: int | None = IDS_SHOWN
+) -> None:
+    """Every kind of fault with its file, count and first records (None: all of them), errors first."""
     rows = sorted(
         ((findings.file, finding) for findings in found for finding in findings),
         key=lambda row: list(EFFECTS).index(row[1].fault.effect),
@@ -78,18 +80,19 @@ def print_table(console: Console, title: str, found: Iterable[Findings]) -> None
     table.add_column("")
     table.add_column("fault", overflow="fold", ratio=3)
     table.add_column("count", justify="right")
-    table.add_column("first", overflow="fold", ratio=2)
+    table.add_column("which" if ids_shown is None else "first", overflow="fold", ratio=2)
     table.add_column("to mend it", overflow="fold", ratio=2)
     for file, finding in rows:
         name, style = EFFECTS[finding.fault.effect]
         what = Text.assemble(finding.fault.what, (f"\n{file}", "dim"))
-        count, first = f"{len(finding.ids):,}", Text(_first(finding))
+        count, first = f"{len(finding.ids):,}", Text(_first(finding, ids_shown))
         table.add_row(Text(name, style), what, count, first, Text(finding.fault.cure))
     console.print(table)
 
 
-def _first(finding: Finding) -> str:
-    ids = ", ".join(map(str, finding.ids[:IDS_SHOWN])) + (", ..." if len(finding.ids) > IDS_SHOWN else "")
+def _first(finding: Finding, ids_shown: int | None) -> str:
+    shown = finding.ids[:ids_shown]
+    ids = ", ".join(map(str, shown)) + (", ..." if len(finding.ids) > len(shown) else "")
     return f"{finding.fault.subject} {ids}" + (f"\n({finding.detail})" if finding.detail else "")
 
 
