@@ -124,10 +124,11 @@ def read_order(num_samples: int, *, shuffle_buffer: int, seed: int) -> Iterator[
         )
         byte = partial(read, ext=["byte"], dtypes=[DALIDataType.UINT8])
         pipeline = Pipeline(lambda reading: {"byte": byte(reading)[0]}, reading)
-        while True:
-            named: Any = pipeline.dali.run()[0]
-            # tar:offset:name of each; taken at once, as the next run overwrites them.
-            yield from [int(sample.source_info().rpartition(":")[2]) for sample in named]
+        named: Any = pipeline.dali.run()[0]  # both files are open from here on, and may go
+    while True:
+        # tar:offset:name of each; taken at once, as the next run overwrites them.
+        yield from [int(sample.source_info().rpartition(":")[2]) for sample in named]
+        named = pipeline.dali.run()[0]
 
 
 def read_person(reading: Reading) -> tuple[Node, Node]:

@@ -88,8 +88,8 @@ def _open_elsewhere(root: str, locate: Callable[[str], str], fetch: Callable[[st
     """Fetch the small files of shards that live elsewhere, check them; they go with the result."""
     where = locate(MANIFEST_NAME)
     manifest = parse_manifest(fetch(where), where)
-    folder = Path(mkdtemp(prefix="semipose-"))
     tars = tuple(locate(shard.file) for shard in manifest.shards)
+    folder = Path(mkdtemp(prefix="semipose-"))
     shards = Shards(root, folder, manifest, tars, is_streamed=root.split(":")[0] in STREAMED)
     weakref.finalize(shards, shutil.rmtree, folder, ignore_errors=True)
     names = [*(shard.idx_file for shard in manifest.shards), GROUND_TRUTH_NAME]

@@ -21,11 +21,18 @@ from sharding.index import Component
 
 # curl tries again by itself what fails before the first byte; a stalled transfer ends after a minute.
 CURL = (
-    "curl --fail --silent --show-error --location --connect-timeout 30 --speed-limit 1 --speed-time 60 "
+    "curl --fail --silent --location --connect-timeout 30 --speed-limit 1 --speed-time 60 "
     "--retry 5 --retry-connrefused"
 )
 RETRIES = 3
 """How often a stream is opened again without a sample in between."""
+CURL_SAYS = {
+    6: "the host is not known",
+    7: "no connection",
+    18: "the transfer broke off",
+    22: "the server refused, such as for a file that is not there",
+    28: "no byte came for too long",
+}
 WAIT_S = 1.0
 """Before the first time; doubled for each further one."""
 EXIT_S = 5.0
@@ -61,13 +68,15 @@ def fetch(url: str) -> bytes:
     while True:
         pipe = _open(url)
         content = pipe.stream.read()
-        status = _exit_status(pipe)
-        if status == 0:
+        ending = _ending(url, pipe)
+        if ending is None:
             return content
         failures += 1
         if failures > RETRIES:
-            raise InputError(f"{url}: the file cannot be read (exit status {status} of {_program(url)})")
-        _wait(url, f"exit status {status}", failures)
+            raise InputError(
+                f"{url}: the file cannot be read ({ending}): correct the address or mend the way"
+            )
+        _wait(url, ending, failures)
 
 
 def read_tar(
@@ -101,25 +110,23 @@ def _read_once(
         for place, sample in enumerate(samples[: places[-1] + 1]):
             payloads = {}
             for component in sample:
-                payload = _next_member(members, component, pipe)
+                payload = _next_member(members, component, url, pipe)
                 if place in wanted and component.extension in extensions:
                     payloads[component.extension] = payload
             if place in wanted:
                 yield place, payloads
     finally:
-        pipe.stream.close()
-        _exit_status(pipe)  # that of a command whose output nobody reads to the end means nothing
+        _ending(url, pipe)  # that of a command whose output nobody reads to the end means nothing
 
 
-def _next_member(members: Iterator[dict], component: Component, pipe: Pipe) -> bytes:
+def _next_member(members: Iterator[dict], component: Component, url: str, pipe: Pipe) -> bytes:
     """Return the bytes of the next member, which must be `component`."""
     try:
         member = next(members, None)
     except (OSError, tarfile.TarError) as error:
-        raise EOFError(f"it broke off before the end of {component.member} ({error})") from error
+        raise EOFError(f"it broke off before {component.member} ({_ending(url, pipe) or error})") from error
     if member is None:
-        status = _exit_status(pipe)
-        raise EOFError(f"it ended before {component.member} (exit status {status})")
+        raise EOFError(f"it ended before {component.member} ({_ending(url, pipe) or 'the tar is cut short'})")
     if (member["fname"], len(member["data"])) != (component.member, component.size):
         raise BrokenStreamError(
             f"it has {member['fname']} ({len(member['data'])} bytes) where the index has {component.member} "
@@ -133,17 +140,20 @@ def _open(url: str) -> Pipe:
     return gopen_pipe(command)
 
 
-def _exit_status(pipe: Pipe) -> int | str:
-    """Return the exit status of a command whose output has ended or was closed; one that stays is killed."""
+def _ending(url: str, pipe: Pipe) -> str | None:
+    """Return how a command failed whose output has ended or was closed; None where it did not."""
+    pipe.stream.close()
     try:
-        return pipe.proc.wait(EXIT_S)
+        status = pipe.proc.wait(EXIT_S)
     except TimeoutExpired:
         pipe.proc.kill()
-        return "none, it had to be killed"
-
-
-def _program(url: str) -> str:
-    return "the command" if url.startswith("pipe:") else "curl"
+        pipe.proc.wait()
+        return "its command did not end and was killed"
+    if status == 0:
+        return None
+    if url.startswith("pipe:"):
+        return f"its command ended with status {status}"
+    return f"curl: {CURL_SAYS.get(status, f'status {status}')}"
 
 
 def _wait(url: str, reason: str, failures: int) -> None:

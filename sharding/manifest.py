@@ -130,7 +130,7 @@ def check_shards(folder: Path, manifest: Manifest, *, deep: bool = False) -> Non
         if deep and file_sha256(tar) != shard.sha256:
             raise InputError(f"{tar}: the shard was altered: its SHA-256 is not the manifest's; {_CURE}")
         if deep:
-            with tar.open("rb") as file:
+            with tar.open("rb", buffering=0) as file:
                 check_headers(file, samples, tar=str(tar))
     if deep:
         check_truth(folder / GROUND_TRUTH_NAME, manifest)
