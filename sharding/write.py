@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from configs.load import InputError
 from sharding.crop import (
     PersonCrop,
     WholePhoto,
@@ -41,11 +42,16 @@ def person_sample(
     """What the shard stores for one person.
 
     photo: (H, W, 3) uint8 RGB of the source. payload: the photo's own file where it decodes to just these
-    pixels, else None; only `WholePhoto` looks at it.
+    pixels, else None; only `WholePhoto` looks at it. Raises InputError for a box outside the photo.
     """
     size_wh = (photo.shape[1], photo.shape[0])
     if isinstance(law, PersonCrop):
         region = person_region(person.box_xywh, size_wh, law)
+        if region.right <= region.left or region.bottom <= region.top:
+            raise InputError(
+                f"{person.file_name}: the box of annotation {person.id} lies outside the photo, which has "
+                f"{size_wh[0]}x{size_wh[1]} pixels: correct the annotation"
+            )
         source_from_stored = image_from_stored(region)
         jpg = encode_jpeg(cut(photo, region))
     else:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import sharding.build
+import sharding.formats.lsp
 import sharding.work
 from configs.load import InputError
 from sharding.build import BuildSettings, build
@@ -240,6 +241,15 @@ class TestFaults:
     def test_mistyped_photo_folder(self, small, output, quiet):
         small.images.rename(small.folder / "pictures")
         self.stops(small, output, quiet, r"images: no such folder of photos: correct the path")
+
+    def test_box_outside_a_photo_of_unknown_size(self, shared_data, output, quiet, monkeypatch):
+        """LSP gives no sizes, so only the photo shows that a box is beyond it."""
+        folder = shared_data / "lspet"
+        source = LspFormat(joints=folder / "joints.mat", images=folder / "images", last=1)
+        real = sharding.formats.lsp._joint_box
+        monkeypatch.setattr("sharding.formats.lsp._joint_box", lambda *a: (9000.0, *real(*a)[1:]))
+        with pytest.raises(InputError, match=r"im00001\.jpg: the box of annotation 1 lies outside the photo"):
+            build(BuildSettings(source=source, output=output, workers=1), console=quiet)
 
     def test_nobody_left(self, small, output, quiet):
         small.content["annotations"] = []
