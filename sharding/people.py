@@ -1,7 +1,8 @@
 """Faults of people that only a look at all of them shows: joints beyond the photo, left and right swapped."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -37,17 +38,20 @@ _PEOPLE_AT_ONCE = 4096
 Side = Literal["left", "right"] | None
 
 
-def inspect_people(annotations: Annotations) -> None:
+def inspect_people(
+    annotations: Annotations, sizes_wh: Mapping[str, tuple[int, int]] = MappingProxyType({})
+) -> None:
     """Add to the findings: labelled joints outside their photo (where its size is known), and pairs of
     keypoints whose left and right look swapped.
 
+    sizes_wh: by name, of photos whose size the annotations do not give.
     A pair is judged by the other pairs of the same people; all pairs together by the eyes, which can be seen
     from the front alone, where the left one lies on the right (so on COCO in all people).
     """
     skeleton, findings = annotations.skeleton, annotations.findings
     pairs = sided_pairs(skeleton)
     votes = np.zeros((4, len(pairs)), np.int64)
-    for block in _blocks(annotations.persons):
+    for block in _blocks(annotations.persons, sizes_wh):
         _note_outside(block, skeleton, findings)
         votes += _count_disagreement(block, pairs)
     for pair, differ, comparable, mirrored, seen in zip(pairs, *votes.tolist(), strict=True):
@@ -97,15 +101,17 @@ class _Block(NamedTuple):
     sizes_wh: np.ndarray
 
 
-def _blocks(persons: tuple[Person, ...]) -> Iterator[_Block]:
+def _blocks(persons: tuple[Person, ...], sizes_wh: Mapping[str, tuple[int, int]]) -> Iterator[_Block]:
     """All people, some at a time, so that the memory does not grow with them."""
     people = iter(persons)
+    unknown = (np.nan, np.nan)
     while some := list(islice(people, _PEOPLE_AT_ONCE)):
+        sizes = [person.source_size_wh or sizes_wh.get(person.file_name) or unknown for person in some]
         yield _Block(
             some,
             np.stack([person.keypoints for person in some]),
             np.array([person.box_xywh for person in some]),
-            np.array([person.source_size_wh or (np.nan, np.nan) for person in some]),
+            np.array(sizes, np.float64),
         )
 
 

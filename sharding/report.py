@@ -35,8 +35,8 @@ def check(settings: BuildSettings, *, console: Console) -> None:
     with their keypoints. Raises InputError where a build would refuse the input.
     """
     annotations = settings.source.read()
-    inspect_people(annotations)
     survey = survey_photos(settings, annotations, console=console)
+    inspect_people(annotations, survey.sizes_wh)
     found = (annotations.findings, survey.findings)
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     summary = {"people": len(annotations.persons), "photos": survey.num_photos}

@@ -105,7 +105,7 @@ def _members(file: BinaryIO, findings: Findings) -> Iterator[tuple[str, Componen
         try:
             member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
             if member.size < 0:
-                raise tarfile.InvalidHeaderError("a size below 0")
+                raise tarfile.HeaderError("a size below 0")
         except tarfile.HeaderError as error:
             findings.add(NO_TAR, name, f"at byte {place}: {error}")
             return

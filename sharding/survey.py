@@ -1,6 +1,7 @@
 """A look at every photo that the annotations name: absent, damaged, of another size, turned by EXIF."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ _WHATS: dict[Trouble, tuple[str, str]] = {
     "leads out": ("the name leads out of the photos' location", "name photos relative to it, without '..'"),
     "absent": ("photo absent", "put it there, or correct source.images; missing_images=skip leaves it out"),
     "unreadable": ("photo cannot be read", "mend its permissions, or the location"),
-    "damaged": ("photo damaged", "replace the file; corrupt_images=skip leaves it out"),
+    "damaged": ("photo cannot be decoded", "replace the file; corrupt_images=skip leaves it out"),
     "mis-sized": (
         "photo of another size than annotated",
         "put the original file there, or correct the annotations; corrupt_images=skip leaves it out",
@@ -47,10 +48,11 @@ _WHATS: dict[Trouble, tuple[str, str]] = {
 
 
 class Verdict(NamedTuple):
-    """What a look at one photo showed."""
+    """What a look at one photo showed; size_wh: of one that can be stored as it is."""
 
     trouble: Trouble | None
     detail: str = ""
+    size_wh: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,16 @@ class Look:
 
 
 class Survey(NamedTuple):
-    """findings: of the photos, by name. num_photos: looked at. unusable: names that cannot be stored."""
+    """What the photos of some annotations are like.
+
+    findings: by photo. num_photos: looked at. unusable: names of those that cannot be stored.
+    sizes_wh: by name, of photos whose size the annotations do not give.
+    """
 
     findings: Findings
     num_photos: int
     unusable: set[str]
+    sizes_wh: dict[str, tuple[int, int]]
 
 
 def survey_photos(settings: BuildSettings, annotations: Annotations, *, console: Console) -> Survey:
@@ -89,12 +96,15 @@ def survey_photos(settings: BuildSettings, annotations: Annotations, *, console:
     unusable = {photo.file_name for photo in named if verdicts[photo].trouble not in (None, *_HARMLESS)}
     stored = _stored_names(settings, annotations, absent)
     findings = Findings(annotations.photos.location)
+    sizes_wh: dict[str, tuple[int, int]] = {}
     for photo in named:
-        trouble, detail = verdicts[photo]
+        trouble, detail, size_wh = verdicts[photo]
+        if photo.size_wh is None and size_wh is not None:
+            sizes_wh[photo.file_name] = size_wh
         if trouble is not None:
             fault = _fault(trouble, settings, is_stored=photo.file_name in stored)
             findings.add(fault, photo.file_name, detail)
-    return Survey(findings, len(there), unusable)
+    return Survey(findings, len(there), unusable, sizes_wh)
 
 
 def look_at(look: Look) -> list[Verdict]:
@@ -160,9 +170,8 @@ def _judge(photos: Photos, photo: Photo) -> Verdict:
     except InputError as error:
         return Verdict("damaged", _reason(error, where))
     stored_wh = (pixels.shape[1], pixels.shape[0])
-    is_rotated = Image.open(io.BytesIO(payload)).getexif().get(_ORIENTATION, 1) != 1
     if photo.size_wh in (None, stored_wh):
-        return Verdict("rotation not obeyed" if is_rotated else None)
+        return Verdict("rotation not obeyed" if _is_rotated(payload) else None, size_wh=stored_wh)
     try:
         decode_photo(payload, size_wh=photo.size_wh, where=where)
     except InputError:
@@ -170,6 +179,12 @@ def _judge(photos: Photos, photo: Photo) -> Verdict:
         sizes = "x".join(map(str, stored_wh)), "x".join(map(str, photo.size_wh))
         return Verdict("mis-sized", f"{sizes[0]}, annotated at {sizes[1]}")
     return Verdict("turned upright")
+
+
+def _is_rotated(payload: bytes) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL warns of odd metadata
+        return Image.open(io.BytesIO(payload)).getexif().get(_ORIENTATION, 1) != 1
 
 
 def _reason(error: InputError, where: str) -> str:

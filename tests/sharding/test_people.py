@@ -79,7 +79,10 @@ def test_joints_outside(x, y, v, is_outside):
 
 def test_without_a_size_no_joint_is_outside():
     points = np.tile(np.array([500, 20, 2], float), (1, 14, 1))
-    assert found(annotations_of(LSP_14, points, size_wh=None), JOINT_OUTSIDE) == []
+    annotations = annotations_of(LSP_14, points, size_wh=None)
+    assert found(annotations, JOINT_OUTSIDE) == []
+    inspect_people(annotations, {"1.jpg": (400, 300)})
+    assert annotations.findings.ids(JOINT_OUTSIDE) == [1]
 
 
 def test_people_beyond_the_first_block_are_seen(monkeypatch):

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 from rich.console import Console
 
 from configs.load import InputError
 from sharding.build import BuildSettings, build
 from sharding.formats.coco import CocoFormat
+from sharding.formats.lsp import LspFormat
 from sharding.report import beside, check
 from sharding.sheet import TILE_WH
 
@@ -127,7 +129,14 @@ class TestAnnotationFaults:
     def test_photo_damaged(self, small, output, content, rule, effect):
         path = photo(small, 2)
         path.write_bytes(path.read_bytes()[:-100] if content is None else content)
-        self.has(small, output, fault="photo damaged", effect=effect, ids=[path.name], corrupt_images=rule)
+        self.has(
+            small,
+            output,
+            fault="photo cannot be decoded",
+            effect=effect,
+            ids=[path.name],
+            corrupt_images=rule,
+        )
 
     def test_photo_unreadable(self, small, output, monkeypatch):
         """No damage that corrupt_images=skip would leave out: a build stops here."""
@@ -186,7 +195,7 @@ class TestReport:
             path.write_bytes(b"")
         table, _, faults = looked_at(small, output)
         names = [f"{number:012d}.jpg" for number in range(1, 9)]
-        assert faults["photo damaged"]["ids"] == names
+        assert faults["photo cannot be decoded"]["ids"] == names
         assert names[4] in table
         assert names[5] not in table
 
@@ -194,7 +203,7 @@ class TestReport:
     def test_workers_give_the_same(self, small, output, workers):
         photo(small, 3).write_bytes(b"")
         _, _, faults = looked_at(small, output, workers=workers)
-        assert faults["photo damaged"]["ids"] == [photo(small, 3).name]
+        assert faults["photo cannot be decoded"]["ids"] == [photo(small, 3).name]
 
     def test_nobody_left_is_an_error_too(self, small, output):
         small.content["annotations"] = []
@@ -256,3 +265,17 @@ def test_real_coco_has_no_error(shared_data, output, name, quiet):
     check(BuildSettings(source=source, output=output, workers=1), console=quiet)
     effects = {fault["effect"] for fault in json.loads(beside(output, "json").read_text())["faults"]}
     assert effects == {"dropped"}
+
+
+def test_joints_of_photos_without_an_annotated_size(shared_data, output):
+    """LSPET gives no sizes: they are those of the photos looked at."""
+    folder = shared_data / "lspet"
+    joints = scipy.io.loadmat(folder / "joints.mat")["joints"][:, :, :3].copy()
+    joints[5, :2, 1] = 5000, 20
+    joints[5, 2, 1] = 1
+    output.parent.mkdir()
+    scipy.io.savemat(output.parent / "joints.mat", {"joints": joints})
+    source = LspFormat(joints=output.parent / "joints.mat", images=folder / "images")
+    check(BuildSettings(source=source, output=output, workers=1), console=Console(quiet=True))
+    faults = json.loads(beside(output, "json").read_text())["faults"]
+    assert [(fault["fault"], fault["ids"]) for fault in faults] == [("labelled joint outside the photo", [2])]
