@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -22,7 +23,15 @@ from pipelines.source import Split
 from pipelines.views import ViewSettings
 
 Batch = TypeVar("Batch")
-CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process of a run it is, and where it computes."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 @settings
@@ -41,6 +50,7 @@ class LoaderSettings:
 
 
 DEFAULTS = LoaderSettings()
+ALONE = Place()
 
 
 class TrainLoader(Generic[Batch]):
@@ -120,9 +130,7 @@ def labelled_loader(
     *,
     batch_size: int,
     seed: int,
-    rank: int = 0,
-    world: int = 1,
-    device: torch.device = CPU,
+    place: Place = ALONE,
     settings: LoaderSettings = DEFAULTS,
 ) -> TrainLoader[LabelledBatch]:
     """Return the endless stream of labelled batches of a rank.
@@ -131,17 +139,10 @@ def labelled_loader(
     where there are fewer samples than ranks.
     """
     reading = _training_reading(
-        "labelled",
-        split,
-        batch_size=batch_size,
-        seed=seed,
-        rank=rank,
-        world=world,
-        device=device,
-        settings=settings,
+        "labelled", split, batch_size=batch_size, seed=seed, place=place, settings=settings
     )
     num_keypoints = split.skeleton.num_keypoints
-    flip_order = torch.tensor(split.skeleton.flip_order, device=device)
+    flip_order = torch.tensor(split.skeleton.flip_order, device=place.device)
     return TrainLoader(
         partial(graph.labelled_graph, views=views, num_keypoints=num_keypoints),
         reading,
@@ -157,21 +158,12 @@ def unlabelled_loader(
     *,
     batch_size: int,
     seed: int,
-    rank: int = 0,
-    world: int = 1,
-    device: torch.device = CPU,
+    place: Place = ALONE,
     settings: LoaderSettings = DEFAULTS,
 ) -> TrainLoader[UnlabelledBatch]:
     """Return the endless stream of unlabelled batches of a rank; see `labelled_loader`."""
     reading = _training_reading(
-        "unlabelled",
-        split,
-        batch_size=batch_size,
-        seed=seed,
-        rank=rank,
-        world=world,
-        device=device,
-        settings=settings,
+        "unlabelled", split, batch_size=batch_size, seed=seed, place=place, settings=settings
     )
     return TrainLoader(
         partial(graph.unlabelled_graph, views=views),
@@ -216,9 +208,7 @@ def eval_loader(
     views: ViewSettings,
     *,
     batch_size: int,
-    rank: int = 0,
-    world: int = 1,
-    device: torch.device = CPU,
+    place: Place = ALONE,
     settings: LoaderSettings = DEFAULTS,
 ) -> EvalLoader:
     """Return the batches of plain views that score a rank's slice of `split`."""
@@ -227,9 +217,9 @@ def eval_loader(
         indices=split.indices,
         batch_size=batch_size,
         seed=0,  # nothing is drawn
-        rank=rank,
-        world=min(world, split.num_samples),  # DALI refuses empty slices; ranks beyond the last get none
-        device=device,
+        rank=place.rank,
+        world=min(place.world, split.num_samples),  # DALI refuses empty slices; later ranks get none
+        device=place.device,
         threads=settings.threads,
         prefetch=settings.prefetch,
     )
@@ -283,26 +273,24 @@ def _training_reading(
     *,
     batch_size: int,
     seed: int,
-    rank: int,
-    world: int,
-    device: torch.device,
+    place: Place,
     settings: LoaderSettings,
 ) -> Reading:
-    if split.num_samples < world:
+    if split.num_samples < place.world:
         raise InputError(
-            f"the {role} set of {split.root} has {split.num_samples} samples for {world} processes: "
+            f"the {role} set of {split.root} has {split.num_samples} samples for {place.world} processes: "
             "start fewer processes or take more samples"
         )
-    digest = hashlib.sha256(f"{role} {seed} {rank}".encode()).digest()
+    digest = hashlib.sha256(f"{role} {seed} {place.rank}".encode()).digest()
     reading = Reading(
         tars=split.tars,
         indices=split.indices,
         batch_size=batch_size,
         seed=int.from_bytes(digest[:4], "little") >> 1,
-        shuffle_buffer=min(settings.shuffle_buffer, len(_slice(split.num_samples, rank, world))),
-        rank=rank,
-        world=world,
-        device=device,
+        shuffle_buffer=min(settings.shuffle_buffer, len(_slice(split.num_samples, place.rank, place.world))),
+        rank=place.rank,
+        world=place.world,
+        device=place.device,
         threads=settings.threads,
         prefetch=settings.prefetch,
     )

@@ -123,7 +123,7 @@ class Split:
                     if fault:
                         member = samples[place][0].member
                         return InputError(f"{part.tar}: {member} cannot be decoded ({fault}); {cure}")
-            except BrokenStreamError as error:
+            except (BrokenStreamError, OSError) as error:
                 return InputError(f"{part.tar}: {error}; {cure}")
         return None
 

@@ -7,6 +7,7 @@ import torch
 
 from configs.load import InputError
 from models.net import build_net
+from pipelines.loader import Place
 from pipelines.source import Split, labelled_split, open_split, unlabelled_split
 from training.methods.method import Method
 from training.settings import RunSettings
@@ -33,16 +34,14 @@ def open_splits(cfg: RunSettings, index_dir: Path) -> tuple[Split, Split | None,
     return labelled, unlabelled, val
 
 
-def build_method(
-    cfg: RunSettings, num_keypoints: int, *, device: torch.device, rank: int = 0, fresh: bool = True
-) -> Method:
+def build_method(cfg: RunSettings, num_keypoints: int, place: Place, *, fresh: bool = True) -> Method:
     """The method around its network, on the device; without `fresh` a checkpoint will give the weights, so no
     pretrained ones are fetched."""
     net = cfg.net if fresh else replace(cfg.net, pretrained=False, weights=None)
-    network = build_net(net, num_keypoints).to(device)
+    network = build_net(net, num_keypoints).to(place.device)
     if cfg.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    method = cfg.method.build(network, cfg.heatmap.sigma, seed=cfg.seed, rank=rank)
+    method = cfg.method.build(network, cfg.heatmap.sigma, seed=cfg.seed, rank=place.rank)
     if cfg.compile:
         for each in method.networks().values():
             each.compile()

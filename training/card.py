@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pipelines.loader import Place
 from pipelines.source import Split
 from training.methods.method import Method
 from training.settings import RunSettings
@@ -28,9 +29,7 @@ def card(
     unlabelled: Split | None,
     val: Split,
     method: Method,
-    *,
-    device: torch.device,
-    world: int,
+    place: Place,
 ) -> dict[str, Any]:
     """The card as plain values: protocol, people, network, versions, hardware."""
     network = next(iter(method.networks().values()))
@@ -43,12 +42,12 @@ def card(
         "unlabelled": people(unlabelled) if unlabelled else None,
         "val": people(val),
         "steps": cfg.steps,
-        "processes": world,
-        "labelled_epochs": cfg.steps * cfg.labelled_batch * world / labelled.num_samples,
+        "processes": place.world,
+        "labelled_epochs": cfg.steps * cfg.labelled_batch * place.world / labelled.num_samples,
         "parameters": sum(p.numel() for p in network.parameters()),
         "heatmap_hw": [height // network.stride, width // network.stride],
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "hardware": hardware(device),
+        "hardware": hardware(place.device),
     }
 
 

@@ -25,7 +25,7 @@ from models.heatmap import decode
 from models.net import PoseNet
 from pipelines.batch import EvalBatch
 from pipelines.geometry import apply, invert, linear_scale
-from pipelines.loader import eval_loader
+from pipelines.loader import Place, eval_loader
 from pipelines.source import open_split
 from sharding.skeleton import Skeleton
 from training import checkpoint
@@ -151,9 +151,10 @@ def evaluate_run(folder: Path, cfg: RunSettings) -> None:
         raise InputError(f"{folder} holds no intact checkpoint to score")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     val = open_split(cfg.data.val)
-    method = build_method(cfg, val.skeleton.num_keypoints, device=device, fresh=False)
+    place = Place(device=device)
+    method = build_method(cfg, val.skeleton.num_keypoints, place, fresh=False)
     checkpoint.load_weights(method, checkpoint.load_shared(path, map_location=device)["method"], path)
-    batches = eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, device=device, settings=cfg.loader)
+    batches = eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, place=place, settings=cfg.loader)
     ground_truth = val.ground_truth()
     scores = {}
     for name, network in method.networks().items():

@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 
 from configs.load import InputError, dump, exit_on_input_error, load, no_recipe, read_request
 from pipelines.batch import UnlabelledBatch
-from pipelines.loader import eval_loader, labelled_loader, unlabelled_loader
+from pipelines.loader import Place, eval_loader, labelled_loader, unlabelled_loader
 from pipelines.source import Split
 from sharding.files import write_atomic
 from training import card, checkpoint
@@ -58,17 +59,16 @@ def run(cfg: RunSettings, *, resume: bool) -> Job:
 
 def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resume: bool) -> Job:
     """Everything that the run is made of, at step 0; pretrained weights are not fetched for a resumed run."""
-    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    labelled, unlabelled, val = open_splits(cfg, folder / "index" / f"rank-{rank}")
-    method = build_method(cfg, labelled.skeleton.num_keypoints, device=device, rank=rank, fresh=not resume)
+    place = Place(accelerator.process_index, accelerator.num_processes, accelerator.device)
+    labelled, unlabelled, val = open_splits(cfg, folder / "index" / f"rank-{place.rank}")
+    method = build_method(cfg, labelled.skeleton.num_keypoints, place, fresh=not resume)
     parameters = [p for p in method.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=cfg.optim.lr, fused=True)
     wrapped, prepared = accelerator.prepare(method, optimizer)
-    stream = {"seed": cfg.seed, "rank": rank, "world": world, "device": device, "settings": cfg.loader}
+    loading: dict[str, Any] = {"place": place, "settings": cfg.loader}
+    stream = {"seed": cfg.seed, **loading}
     if accelerator.is_main_process:
-        write_json(
-            folder / CARD_NAME, card.card(cfg, labelled, unlabelled, val, method, device=device, world=world)
-        )
+        write_json(folder / CARD_NAME, card.card(cfg, labelled, unlabelled, val, method, place))
     return Job(
         cfg=cfg,
         folder=folder,
@@ -80,16 +80,8 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resum
         unlabelled=unlabelled_loader(unlabelled, cfg.views, batch_size=cfg.unlabelled_batch, **stream)
         if unlabelled
         else None,
-        preview=preview(cfg, unlabelled, device) if unlabelled else None,
-        val=eval_loader(
-            val,
-            cfg.views,
-            batch_size=cfg.labelled_batch,
-            rank=rank,
-            world=world,
-            device=device,
-            settings=cfg.loader,
-        ),
+        preview=preview(cfg, unlabelled, accelerator.device) if unlabelled else None,
+        val=eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, **loading),
         ground_truth=val.ground_truth(),
         skeleton=labelled.skeleton,
         report=build_report(cfg, accelerator),
@@ -99,7 +91,12 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resum
 def preview(cfg: RunSettings, unlabelled: Split, device: torch.device) -> UnlabelledBatch:
     """The same few unlabelled people for every sheet of views, from a stream of their own."""
     loader = unlabelled_loader(
-        unlabelled, cfg.views, batch_size=PREVIEW_PEOPLE, seed=cfg.seed, device=device, settings=cfg.loader
+        unlabelled,
+        cfg.views,
+        batch_size=PREVIEW_PEOPLE,
+        seed=cfg.seed,
+        place=Place(device=device),
+        settings=cfg.loader,
     )
     batch = next(loader)
     loader.close()

@@ -21,15 +21,16 @@ class DataSettings:
     """Which people are labelled, unlabelled and scored."""
 
     train: str
-    """Folder of shards of the training people."""
+    """Shards of the training people: a folder, s3://, gs://, http(s)://, or pipe:COMMAND that prints {file},
+    such as `pipe:ssh HOST cat /data/train/{file}`."""
     val: str
-    """Folder of shards of the people to score on."""
+    """Shards of the people to score on."""
     labelled: Count | Literal["all"] = "all"
     """How many people of `train` are labelled: the first N of its order (published), or all."""
     subset_seed: int | None = None
     """Draw the labelled people at random with this seed instead of taking the first N."""
     unlabelled: str | None = None
-    """Folder of shards of the unlabelled people; without it they come from `train`."""
+    """Shards of the unlabelled people; without it they come from `train`."""
     unlabelled_includes_labelled: bool = True
     """Whether the labelled people of `train` are also unlabelled ones (published: yes)."""
 

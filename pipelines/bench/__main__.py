@@ -28,7 +28,7 @@ from pipelines import graph
 from pipelines.bench.classic import ClassicDataset, classic_batches
 from pipelines.bench.measure import NextBatch, Row, describe_machine, measure
 from pipelines.graph import Graph, Pipeline, Reading
-from pipelines.loader import LoaderSettings, unlabelled_loader
+from pipelines.loader import LoaderSettings, Place, unlabelled_loader
 from pipelines.source import Split, open_split
 from pipelines.views import ViewSettings
 from sharding.build import BuildSettings, build
@@ -89,7 +89,12 @@ class Bench:
         threads = LoaderSettings(threads=self.cfg.threads)
         where = torch.device(device)
         stream = unlabelled_loader(
-            split, self.cfg.views, batch_size=self.cfg.batch_size, seed=0, device=where, settings=threads
+            split,
+            self.cfg.views,
+            batch_size=self.cfg.batch_size,
+            seed=0,
+            place=Place(device=where),
+            settings=threads,
         )
         return partial(next, stream)
 
