@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 from webdataset.writer import ShardWriter
 
 from sharding.crop import JPEG_QUALITY, PersonCrop, image_from_stored, move_box, move_keypoints, person_region
@@ -21,6 +22,7 @@ def plain_loop(
     with ShardWriter(str(folder / "%06d.tar"), maxcount=samples_per_shard, verbose=0) as writer:
         for task in tasks:
             photo = cv2.imread(annotations.photos.where(task.photo.file_name))
+            assert photo is not None, "the build has read the same photo"
             for person in task.persons:
                 region = person_region(person.box_xywh, (photo.shape[1], photo.shape[0]), law)
                 pixels = photo[region.top : region.bottom, region.left : region.right]
@@ -30,7 +32,7 @@ def plain_loop(
                 matrix = image_from_stored(region)
                 inverse = invert_axis_aligned(matrix)
                 pose = encode_pose(
-                    move_box(person.box_xywh, inverse), move_keypoints(person.keypoints, inverse)
+                    move_box(np.array(person.box_xywh), inverse), move_keypoints(person.keypoints, inverse)
                 )
                 card = {"id": person.id, "area": person.area, "image_from_stored": matrix.tolist()}
                 sample = {"jpg": jpg.tobytes(), "pose": pose, "json": json.dumps(card).encode()}
