@@ -40,10 +40,10 @@ def check(settings: BuildSettings, *, console: Console) -> None:
     found = (annotations.findings, survey.findings)
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     summary = {"people": len(annotations.persons), "photos": survey.num_photos}
-    listed = write_json(settings.output, summary, found)
+    listed = write_json(beside(settings.output, "check.json"), summary, found)
     print_table(console, f"{annotations.findings.file}: {_counted(summary)}", found)
     console.print(f"all ids: {listed}", highlight=False, soft_wrap=True)
-    sheet = beside(settings.output, "jpg")
+    sheet = beside(settings.output, "check.jpg")
     if draw_sheet(sheet, annotations, unusable=survey.unusable, seed=settings.seed):
         console.print(f"some people, to look at: {sheet}", highlight=False, soft_wrap=True)
     _refuse(settings, found, listed)
@@ -53,22 +53,21 @@ def check(settings: BuildSettings, *, console: Console) -> None:
 
 
 def beside(output: Path, suffix: str) -> Path:
-    """`OUTPUT.check.SUFFIX`."""
-    return output.with_name(f"{output.name}.check.{suffix}")
+    """`OUTPUT.SUFFIX`."""
+    output = output.absolute()
+    return output.with_name(f"{output.name}.{suffix}")
 
 
-def write_json(output: Path, summary: dict[str, int], found: Iterable[Findings]) -> Path:
-    """Write every fault with all its records beside the output; returns the path."""
+def write_json(path: Path, summary: dict[str, int], found: Iterable[Findings]) -> Path:
+    """Write every fault with all its records; returns the path."""
     faults = [fault for findings in found for fault in findings.to_json()]
     faults.sort(key=lambda fault: list(EFFECTS).index(fault["effect"]))
     content = {**summary, "errors": sum(fault["effect"] == "stops" for fault in faults), "faults": faults}
-    return write_atomic(beside(output, "json"), (json.dumps(content, indent=1) + "\n").encode())
+    return write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def print_table(
-    console: Console, title: str, found: Iterable[Findings], *, ids_shown: int | None = IDS_SHOWN
-) -> None:
-    """Every kind of fault with its file, count and first records (None: all of them), errors first."""
+def print_table(console: Console, title: str, found: Iterable[Findings]) -> None:
+    """Every kind of fault with its file, count and first records, errors first."""
     rows = sorted(
         ((findings.file, finding) for findings in found for finding in findings),
         key=lambda row: list(EFFECTS).index(row[1].fault.effect),
@@ -80,19 +79,18 @@ def print_table(
     table.add_column("")
     table.add_column("fault", overflow="fold", ratio=3)
     table.add_column("count", justify="right")
-    table.add_column("which" if ids_shown is None else "first", overflow="fold", ratio=2)
+    table.add_column("first", overflow="fold", ratio=2)
     table.add_column("to mend it", overflow="fold", ratio=2)
     for file, finding in rows:
         name, style = EFFECTS[finding.fault.effect]
         what = Text.assemble(finding.fault.what, (f"\n{file}", "dim"))
-        count, first = f"{len(finding.ids):,}", Text(_first(finding, ids_shown))
+        count, first = f"{len(finding.ids):,}", Text(_first(finding))
         table.add_row(Text(name, style), what, count, first, Text(finding.fault.cure))
     console.print(table)
 
 
-def _first(finding: Finding, ids_shown: int | None) -> str:
-    shown = finding.ids[:ids_shown]
-    ids = ", ".join(map(str, shown)) + (", ..." if len(finding.ids) > len(shown) else "")
+def _first(finding: Finding) -> str:
+    ids = ", ".join(map(str, finding.ids[:IDS_SHOWN])) + (", ..." if len(finding.ids) > IDS_SHOWN else "")
     return f"{finding.fault.subject} {ids}" + (f"\n({finding.detail})" if finding.detail else "")
 
 

@@ -18,7 +18,7 @@ from sharding.files import file_sha256
 from sharding.findings import Fault, Findings
 from sharding.formats.rows import read_json
 from sharding.manifest import GROUND_TRUTH_NAME, MANIFEST_NAME, Manifest, read_manifest
-from sharding.report import print_table
+from sharding.report import beside, print_table, write_json
 from sharding.shard_check import MISSING_FILE, OTHER_HASH, ShardJob, ShardReport, check_shard
 
 _CURE = "copy it again or build the shards again"
@@ -75,8 +75,9 @@ class _Truth:
 def verify(settings: VerifySettings, *, console: Console) -> None:
     """Read every file of a folder of shards and compare it with the manifest, the index and the ground truth.
 
-    Prints a table of all that differs, with file and member; raises InputError if anything does, or if there
-    is no manifest that can be read.
+    Prints a table of every kind of difference, with its file and the first members, and writes all members to
+    `OUTPUT.verify.json` beside it. Raises InputError if anything differs, or if there is no manifest that can
+    be read.
     """
     folder = settings.verify
     manifest = read_manifest(folder)
@@ -88,16 +89,28 @@ def verify(settings: VerifySettings, *, console: Console) -> None:
         total = len(manifest.shards)
         reports = list(progress.track(results, total=total, description="reading shards"))
     _check_across(reports, truth, manifest, files)
-    found = [files, *(report.findings for report in reports)]
+    found = [*(report.findings for report in reports), files]
     faults = sum(len(finding.ids) for findings in found for finding in findings)
     if faults:
-        print_table(console, str(folder), found, ids_shown=None)
-        raise InputError(f"{folder}: {faults} faults, listed above: these shards are not as they were built")
+        print_table(console, str(folder), found)
+        listed = _write_list(beside(folder, "verify.json"), manifest, found)
+        raise InputError(
+            f"{folder}: {faults} faults, all listed in {listed}: these are not as they were built"
+        )
     console.print(
         f"{folder}: {manifest.num_samples:,} samples in {total:,} shards, all as they were built",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _write_list(path: Path, manifest: Manifest, found: Sequence[Findings]) -> Path:
+    try:
+        return write_json(path, {"samples": manifest.num_samples}, found)
+    except OSError as error:
+        raise InputError(
+            f"{path}: the list of faults cannot be written ({error.strerror}): mend that"
+        ) from error
 
 
 def verify_command() -> None:

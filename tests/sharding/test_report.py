@@ -39,7 +39,7 @@ def looked_at(small, output, **changes):
         error = ""
     except InputError as refused:
         error = str(refused)
-    content = json.loads(beside(output, "json").read_text())
+    content = json.loads(beside(output, "check.json").read_text())
     faults = content["faults"]
     assert content["errors"] == sum(fault["effect"] == "stops" for fault in faults)
     assert bool(content["errors"]) == bool(error)
@@ -219,7 +219,7 @@ class TestReport:
 
     def test_sheet_beside_it(self, small, output):
         looked_at(small, output)
-        with Image.open(beside(output, "jpg")) as sheet:
+        with Image.open(beside(output, "check.jpg")) as sheet:
             assert sheet.width > 4 * TILE_WH[0]
             assert sheet.height > 3 * TILE_WH[1]
 
@@ -263,7 +263,7 @@ def test_real_coco_has_no_error(shared_data, output, name, quiet):
         images=folder / "images" / f"{name}2017",
     )
     check(BuildSettings(source=source, output=output, workers=1), console=quiet)
-    effects = {fault["effect"] for fault in json.loads(beside(output, "json").read_text())["faults"]}
+    effects = {fault["effect"] for fault in json.loads(beside(output, "check.json").read_text())["faults"]}
     assert effects == {"dropped"}
 
 
@@ -277,5 +277,5 @@ def test_joints_of_photos_without_an_annotated_size(shared_data, output):
     scipy.io.savemat(output.parent / "joints.mat", {"joints": joints})
     source = LspFormat(joints=output.parent / "joints.mat", images=folder / "images")
     check(BuildSettings(source=source, output=output, workers=1), console=Console(quiet=True))
-    faults = json.loads(beside(output, "json").read_text())["faults"]
+    faults = json.loads(beside(output, "check.json").read_text())["faults"]
     assert [(fault["fault"], fault["ids"]) for fault in faults] == [("labelled joint outside the photo", [2])]
