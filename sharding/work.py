@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from configs.load import InputError
-from sharding.decode import decode_photo
 from sharding.crop import CropLaw
+from sharding.decode import decode_photo
 from sharding.photos import Photos
 from sharding.plan import PhotoTask
 from sharding.write import Sample, image_sample, person_sample

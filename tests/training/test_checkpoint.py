@@ -62,7 +62,8 @@ while save_and_die(done + 1, kills) == -signal.SIGKILL:
     assert torch.equal(loaded.shared["weights"], state(loaded.step)["weights"])
     assert loaded.rank_state["step"] == loaded.step
     done = loaded.step
-print(json.dumps({"kills": kills, "torn": torn, "steps": done, "left": sorted(os.listdir(run / "checkpoints"))}))
+left_over = sorted(os.listdir(run / "checkpoints"))
+print(json.dumps({"kills": kills, "torn": torn, "steps": done, "left": left_over}))
 """
 
 
