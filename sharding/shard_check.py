@@ -164,8 +164,8 @@ def _compare_index(idx: Path, samples: dict[str, list[Component]], findings: Fin
     except InputError as error:
         findings.add(BAD_INDEX, idx.name, str(error).removeprefix(f"{idx}: ").rpartition(": ")[0])
         return
-    for line, (here, there) in enumerate(zip_longest(indexed, samples.items()), start=1):
-        key, components = there or (f"of line {line + 1}", [])
+    for here, there in zip_longest(indexed, samples.items()):
+        key, components = there or (here[0].member.removesuffix(f".{here[0].extension}"), [])
         if here is None or sorted(here) != sorted(components):
             findings.add(STALE_INDEX, key)
 

@@ -190,7 +190,15 @@ def test_stale_index(folder, agreed):
     tar.write_bytes(tar_of([*members[3:6], *members[:3], *members[6:]]))
     if agreed:
         agree(folder, index=False)
-    assert (tar.name, "the index says otherwise than the tar") in faults(folder)
+    stale = (tar.name, "the index says otherwise than the tar")
+    assert faults(folder)[stale] == ["000000001", "000000000"]
+
+
+def test_index_of_more_samples(folder):
+    tar = folder / "small-000000.tar"
+    tar.write_bytes(tar_of(members_of(tar)[:18]))
+    stale = (tar.name, "the index says otherwise than the tar")
+    assert faults(folder)[stale] == ["000000006", "000000007"]
 
 
 @pytest.mark.parametrize("kind", ["person", "image"])
