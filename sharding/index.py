@@ -38,10 +38,12 @@ def build_index(tar_path: Path, idx_path: Path | None = None) -> Path:
             )
         samples.setdefault(key, []).append(component)
         last_key = key
-    _write_lines(
-        idx_path, [" ".join(f"{e} {o} {s} {m}" for e, o, s, m in sample) for sample in samples.values()]
-    )
-    return idx_path
+    return write_index(idx_path, [tuple(sample) for sample in samples.values()])
+
+
+def write_index(idx_path: Path, samples: Sequence[tuple[Component, ...]]) -> Path:
+    """Write the index of these samples and return its path."""
+    return _write_lines(idx_path, [" ".join(f"{e} {o} {s} {m}" for e, o, s, m in each) for each in samples])
 
 
 def read_index(idx_path: Path) -> list[tuple[Component, ...]]:

@@ -7,8 +7,9 @@ from configs.load import InputError
 from sharding.crop import CropLaw
 from sharding.decode import decode_photo
 from sharding.photos import Photos
-from sharding.plan import PhotoTask
-from sharding.write import Sample, image_sample, person_sample
+from sharding.plan import PhotoTask, num_samples
+from sharding.sample import TarSample, frame, image_sample, person_sample
+from sharding.settings import BuildSettings
 
 PERSONS_PER_JOB = 24
 """Enough work for a job to outweigh its way to the worker and back, little enough to share it out."""
@@ -16,9 +17,14 @@ PERSONS_PER_JOB = 24
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Some photos in order, and all that a worker must know to store them."""
+    """Some photos in order, and all that a worker must know to store them.
+
+    ordinals: of the first sample of each photo in the whole plan; keys are made of them, so that no two
+    samples share one, whoever makes them.
+    """
 
     tasks: tuple[PhotoTask, ...]
+    ordinals: tuple[int, ...]
     photos: Photos
     kind: str
     crop: CropLaw
@@ -29,30 +35,34 @@ class PhotoSamples:
     """What became of one photo: its width and height and its samples, or its fault."""
 
     size_wh: tuple[int, int] = (0, 0)
-    samples: tuple[Sample, ...] = ()
+    samples: tuple[TarSample, ...] = ()
     fault: str = ""
 
 
-def make_jobs(tasks: Sequence[PhotoTask], photos: Photos, kind: str, crop: CropLaw) -> Iterator[Job]:
-    """The tasks, in order, in portions that no photo is torn apart by."""
+def make_jobs(
+    plan: Sequence[PhotoTask], first_task: int, *, photos: Photos, settings: BuildSettings
+) -> Iterator[Job]:
+    """The tasks from `first_task` on, in order, in portions that no photo is torn apart by."""
     portion: list[PhotoTask] = []
+    ordinals: list[int] = []
     persons = 0
-    for task in tasks:
-        portion.append(task)
-        persons += max(1, len(task.persons))
-        if persons >= PERSONS_PER_JOB:
-            yield Job(tuple(portion), photos, kind, crop)
-            portion, persons = [], 0
-    if portion:
-        yield Job(tuple(portion), photos, kind, crop)
+    ordinal = sum(num_samples(task, settings) for task in plan[:first_task])
+    for place in range(first_task, len(plan)):
+        portion.append(plan[place])
+        ordinals.append(ordinal)
+        ordinal += num_samples(plan[place], settings)
+        persons += max(1, len(plan[place].persons))
+        if persons >= PERSONS_PER_JOB or place == len(plan) - 1:
+            yield Job(tuple(portion), tuple(ordinals), photos, settings.kind, settings.crop)
+            portion, ordinals, persons = [], [], 0
 
 
 def do_job(job: Job) -> list[PhotoSamples]:
     """The samples of a job's photos, in order. Runs in any process; equal jobs give equal bytes."""
-    return [_store(task, job) for task in job.tasks]
+    return [_store(task, ordinal, job) for task, ordinal in zip(job.tasks, job.ordinals, strict=True)]
 
 
-def _store(task: PhotoTask, job: Job) -> PhotoSamples:
+def _store(task: PhotoTask, ordinal: int, job: Job) -> PhotoSamples:
     name = task.photo.file_name
     who = f"annotation {task.persons[0].id}" if task.persons else f"image {task.photo.id}"
     payload = job.photos.read(name)
@@ -63,7 +73,8 @@ def _store(task: PhotoTask, job: Job) -> PhotoSamples:
         return PhotoSamples(fault=str(error))
     faithful = payload if is_faithful else None
     if job.kind == "image":
-        samples: tuple[Sample, ...] = (image_sample(task, pixels, faithful, job.crop),)
+        samples = [image_sample(task, pixels, faithful, job.crop)]
     else:
-        samples = tuple(person_sample(person, pixels, faithful, job.crop) for person in task.persons)
-    return PhotoSamples(size_wh=(pixels.shape[1], pixels.shape[0]), samples=samples)
+        samples = [person_sample(person, pixels, faithful, job.crop) for person in task.persons]
+    framed = tuple(frame(sample, f"{key:09d}") for key, sample in enumerate(samples, ordinal))
+    return PhotoSamples(size_wh=(pixels.shape[1], pixels.shape[0]), samples=framed)

@@ -23,12 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 import sharding.build
+import sharding.sample
 import sharding.work
-import sharding.write
 from configs.load import command
 from configs.schema import plain
 from configs.settings import settings
-from sharding.bench.plain_loop import plain_loop
 from sharding.crop import PersonCrop
 from sharding.files import write_atomic
 from sharding.formats.coco import CocoFormat
@@ -90,6 +89,8 @@ def build_settings(cfg: BenchSettings, annotations: Path, output: Path, workers:
 
 def time_both(cfg: BenchSettings, folder: Path) -> dict[str, list[float]]:
     """Seconds of each round of `build`, with its annotations read, and of the plain loop, likewise."""
+    from sharding.bench.plain_loop import plain_loop  # brings torch, which the workers of `build` never load
+
     annotations = folder / "repeated.json"
     repeat_rows(cfg.annotations, cfg.repeats, annotations)
     output = folder / "out"
@@ -128,7 +129,7 @@ def time_shares(cfg: BenchSettings, folder: Path) -> dict[str, float]:
 
         return run
 
-    places = ((sharding.work, "decode_photo", "decode"), (sharding.write, "encode_jpeg", "encode"))
+    places = ((sharding.work, "decode_photo", "decode"), (sharding.sample, "encode_jpeg", "encode"))
     real = [getattr(module, function) for module, function, _ in places]
     try:
         for module, function, name in places:

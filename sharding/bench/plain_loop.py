@@ -7,10 +7,18 @@ import cv2
 import numpy as np
 from webdataset.writer import ShardWriter
 
-from sharding.crop import JPEG_QUALITY, PersonCrop, image_from_stored, move_box, move_keypoints, person_region
+from sharding.crop import (
+    JPEG_QUALITY,
+    PersonCrop,
+    cut,
+    image_from_stored,
+    move_box,
+    move_keypoints,
+    person_region,
+)
 from sharding.plan import PhotoTask
 from sharding.record import Annotations, encode_pose
-from sharding.write import invert_axis_aligned
+from sharding.sample import invert_axis_aligned
 
 
 def plain_loop(
@@ -25,10 +33,7 @@ def plain_loop(
             assert photo is not None, "the build has read the same photo"
             for person in task.persons:
                 region = person_region(person.box_xywh, (photo.shape[1], photo.shape[0]), law)
-                pixels = photo[region.top : region.bottom, region.left : region.right]
-                if region.stored_wh != (pixels.shape[1], pixels.shape[0]):
-                    pixels = cv2.resize(pixels, region.stored_wh, interpolation=cv2.INTER_AREA)
-                _, jpg = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+                _, jpg = cv2.imencode(".jpg", cut(photo, region), (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
                 matrix = image_from_stored(region)
                 inverse = invert_axis_aligned(matrix)
                 pose = encode_pose(

@@ -23,7 +23,6 @@ KILLER = """
 import json, os, shutil, signal, sys
 from pathlib import Path
 from rich.console import Console
-import webdataset.writer  # before the count begins
 from sharding.build import build
 from sharding.formats.coco import CocoFormat
 from sharding.settings import BuildSettings
@@ -99,8 +98,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(whole, tmp_path, step,
     assert [path.name for path in output.parent.iterdir()] == ["small"]
 
 
-def test_killed_build_takes_its_workers_along(whole, tmp_path):
-    small, _ = whole
+def test_killed_build_takes_its_workers_along(make_set, tmp_path):
+    small = make_set(40)  # jobs for both workers
     output = tmp_path / "killed" / "small"
     script = textwrap.dedent(f"""
         from pathlib import Path
