@@ -6,7 +6,6 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file, Python looks for packages in this folder instead of its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ from rich.table import Table
 
 from configs.load import InputError, command
 from sharding.executor import map_in_order
-from sharding.files import file_sha256, replace_folder, write_atomic
+from sharding.files import file_sha256, replace_folder
 from sharding.identity import Identity, identify
 from sharding.journal import Journal, Tally, building_folder
 from sharding.manifest import (
@@ -36,7 +35,7 @@ from sharding.record import Annotations
 from sharding.report import check
 from sharding.sample import TarSample
 from sharding.settings import BuildSettings
-from sharding.truth import ground_truth
+from sharding.truth import write_ground_truth
 from sharding.verify import verify_command
 from sharding.work import PhotoSamples, do_job, make_jobs
 from sharding.write import write_shards
@@ -121,8 +120,7 @@ def _build_aside(
         for index, task in enumerate(plan)
         if index not in tally.faults
     ]
-    truth = json.dumps(ground_truth(annotations, stored), separators=(",", ":"))
-    write_atomic(journal.shards / GROUND_TRUTH_NAME, truth.encode())
+    truth = write_ground_truth(journal.shards / GROUND_TRUTH_NAME, annotations, stored)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         kind=settings.kind,
@@ -134,7 +132,7 @@ def _build_aside(
         shards=tuple(tally.shards),
         annotations_sha256=journal.identity.annotations_sha256,
         settings_sha256=journal.identity.settings_sha256,
-        ground_truth_sha256=file_sha256(journal.shards / GROUND_TRUTH_NAME),
+        ground_truth_sha256=file_sha256(truth),
         dropped=dict(+dropped),
         problems=annotations.findings.counts("mended", "kept"),
     )

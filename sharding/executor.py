@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 ANSWER_TIMEOUT_S = 10
 """How long a Dask scheduler may take to answer."""
-AHEAD = 2
+AHEAD = 6
 """Jobs under way or waiting for each worker: what bounds the memory."""
 
 

@@ -3,14 +3,20 @@
 import hashlib
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 
 def write_atomic(path: Path, content: bytes) -> Path:
     """Write a file aside, flush it to the disk, rename it into place; returns `path`."""
+    return write_atomic_parts(path, [content])
+
+
+def write_atomic_parts(path: Path, parts: Iterable[bytes]) -> Path:
+    """`write_atomic` of a content that comes in parts."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with aside.open("wb") as file:
-        file.write(content)
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
     return aside.replace(path)

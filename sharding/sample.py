@@ -111,8 +111,8 @@ def _whole_photo(photo: np.ndarray, payload: bytes | None, law: WholePhoto) -> t
 
 def invert_axis_aligned(matrix: np.ndarray) -> np.ndarray:
     """The inverse of a (2, 3) matrix that scales and moves."""
-    scale = 1.0 / matrix[[0, 1], [0, 1]]
-    return np.concatenate([np.diag(scale), (-matrix[:, 2] * scale)[:, None]], axis=1)
+    (a, _, x), (_, d, y) = matrix
+    return np.array([[1 / a, 0.0, -x / a], [0.0, 1 / d, -y / d]])
 
 
 def _json(card: dict[str, Any]) -> bytes:

@@ -1,36 +1,60 @@
 """`ground_truth.json`: the persons of a folder of shards in COCO form, for any scorer."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from sharding.files import write_atomic_parts
 from sharding.plan import PhotoTask
-from sharding.record import Annotations, Person
+from sharding.record import Annotations, Person, Photo
 from sharding.skeleton import to_category
 
 CATEGORY_ID = 1
 
 
-def ground_truth(
-    annotations: Annotations, stored: Iterable[tuple[PhotoTask, tuple[int, int]]]
-) -> dict[str, Any]:
-    """The COCO form of the stored persons, in source pixels, complete for pycocotools.
+StoredPhotos = Sequence[tuple[PhotoTask, tuple[int, int]]]
+"""The photos with their stored persons, in order, each with its width and height."""
+
+
+def write_ground_truth(path: Path, annotations: Annotations, stored: StoredPhotos) -> Path:
+    """Write the COCO form of the stored persons, in source pixels, complete for pycocotools.
 
     After the persons come the annotations of the same photos that pycocotools ignores by itself (crowds,
     persons without keypoints): detections that fit them are forgiven, as in the published scores.
-    stored: the photos with their stored persons, in order, each with its width and height.
     """
-    rows: list[dict[str, Any]] = []
-    images: dict[int, dict[str, Any]] = {}
-    for task, (width, height) in stored:
-        photo = task.photo
-        facts = annotations.photo_facts.get(photo.id, {})
-        images[photo.id] = {"id": photo.id, "file_name": photo.file_name, "width": width, "height": height}
-        images[photo.id] |= facts
-        rows += map(_row, task.persons)
-    num_keypoints = annotations.skeleton.num_keypoints
-    rows += [_ignored_row(row, num_keypoints) for row in annotations.ignored if row["image_id"] in images]
+    return write_atomic_parts(path, map(str.encode, _texts(annotations, stored)))
+
+
+def _texts(annotations: Annotations, stored: StoredPhotos) -> Iterator[str]:
+    """The file, row by row: of all COCO at once the rows would take a GB."""
     category = to_category(annotations.skeleton, category_id=CATEGORY_ID)
-    return {"images": list(images.values()), "annotations": rows, "categories": [category]}
+    yield '{"categories":' + _json([category]) + ',"images":['
+    yield from _joined(_image(task.photo, size_wh, annotations) for task, size_wh in stored)
+    yield '],"annotations":['
+    num_keypoints = annotations.skeleton.num_keypoints
+    there = {task.photo.id for task, _ in stored}
+    persons = (_row(person) for task, _ in stored for person in task.persons)
+    ignored = (_ignored_row(row, num_keypoints) for row in annotations.ignored if row["image_id"] in there)
+    yield from _joined(chain(persons, ignored))
+    yield "]}"
+
+
+def _joined(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    for number, row in enumerate(rows):
+        yield ("," if number else "") + _json(row)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _image(photo: Photo, size_wh: tuple[int, int], annotations: Annotations) -> dict[str, Any]:
+    row = {"id": photo.id, "file_name": photo.file_name, "width": size_wh[0], "height": size_wh[1]}
+    return {**row, **annotations.photo_facts.get(photo.id, {})}
 
 
 def _ignored_row(row: dict[str, Any], num_keypoints: int) -> dict[str, Any]:
@@ -49,7 +73,7 @@ def _row(person: Person) -> dict[str, Any]:
         "bbox": list(person.box_xywh),
         "num_keypoints": int((person.keypoints[:, 2] > 0).sum()),
         # Float32 holds the annotation to 1e-4 px at any photo's size; the rounding drops its binary tail.
-        "keypoints": [round(number, 4) for number in person.keypoints.ravel().tolist()],
+        "keypoints": person.keypoints.astype(np.float64).round(4).ravel().tolist(),
     }
     if person.head_xywh is not None:
         row["head_bbox"] = list(person.head_xywh)

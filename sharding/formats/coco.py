@@ -230,8 +230,8 @@ def _judge(row: AnnotationRow, image: ImageRow, rule: Rule) -> Person | None:
         return None
     if box_xywh is None or not _is_list_of(row.keypoints, 3 * rule.num_keypoints, "keypoints", row, rule):
         return None
-    keypoints = np.array(row.keypoints, np.float32).reshape(-1, 3)
-    if not keypoints.max() > 0:
+    assert row.keypoints is not None
+    if max(row.keypoints) <= 0:
         rule.findings.add(NO_KEYPOINTS, row.id)
         return None
     _note(row, image, rule)
@@ -241,7 +241,7 @@ def _judge(row: AnnotationRow, image: ImageRow, rule: Rule) -> Person | None:
         file_name=image.file_name,
         source_size_wh=(image.width, image.height),
         box_xywh=box_xywh,
-        keypoints=keypoints,
+        keypoints=np.array(row.keypoints, np.float32).reshape(-1, 3),
         area=_area(row, rule),
     )
 

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 BUCKET = "bucket"
+NO_BUCKET = b'<?xml version="1.0"?><Error><Code>NoSuchBucket</Code><Message>no such bucket</Message></Error>'
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -35,8 +36,11 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         name = unquote(url.path).removeprefix(f"/{BUCKET}").lstrip("/")
         self.server.requests.append((self.command, name))
-        if "list-type" in parse_qs(url.query):
-            return self._send(200, self._listing(parse_qs(url.query).get("prefix", [""])[0]), with_body)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        if "list-type" in query:
+            is_there = unquote(url.path).split("/")[1] == BUCKET
+            listing = self._listing(query.get("prefix", ""), query.get("delimiter", "\0"))
+            return self._send(200, listing, with_body) if is_there else self._send(404, NO_BUCKET, with_body)
         path = self.server.folder / name
         if not path.is_file():
             return self._send(404, b"", with_body)
@@ -67,14 +71,24 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[:breaks_after])
         self.close_connection = breaks_after is not None
 
-    def _listing(self, prefix: str) -> bytes:
-        names = sorted(str(path.relative_to(self.server.folder)) for path in self.server.folder.rglob("*.*"))
+    def _listing(self, prefix: str, delimiter: str) -> bytes:
+        folder = self.server.folder
+        names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        names_below = sorted(name for name in names if name.startswith(prefix))
+        folders = {
+            prefix + head + delimiter
+            for head, found, _ in (name.removeprefix(prefix).partition(delimiter) for name in names_below)
+            if found
+        }
         rows = "".join(
             f"<Contents><Key>{escape(name)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
-            f"<ETag>&quot;0&quot;</ETag><Size>{os.path.getsize(self.server.folder / name)}</Size>"
+            f"<ETag>&quot;0&quot;</ETag><Size>{os.path.getsize(folder / name)}</Size>"
             "<StorageClass>STANDARD</StorageClass></Contents>"
-            for name in names
-            if name.startswith(prefix)
+            for name in names_below
+            if not name.startswith(tuple(folders))
+        )
+        rows += "".join(
+            f"<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>" for each in sorted(folders)
         )
         head = f"<Name>{BUCKET}</Name><Prefix>{escape(prefix)}</Prefix><IsTruncated>false</IsTruncated>"
         space = "http://s3.amazonaws.com/doc/2006-03-01/"

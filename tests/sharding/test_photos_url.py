@@ -14,6 +14,7 @@ import pytest
 
 from configs.load import InputError
 from sharding.photos import open_photos, url
+from tests.pipelines.servers import BUCKET, serve
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = {
@@ -151,24 +152,24 @@ class TestAddresses:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An address in a stand-in for S3, with CONTENT."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
-    server.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("photos-bucket")
-    yield "s3://photos-bucket"
-    fsspec.filesystem("s3").clear_instance_cache()
-    url.file_system.cache_clear()
-    server.stop()
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The address of a bucket in a stand-in for S3, and the folder that it shows."""
+    with serve(tmp_path) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "testing")
+        fsspec.filesystem("s3").clear_instance_cache()
+        yield f"s3://{BUCKET}", tmp_path
+        fsspec.filesystem("s3").clear_instance_cache()
+        url.file_system.cache_clear()
 
 
 def test_object_store(bucket, monkeypatch):
     monkeypatch.setattr(url, "RETRY_SECONDS", ())
+    bucket, folder = bucket
     for name, payload in CONTENT.items():
-        fsspec.filesystem("s3").pipe(f"{bucket}/set/{name}", payload)
+        (folder / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "set" / name).write_bytes(payload)
     photos = open_photos(f"{bucket}/set")
     assert photos.names() == sorted(CONTENT)
     assert {name: photos.read(name) for name in CONTENT} == CONTENT
@@ -179,7 +180,7 @@ def test_object_store(bucket, monkeypatch):
     }
     with pytest.raises(InputError, match=r"set/later\.jpg: the photo is absent"):
         photos.read("later.jpg")
-    fsspec.filesystem("s3", skip_instance_cache=True).pipe(f"{bucket}/set/later.jpg", b"later")
+    (folder / "set" / "later.jpg").write_bytes(b"later")
     assert photos.absent(["later.jpg"]) == set()
     for nowhere in (f"{bucket}/none", "s3://no-such-bucket/set"):
         with pytest.raises(InputError, match="no such folder of photos"):

@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 from sharding.formats.coco import CocoFormat
 from sharding.plan import photo_tasks
 from sharding.settings import BuildSettings
-from sharding.truth import ground_truth
+from sharding.truth import write_ground_truth
 
 
 def average_precision(truth, predictions):
@@ -43,12 +43,13 @@ def predictions_of(persons, noise_px, rng):
 
 
 @pytest.fixture(scope="module")
-def val(shared_data):
+def val(shared_data, tmp_path_factory):
     path = shared_data / "coco" / "annotations" / "person_keypoints_val2017_joined.json"
     annotations = CocoFormat(annotations=path, images=path.parent).read()
     settings = BuildSettings(source=CocoFormat(annotations=path, images=path.parent), output=path.parent)
     stored = [(task, task.photo.size_wh) for task in photo_tasks(settings, annotations)]
-    return json.loads(path.read_text()), annotations, ground_truth(annotations, stored)
+    written = write_ground_truth(tmp_path_factory.mktemp("truth") / "truth.json", annotations, stored)
+    return json.loads(path.read_text()), annotations, json.loads(written.read_text())
 
 
 def test_truth_scores_one_against_itself(val):
