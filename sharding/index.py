@@ -112,6 +112,10 @@ def check_samples(
             raise InputError(f"{tar}: sample {key} is {found} where {wanted} belong to it: {_BUILD}")
         if any(component.member != f"{key}.{component.extension}" for component in sample):
             raise InputError(f"{tar}: sample {key} is {found}, of more than one key: {_BUILD}")
+        if "/" in key or "\\" in key:
+            raise InputError(
+                f"{tar}: sample {key} has a folder in its name, which may lead out of it: {_BUILD}"
+            )
         if key in keys:
             raise InputError(f"{tar}: sample {key} is there twice: {_BUILD}")
         keys.add(key)

@@ -76,11 +76,15 @@ def interleaved(tar: Path, members: Members) -> None:
 
 
 def long_names(tar: Path, members: Members) -> None:
-    write_tar(tar, [(f"{'long' * 30}/{name}", payload) for name, payload in members], form=tarfile.PAX_FORMAT)
+    write_tar(tar, [(f"{'long' * 30}{name}", payload) for name, payload in members], form=tarfile.PAX_FORMAT)
 
 
 def gnu_long_names(tar: Path, members: Members) -> None:
-    write_tar(tar, [(f"{'long' * 30}/{name}", payload) for name, payload in members], form=tarfile.GNU_FORMAT)
+    write_tar(tar, [(f"{'long' * 30}{name}", payload) for name, payload in members], form=tarfile.GNU_FORMAT)
+
+
+def leading_out(tar: Path, members: Members) -> None:
+    write_tar(tar, [(f"../{name}", payload) for name, payload in members])
 
 
 def wrong_extension(tar: Path, members: Members) -> None:
@@ -114,7 +118,7 @@ def index_as_it_comes(tar: Path) -> list[str]:
     try:
         with tarfile.open(tar, "r:") as file:
             for member in file:
-                key, _, extension = member.name.partition(".")
+                key, _, extension = member.name.rpartition(".")
                 run += key != last
                 last = key
                 words = f"{extension} {member.offset_data} {member.size} {member.name}"
@@ -163,6 +167,7 @@ FAULTS: list[tuple[Callable[[Path, Members], None], str]] = [
     (interleaved, "sample 000000004 is 000000004.jpg where jpg, pose, json belong to it"),
     (long_names, "000000004.jpg does not follow"),
     (gnu_long_names, "000000004.jpg does not follow"),
+    (leading_out, "sample ../000000004 has a folder in its name"),
     (wrong_extension, "sample 000000006 is 000000006.jpeg, 000000006.pose, 000000006.json where"),
     (missing_component, "sample 000000005 is 000000005.jpg, 000000005.json where"),
     (one_too_many, "000000007.txt where jpg, pose, json belong"),
