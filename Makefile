@@ -22,6 +22,7 @@ $(STAMP): pyproject.toml
 setup: $(STAMP) ## make the environment (.venv) with everything in it
 
 shards: $(STAMP) ## annotations and images to shards: make shards DATA=configs/shards/coco.yaml ARGS="output=..."
+	@$(if $(DATA)$(ARGS),,echo 'give a recipe: make shards DATA=configs/shards/coco.yaml ARGS="source.images=... output=..."')
 	$(BIN)/python sharding/build.py $(DATA) $(ARGS)
 
 demo: $(STAMP) ## the main job in small: draw people, shard, train with and without the unlabelled, compare (ARGS="seed=1")

@@ -20,7 +20,8 @@ Result = TypeVar("Result")
 ANSWER_TIMEOUT_S = 10
 """How long a Dask scheduler may take to answer."""
 AHEAD = 6
-"""Jobs under way or waiting for each worker: what bounds the memory."""
+"""Jobs under way or waiting for each worker: it bounds the memory, and keeps workers busy while a shard goes
+to the disk."""
 
 
 def map_in_order(
