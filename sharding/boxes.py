@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from configs.load import InputError
 from configs.settings import settings
+from sharding.decode import orientation
 from sharding.findings import Fault, Findings
 from sharding.formats.rows import RowReader, read_json
 from sharding.photos import Photos
@@ -28,7 +29,7 @@ UNKNOWN_PHOTO = Fault("box of a photo that is not there", "dropped", "", "box")
 AMBIGUOUS = Fault("two photos have this number", cure="give source.boxes.images", subject="box")
 BAD_BOX = Fault("bbox must be 4 numbers", subject="box")
 
-_EXIF_ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
+_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations
 _READERS = 16
 
 
@@ -207,7 +208,7 @@ def _read_size(name: str, photos: Photos) -> tuple[int, int] | str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of odd metadata
             image = Image.open(io.BytesIO(payload))
-            turned = image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS
+            turned = orientation(image) in _QUARTER_TURNS
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         return "no image format" if isinstance(error, UnidentifiedImageError) else str(error)
     return (image.height, image.width) if turned else image.size

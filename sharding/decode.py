@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from configs.load import InputError
 
@@ -14,8 +14,8 @@ MOST_PIXELS = 64_000_000
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _STORED_FORMATS = {"JPEG", "MPO", "PNG", "WEBP", "BMP"}
 """Formats that decode to the same pixels in the training's reader (DALI): GIF does not, TIFF not always."""
-_ORIENTATION = 0x0112
-"""EXIF tag: 1 or absent for pixels that are stored upright."""
+UPRIGHT = 1
+"""EXIF orientation of pixels that are stored upright."""
 
 
 def decode_photo(payload: bytes, *, size_wh: tuple[int, int] | None, where: str) -> tuple[np.ndarray, bool]:
@@ -33,7 +33,7 @@ def decode_photo(payload: bytes, *, size_wh: tuple[int, int] | None, where: str)
             warnings.simplefilter("ignore")  # PIL warns of odd metadata; damaged pixels are errors
             image = _open_image(payload, where)
             is_storable = image.format in _STORED_FORMATS
-            turned = image.getexif().get(_ORIENTATION, 1) != 1
+            turned = orientation(image) != UPRIGHT
             if turned and size_wh not in (None, image.size):
                 image, turned = ImageOps.exif_transpose(image), False
             pixels = _pixels(image, payload)
@@ -52,6 +52,11 @@ def decode_photo(payload: bytes, *, size_wh: tuple[int, int] | None, where: str)
             f"{size_wh[0]}x{size_wh[1]}: put the original file there, or correct the annotations"
         )
     return pixels, is_storable and not turned
+
+
+def orientation(image: Image.Image) -> object:
+    """The EXIF orientation of an open image, 1 to 8 or whatever the file says; UPRIGHT where it has none."""
+    return image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
 
 
 def _pixels(image: Image.Image, payload: bytes) -> np.ndarray:

@@ -1,7 +1,7 @@
 """DALI's index of a tar shard ("v1.2"): where each component of each sample lies; whether both are sound."""
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -21,24 +21,6 @@ class Component(NamedTuple):
     offset: int
     size: int
     member: str
-
-
-def build_index(tar_path: Path, idx_path: Path | None = None) -> Path:
-    """Write the index of `tar_path` (beside it, unless told) and return its path.
-
-    Raises InputError for a file that is no tar, is cut short, or whose samples' members are not adjacent.
-    """
-    idx_path = idx_path or tar_path.with_suffix(".idx")
-    samples: dict[str, list[Component]] = {}
-    last_key = None
-    for key, component in _components(tar_path):
-        if key != last_key and key in samples:
-            raise InputError(
-                f"{tar_path}: the members of sample {key} are not adjacent; build the shard again"
-            )
-        samples.setdefault(key, []).append(component)
-        last_key = key
-    return write_index(idx_path, [tuple(sample) for sample in samples.values()])
 
 
 def write_index(idx_path: Path, samples: Sequence[tuple[Component, ...]]) -> Path:
@@ -194,25 +176,6 @@ def end_of(samples: Sequence[tuple[Component, ...]]) -> int:
 
 def _padded_end(component: Component) -> int:
     return component.offset + -(-component.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-
-
-def _components(tar_path: Path) -> Iterator[tuple[str, Component]]:
-    try:
-        with tar_path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            end = 0
-            for member in tar:
-                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                if not member.isfile():
-                    continue
-                _, _, extension = member.name.rpartition("/")[2].partition(".")
-                key = member.name.removesuffix(f".{extension}")
-                yield key, Component(extension, member.offset_data, member.size, member.name)
-            # tarfile takes a file that ends before or inside a header for a whole one.
-            file.seek(end)
-            if file.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("its end is missing")
-    except tarfile.TarError as error:
-        raise InputError(f"{tar_path}: this is no whole tar file ({error}): build the shard again") from error
 
 
 def _write_lines(idx_path: Path, lines: Sequence[str]) -> Path:

@@ -67,7 +67,7 @@ def write_json(path: Path, summary: dict[str, int], found: Iterable[Findings]) -
 
 
 def print_table(console: Console, title: str, found: Iterable[Findings]) -> None:
-    """Every kind of fault with its file, count and first records, errors first."""
+    """Every kind of fault with its file (where the title does not name it), count and first records."""
     rows = sorted(
         ((findings.file, finding) for findings in found for finding in findings),
         key=lambda row: list(EFFECTS).index(row[1].fault.effect),
@@ -83,7 +83,9 @@ def print_table(console: Console, title: str, found: Iterable[Findings]) -> None
     table.add_column("to mend it", overflow="fold", ratio=2)
     for file, finding in rows:
         name, style = EFFECTS[finding.fault.effect]
-        what = Text.assemble(finding.fault.what, (f"\n{file}", "dim"))
+        what = Text(finding.fault.what)
+        if not title.startswith(file):
+            what.append(f"\n{file}", "dim")
         count, first = f"{len(finding.ids):,}", Text(_first(finding))
         table.add_row(Text(name, style), what, count, first, Text(finding.fault.cure))
     console.print(table)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from configs.load import InputError
-from sharding.decode import decode_photo
+from sharding.decode import UPRIGHT, decode_photo, orientation
 from sharding.executor import map_in_order
 from sharding.findings import Effect, Fault, Findings
 from sharding.photos import Photos
@@ -23,8 +23,6 @@ from sharding.record import Annotations, Photo
 from sharding.settings import BuildSettings
 
 PHOTOS_PER_JOB = 8
-_ORIENTATION = 0x0112
-"""EXIF tag: 1 or absent for pixels that are stored upright."""
 
 Trouble = Literal[
     "leads out", "absent", "unreadable", "damaged", "mis-sized", "turned upright", "rotation not obeyed"
@@ -184,7 +182,7 @@ def _judge(photos: Photos, photo: Photo) -> Verdict:
 def _is_rotated(payload: bytes) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL warns of odd metadata
-        return Image.open(io.BytesIO(payload)).getexif().get(_ORIENTATION, 1) != 1
+        return orientation(Image.open(io.BytesIO(payload))) != UPRIGHT
 
 
 def _reason(error: InputError, where: str) -> str:

@@ -13,11 +13,11 @@ from PIL import Image
 
 from pipelines import stream
 from sharding.crop import PersonCrop
-from sharding.index import build_index
 from sharding.manifest import Manifest, ShardEntry, file_sha256, write_manifest
 from sharding.record import encode_pose
 from sharding.skeleton import Skeleton
 from tests.pipelines.servers import FileServer, pipe_of, serve
+from tests.tars import build_index
 
 SKELETON = Skeleton(names=("nose", "left", "right"), flip_pairs=((1, 2),), bones=(), sigmas=(0.05,) * 3)
 BOX_XYWH = np.array([40, 30, 90, 160], np.float32)

@@ -21,6 +21,7 @@ from sharding.formats.lsp import LspFormat
 from sharding.index import read_index
 from sharding.manifest import check_shards, read_manifest
 from sharding.record import decode_pose
+from tests.tars import stored_samples
 
 
 @pytest.fixture
@@ -31,19 +32,6 @@ def small(make_set):
 @pytest.fixture
 def output(tmp_path):
     return tmp_path / "shards" / "small"
-
-
-def stored_samples(folder):
-    """(key, {extension: bytes}) of every sample, in order."""
-    samples = []
-    for shard in read_manifest(folder).shards:
-        with tarfile.open(folder / shard.file) as tar:
-            for member in tar:
-                key, _, extension = member.name.partition(".")
-                if not samples or samples[-1][0] != key:
-                    samples.append((key, {}))
-                samples[-1][1][extension] = tar.extractfile(member).read()
-    return samples
 
 
 def ids_of(folder):

@@ -12,10 +12,9 @@ from configs.load import InputError
 from sharding.build import build
 from sharding.crop import WholePhoto
 from sharding.formats.coco import CocoFormat
-from sharding.index import read_index
-from sharding.manifest import read_manifest
 from sharding.record import decode_people, encode_people
 from sharding.settings import BuildSettings
+from tests.tars import stored_samples
 
 
 @pytest.fixture
@@ -33,14 +32,6 @@ def small(make_set):
     return small
 
 
-def samples_of(folder):
-    """The members of every sample, by extension."""
-    for shard in read_manifest(folder).shards:
-        content = (folder / shard.file).read_bytes()
-        for sample in read_index(folder / shard.idx_file):
-            yield {part.extension: content[part.offset : part.offset + part.size] for part in sample}
-
-
 def build_images(small, output, quiet, **changes):
     settings = {"kind": "image", "crop": WholePhoto(), "samples_per_shard": 2, **changes}
     return build(small.settings(output, **settings), console=quiet)
@@ -51,7 +42,7 @@ def test_one_sample_a_photo_with_all_its_people(small, tmp_path, quiet):
     assert (manifest.kind, manifest.num_samples) == ("image", 3)
     by_id = {row["id"]: row for row in small.content["annotations"]}
     found = []
-    for members in samples_of(tmp_path / "x"):
+    for _, members in stored_samples(tmp_path / "x"):
         card = json.loads(members["json"])
         assert members["jpg"] == (small.images / card["file_name"]).read_bytes()
         boxes, keypoints, ignored = decode_people(members["pose"], 17)
@@ -69,7 +60,7 @@ def test_one_sample_a_photo_with_all_its_people(small, tmp_path, quiet):
 
 def test_crowds_keep_their_mask(small, tmp_path, quiet):
     build_images(small, tmp_path / "x", quiet)
-    cards = [json.loads(members["json"]) for members in samples_of(tmp_path / "x")]
+    cards = [json.loads(members["json"]) for _, members in stored_samples(tmp_path / "x")]
     (crowd,) = cards[1]["ignored"]
     assert crowd["iscrowd"] == 1
     assert crowd["segmentation"] == {"counts": [10, 5, 29985], "size": [150, 200]}
@@ -78,7 +69,7 @@ def test_crowds_keep_their_mask(small, tmp_path, quiet):
 
 def test_empty_photos_are_kept_where_asked_and_come_last(small, tmp_path, quiet):
     manifest = build_images(small, tmp_path / "x", quiet, empty_photos="keep")
-    cards = [json.loads(members["json"]) for members in samples_of(tmp_path / "x")]
+    cards = [json.loads(members["json"]) for _, members in stored_samples(tmp_path / "x")]
     assert [card["id"] for card in cards] == [1, 2, 5, 3, 4]
     assert [len(card["ids"]) for card in cards] == [2, 1, 1, 0, 0]
     truth = json.loads((tmp_path / "x" / "ground_truth.json").read_text())
@@ -89,7 +80,7 @@ def test_empty_photos_are_kept_where_asked_and_come_last(small, tmp_path, quiet)
 
 def test_photos_are_scaled_down_with_their_people(small, tmp_path, quiet):
     build_images(small, tmp_path / "x", quiet, crop=WholePhoto(longest_side=100))
-    members = next(samples_of(tmp_path / "x"))
+    members = stored_samples(tmp_path / "x")[0][1]
     card = json.loads(members["json"])
     stored = np.asarray(Image.open(io.BytesIO(members["jpg"])), float)
     assert stored.shape == (75, 100, 3)
@@ -148,7 +139,7 @@ def test_real_coco(shared_data, tmp_path, quiet):
     build(settings, console=quiet)
     persons = {person.id: person for person in source.read().persons}
     stored = 0
-    for members in samples_of(tmp_path / "x"):
+    for _, members in stored_samples(tmp_path / "x"):
         card = json.loads(members["json"])
         _, keypoints, _ = decode_people(members["pose"], 17)
         for number, points in zip(card["ids"], keypoints, strict=True):

@@ -20,45 +20,29 @@ from sharding.manifest import check_shards, read_manifest
 ROOT = Path(__file__).resolve().parents[2]
 
 KILLER = """
-import json, os, shutil, signal, sys
+import json, shutil, signal, sys
 from pathlib import Path
 from rich.console import Console
 from sharding.build import build
 from sharding.formats.coco import CocoFormat
 from sharding.settings import BuildSettings
+from tests.killing import run_and_die
 
 folder, output = Path(sys.argv[1]), Path(sys.argv[2])
-FILE_WORK = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate"}
-left = None  # how much more file work the child may do; None: as much as it likes
-
-def die_in_time(event, arguments):
-    global left
-    if left is not None and event in FILE_WORK:
-        if not left:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
-
-def build_and_die(allowed):
-    global left
-    child = os.fork()
-    if child == 0:
-        source = CocoFormat(annotations=folder / "annotations.json", images=folder / "images")
-        settings = BuildSettings(source=source, output=output, samples_per_shard=4, workers=1)
-        left = allowed
-        build(settings, console=Console(quiet=True))
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def whole_build():
+    source = CocoFormat(annotations=folder / "annotations.json", images=folder / "images")
+    settings = BuildSettings(source=source, output=output, samples_per_shard=4, workers=1)
+    build(settings, console=Console(quiet=True))
 
 def files_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
-sys.addaudithook(die_in_time)
 kills, resumable = 0, 0
-while build_and_die(int(sys.argv[3]) * kills) == -signal.SIGKILL:
+while run_and_die(whole_build, int(sys.argv[3]) * kills) == -signal.SIGKILL:
     kills += 1
     resumable += output.with_name(f".{output.name}.building").joinpath("journal.jsonl").exists()
     if sys.argv[4] == "complete each":
-        assert build_and_die(None) == 0
+        assert run_and_die(whole_build, None) == 0
         assert files_of(output) == files_of(Path(sys.argv[5]))
         shutil.rmtree(output)
 print(json.dumps({"kills": kills, "resumable": resumable}))

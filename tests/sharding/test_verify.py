@@ -18,10 +18,11 @@ from configs.load import InputError
 from sharding.build import build
 from sharding.crop import WholePhoto
 from sharding.files import file_sha256
-from sharding.index import build_index, read_lines
+from sharding.index import read_lines
 from sharding.manifest import read_manifest, write_manifest
 from sharding.report import beside
 from sharding.verify import VerifySettings, verify
+from tests.tars import build_index
 
 BUILD = Path(__file__).parents[2] / "sharding" / "build.py"
 _BUILT: dict[str, dict[str, bytes]] = {}
@@ -90,7 +91,7 @@ def agree(folder, *, index=True):
     for shard in manifest.shards:
         tar, idx = folder / shard.file, folder / shard.idx_file
         if index and file_sha256(tar) != shard.sha256:
-            with suppress(InputError):
+            with suppress(tarfile.TarError):
                 build_index(tar)
         facts = {"bytes": tar.stat().st_size, "sha256": file_sha256(tar), "idx_sha256": file_sha256(idx)}
         entries.append(replace(shard, samples=len(read_lines(idx)), **facts))

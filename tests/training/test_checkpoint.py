@@ -15,44 +15,25 @@ from torch import nn
 from configs.load import InputError
 from training import checkpoint
 
-# Forks a saver, kills it at a random moment, and looks at what it left; prints one JSON line.
+# Kills a saver before each of its file operations in turn, and looks at what it left; prints one JSON line.
 KILLER = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
+from tests.killing import run_and_die
 from training import checkpoint
 
 run = Path(sys.argv[1])
-FILE_WORK = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
-left = None  # how much more file work the child may do; None: as much as it likes
-
-def die_in_time(event, _):
-    global left
-    if left is not None and event in FILE_WORK:
-        if not left:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
-
 def state(step):  # small: a forked child cannot share the work among torch's threads
     return {"weights": torch.full((1000,), float(step)), "step": step}
 
 def save(step):
     checkpoint.save(run, step, shared=state(step), rank_state={"step": step}, keep=2)
 
-def save_and_die(step, allowed):
-    global left
-    child = os.fork()
-    if child == 0:
-        left = allowed
-        save(step)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
 save(1)
 save(2)
-sys.addaudithook(die_in_time)
 done, torn, kills = 2, 0, 0
-while save_and_die(done + 1, kills) == -signal.SIGKILL:
+while run_and_die(lambda: save(done + 1), kills) == -signal.SIGKILL:
     kills += 1
     torn += any((run / "checkpoints").glob("*.tmp"))
     warned = []
@@ -79,6 +60,7 @@ def names(folder: Path) -> list[str]:
 def test_kill_before_any_file_operation_leaves_the_last_good_checkpoint(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", KILLER, str(tmp_path)],
+        cwd=Path(__file__).resolve().parents[2],
         capture_output=True,
         text=True,
         timeout=120,
