@@ -1,0 +1,25 @@
+"""What a strong part may look at when it changes the strong views."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A batch of unlabelled people as the teacher saw them (shape letters: pipelines/batch.py)."""
+
+    strong: Tensor
+    """(N, 3, H, W) normalised: the strong views as the loader gave them. Never changed, so that patches
+    taken from them are clean whatever the parts before have painted."""
+    heatmaps: Tensor
+    """(N, K, h, w): the teacher's, in the weak view."""
+    points_weak: Tensor
+    """(N, K, 2) weak-view px: the teacher's keypoints."""
+    strong_from_weak: Tensor
+    """(N, 2, 3) matrices."""
+
+    @property
+    def view_hw(self) -> tuple[int, int]:
+        """Height and width of both views in px."""
+        return self.strong.shape[-2], self.strong.shape[-1]
