@@ -12,6 +12,7 @@ from training.collapse import CollapseSettings
 from training.methods import MethodSettings
 from training.methods.supervised import SupervisedSettings
 from training.schedule import Milestones, Schedule
+from training.scoring.settings import EvaluationSettings, Metric
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -72,6 +73,8 @@ class RunSettings:
     """The network."""
     heatmap: HeatmapSettings = HeatmapSettings()
     """Keypoints to heatmaps and back."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How the scored people are predicted."""
     method: MethodSettings = SupervisedSettings()
     """The training method."""
     optim: OptimSettings = OptimSettings()
@@ -92,8 +95,8 @@ class RunSettings:
     """Steps between two checkpoints; the last step always leaves one."""
     keep_checkpoints: Count = 2
     """How many checkpoints stay."""
-    metric: Literal["AP", "PCK"] = "AP"
-    """The score that decides which scoring was the best one."""
+    metric: Metric = "AP"
+    """The score that decides which scoring was the best one; one that `data.val` cannot give is refused."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of the forward passes."""
     channels_last: bool = True

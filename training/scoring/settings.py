@@ -1,0 +1,18 @@
+"""What a recipe says of scoring beyond the metric."""
+
+from typing import Literal
+
+from configs.settings import settings
+
+Metric = Literal["AP", "PCK", "PCKh", "AIC"]
+"""The scores that can pick the best scoring of a run: OKS average precision of COCO, PCK@0.2 of the torso,
+MPII's PCKh@0.5, AI Challenger's own mean precision. What a split can give: training/scoring/metrics.py."""
+
+
+@settings
+class EvaluationSettings:
+    """How the people of `data.val` are predicted."""
+
+    flip_test: bool = False
+    """Average the heatmaps of each view and of its mirror image (published: off at 1K, 5K and 10K labels; on
+    for test-dev and MPII's test). Twice the forward passes."""
