@@ -5,15 +5,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from configs import yaml12
 from configs.errors import InputError
-from configs.explain import found
+from configs.explain import Path as KeyPath
+from configs.explain import Problem, found
 from configs.schema import default_of, element_kind, fields, holds_settings, plugins, settings_class
 
-OVERRIDE = re.compile(r"(?P<path>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(?P<value>.*)", re.DOTALL)
+OVERRIDE = re.compile(r"(?P<path>[A-Za-z_]\w*(?:\.(?:[A-Za-z_]\w*|\d+))*)=(?P<value>.*)", re.DOTALL)
+
+
+class Elements(dict[int, Any]):
+    """Values for some elements of the list below, by index; only the command line makes one."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +31,21 @@ class Layer:
     lines: dict[yaml12.Path, int] = field(default_factory=dict)
 
 
-def merge(kind: Any, lower: Any, upper: Any) -> Any:
+def merge(kind: Any, lower: Any, upper: Any, problems: list[Problem], place: KeyPath = ()) -> Any:
     """`upper` laid over `lower`, both plain values for the type `kind`.
 
-    A mapping of settings in `upper` that has nothing below it is laid over its field's default, so that
-    changing one value of `views: ViewLaw = PUBLISHED_WEAK` keeps the others. The default of a free mapping
-    (`dict[str, float]`) is replaced, as only then can a recipe take a key of it away.
+    A mapping of settings in `upper` that has nothing (or null) below it is laid over its field's default, so
+    that changing one value of `views: ViewLaw = PUBLISHED_WEAK` keeps the others. The default of a free
+    mapping (`dict[str, float]`) is replaced, as only then can a recipe take a key of it away. A list
+    replaces, but for `Elements`; those that do not fit the list below are added to `problems`, `place` being
+    where `upper` stands.
     """
+    if isinstance(upper, Elements):
+        return _merge_elements(kind, lower, upper, problems, place)
     if isinstance(upper, list):
-        return [merge(element_kind(kind, i), None, value) for i, value in enumerate(upper)]
+        return [
+            merge(element_kind(kind, i), None, value, problems, (*place, i)) for i, value in enumerate(upper)
+        ]
     if not isinstance(upper, dict):
         return upper
     merged = dict(lower) if isinstance(lower, dict) else {}
@@ -43,9 +55,32 @@ def merge(kind: Any, lower: Any, upper: Any) -> Any:
     for key, value in upper.items():
         setting = fields(cls).get(key) if cls else None
         inner = setting.annotation if setting else element_kind(kind, key)
-        if key not in merged and setting is not None and holds_settings(setting.annotation):
+        has_default = setting is not None and (
+            holds_settings(setting.annotation) or isinstance(value, Elements)
+        )
+        if has_default and merged.get(key) is None:
             merged[key] = default_of(setting)
-        merged[key] = merge(inner, merged.get(key), value)
+        merged[key] = merge(inner, merged.get(key), value, problems, (*place, key))
+    return merged
+
+
+def _merge_elements(
+    kind: Any, lower: Any, upper: Elements, problems: list[Problem], place: KeyPath
+) -> list[Any] | None:
+    if kind is Any:
+        return list(upper.values())  # a key above is unknown, which is said there
+    if not isinstance(lower, list):
+        problems.append(Problem(place, f"an index needs a list below it, found {found(lower)}"))
+        return lower
+    merged = list(lower)
+    for i, value in upper.items():
+        if i < len(lower):
+            merged[i] = merge(element_kind(kind, i), lower[i], value, problems, (*place, i))
+        else:
+            elements = "element" if len(lower) == 1 else "elements"
+            problems.append(
+                Problem((*place, i), f"there is no element {i}: the list has {len(lower)} {elements}")
+            )
     return merged
 
 
@@ -106,31 +141,35 @@ def no_such_file(file: Path) -> str:
     return f"{file}: no such file" + (f" (did you mean {known[match[0]]}?)" if match else "")
 
 
-def read_overrides(words: Sequence[str], problems: list[str]) -> Layer:
-    """One layer of `a.b.c=value` words; what is wrong with them is added to `problems`."""
-    layer = Layer("command line", {})
+def read_overrides(words: Sequence[str], problems: list[str]) -> list[Layer]:
+    """The layers of `a.b.c=value` words; what is wrong with them is added to `problems`.
+
+    Words that reach into a list (`a.0.b=value`) lie over all others, wherever they stand.
+    """
+    whole, inside = Layer("command line", {}), Layer("command line", {})
     for word in words:
         match = OVERRIDE.fullmatch(word)
         if match is None:
             problems.append(f"command line: {word!r} is not of the form key.path=value")
             continue
-        path = tuple(match["path"].split("."))
+        path = tuple(int(step) if step.isdecimal() else step for step in match["path"].split("."))
         try:
             document = yaml12.parse(match["value"], f"command line: {word}", has_lines=False)
         except InputError as error:
             problems.append(str(error))
             continue
-        _set(layer, path, document)
-    return layer
+        _set(inside if any(isinstance(step, int) for step in path) else whole, path, document)
+    return [whole, inside]
 
 
-def _set(layer: Layer, path: tuple[str, ...], document: yaml12.Document) -> None:
-    node = layer.tree
-    for key in path[:-1]:
-        if not isinstance(node.get(key), dict):
-            node[key] = {}
+def _set(layer: Layer, path: KeyPath, document: yaml12.Document) -> None:
+    node: dict[Any, Any] = layer.tree
+    for key, after in pairwise(path):
+        container = Elements if isinstance(after, int) else dict
+        if type(node.get(key)) is not container:
+            node[key] = container()
         node = node[key]
     below, value = node.get(path[-1]), document.value
-    node[path[-1]] = {**below, **value} if isinstance(below, dict) and isinstance(value, dict) else value
+    node[path[-1]] = {**below, **value} if type(below) is dict and isinstance(value, dict) else value
     layer.lines.update({(*path, *inner): 0 for inner in document.lines})  # 0: a command line has no lines
     layer.lines.update({path[:length]: 0 for length in range(1, len(path))})

@@ -54,7 +54,7 @@ def load(cls: type[T], recipe: Path | str | None, overrides: Sequence[str] = ())
     problems: list[str] = []
     layers = read_recipe(Path(recipe), (), problems) if recipe is not None else []
     is_readable = not problems
-    layers.append(read_overrides(overrides, problems))
+    layers += read_overrides(overrides, problems)
     if is_readable:
         settings, wrong = _check(cls, layers)
         if settings is not None and not problems:
@@ -72,12 +72,17 @@ def dump(settings: Any) -> str:
 class Request:
     """What a command line asks for: a recipe, changes to it, and the script's own options.
 
-    `recipe` is the one word that is no `key.path=value`, also where it stands for another path (`RUN_DIR`).
+    `paths` are the words that are no `key.path=value`, whatever they stand for (`RUN_DIR`).
     """
 
-    recipe: Path | None
+    paths: tuple[Path, ...]
     overrides: tuple[str, ...]
     options: argparse.Namespace
+
+    @property
+    def recipe(self) -> Path | None:
+        """The one path of a script that takes one."""
+        return self.paths[0] if self.paths else None
 
 
 def command(
@@ -114,6 +119,7 @@ def read_request(
     path_name: str = "RECIPE",
     recipes: str | None = None,
     options: argparse.ArgumentParser | None = None,
+    takes_many: bool = False,
     argv: Sequence[str] | None = None,
 ) -> Request:
     """Sort the words of a command line; print the help and exit when asked to.
@@ -124,9 +130,10 @@ def read_request(
         path_name: what the one word that is no `key.path=value` stands for (`RUN_DIR`).
         recipes: the folder under `configs/` whose recipes the help lists.
         options: a parser made with `add_help=False`, holding the script's own options (`--resume`).
+        takes_many: whether there may be several such words.
         argv: the words after the script's name; None takes the process's own.
 
-    Raises InputError for unknown options and for a second word that is no `key.path=value`.
+    Raises InputError for unknown options, and for a second path where the script takes one.
     """
     parser = argparse.ArgumentParser(
         usage=f"%(prog)s {path_name} [key.path=value ...]{' [options]' if options else ''}",
@@ -149,10 +156,10 @@ def read_request(
         recipe = paths[0] if paths and not Path(paths[0]).is_dir() else None
         print_help(cls, parser, load(cls, recipe, overrides) if recipe else None)
         raise SystemExit(0)
-    if len(paths) > 1:
+    if len(paths) > 1 and not takes_many:
         extra = ", ".join(paths[1:])
         raise InputError(f"command line: {extra}: neither key.path=value nor the one {path_name}, {paths[0]}")
-    return Request(Path(paths[0]) if paths else None, overrides, found)
+    return Request(tuple(map(Path, paths)), overrides, found)
 
 
 @contextmanager
@@ -182,12 +189,14 @@ def _is_path(word: str) -> bool:
 
 def _check(cls: type[T], layers: list[Layer]) -> tuple[T | None, list[Problem]]:
     tree: Any = {}
+    problems: list[Problem] = []
     for layer in layers:
-        tree = merge(cls, tree, layer.tree)
+        tree = merge(cls, tree, layer.tree, problems)
     try:
-        return TypeAdapter(cls).validate_json(json.dumps(tree)), []
+        settings = TypeAdapter(cls).validate_json(json.dumps(tree))
+        return (None if problems else settings), problems
     except ValidationError as error:
-        return None, explain(cls, tree, error)
+        return None, [*problems, *explain(cls, tree, error)]
 
 
 def _line(problem: Problem, layers: list[Layer], recipe: Path | str | None) -> str:

@@ -93,6 +93,14 @@ def test_a_second_path_is_refused(tmp_path, capsys):
     assert f"steps, 3: neither key.path=value nor the one RECIPE, {recipe}" in capsys.readouterr().err
 
 
+def test_a_script_may_take_several_paths(tmp_path):
+    request = read_request(Run, description="", takes_many=True, argv=["a", "steps=1", str(tmp_path / "b=1")])
+    assert (request.paths, request.overrides) == ((Path("a"),), ("steps=1", str(tmp_path / "b=1")))
+    (tmp_path / "b=1").mkdir()
+    request = read_request(Run, description="", takes_many=True, argv=["a", str(tmp_path / "b=1"), "steps=1"])
+    assert (request.paths, request.overrides) == ((Path("a"), tmp_path / "b=1"), ("steps=1",))
+
+
 def test_help_shows_the_settings_and_leaves(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         call("--help")
