@@ -7,9 +7,27 @@ from typing import Annotated
 
 from pydantic import Field
 
+from pipelines.strong.colour import Colour
+from pipelines.strong.cut_occlude import CutOcclude
+from pipelines.strong.holes import CutMix, Cutout
 from pipelines.strong.joint_cutout import AdaptiveMasks, JointCutout
+from pipelines.strong.rand_augment import RandAugment
 from pipelines.strong.scene import Scene
 
-Part = Annotated[AdaptiveMasks | JointCutout, Field(discriminator="name")]
+Part = Annotated[
+    AdaptiveMasks | JointCutout | CutOcclude | Cutout | CutMix | RandAugment | Colour,
+    Field(discriminator="name"),
+]
+"""Any part that a recipe can name."""
 
-__all__ = ["AdaptiveMasks", "JointCutout", "Part", "Scene"]
+__all__ = [
+    "AdaptiveMasks",
+    "Colour",
+    "CutMix",
+    "CutOcclude",
+    "Cutout",
+    "JointCutout",
+    "Part",
+    "RandAugment",
+    "Scene",
+]

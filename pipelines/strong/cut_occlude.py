@@ -1,0 +1,87 @@
+"""Cut-occlude: cover joints with patches from around joints of others (SSPCM, CVPR 2023; methods.md 2.5)."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from configs.settings import settings
+from pipelines import geometry
+from pipelines.masking.choice import draw_half_sizes, draw_jitter, draw_order
+from pipelines.strong.patches import Patches, paste
+from pipelines.strong.scene import Scene
+
+
+@settings
+class CutOcclude:
+    """Joints covered by upright patches from around the joints of a random image of the batch.
+
+    Differs from SSPCM: true coordinates, where the release takes x for the row and y for the column;
+    distinct real joints, where it draws from 24 channels with replacement; patches are cut and laid in the
+    strong view.
+    """
+
+    name: Literal["cut_occlude"] = "cut_occlude"
+    count: Annotated[int, Field(ge=0)] = 2
+    """Joints covered in each image."""
+
+    def apply(
+        self, images: Tensor, scene: Scene, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Paste into `images` (N, 3, H, W), normalised, in place; nothing for the report."""
+        patches = draw_joint_patches(
+            scene.points_weak, self.count, scene.strong_from_weak, scene.view_hw, generator=generator
+        )
+        return paste(images, scene.strong, patches), {}
+
+
+def draw_joint_patches(
+    points_weak: Tensor,
+    count: int,
+    strong_from_weak: Tensor,
+    view_hw: tuple[int, int],
+    *,
+    generator: torch.Generator,
+) -> Patches:
+    """Draw from where, which joints, jitter and sizes by the published law, and move them to the strong view.
+
+    Each sample has one source image, uniform over the batch (it may be itself), `count` distinct joints to
+    cover and as many distinct joints of the source, all uniform and independent; with fewer joints, all of
+    them. Target and source are jittered independently, by the law of pipelines/masking/choice.py.
+
+    The strong view is sampled once from the stored pixels, so nothing can be pasted into the weak view and
+    then be warped. As with masks (choice.py), the centres move with the joints and the sides grow with the
+    sample's view, so that the patch hides the same part of the body, only upright. The source is cut in its
+    own strong view with the same sides: its pixels are copied, not scaled.
+
+    Args:
+        points_weak: (N, K, 2) weak-view px, where the teacher sees the keypoints.
+        count: patches of each sample.
+        strong_from_weak: (N, 2, 3) matrices.
+        view_hw: height and width of both views in px.
+        generator: on the device of the points.
+    """
+    num_samples, num_keypoints = points_weak.shape[:2]
+    num_patches, height_px = min(count, num_keypoints), view_hw[0]
+    sources = torch.randint(num_samples, (num_samples,), generator=generator, device=generator.device)
+    targets = draw_order(num_samples, num_keypoints, generator=generator)[:, :num_patches]
+    origins = draw_order(num_samples, num_keypoints, generator=generator)[:, :num_patches]
+    target_jitter = draw_jitter(num_samples, num_patches, height_px, generator=generator)
+    origin_jitter = draw_jitter(num_samples, num_patches, height_px, generator=generator)
+    half_weak = draw_half_sizes(num_samples, num_patches, height_px, generator=generator)
+
+    points, matrices = points_weak.float(), strong_from_weak.float()
+    targets_weak = _take(points, targets) + target_jitter
+    origins_weak = _take(points[sources], origins) + origin_jitter
+    return Patches(
+        sources=sources,
+        centres_xy=geometry.apply(matrices, targets_weak),
+        origins_xy=geometry.apply(matrices[sources], origins_weak),
+        half_sizes=half_weak * geometry.linear_scale(matrices)[:, None, None],
+    )
+
+
+def _take(points_xy: Tensor, joints: Tensor) -> Tensor:
+    """(N, P, 2): each sample's points (N, K, 2) at `joints` (N, P)."""
+    return points_xy.gather(1, joints[:, :, None].expand(-1, -1, 2))

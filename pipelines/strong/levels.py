@@ -1,0 +1,67 @@
+"""Normalised images as grey levels 0..255 and back, and the operations on levels that take a factor a sample.
+
+torchvision's `adjust_*` take one factor for the whole batch, and the one for sharpness copies its kernel
+from the host, which stops a GPU's queue; hence these. The definitions are Pillow's `ImageEnhance`:
+degenerate + factor * (image - degenerate), kept in 0..255.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from pipelines.views import MEAN_RGB, STD_RGB
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey level (ITU-R 601, as Pillow's mode "L")."""
+
+
+def to_levels(images: Tensor) -> Tensor:
+    """(N, 3, H, W) float32 in 0..255, not rounded, from normalised RGB images of any floating dtype."""
+    mean, deviation = _per_channel(MEAN_RGB, images), _per_channel(STD_RGB, images)
+    return ((images.float() * deviation + mean) * 255.0).clamp(0.0, 255.0)
+
+
+def from_levels(levels: Tensor, like: Tensor) -> Tensor:
+    """Normalised images in the dtype and memory layout of `like`, from levels of any dtype."""
+    mean, deviation = _per_channel(MEAN_RGB, levels), _per_channel(STD_RGB, levels)
+    images = (levels.float() / 255.0 - mean) / deviation
+    return torch.empty_like(like).copy_(images)
+
+
+def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """(1, 3, 1, 1) float32 on `like`'s device, filled there: a copy from the host would make it wait."""
+    filled = [torch.full((1,), value, device=like.device) for value in values]
+    return torch.cat(filled)[None, :, None, None]
+
+
+def brightness(levels: Tensor, factors: Tensor) -> Tensor:
+    """Away from black: levels (N, 3, H, W) float32 and factors (N,) float32, 1 for no change; so below."""
+    return _blend(torch.zeros_like(levels), levels, factors)
+
+
+def contrast(levels: Tensor, factors: Tensor) -> Tensor:
+    """Away from each image's own mean grey, to the nearest level."""
+    return _blend(grey(levels).round().mean(dim=(1, 2, 3), keepdim=True).round(), levels, factors)
+
+
+def saturation(levels: Tensor, factors: Tensor) -> Tensor:
+    """Away from the grey image; a factor of 0 gives the grey image."""
+    return _blend(grey(levels), levels, factors)
+
+
+def sharpness(levels: Tensor, factors: Tensor) -> Tensor:
+    """Away from the image smoothed by the 3x3 kernel of ones with 5 in the middle; the border stays."""
+    smooth = levels.clone()
+    core = smooth[:, :, 1:-1, 1:-1]
+    core.copy_((avg_pool2d(levels, 3, stride=1) * 9.0 + core * 4.0) / 13.0)
+    return _blend(smooth, levels, factors)
+
+
+def grey(levels: Tensor) -> Tensor:
+    """(N, 1, H, W): the grey level of each pixel, in float32."""
+    red, green, blue = levels.split(1, dim=1)
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+
+
+def _blend(degenerate: Tensor, levels: Tensor, factors: Tensor) -> Tensor:
+    return (degenerate + factors[:, None, None, None] * (levels - degenerate)).clamp(0.0, 255.0)
