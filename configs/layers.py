@@ -55,10 +55,8 @@ def merge(kind: Any, lower: Any, upper: Any, problems: list[Problem], place: Key
     for key, value in upper.items():
         setting = fields(cls).get(key) if cls else None
         inner = setting.annotation if setting else element_kind(kind, key)
-        has_default = setting is not None and (
-            holds_settings(setting.annotation) or isinstance(value, Elements)
-        )
-        if has_default and merged.get(key) is None:
+        is_laid_over = isinstance(value, Elements) or holds_settings(inner)
+        if setting is not None and is_laid_over and merged.get(key) is None:
             merged[key] = default_of(setting)
         merged[key] = merge(inner, merged.get(key), value, problems, (*place, key))
     return merged

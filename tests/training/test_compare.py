@@ -1,0 +1,201 @@
+"""Tables of finished runs: who shares a table and a row, means, paired differences, what is left out."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from configs.load import InputError, dump, load
+from training.compare import CompareSettings, compare, main
+from training.finished import find_runs, group_runs, read_run
+from training.settings import RunSettings
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """`write("adaptive-seed0", "seed=0", PCK=0.5)`: a run folder as a finished run leaves it."""
+
+    def make(name: str, *overrides: str, **changes: Any) -> Path:
+        folder = tmp_path / "runs" / name
+        (folder / "checkpoints").mkdir(parents=True)
+        words = ["data={train: a, val: b, labelled: 100}", "steps=10", "metric=PCK", f"output={folder}"]
+        cfg = load(RunSettings, None, [*words, *overrides])
+        (folder / "recipe.yaml").write_text(dump(cfg))
+        labelled = cfg.data.labelled
+        card = {
+            "protocol": cfg.protocol,
+            "networks": changes.get("networks", 1),
+            "ensembles": changes.get("ensembles", {}),
+            "labelled": {"people": labelled, "ids_sha256": changes.get("ids", f"{labelled:064d}")},
+            "val": {"people": 1000, "ids_sha256": changes.get("val_ids", "v" * 64)},
+            "processes": 1,
+        }
+        (folder / "card.json").write_text(json.dumps(card))
+        nets = changes.get("scores") or {"network": {"PCK": changes["PCK"], "AP": 0.25, "AR": -1.0}}
+        last = {"step": changes.get("step", cfg.steps), "scores": nets}
+        better = {name: {**scores, "PCK": scores["PCK"] + 0.01} for name, scores in nets.items()}
+        scores = {"metric": cfg.metric, "last": last, "best": {"step": 5, "scores": better}, "history": []}
+        (folder / "scores.json").write_text(json.dumps(scores))
+        return folder
+
+    return make
+
+
+def table(tmp_path: Path, **settings: Any) -> tuple[str, dict[str, list[str]]]:
+    """compare.md of everything, and its rows by name, without their name."""
+    compare([tmp_path / "runs"], CompareSettings(**settings), Console(quiet=True))
+    text = (tmp_path / "runs" / "compare.md").read_text()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    return text, {row[0]: row[1:] for row in cells if len(row) > 1}
+
+
+def test_a_row_is_mean_and_deviation_over_seeds_of_the_last_step(write, tmp_path):
+    for seed, score in ((0, 0.40), (1, 0.44), (2, 0.45)):
+        write(f"adaptive-seed{seed}", f"seed={seed}", PCK=score)
+    text, rows = table(tmp_path)
+    assert rows["recipe"] == ["networks", "seeds", "PCK", "PCK, best step", "AP", "AR"]
+    # mean 43, sd sqrt((9 + 1 + 4) / 2) = 2.65; AR is -1 everywhere, which means nothing
+    assert rows["adaptive"] == ["1", "0, 1, 2", "43.0 ± 2.6", "44.0 ± 2.6", "25.0 ± 0.0", ""]
+    assert "own: 100 labelled (ids 000000000000), 1,000 scored (ids vvvvvvvvvvvv), 10 steps of 32" in text
+
+
+def test_differences_are_paired_over_the_seeds_that_both_have(write, tmp_path):
+    for seed, score in ((0, 0.30), (1, 0.35)):
+        write(f"supervised-seed{seed}", f"seed={seed}", "steps=10", PCK=score)
+    for seed, score in ((0, 0.33), (1, 0.40), (2, 0.90)):
+        write(f"single-seed{seed}", f"seed={seed}", "method={name: single}", PCK=score)
+    _, rows = table(tmp_path, baseline="supervised")
+    assert rows["recipe"][-1] == "PCK - supervised"
+    assert rows["supervised"][-1] == ""
+    assert rows["single"][-1] == "+4.0 ± 1.4 (2 of 3 seeds)"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"overrides": ["protocol=lspet-100"]},
+        {"overrides": ["steps=20"]},
+        {"overrides": ["labelled_batch=16"]},
+        {"overrides": [], "ids": "f" * 64},
+        {"overrides": [], "val_ids": "f" * 64},
+    ],
+)
+def test_runs_of_another_protocol_stand_in_another_table(write, tmp_path, other):
+    write("a-seed0", PCK=0.4)
+    overrides = other.pop("overrides")
+    write("b-seed0", *overrides, PCK=0.5, **other)
+    text, rows = table(tmp_path)
+    assert text.count(" scored (ids ") == 2
+    assert (rows["a"][2], rows["b"][2]) == ("40.0", "50.0")
+
+
+def test_single_networks_and_several_stand_in_sections_of_their_own(write, tmp_path):
+    write("single-seed0", "method={name: single}", PCK=0.5)
+    scores = {"first": {"PCK": 0.51}, "second": {"PCK": 0.52}, "mean": {"PCK": 0.53}}
+    ensembles = {"mean": ["first", "second"]}
+    write("dual-seed0", "method={name: dual}", networks=2, ensembles=ensembles, scores=scores)
+    text, rows = table(tmp_path)
+    one, several = text.split("Several networks:")
+    assert "single" in one
+    assert "dual" not in one
+    assert rows["dual"][:3] == ["2", "0", "51.0"]
+    assert rows["dual (ensemble: mean)"][2] == "53.0"
+    assert "second" not in several
+    assert table(tmp_path, every_network=True)[1]["dual (second)"][2] == "52.0"
+
+
+def test_unfinished_and_repeated_runs_are_named_and_left_out(write, tmp_path):
+    write("a-seed0", PCK=0.4)
+    write("b-seed0", "steps=20", PCK=0.4, step=19)
+    bare = write("c-seed0", "seed=1", PCK=0.4)
+    (bare / "scores.json").unlink()
+    write("z-again", PCK=0.9)
+    text, rows = table(tmp_path)
+    assert f"Left out, as not finished: {tmp_path / 'runs' / 'b-seed0'}, {bare}." in text
+    assert f"repeating recipe and seed of another run: {tmp_path / 'runs' / 'z-again'}." in text
+    assert rows["a"][2] == "40.0"
+    assert {"b", "c", "z-again"}.isdisjoint(rows)
+
+
+def test_what_changes_no_score_splits_no_row_and_other_settings_name_theirs(write, tmp_path):
+    write("a/seed0", "report_every=7", "loader.threads=1", PCK=0.4)
+    write("a/seed1", "seed=1", PCK=0.5)
+    write("x/a-labelled=100-seed0", "optim.lr=2e-3", PCK=0.6)
+    _, rows = table(tmp_path)
+    assert rows["a optim.lr=0.001"][1] == "0, 1"
+    assert rows["a optim.lr=0.002"][1] == "0"
+
+
+def test_chosen_metrics_replace_the_usual(write, tmp_path):
+    write("a-seed0", PCK=0.4)
+    assert table(tmp_path, metrics=("AP",))[1]["recipe"][2:] == ["AP", "AP, best step"]
+
+
+def test_the_plot_is_drawn_where_labels_vary(write, tmp_path):
+    for labelled in (100, 500):
+        for seed in (0, 1):
+            for name, base in (("supervised", 0.1), ("single", 0.2)):
+                words = [f"data.labelled={labelled}", f"seed={seed}", f"method={{name: {name}}}"]
+                score = base + labelled / 2000 + seed / 100
+                write(f"{name}-labelled={labelled}-seed{seed}", *words, PCK=score)
+    table(tmp_path)
+    picture = Image.open(tmp_path / "runs" / "compare.png")
+    assert picture.width > 1000
+    assert len(set(picture.convert("RGB").resize((200, 100)).tobytes())) > 20
+
+
+def test_one_number_of_labels_needs_no_plot(write, tmp_path):
+    write("a-seed0", PCK=0.4)
+    table(tmp_path)
+    assert not (tmp_path / "runs" / "compare.png").exists()
+
+
+def test_groups_keep_every_seed_and_recipe_apart(write):
+    for seed in (0, 1):
+        write(f"a-seed{seed}", f"seed={seed}", PCK=0.4)
+        write(f"b-seed{seed}", f"seed={seed}", "method={name: single}", PCK=0.4)
+    folders = find_runs([write("c-seed0", "steps=11", PCK=0.4).parent])
+    tables, repeated = group_runs(run for run in map(read_run, folders) if run)
+    assert [[(g.name, list(g.runs)) for g in groups] for groups in tables.values()] == [
+        [("a", [0, 1]), ("b", [0, 1])],
+        [("c", [0])],
+    ]
+    assert repeated == []
+
+
+def test_wrong_words_are_one_sentence(write, tmp_path, capsys):
+    run = write("a-seed0", PCK=0.4)
+    for words, said in (
+        ([], "RUN_DIR is missing"),
+        ([str(tmp_path / "nowhere")], "nowhere: no run here"),
+        ([str(run), "baseline=b"], "baseline=b: there is no such row; known: a"),
+        ([str(run), "metric=AP"], "did you mean 'metrics'"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(words)
+        assert left.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_card_of_an_older_version_is_named(write, tmp_path):
+    folder = write("a-seed0", PCK=0.4)
+    card = json.loads((folder / "card.json").read_text())
+    del card["networks"]
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(InputError, match=r"card.json: there is no 'networks': it is of an older version"):
+        table(tmp_path)
+
+
+def test_the_command_prints_the_table_and_where_it_is_written(write, tmp_path, capsys):
+    run = write("adaptive-seed0", PCK=0.4321)
+    main([str(run), f"output={tmp_path / 'out'}"])
+    out = capsys.readouterr().out
+    assert "43.2" in out
+    assert f"written: {tmp_path / 'out' / 'compare.md'}" in out
+    assert (tmp_path / "out" / "compare.md").is_file()

@@ -1,0 +1,234 @@
+"""One table of finished runs: means over seeds, and differences from a baseline seed by seed.
+
+    python training/compare.py RUN_DIR... [baseline=NAME] [key=value ...]
+
+RUN_DIR is a run or a folder that holds runs. Runs whose recipes differ in their seed alone make one row. Runs
+of different protocols, labelled or scored people, or steps stand in tables of their own.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from configs.load import InputError, exit_on_input_error, load, read_request
+from configs.settings import settings
+from sharding.files import write_atomic
+from training.finished import Group, Protocol, Run, find_runs, group_runs, mean_sd, read_run
+from training.plot import Point, plot
+
+SECTIONS = ("one network", "several networks")
+ALWAYS_SHOWN = ("AP", "AR")
+NAME = "compare"
+
+
+@settings
+class CompareSettings:
+    """The comparison."""
+
+    baseline: str | None = None
+    """The row that the others are compared with, seed by seed."""
+    metrics: tuple[str, ...] = ()
+    """Scores to show; without any the runs' own metric, AP and AR."""
+    every_network: bool = False
+    """Rows for every scored network of a run, such as an averaged teacher, beside its product."""
+    output: str | None = None
+    """Folder of compare.md and compare.png; without it the folder that every RUN_DIR is or lies in."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a scored network of the runs of a group."""
+
+    title: str
+    group: Group
+    network: str
+
+    def values(self, metric: str, *, best: bool = False) -> dict[int, float]:
+        """A score in percent by seed, without the runs that lack it or for which it means nothing (-1)."""
+        found = {}
+        for seed, run in self.group.runs.items():
+            value = (run.best if best else run.last)[self.network].get(metric, -1.0)
+            if value >= 0:
+                found[seed] = 100 * value
+        return found
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table as text: its caption, and for each section a header and lines."""
+
+    caption: str
+    header: list[str]
+    sections: dict[str, list[list[str]]] = field(default_factory=dict)
+
+
+def compare(paths: Sequence[Path], cfg: CompareSettings, console: Console | None = None) -> None:
+    """Print the tables of the runs under `paths`; write compare.md, and compare.png where labels vary."""
+    console = console or Console(width=None if sys.stdout.isatty() else 140)
+    folders = find_runs(paths)
+    runs = {folder: read_run(folder) for folder in folders}
+    tables, repeated = group_runs(run for run in runs.values() if run is not None)
+    check_baseline(cfg.baseline, tables)
+    sheets = [make_sheet(protocol, groups, cfg) for protocol, groups in tables.items()]
+    notes = list(make_notes([folder for folder in folders if runs[folder] is None], repeated))
+    output = Path(cfg.output or os.path.commonpath([path.absolute() for path in paths]))
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomic(output / f"{NAME}.md", markdown(sheets, notes).encode())
+    for sheet in sheets:
+        print_sheet(sheet, console)
+    points = list(make_points(tables))
+    written = [f"{NAME}.md"]
+    if len({point.labels for point in points}) > 1:
+        plot(points, output / f"{NAME}.png")
+        written.append(f"{NAME}.png")
+    for note in [*notes, f"written: {', '.join(str(output / name) for name in written)}"]:
+        console.print(note, highlight=False, soft_wrap=True, markup=False)
+
+
+def check_baseline(name: str | None, tables: dict[Protocol, list[Group]]) -> None:
+    """Raise InputError where no table has a row of the baseline's name."""
+    known = {group.name: None for groups in tables.values() for group in groups}
+    if name is not None and known and name not in known:
+        raise InputError(f"baseline={name}: there is no such row; known: {', '.join(known)}")
+
+
+def make_sheet(protocol: Protocol, groups: list[Group], cfg: CompareSettings) -> Sheet:
+    """The table of one protocol: one section for single networks, one for methods that train several."""
+    baseline = next((group for group in groups if group.name == cfg.baseline), None)
+    own = [group.any.metric for group in groups]
+    scored = [name for group in groups for name in group.any.last[group.any.product]]
+    wanted = cfg.metrics or [*own, *(name for name in ALWAYS_SHOWN if name in scored)]
+    metrics = list(dict.fromkeys(wanted))
+    header = ["recipe", "networks", "seeds", metrics[0], f"{metrics[0]}, best step", *metrics[1:]]
+    caption = protocol.caption
+    if baseline is not None:
+        header.append(f"{metrics[0]} - {baseline.name}")
+    elif cfg.baseline is not None:
+        caption += f"; no {cfg.baseline} here"
+    sheet = Sheet(caption, header)
+    for row in sorted(make_rows(groups, cfg), key=lambda row: mean_or_zero(row.values(metrics[0]))):
+        section = SECTIONS[row.group.any.networks > 1]
+        sheet.sections.setdefault(section, []).append(line(row, metrics, baseline))
+    return Sheet(caption, header, {name: sheet.sections[name] for name in SECTIONS if name in sheet.sections})
+
+
+def make_rows(groups: list[Group], cfg: CompareSettings) -> Iterator[Row]:
+    """The product of each group, then its ensembles, and where asked for its other networks."""
+    for group in groups:
+        run = group.any
+        yield Row(group.name, group, run.product)
+        for network in run.last:
+            if network in run.ensembles:
+                yield Row(f"{group.name} (ensemble: {network})", group, network)
+            elif cfg.every_network and network != run.product:
+                yield Row(f"{group.name} ({network})", group, network)
+
+
+def line(row: Row, metrics: list[str], baseline: Group | None) -> list[str]:
+    """The cells of a row, scores in percent: mean and standard deviation over seeds of the last step."""
+    seeds = ", ".join(str(seed) for seed in row.group.runs)
+    first, *others = metrics
+    scores = [row.values(first), row.values(first, best=True), *(row.values(name) for name in others)]
+    cells = [row.title, str(row.group.any.networks), seeds, *(cell(score) for score in scores)]
+    return cells if baseline is None else [*cells, difference(row, baseline, first)]
+
+
+def cell(values: dict[int, float], sign: str = "") -> str:
+    """`48.5 ± 0.3`; nothing where there is no value."""
+    if not values:
+        return ""
+    middle, spread = mean_sd(list(values.values()))
+    return f"{middle:{sign}.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+
+
+def difference(row: Row, baseline: Group, metric: str) -> str:
+    """Mean and standard deviation of the differences from the baseline, over the seeds that both have."""
+    own, base = row.values(metric), Row("", baseline, baseline.any.product).values(metric)
+    if row.group is baseline and row.network == baseline.any.product:
+        return ""
+    shared = {seed: own[seed] - base[seed] for seed in own if seed in base}
+    if not shared:
+        return "no seed shared"
+    text = cell(shared, "+")
+    return text if len(shared) == len(own) else f"{text} ({len(shared)} of {len(own)} seeds)"
+
+
+def mean_or_zero(values: dict[int, float]) -> float:
+    """What rows are sorted by."""
+    return mean_sd(list(values.values()))[0] if values else 0.0
+
+
+def make_notes(unfinished: list[Path], repeated: list[Run]) -> Iterator[str]:
+    """What the tables leave out, in one sentence a reason."""
+    if unfinished:
+        yield f"Left out, as not finished: {', '.join(map(str, unfinished))}."
+    if repeated:
+        yield (
+            "Left out, as repeating recipe and seed of another run: "
+            f"{', '.join(str(run.folder) for run in repeated)}."
+        )
+
+
+def make_points(tables: dict[Protocol, list[Group]]) -> Iterator[Point]:
+    """What the plot shows: the product of each group at its number of labels."""
+    for protocol, groups in tables.items():
+        for group in groups:
+            run = group.any
+            values = Row("", group, run.product).values(run.metric)
+            if values:
+                middle, spread = mean_sd(list(values.values()))
+                panel = f"{run.metric} in percent, {protocol.val:,} people (ids {protocol.val_ids[:12]})"
+                yield Point(panel, group.name, protocol.labelled, middle, spread or 0.0, run.networks > 1)
+
+
+def markdown(sheets: list[Sheet], notes: list[str]) -> str:
+    """The tables as Markdown, scores in percent."""
+    lines = ["Scores in percent at the last step: mean ± standard deviation over seeds.", ""]
+    for sheet in sheets:
+        lines += [f"**{sheet.caption}**", ""]
+        for title, rows in sheet.sections.items():
+            lines += [f"{title.capitalize()}:", "", f"| {' | '.join(sheet.header)} |"]
+            lines += ["|---" * len(sheet.header) + "|"]
+            lines += [*(f"| {' | '.join(text.replace('|', '/') for text in row)} |" for row in rows), ""]
+    return "\n".join([*lines, *notes]).rstrip() + "\n"
+
+
+def print_sheet(sheet: Sheet, console: Console) -> None:
+    """The table on the console."""
+    table = Table(title=Text(sheet.caption), title_justify="left", title_style="bold")
+    for i, name in enumerate(sheet.header):
+        table.add_column(Text(name), justify="left" if i in (0, 2) else "right", overflow="fold")
+    for title, rows in sheet.sections.items():
+        table.add_section()
+        table.add_row(Text(title, style="italic"))
+        for row in rows:
+            table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    with exit_on_input_error():
+        request = read_request(
+            CompareSettings,
+            description="One table of finished runs.",
+            path_name="RUN_DIR...",
+            takes_many=True,
+            argv=argv,
+        )
+        if not request.paths:
+            raise InputError("command line: RUN_DIR is missing: name run folders, or folders that hold some")
+        compare(request.paths, load(CompareSettings, None, request.overrides))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Finished runs: read from their folders, grouped by recipe and protocol, their scores over seeds."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from configs import yaml12
+from configs.load import InputError, dump, load
+from training.build import RECIPE_NAME
+from training.settings import RunSettings
+
+CARD_NAME = "card.json"
+SCORES_NAME = "scores.json"
+WITHOUT_EFFECT = ("output", "seed", "report_every", "checkpoint_every", "keep_checkpoints", "collapse")
+LOADER_WITHOUT_EFFECT = ("threads", "prefetch")
+IN_CAPTION = r"-(?:seed|labelled|steps)=?\d+"  # parts of a folder's name that the row need not repeat
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What two runs must share to stand in one table."""
+
+    name: str
+    labelled: int
+    labelled_ids: str
+    val: int
+    val_ids: str
+    steps: int
+    people_a_step: int
+    """Labelled people in a step, over all processes."""
+
+    @property
+    def caption(self) -> str:
+        """The protocol in words, its hashes shortened."""
+        return (
+            f"{self.name}: {self.labelled:,} labelled (ids {self.labelled_ids[:12]}), {self.val:,} scored "
+            f"(ids {self.val_ids[:12]}), {self.steps:,} steps of {self.people_a_step} labelled people"
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    `settings` lacks the seed and what cannot change a score; `last` and `best` are {network: scores in 0..1}.
+    """
+
+    folder: Path
+    seed: int
+    settings: dict[str, Any]
+    protocol: Protocol
+    metric: str
+    networks: int
+    ensembles: tuple[str, ...]
+    last: dict[str, dict[str, float]]
+    best: dict[str, dict[str, float]]
+
+    @property
+    def product(self) -> str:
+        """The network that the run is for."""
+        return next(iter(self.last))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one recipe under one protocol, by seed; `name` tells it from the others of its protocol."""
+
+    name: str
+    runs: dict[int, Run]
+
+    @property
+    def any(self) -> Run:
+        """One of the runs, for what they share."""
+        return next(iter(self.runs.values()))
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """The run folders that `paths` are or hold, each once, by name; InputError where one holds none."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        here = sorted(_runs_under(path))
+        if not here:
+            raise InputError(f"{path}: no run here: name run folders, or folders that hold some")
+        found |= dict.fromkeys(here)
+    return list(found)
+
+
+def _runs_under(path: Path) -> Iterator[Path]:
+    for folder, inner, files in os.walk(path):
+        if RECIPE_NAME in files:
+            inner.clear()
+            yield Path(folder)
+
+
+def read_run(folder: Path) -> Run | None:
+    """The run in `folder`; None while its last step is not scored. Raises InputError for damaged files."""
+    settings = read_settings(folder)
+    scores = read_scores(folder)
+    if not is_finished(scores, settings["steps"]):
+        return None
+    card = _read_json(folder / CARD_NAME)
+    try:
+        protocol = Protocol(
+            card["protocol"],
+            card["labelled"]["people"],
+            card["labelled"]["ids_sha256"],
+            card["val"]["people"],
+            card["val"]["ids_sha256"],
+            settings["steps"],
+            settings["labelled_batch"] * card["processes"],
+        )
+        return Run(
+            folder,
+            settings["seed"],
+            identity(settings),
+            protocol,
+            scores["metric"],
+            card["networks"],
+            tuple(card["ensembles"]),
+            scores["last"]["scores"],
+            scores["best"]["scores"],
+        )
+    except KeyError as error:
+        raise InputError(
+            f"{folder / CARD_NAME}: there is no {error}: it is of an older version, train the run again"
+        ) from None
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a run as plain values, defaults filled in where today's settings still read them."""
+    recipe = folder / RECIPE_NAME
+    try:
+        text = dump(load(RunSettings, recipe))
+    except InputError:
+        text = recipe.read_text()
+    settings: dict[str, Any] = yaml12.parse(text, str(recipe)).value
+    return settings
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """The content of scores.json; empty where it is not written yet."""
+    path = folder / SCORES_NAME
+    return _read_json(path) if path.is_file() else {}
+
+
+def is_finished(scores: dict[str, Any], steps: int) -> bool:
+    """Whether the last of `steps` is scored."""
+    return bool(scores) and scores["last"]["step"] == steps
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}): train the run again or leave it out") from None
+
+
+def identity(settings: dict[str, Any]) -> dict[str, Any]:
+    """What of a run's settings can change its scores, but for the seed."""
+    kept = {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT}
+    loader = {key: value for key, value in kept.get("loader", {}).items() if key not in LOADER_WITHOUT_EFFECT}
+    return {**kept, "loader": loader}
+
+
+def group_runs(runs: Iterable[Run]) -> tuple[dict[Protocol, list[Group]], list[Run]]:
+    """Runs by protocol and recipe, and those that repeat the seed of another run of their recipe."""
+    by_recipe: dict[tuple[Protocol, str], dict[int, Run]] = {}
+    repeated = []
+    for run in runs:
+        seeds = by_recipe.setdefault((run.protocol, json.dumps(run.settings, sort_keys=True)), {})
+        if run.seed in seeds:
+            repeated.append(run)
+        else:
+            seeds[run.seed] = run
+    tables: dict[Protocol, list[dict[int, Run]]] = {}
+    for (protocol, _), seeds in by_recipe.items():
+        tables.setdefault(protocol, []).append(dict(sorted(seeds.items())))
+    return {protocol: name_groups(groups) for protocol, groups in tables.items()}, repeated
+
+
+def name_groups(groups: list[dict[int, Run]]) -> list[Group]:
+    """Each group by its folder's name without the seed; where two share it, with the settings that differ."""
+    stems = [_stem(next(iter(seeds.values())).folder) for seeds in groups]
+    flat = [dict(_leaves(next(iter(seeds.values())).settings)) for seeds in groups]
+    named = []
+    for stem, own, seeds in zip(stems, flat, groups, strict=True):
+        rivals = [other for name, other in zip(stems, flat, strict=True) if name == stem]
+        keys = [key for key in own if any(rival.get(key, "") != own[key] for rival in rivals)]
+        named.append(Group(" ".join([stem, *(f"{key}={own[key]}" for key in keys)]), seeds))
+    return named
+
+
+def _stem(folder: Path) -> str:
+    """`adaptive` for `.../adaptive-labelled=100-seed0` and for `.../adaptive/seed0`."""
+    path = folder.resolve()
+    name = path.parent.name if re.fullmatch(r"seed=?\d+", path.name) else path.name
+    return re.sub(IN_CAPTION + r"(?=-|$)", "", name) or name
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict | list) and value:
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, json.dumps(value)
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and standard deviation (n - 1) over seeds; None for the latter with a single one."""
+    return mean(values), stdev(values) if len(values) > 1 else None
