@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 
 from configs.load import InputError
-from models.net import build_net
+from models.net import NetSettings, PoseNet, build_net
 from pipelines.loader import Place
 from pipelines.source import Split, labelled_split, open_split, unlabelled_split
-from training.methods.method import Method
+from sharding.skeleton import Skeleton
+from training.methods.draws import Draws
+from training.methods.method import Ingredients, Method
 from training.settings import RunSettings
 
 RECIPE_NAME = "recipe.yaml"
@@ -34,14 +36,19 @@ def open_splits(cfg: RunSettings, index_dir: Path) -> tuple[Split, Split | None,
     return labelled, unlabelled, val
 
 
-def build_method(cfg: RunSettings, num_keypoints: int, place: Place, *, fresh: bool = True) -> Method:
-    """The method around its network, on the device; without `fresh` a checkpoint will give the weights, so no
+def build_method(cfg: RunSettings, skeleton: Skeleton, place: Place, *, fresh: bool = True) -> Method:
+    """The method with its networks, on the device; without `fresh` a checkpoint will give the weights, so no
     pretrained ones are fetched."""
-    net = cfg.net if fresh else replace(cfg.net, pretrained=False, weights=None)
-    network = build_net(net, num_keypoints).to(place.device)
-    if cfg.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    method = cfg.method.build(network, cfg.heatmap.sigma, seed=cfg.seed, rank=place.rank)
+
+    def make_network(net: NetSettings | None) -> PoseNet:
+        net = net or cfg.net
+        if not fresh:
+            net = replace(net, pretrained=False, weights=None)
+        network = build_net(net, skeleton.num_keypoints).to(place.device)
+        return network.to(memory_format=torch.channels_last) if cfg.channels_last else network
+
+    draws = Draws(cfg.seed, place.rank, place.device)
+    method = cfg.method.build(Ingredients(make_network, skeleton, cfg.heatmap.sigma, draws))
     if cfg.compile:
         for each in method.networks().values():
             each.compile()

@@ -18,6 +18,7 @@ from sharding.skeleton import Skeleton
 from training import checkpoint, evaluate, pictures
 from training.files import write_json
 from training.methods.method import Method, Progress
+from training.predict import compare, predict
 from training.report import Report
 from training.settings import RunSettings
 
@@ -63,7 +64,8 @@ def train(job: Job) -> None:
         if job.step == 0:
             draw_pictures(job)
 
-        set_learning_rate(job.optimizer, cfg.optim.lr * cfg.optim.schedule.scale(job.step, cfg.steps))
+        rate = job.method.rate_position(progress)
+        set_learning_rate(job.optimizer, cfg.optim.lr * cfg.optim.schedule.scale(rate.step, rate.total_steps))
         result = job.wrapped(labelled, unlabelled, progress)
         accelerator.backward(result.loss)
         job.optimizer.step()
@@ -110,18 +112,23 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def score_networks(job: Job) -> None:
-    """Score every network of the method on `data.val` and write scores.json: last first, then best."""
-    scores = {}
+    """Score every network and ensemble on `data.val` and write scores.json: last first, then best."""
+    cfg = job.cfg
     # Each rank has batch statistics of its own since the last pass; those of the first are kept and scored.
     broadcast(list(job.method.buffers()))
     with job.report.pause("scoring"):
-        for name, network in job.method.networks().items():
-            predictions = evaluate.predict(
-                network, job.val, decoding=job.cfg.heatmap, autocast=job.accelerator.autocast
-            )
-            everyone = gather_object(predictions)
-            if job.accelerator.is_main_process:
-                scores[name] = evaluate.score(everyone, job.ground_truth, job.skeleton)
+        found = predict(
+            job.method.networks(),
+            job.val,
+            skeleton=job.skeleton,
+            decoding=cfg.heatmap,
+            ensembles=job.method.ensembles(),
+            flip_test=cfg.evaluation.flip_test,
+            autocast=job.accelerator.autocast,
+        )
+        ranks = gather_object([found])
+        if job.accelerator.is_main_process:
+            scores = evaluate.score_all(ranks, job.ground_truth, job.skeleton)
     if job.accelerator.is_main_process:
         job.history.append({"step": job.step, "scores": scores})
         job.report.scores(job.step, scores)
@@ -137,7 +144,7 @@ def draw_pictures(job: Job) -> None:
         if job.preview is not None and (seen := job.method.inspect(job.preview)) is not None:
             pictures.view_sheet(folder / f"views-{job.step:08d}.png", seen, job.skeleton)
         network = next(iter(job.method.networks().values()))
-        some = evaluate.compare(network, next(iter(job.val)), job.ground_truth, decoding=job.cfg.heatmap)
+        some = compare(network, next(iter(job.val)), job.ground_truth, decoding=job.cfg.heatmap)
         path = folder / f"predictions-{job.step:08d}.png"
         pictures.prediction_sheet(path, skeleton=job.skeleton, **some)
 

@@ -4,10 +4,7 @@ import torch
 
 
 def heatmap_loss(
-    predicted: torch.Tensor,
-    target: torch.Tensor,
-    joint_weights: torch.Tensor | None = None,
-    cell_weights: torch.Tensor | None = None,
+    predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Half the mean squared error over samples, keypoints and cells (methods.md 3.1), in float32.
 
@@ -16,15 +13,13 @@ def heatmap_loss(
     Args:
         predicted: (N, K, h, w) heatmaps.
         target: (N, K, h, w) heatmaps.
-        joint_weights: (N, K), multiplies the error of a keypoint's whole map; None is 1.
-        cell_weights: (N, 1, h, w), multiplies the error of a cell; None is 1.
+        weights: broadcastable to them, multiplies each squared error; None is 1. The published kernel
+            multiplies the error before it is squared, which for weights 0 and 1 is the same.
 
     Returns:
         A float32 scalar.
     """
-    error = predicted.float() - target.float()
-    if joint_weights is not None:
-        error = error * joint_weights[:, :, None, None]
-    if cell_weights is not None:
-        error = error * cell_weights
-    return 0.5 * error.square().mean()
+    squared = (predicted.float() - target.float()).square()
+    if weights is not None:
+        squared = squared * weights
+    return 0.5 * squared.mean()

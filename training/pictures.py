@@ -34,15 +34,15 @@ def view_sheet(path: Path, seen: Inspection, skeleton: Skeleton, *, max_rows: in
     """Write what a method made of unlabelled people, one in a row.
 
     Columns: the weak view under the teacher's heatmaps and points; the strong view with the points moved into
-    it; the strong view masked; the strong view under the heatmaps that it is taught; the mixed view where
-    there is one. Heatmap colours: bright at 1, clear at 0.
+    it; the strong view under the heatmaps that the student is taught; what the student is shown. Heatmap
+    colours: bright at 1, clear at 0.
     """
     rows = min(max_rows, len(seen.weak))
-    weak, strong, masked = (_pixels(images, rows) for images in (seen.weak, seen.strong, seen.masked))
-    mixed = None if seen.mixed is None else _pixels(seen.mixed, rows)
+    weak, strong = _pixels(seen.weak, rows), _pixels(seen.strong, rows)
+    augmented = {caption: _pixels(images, rows) for caption, images in seen.augmented.items()}
     heatmaps, target = _array(seen.heatmaps[:rows]), _array(seen.target[:rows])
     points_weak, points_strong = _array(seen.points_weak[:rows]), _array(seen.points_strong[:rows])
-    counts, peaks = _array(seen.counts[:rows]), heatmaps.max(axis=(2, 3))
+    peaks = heatmaps.max(axis=(2, 3))
     sheet = []
     for i in range(rows):
         sure = peaks[i] > CONFIDENT_PEAK
@@ -55,11 +55,9 @@ def view_sheet(path: Path, seen: Inspection, skeleton: Skeleton, *, max_rows: in
                 _draw_pose(_enlarge(strong[i]), strong[i], points_strong[i], sure, skeleton),
                 "strong: points moved",
             ),
-            (_enlarge(masked[i]), f"masked: {int(counts[i])} masks"),
             (_overlay(strong[i], target[i]), "target of the strong view"),
+            *((_enlarge(images[i]), caption) for caption, images in augmented.items()),
         ]
-        if mixed is not None:
-            tiles.append((_enlarge(mixed[i]), "mixed"))
         sheet.append(tiles)
     _write(path, sheet)
 

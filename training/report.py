@@ -57,8 +57,8 @@ class Report:
         self.accelerator = accelerator
         self.every = every
         self.watch_from_step = watch_from_step
-        law = collapse or CollapseSettings()
-        self.watches = {name: CollapseWatch(share=law.share, reports=law.reports) for name in WATCHED}
+        self.collapse = collapse or CollapseSettings()
+        self.watches: dict[str, CollapseWatch] = {}
         self.last_step = 0
         self._interval = Interval()
         # The stream is named, so that the bar goes on while sys.stdout is swallowed (pycocotools).
@@ -156,12 +156,18 @@ class Report:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave."""
         self.last_step = state["last_step"]
-        for name, watch in self.watches.items():
-            watch.load_state_dict(state["watches"][name])
+        for name, memory in state["watches"].items():
+            self._watch_of(name).load_state_dict(memory)
+
+    def _watch_of(self, name: str) -> CollapseWatch:
+        """The watch over a term: one for each teacher of the method."""
+        law = self.collapse
+        return self.watches.setdefault(name, CollapseWatch(share=law.share, reports=law.reports))
 
     def _watch(self, means: Mapping[str, float]) -> None:
-        for name, watch in self.watches.items():
-            if name in means and watch.update(means[name]):
+        for name in (name for name in means if name.startswith(WATCHED)):
+            watch = self._watch_of(name)
+            if watch.update(means[name]):
                 self.note(
                     f"warning: {name} has fallen from {watch.best:.3g} to {watch.smoothed:.3g} by step "
                     f"{self.last_step}: the teacher is collapsing. Take an EMA teacher, a weaker weak view, "

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from configs.load import InputError, dump, exit_on_input_error, load, no_recipe, read_request
 from pipelines.batch import UnlabelledBatch
@@ -26,6 +26,7 @@ from training.build import RECIPE_NAME, build_method, open_splits
 from training.files import write_json
 from training.loop import Job, restore, train
 from training.report import Report
+from training.scoring.metrics import require
 from training.settings import RunSettings
 
 CARD_NAME = "card.json"
@@ -42,7 +43,8 @@ def run(cfg: RunSettings, *, resume: bool) -> Job:
     if cfg.precision == "fp16" and not torch.cuda.is_available():
         raise InputError("precision: fp16 needs a GPU, and there is none here: set precision to bf16 or no")
     torch.manual_seed(cfg.seed)
-    accelerator = Accelerator(mixed_precision=cfg.precision)
+    ranks = DistributedDataParallelKwargs(find_unused_parameters=not cfg.method.uses_every_parameter)
+    accelerator = Accelerator(mixed_precision=cfg.precision, kwargs_handlers=[ranks])
     job = build_job(cfg, accelerator, folder, resume=resume)
     if resume:
         path = find_checkpoint(job)
@@ -61,7 +63,9 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resum
     """Everything that the run is made of, at step 0; pretrained weights are not fetched for a resumed run."""
     place = Place(accelerator.process_index, accelerator.num_processes, accelerator.device)
     labelled, unlabelled, val = open_splits(cfg, folder / "index" / f"rank-{place.rank}")
-    method = build_method(cfg, labelled.skeleton.num_keypoints, place, fresh=not resume)
+    ground_truth = val.ground_truth()
+    require(cfg.metric, ground_truth, val.skeleton, where=cfg.data.val)
+    method = build_method(cfg, labelled.skeleton, place, fresh=not resume)
     parameters = [p for p in method.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=cfg.optim.lr, fused=True)
     wrapped, prepared = accelerator.prepare(method, optimizer)
@@ -82,7 +86,7 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resum
         else None,
         preview=preview(cfg, unlabelled, accelerator.device) if unlabelled else None,
         val=eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, **loading),
-        ground_truth=val.ground_truth(),
+        ground_truth=ground_truth,
         skeleton=labelled.skeleton,
         report=build_report(cfg, accelerator),
     )

@@ -62,6 +62,8 @@ class RunSettings:
 
     output: str
     """The run's folder: card, metrics, checkpoints, pictures, scores."""
+    protocol: str = "own"
+    """Name of the protocol that the run keeps (a file under configs/protocols): for its card and tables."""
     seed: int = 0
     """Seed of the network's first weights, of the views, and of every draw of the method."""
     data: DataSettings

@@ -1,5 +1,6 @@
-"""Who labels the weak views: the trained network itself, or an average of its past."""
+"""Who labels the weak views: the trained network, an average of its past, or what it was an epoch ago."""
 
+import copy
 from typing import Annotated, Literal, cast
 
 import torch
@@ -18,6 +19,10 @@ class SharedTeacher(nn.Module):
     def forward(self, images: torch.Tensor, network: nn.Module) -> torch.Tensor:
         """(N, 3, H, W) images to (N, K, h, w) heatmaps; batch statistics of `network` move as in any pass."""
         return network(images)
+
+    def source(self, network: nn.Module) -> nn.Module:
+        """The module that answers: `network` itself."""
+        return network
 
     def update(self, network: nn.Module, updates_done: int) -> None:
         """Nothing to do: the network is its own teacher."""
@@ -41,6 +46,10 @@ class AverageTeacher(nn.Module):
         """(N, 3, H, W) images to (N, K, h, w) heatmaps of the average."""
         return self.average.module(images)
 
+    def source(self, network: nn.Module) -> nn.Module:  # noqa: ARG002
+        """The module that answers: the average."""
+        return self.average.module
+
     def train(self, mode: bool = True) -> "AverageTeacher":  # noqa: ARG002
         """Stays in eval mode: the average's own statistics are averaged ones."""
         return super().train(False)
@@ -52,6 +61,39 @@ class AverageTeacher(nn.Module):
     def networks(self) -> dict[str, PoseNet]:
         """The average, which can be scored beside the network."""
         return {"average": cast(PoseNet, self.average.module)}
+
+
+class PreviousEpochTeacher(nn.Module):
+    """The network as it was at the end of the previous epoch, in train mode (SSPCM; methods.md 4.1).
+
+    In the first epoch the network as it began.
+    """
+
+    def __init__(self, network: nn.Module, epoch_steps: int) -> None:
+        super().__init__()
+        self.epoch_steps = epoch_steps
+        self.previous = copy.deepcopy(network).requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor, network: nn.Module) -> torch.Tensor:  # noqa: ARG002
+        """(N, 3, H, W) images to (N, K, h, w) heatmaps of the copy, by the statistics of this batch."""
+        return self.previous(images)
+
+    def source(self, network: nn.Module) -> nn.Module:  # noqa: ARG002
+        """The module that answers: the copy."""
+        return self.previous
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, updates_done: int) -> None:
+        """Copy `network` where its optimiser step number `updates_done` (from 1) was the last of an epoch."""
+        if updates_done % self.epoch_steps == 0:
+            source, own = network.state_dict(), self.previous.state_dict()
+            for name, value in own.items():
+                value.copy_(source[name])
+
+    def networks(self) -> dict[str, PoseNet]:
+        """No network worth a score of its own."""
+        return {}
 
 
 @settings
@@ -78,4 +120,19 @@ class AverageTeacherSettings:
         return AverageTeacher(network, self.momentum)
 
 
-TeacherSettings = Annotated[SharedTeacherSettings | AverageTeacherSettings, Field(discriminator="name")]
+@settings
+class PreviousEpochTeacherSettings:
+    """The network as it was at the end of the previous epoch."""
+
+    name: Literal["previous_epoch"] = "previous_epoch"
+    epoch_steps: Annotated[int, Field(ge=1)] = 4_682
+    """Steps of an epoch."""
+
+    def build(self, network: nn.Module) -> PreviousEpochTeacher:
+        """The teacher of `network`, which begins as its copy."""
+        return PreviousEpochTeacher(network, self.epoch_steps)
+
+
+TeacherSettings = Annotated[
+    SharedTeacherSettings | AverageTeacherSettings | PreviousEpochTeacherSettings, Field(discriminator="name")
+]

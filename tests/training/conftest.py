@@ -32,8 +32,8 @@ EVERYTHING = """
 method:
   name: single
   teacher: {name: ema, momentum: 0.9}
-  masking: {name: adaptive}
-  mixup: {name: random, layer: backbone.layer3}
+  paths: [[{name: adaptive_masks}]]
+  mixup: {places: [input, backbone.layer3]}
   burn_in_steps: 1
   ramp_steps: 2
 """

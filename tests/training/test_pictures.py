@@ -49,13 +49,12 @@ def seen(
     return Inspection(
         weak=image,
         strong=image,
-        masked=grey(count, size_hw, level=60),
-        mixed=grey(count, size_hw, level=200) if mixed else None,
+        augmented={"path 1": grey(count, size_hw, level=60)}
+        | ({"mixed": grey(count, size_hw, level=200)} if mixed else {}),
         heatmaps=heatmaps,
         target=heatmaps,
         points_weak=points_xy,
         points_strong=points_xy,
-        counts=torch.full((count,), 3),
     )
 
 
@@ -86,7 +85,7 @@ def test_points_and_heatmaps_lie_on_their_pixel(tmp_path, size_hw):
     expected = (point[0, 0].numpy() + 0.5) * factor - 0.5
     strong = tile(sheet, 0, 1, size_hw)
     assert np.abs(centre_xy(np.abs(strong - 128).sum(axis=2)) - expected).max() < 0.3
-    target = tile(sheet, 0, 3, size_hw)
+    target = tile(sheet, 0, 2, size_hw)
     changed = np.abs(target - 128).sum(axis=2)
     assert np.abs(centre_xy(np.where(changed > 60, changed, 0)) - expected).max() < 0.15 * 4 * factor
     assert changed[0, 0] <= 3
@@ -100,19 +99,20 @@ def test_sheet_has_a_row_a_person_and_a_column_a_view(tmp_path):
     side = 64 * 4 + 2 * MARGIN
     assert five.shape == (3 * (side + CAPTION_HEIGHT), 5 * side, 3)
     assert four.shape == (5 * (side + CAPTION_HEIGHT), 4 * side, 3)
-    assert np.unique(tile(five, 0, 2, (64, 64))).tolist() == [60]
+    assert np.unique(tile(five, 0, 3, (64, 64))).tolist() == [60]
     assert np.unique(tile(five, 2, 4, (64, 64))).tolist() == [200]
 
 
-def test_captions_tell_the_counts(tmp_path):
+def test_captions_name_what_the_student_is_shown(tmp_path):
     point = torch.full((1, 1, 2), 30.0)
     three, seven = seen(point, (64, 64)), seen(point, (64, 64))
-    seven.counts.fill_(7)
+    seven.augmented["path 7"] = seven.augmented.pop("path 1")
+    seven.augmented["mixed"] = seven.augmented.pop("mixed")
     view_sheet(tmp_path / "a.png", three, ONE_JOINT)
     view_sheet(tmp_path / "b.png", seven, ONE_JOINT)
     different = np.argwhere(read(tmp_path / "a.png") != read(tmp_path / "b.png"))
     column = (different[:, 1] // (64 * 4 + 2 * MARGIN)).tolist()
-    assert set(column) == {2}
+    assert set(column) == {3}
     assert different[:, 0].min() >= 64 * 4
 
 

@@ -160,7 +160,7 @@ def test_sigterm_saves_and_exits_well_and_kill_9_leaves_a_resumable_run(
         (["data.labelled=25"], ["labelled = 25", "24 samples", "lower `labelled`"]),
         (["net.head.widht=8"], ["net.head.widht", "did you mean 'width'"]),
         (["steps=0", "optim.lr=-1"], ["steps", "optim.lr"]),
-        (["method={name: single, mixup: {name: feature, layer: backbone.layr3}}"], ["backbone.layer3"]),
+        (["method={name: single, mixup: {places: [backbone.layr3]}}"], ["backbone.layer3"]),
     ],
 )
 def test_bad_input_is_one_clear_sentence_and_code_2(

@@ -1,43 +1,23 @@
 """The step of `single`: what enters the loss, when, and what leaves no trace."""
 
 import copy
-from typing import Any
 
 import pytest
 import torch
-from pydantic import TypeAdapter
 from torch import nn
 
-from models.backbones.light import LightSettings
-from models.heads.pyramid import PyramidSettings
 from models.heatmap import warp
-from models.net import NetSettings, build_net
-from pipelines.batch import LabelledBatch, UnlabelledBatch
+from tests.training.tiny import LATE, SIGMA, make_batches, make_method
 from training.losses import heatmap_loss
-from training.methods import MethodSettings
 from training.methods.method import Method, Progress
 from training.methods.supervised import supervised_loss
 
-K, SIZE_HW, SIGMA = 5, (64, 48), 1.5
-LATE = Progress(step=99, total_steps=100)
-
-
-def make_method(seed: int = 0, **changes: Any) -> Any:
-    torch.manual_seed(0)
-    net = NetSettings(
-        backbone=LightSettings(stem_channels=8, channels=(8, 12, 16), blocks=(1, 1, 1)),
-        head=PyramidSettings(width=8, convolutions=1),
-    )
-    cfg = TypeAdapter(MethodSettings).validate_python({"name": "single", **changes}, strict=False)
-    return cfg.build(build_net(net, K), SIGMA, seed=seed, rank=0).train()
-
-
-def make_batches(seed: int = 0) -> tuple[LabelledBatch, UnlabelledBatch]:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(3, 4, 3, *SIZE_HW, generator=generator)
-    points = torch.rand(4, K, 2, generator=generator) * torch.tensor([48.0, 64.0])
-    turn = torch.tensor([[0.9, -0.3, 9.0], [0.3, 0.9, -4.0]]).repeat(4, 1, 1)
-    return LabelledBatch(images[0], points, torch.ones(4, K)), UnlabelledBatch(images[1], images[2], turn)
+PARTS = {
+    "none": [],
+    "cutout": [{"name": "joint_cutout"}],
+    "adaptive": [{"name": "adaptive_masks"}],
+    "joco": [{"name": "cut_occlude"}, {"name": "cutout"}],
+}
 
 
 def test_burn_in_is_the_supervised_step() -> None:
@@ -53,27 +33,28 @@ def test_burn_in_is_the_supervised_step() -> None:
 
 
 def test_ramp_rises_by_a_line_after_the_burn_in() -> None:
-    method = make_method(burn_in_steps=10, ramp_steps=3)
-    assert [method.ramp(step) for step in (0, 9, 10, 11, 12, 13, 99)] == [0, 0, 0.25, 0.5, 0.75, 1, 1]
-    assert make_method().ramp(0) == 1
+    cfg = make_method(burn_in_steps=10, ramp_steps=3).cfg
+    ramps = [cfg.ramp(Progress(step, 100)) for step in (0, 9, 10, 11, 12, 13, 99)]
+    assert ramps == [0, 0, 0.25, 0.5, 0.75, 1, 1]
+    assert make_method().cfg.ramp(Progress(0, 100)) == 1
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
-    method = make_method(weight=0.7, mixup={"name": "image", "weight": 0.4}, ramp_steps=1)
+    method = make_method(weight=0.7, mixup={"places": ["input"], "weight": 0.4}, ramp_steps=1)
     for step, ramp in ((0, 0.5), (5, 1.0)):
         terms = method(*make_batches(), Progress(step=step, total_steps=100)).terms
         total = terms["loss_supervised"] + ramp * (0.7 * terms["loss_unlabelled"] + 0.4 * terms["loss_mixed"])
         assert torch.isclose(terms["loss"], total)
 
 
-def test_without_masks_the_strong_loss_is_consistency_with_the_warped_teacher() -> None:
-    method = make_method(masking={"name": "none"}, mixup={"name": "none"}, weight=1.0)
+def test_without_parts_the_strong_loss_is_consistency_with_the_warped_teacher() -> None:
+    method = make_method(paths=[[]], mixup=None, weight=1.0)
     labelled, unlabelled = make_batches()
     twin = copy.deepcopy(method.network)
     supervised_loss(twin, labelled, SIGMA)  # the published order: labelled, weak, strong
     heatmaps = twin(unlabelled.weak).detach()
     target, inside = warp(heatmaps, unlabelled.strong_from_weak, 4)
-    expected = heatmap_loss(twin(unlabelled.strong), target, cell_weights=inside)
+    expected = heatmap_loss(twin(unlabelled.strong), target, inside)
     terms = method(labelled, unlabelled, LATE).terms
     assert torch.isclose(terms["loss_unlabelled"], expected)
     assert "loss_mixed" not in terms
@@ -82,31 +63,53 @@ def test_without_masks_the_strong_loss_is_consistency_with_the_warped_teacher() 
     assert all(torch.equal(a, b) for a, b in zip(moved, alike, strict=True))
 
 
-@pytest.mark.parametrize(("outside", "has_weights"), [("ignore", True), ("background", False)])
-def test_cells_beyond_the_weak_view_are_ignored_or_background(outside: str, has_weights: bool) -> None:
+def test_paths_are_summed_and_run_one_after_the_other_on_one_strong_view() -> None:
+    """MultiAugs: sum, not mean; batch statistics of each path's own (methods.md 5)."""
+    method = make_method(paths=[[], [], []], mixup=None)
+    labelled, unlabelled = make_batches()
+    twin = copy.deepcopy(method.network)
+    supervised_loss(twin, labelled, SIGMA)
+    target, inside = warp(twin(unlabelled.weak).detach(), unlabelled.strong_from_weak, 4)
+    losses = [heatmap_loss(twin(unlabelled.strong), target, inside) for _ in range(3)]
+    terms = method(labelled, unlabelled, LATE).terms
+    assert torch.isclose(terms["loss_unlabelled"], sum(losses))
+    assert torch.equal(method.network.backbone.stem[0].bn.running_mean, twin.backbone.stem[0].bn.running_mean)
+
+
+@pytest.mark.parametrize(("outside", "is_partial"), [("ignore", True), ("background", False)])
+def test_cells_beyond_the_weak_view_are_ignored_or_background(outside: str, is_partial: bool) -> None:
     method = make_method(outside=outside)
     unlabelled = make_batches()[1]
-    strong = method.strong_view(unlabelled, method.network(unlabelled.weak))
-    assert (strong.cell_weights is not None) == has_weights
-    if strong.cell_weights is not None:
-        assert 0 < strong.cell_weights.mean() < 1
+    weights = method.student.strong_view(unlabelled, method.labels(unlabelled)).weights
+    assert (0 < weights.mean() < 1) == is_partial
+
+
+def test_labels_with_a_low_peak_do_not_count() -> None:
+    method = make_method(paths=[[]], mixup=None)
+    unlabelled = make_batches()[1]
+    peaks = method.labels(unlabelled).heatmaps.amax(dim=(2, 3))
+    bound = float(peaks.median())
+    method = make_method(paths=[[]], mixup=None, min_peak=bound)
+    labels = method.labels(unlabelled)
+    assert torch.equal(labels.joint_weights, (labels.heatmaps.amax(dim=(2, 3)) > bound).float())
+    assert 0.3 < labels.joint_weights.mean() < 0.7
+    weights = method.student.strong_view(unlabelled, labels).weights
+    assert torch.equal(weights.amax(dim=(2, 3)) > 0, labels.joint_weights > 0)
 
 
 def test_no_gradient_reaches_the_network_through_the_teacher() -> None:
-    method = make_method(mixup={"name": "none"}, weight=1.0)
+    method = make_method(mixup=None, weight=1.0)
     labelled, unlabelled = make_batches()
-    with torch.no_grad():
-        heatmaps = method.teacher(unlabelled.weak, method.network)
-    strong = method.strong_view(unlabelled, heatmaps)
-    assert not strong.target.requires_grad
+    assert not method.labels(unlabelled).heatmaps.requires_grad
     assert not method(labelled, unlabelled, LATE).terms["loss_unlabelled"].requires_grad
 
 
-@pytest.mark.parametrize("masking", ["none", "fixed", "adaptive"])
-@pytest.mark.parametrize("mixup", ["none", "image", "feature", "random"])
-@pytest.mark.parametrize("teacher", ["shared", "ema"])
-def test_every_combination_learns_from_both_batches(masking: str, mixup: str, teacher: str) -> None:
-    method = make_method(masking={"name": masking}, mixup={"name": mixup}, teacher={"name": teacher})
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("places", [[], ["input"], ["backbone.layer3"], ["input", "head.final"]])
+@pytest.mark.parametrize("teacher", ["shared", "ema", "previous_epoch"])
+def test_every_combination_learns_from_both_batches(parts: str, places: list[str], teacher: str) -> None:
+    mixup = {"places": places} if places else None
+    method = make_method(paths=[PARTS[parts]], mixup=mixup, teacher={"name": teacher})
     labelled, unlabelled = make_batches()
     result = method(labelled, unlabelled, LATE)
     result.loss.backward()
@@ -116,41 +119,36 @@ def test_every_combination_learns_from_both_batches(masking: str, mixup: str, te
     method.after_update(LATE)
 
 
-def test_masks_change_only_the_strong_image_that_the_student_sees() -> None:
-    method = make_method(masking={"name": "fixed", "count": 5})
+def test_parts_change_only_what_the_student_sees() -> None:
+    method = make_method(paths=[[{"name": "joint_cutout", "count": 5}]])
     unlabelled = make_batches()[1]
     before = unlabelled.strong.clone()
-    strong = method.strong_view(unlabelled, method.network(unlabelled.weak))
+    scene = method.student.strong_view(unlabelled, method.labels(unlabelled)).scene
+    images, _ = method.student.augment(method.cfg.paths[0], scene)
     assert torch.equal(unlabelled.strong, before)
-    changed = (strong.images != before).all(dim=1).flatten(1).float().mean(dim=1)
+    changed = (images != before).all(dim=1).flatten(1).float().mean(dim=1)
     assert torch.all(changed > 0)
-    assert torch.all(strong.images[strong.images != before] == 0)  # the mean colour, normalised
-
-
-def test_random_mixup_takes_images_and_features_equally_often() -> None:
-    method = make_method()
-    taken = [method.takes_features(method.cfg.mixup) for _ in range(600)]
-    assert 240 < sum(taken) < 360
+    assert torch.all(images[images != before] == 0)  # the mean colour, normalised
 
 
 def test_ranks_draw_other_masks_but_take_the_same_branch() -> None:
-    def drawn(method: Method) -> tuple[list[bool], torch.Tensor]:
-        branch = [method.takes_features(method.cfg.mixup) for _ in range(40)]
-        return branch, torch.rand(4, generator=method.device_generator)
+    def drawn(method: Method) -> tuple[list[int], torch.Tensor]:
+        assert method.draws
+        branch = [method.draws.one_of(2) for _ in range(40)]
+        return branch, torch.rand(4, generator=method.draws.device)
 
-    cfg, network = make_method().cfg, make_method().network
-    ranks = [cfg.build(network, SIGMA, seed=3, rank=rank) for rank in (0, 1)]
-    (branch_0, numbers_0), (branch_1, numbers_1) = map(drawn, ranks)
+    (branch_0, numbers_0), (branch_1, numbers_1) = (drawn(make_method(seed=3, rank=rank)) for rank in (0, 1))
     assert branch_0 == branch_1
     assert not torch.equal(numbers_0, numbers_1)
 
 
-@pytest.mark.parametrize("teacher", ["shared", "ema"])
+@pytest.mark.parametrize("teacher", ["shared", "ema", "previous_epoch"])
 def test_inspecting_leaves_no_trace(teacher: str) -> None:
     plain, inspected = (make_method(teacher={"name": teacher}) for _ in range(2))
     labelled, unlabelled = make_batches()
     seen = inspected.inspect(unlabelled)
-    assert seen.masked.shape == seen.mixed.shape == unlabelled.strong.shape
+    assert list(seen.augmented) == ["path 1", "mixed"]
+    assert all(images.shape == unlabelled.strong.shape for images in seen.augmented.values())
     assert inspected.network.training
     for step in (50, 51):
         progress = Progress(step=step, total_steps=100)

@@ -4,7 +4,19 @@ from typing import Annotated
 
 from pydantic import Field
 
+from training.methods.double_match import DoubleMatchSettings
+from training.methods.dual import DualSettings
+from training.methods.pseudo_label import PseudoLabelSettings
 from training.methods.single import SingleSettings
 from training.methods.supervised import SupervisedSettings
+from training.methods.triple import TripleSettings
 
-MethodSettings = Annotated[SupervisedSettings | SingleSettings, Field(discriminator="name")]
+MethodSettings = Annotated[
+    SupervisedSettings
+    | PseudoLabelSettings
+    | SingleSettings
+    | DoubleMatchSettings
+    | DualSettings
+    | TripleSettings,
+    Field(discriminator="name"),
+]

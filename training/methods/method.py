@@ -1,13 +1,17 @@
 """What every method is: a module whose forward is the training step and reads like the paper."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from models.net import PoseNet
+from models.net import NetSettings, PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
+from sharding.skeleton import Skeleton
+from training.methods.draws import Draws
 
 
 @dataclass(frozen=True)
@@ -27,27 +31,45 @@ class StepResult:
 
 
 @dataclass(frozen=True)
+class Ingredients:
+    """What a method is built from.
+
+    `make_network(net)` gives a network on the device, new weights at each call: by `net`, or where that is
+    None by the recipe's own `net`. `sigma`: of the target Gaussians, in heatmap cells.
+    """
+
+    make_network: Callable[[NetSettings | None], PoseNet]
+    skeleton: Skeleton
+    sigma: float
+    draws: Draws
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What one unlabelled batch looks like to a method, for the picture sheet (M samples).
 
-    `weak`, `strong`, `masked` (M, 3, H, W) normalised; `mixed` too, or None; `heatmaps`, `target`
-    (M, K, h, w) of the weak and the strong view; `points_weak`, `points_strong` (M, K, 2) view px; `counts`
-    (M,) of masks.
+    `weak`, `strong` and every value of `augmented`, by caption: (M, 3, H, W) normalised; `heatmaps`,
+    `target` (M, K, h, w) of the weak and the strong view; `points_weak`, `points_strong` (M, K, 2) view px.
     """
 
     weak: torch.Tensor
     strong: torch.Tensor
-    masked: torch.Tensor
-    mixed: torch.Tensor | None
+    augmented: dict[str, torch.Tensor]
     heatmaps: torch.Tensor
     target: torch.Tensor
     points_weak: torch.Tensor
     points_strong: torch.Tensor
-    counts: torch.Tensor
 
 
 class Method(nn.Module, ABC):
-    """A training method; its parameters and buffers and `rank_state` are its whole state."""
+    """A training method; its parameters and buffers and `rank_state` are its whole state.
+
+    draws: the random numbers of its steps, where it takes any.
+    """
+
+    def __init__(self, draws: Draws | None = None) -> None:
+        super().__init__()
+        self.draws = draws
 
     @abstractmethod
     def forward(
@@ -62,17 +84,39 @@ class Method(nn.Module, ABC):
     def after_update(self, progress: Progress) -> None:
         """Called once the optimiser has moved the parameters."""
 
+    def rate_position(self, progress: Progress) -> Progress:
+        """Where the learning rate's schedule stands; a method that trains twice runs through it twice."""
+        return progress
+
     @abstractmethod
     def networks(self) -> dict[str, PoseNet]:
         """The networks to score by name; the first is the product."""
+
+    def ensembles(self) -> dict[str, tuple[str, ...]]:
+        """Ensembles to score: their name to the names of the networks whose heatmaps are averaged."""
+        return {}
 
     def inspect(self, unlabelled: UnlabelledBatch) -> Inspection | None:  # noqa: ARG002
         """What the method makes of `unlabelled`, with no trace in its state; None where that is nothing."""
         return None
 
+    @contextmanager
+    def without_trace(self) -> Iterator[None]:
+        """In eval mode and without gradient; then draws and mode are as they were."""
+        state, was_training = self.rank_state(), self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(was_training)
+            self.load_rank_state(state)
+
     def rank_state(self) -> dict[str, torch.Tensor]:
         """The state that differs from rank to rank: its random generators."""
-        return {}
+        return self.draws.state() if self.draws else {}
 
     def load_rank_state(self, state: dict[str, torch.Tensor]) -> None:
         """Restore what `rank_state` gave."""
+        if self.draws:
+            self.draws.load(state)

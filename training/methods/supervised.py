@@ -9,7 +9,7 @@ from models.heatmap import encode
 from models.net import PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from training.losses import heatmap_loss
-from training.methods.method import Method, Progress, StepResult
+from training.methods.method import Ingredients, Method, Progress, StepResult
 
 
 def supervised_loss(network: PoseNet, labelled: LabelledBatch, sigma: float) -> torch.Tensor:
@@ -18,16 +18,16 @@ def supervised_loss(network: PoseNet, labelled: LabelledBatch, sigma: float) -> 
     target, weights = encode(
         labelled.points_xy, labelled.visible, predicted.shape[-2:], stride=network.stride, sigma=sigma
     )
-    return heatmap_loss(predicted, target, weights)
+    return heatmap_loss(predicted, target, weights[:, :, None, None])
 
 
 class Supervised(Method):
     """f(x_l) against the targets, and nothing else."""
 
-    def __init__(self, network: PoseNet, sigma: float) -> None:
+    def __init__(self, ingredients: Ingredients) -> None:
         super().__init__()
-        self.network = network
-        self.sigma = sigma
+        self.network = ingredients.make_network(None)
+        self.sigma = ingredients.sigma
 
     def forward(
         self,
@@ -54,15 +54,11 @@ class SupervisedSettings:
 
     name: Literal["supervised"] = "supervised"
 
+    num_networks = 1
     uses_unlabelled = False
+    uses_every_parameter = True
     settled_from_step = 0
 
-    def build(
-        self,
-        network: PoseNet,
-        sigma: float,
-        seed: int,  # noqa: ARG002
-        rank: int,  # noqa: ARG002
-    ) -> Supervised:
-        """The method around `network`."""
-        return Supervised(network, sigma)
+    def build(self, ingredients: Ingredients) -> Supervised:
+        """The method."""
+        return Supervised(ingredients)

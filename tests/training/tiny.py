@@ -1,0 +1,60 @@
+"""A tiny network, method and batches for tests of steps."""
+
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+
+from models.backbones.light import LightSettings
+from models.heads.pyramid import PyramidSettings
+from models.net import NetSettings, PoseNet, build_net
+from pipelines.batch import LabelledBatch, UnlabelledBatch
+from sharding.skeleton import Skeleton
+from training.methods import MethodSettings
+from training.methods.draws import Draws
+from training.methods.method import Ingredients, Progress
+
+SKELETON = Skeleton(
+    names=("nose", "left_hip", "right_hip", "left_knee", "right_knee"),
+    flip_pairs=((1, 2), (3, 4)),
+    bones=((1, 3), (2, 4)),
+    sigmas=(0.05,) * 5,
+)
+K, SIZE_HW, SIGMA = 5, (64, 48), 1.5
+NET = NetSettings(
+    backbone=LightSettings(stem_channels=8, channels=(8, 12, 16), blocks=(1, 1, 1)),
+    head=PyramidSettings(width=8, convolutions=1),
+)
+LATE = Progress(step=99, total_steps=100)
+
+
+def make_network(net: NetSettings | None = None, device: str = "cpu") -> PoseNet:
+    """A network for five keypoints whose heatmaps have peaks, as a trained one's."""
+    network = build_net(net or NET, K).to(device)
+    torch.nn.init.normal_(network.head.final.weight, std=0.3)
+    return network
+
+
+def make_settings(name: str = "single", **changes: Any) -> Any:
+    """Settings of a method from plain values."""
+    return TypeAdapter(MethodSettings).validate_python({"name": name, **changes}, strict=False)
+
+
+def make_method(
+    name: str = "single", *, seed: int = 0, rank: int = 0, device: str = "cpu", **changes: Any
+) -> Any:
+    """A method in train mode; the same weights at every call."""
+    torch.manual_seed(0)
+    draws = Draws(seed, rank, torch.device(device))
+    ingredients = Ingredients(lambda net: make_network(net, device), SKELETON, SIGMA, draws)
+    return make_settings(name, **changes).build(ingredients).train()
+
+
+def make_batches(seed: int = 0, device: str = "cpu") -> tuple[LabelledBatch, UnlabelledBatch]:
+    """Four labelled and four unlabelled people, the strong view turned."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(3, 4, 3, *SIZE_HW, generator=generator).to(device)
+    points = (torch.rand(4, K, 2, generator=generator) * torch.tensor([48.0, 64.0])).to(device)
+    turn = torch.tensor([[0.9, -0.3, 9.0], [0.3, 0.9, -4.0]], device=device).repeat(4, 1, 1)
+    labelled = LabelledBatch(images[0], points, torch.ones(4, K, device=device))
+    return labelled, UnlabelledBatch(images[1], images[2], turn)

@@ -1,0 +1,183 @@
+"""What the consistency methods share: a student between a teacher's weak view and its own strong views.
+
+The paths of MultiAugs (methods.md 5), of which the other methods use one, and the Mixup branch.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from configs.settings import settings
+from models.heatmap import peak_points, warp
+from models.net import PoseNet
+from pipelines.batch import UnlabelledBatch
+from pipelines.geometry import apply
+from pipelines.strong import Part
+from pipelines.strong.joint_cutout import AdaptiveMasks
+from pipelines.strong.scene import Scene
+from training.losses import heatmap_loss
+from training.methods.draws import Draws
+from training.methods.method import Inspection, Progress
+from training.methods.mixup import MixupBranch, MixupSettings
+from training.teacher import SharedTeacherSettings, TeacherSettings
+
+Path = tuple[Part, ...]
+
+
+@settings
+class ConsistencySettings:
+    """Agreement between a weak and several strong views of the unlabelled people."""
+
+    teacher: TeacherSettings = SharedTeacherSettings()
+    """Who labels the weak views."""
+    paths: Annotated[tuple[Path, ...], Field(min_length=1)] = ((AdaptiveMasks(),),)
+    """The strong paths: each a list of parts, applied in order to the strong view; `[[]]` is one path that
+    shows the strong view as it is."""
+    mixup: MixupSettings | None = None
+    """The branch of mixtures; null: none."""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the sum of the paths' losses."""
+    burn_in_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps on the labelled people alone before the unlabelled ones join."""
+    ramp_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the weights of the unlabelled losses rise from zero after the burn-in."""
+    min_peak: Annotated[float, Field(ge=0)] = 0.0
+    """Pseudo labels whose peak is not above this do not count (published: 0.1 in SSPCM; 0 counts all)."""
+    outside: Literal["ignore", "background"] = "ignore"
+    """What cells of the strong view beyond the weak view count as: nothing, or empty (published)."""
+
+    uses_unlabelled = True
+    uses_every_parameter = True
+
+    @property
+    def settled_from_step(self) -> int:
+        """The step from which the unlabelled losses have their full weights."""
+        return self.burn_in_steps + self.ramp_steps
+
+    def ramp(self, progress: Progress) -> float:
+        """Share of the unlabelled weights in a step: 0 in the burn-in, then a line up to 1."""
+        since = progress.step - self.burn_in_steps
+        return 0.0 if since < 0 else min(1.0, (since + 1) / (self.ramp_steps + 1))
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """What a teacher says of the weak views of N people."""
+
+    heatmaps: torch.Tensor
+    """(N, K, h, w), no gradient."""
+    joint_weights: torch.Tensor
+    """(N, K): 0 for keypoints that do not count."""
+
+
+def trusted(heatmaps: torch.Tensor, min_peak: float) -> PseudoLabels:
+    """The heatmaps (N, K, h, w) as labels, each keypoint trusted whose peak exceeds `min_peak`."""
+    if min_peak == 0:
+        return PseudoLabels(heatmaps, heatmaps.new_ones(heatmaps.shape[:2]))
+    return PseudoLabels(heatmaps, (heatmaps.amax(dim=(2, 3)) > min_peak).float())
+
+
+@dataclass(frozen=True)
+class StrongView:
+    """The pseudo labels carried into the strong view, and the scene that its parts look at."""
+
+    scene: Scene
+    target: torch.Tensor
+    """(N, K, h, w)."""
+    weights: torch.Tensor
+    """(N, K, h, w): of each cell's squared error."""
+
+
+class Student:
+    """One network's strong branches: its paths and its mixture."""
+
+    def __init__(self, cfg: ConsistencySettings, network: PoseNet, draws: Draws) -> None:
+        self.cfg = cfg
+        self.network = network
+        self.draws = draws
+        self.mixup = MixupBranch(cfg.mixup, network, draws) if cfg.mixup else None
+
+    def loss(
+        self, unlabelled: UnlabelledBatch, labels: PseudoLabels
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """lambda_u L_u + lambda_m L_m, and the terms for the report.
+
+        The paths see one strong view and run one after the other, each with batch statistics of its own.
+        """
+        view = self.strong_view(unlabelled, labels)
+        terms = label_terms(labels)
+        losses, first = [], view.scene.strong
+        for number, path in enumerate(self.cfg.paths):
+            images, path_terms = self.augment(path, view.scene)
+            losses.append(heatmap_loss(self.network(images), view.target, view.weights))
+            terms |= path_terms
+            first = images if number == 0 else first
+        loss_unlabelled = torch.stack(losses).sum()
+        loss = self.cfg.weight * loss_unlabelled
+        terms["loss_unlabelled"] = loss_unlabelled.detach()
+        if self.mixup:
+            loss_mixed, terms["alpha"] = self.mixup.loss(*self.to_mix(unlabelled, labels, view, first))
+            loss = loss + self.mixup.cfg.weight * loss_mixed
+            terms["loss_mixed"] = loss_mixed.detach()
+        return loss, terms
+
+    def strong_view(self, unlabelled: UnlabelledBatch, labels: PseudoLabels) -> StrongView:
+        """Carry the teacher's heatmaps into the strong views."""
+        target, inside = warp(labels.heatmaps, unlabelled.strong_from_weak, self.network.stride)
+        weights = labels.joint_weights[:, :, None, None]
+        weights = weights * inside if self.cfg.outside == "ignore" else weights.expand_as(target)
+        points_weak = peak_points(labels.heatmaps, self.network.stride)
+        scene = Scene(unlabelled.strong, labels.heatmaps, points_weak, unlabelled.strong_from_weak)
+        return StrongView(scene, target, weights)
+
+    def augment(self, path: Path, scene: Scene) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The strong views (N, 3, H, W) as one path shows them, and its terms for the report."""
+        images, terms = scene.strong.clone(), {}
+        for part in path:
+            images, part_terms = part.apply(images, scene, self.draws.device)
+            terms |= part_terms
+        return images, terms
+
+    def to_mix(
+        self, unlabelled: UnlabelledBatch, labels: PseudoLabels, view: StrongView, first: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Images, target and weights that the Mixup branch mixes; `first` are those of the first path."""
+        assert self.mixup is not None
+        if self.mixup.cfg.views == "weak":
+            return unlabelled.weak, labels.heatmaps, labels.joint_weights[:, :, None, None]
+        images = first if self.mixup.cfg.views == "masked" else unlabelled.strong
+        return images, view.target, view.weights
+
+    def inspect(self, unlabelled: UnlabelledBatch, labels: PseudoLabels) -> Inspection:
+        """What the branches make of `unlabelled`; moves the draws."""
+        view = self.strong_view(unlabelled, labels)
+        images = [self.augment(path, view.scene)[0] for path in self.cfg.paths]
+        augmented = {f"path {number}": each for number, each in enumerate(images, start=1)}
+        if self.mixup:
+            augmented["mixed"] = self.mixup.example(self.to_mix(unlabelled, labels, view, images[0])[0])
+        return Inspection(
+            weak=unlabelled.weak,
+            strong=unlabelled.strong,
+            augmented=augmented,
+            heatmaps=labels.heatmaps,
+            target=view.target,
+            points_weak=view.scene.points_weak,
+            points_strong=apply(unlabelled.strong_from_weak, view.scene.points_weak),
+        )
+
+
+def label_terms(labels: PseudoLabels) -> dict[str, torch.Tensor]:
+    """What tells a healthy teacher from a collapsing one: its mean peak, its share of cells above 0.1, and
+    the share of keypoints that count."""
+    return {
+        "teacher_peak": labels.heatmaps.float().amax(dim=(2, 3)).mean(),
+        "teacher_cells": (labels.heatmaps > 0.1).float().mean(),
+        "trusted_share": labels.joint_weights.mean(),
+    }
+
+
+def of_network(number: int, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The terms of one of several students, their names marked by its number."""
+    return {f"{name}_{number}": value for name, value in terms.items()}

@@ -1,0 +1,154 @@
+"""Double match: consistency of the heatmaps, and of an intermediate feature.
+
+The feature loss of DoubleMatch (Wallin et al., ICPR 2022) made dense, as the paper of adaptive masking
+compares with it (Meng et al., arXiv 2404.14835, Figure 6, "DM"): a projection of the student's features of a
+strong view must point where the teacher's features of the weak view point, cell by cell after these were
+carried into the strong view. It holds wherever both views show the person, whatever the heatmaps say there.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from configs.load import InputError
+from configs.settings import settings
+from models.heatmap import warp
+from models.net import PoseNet
+from pipelines.batch import LabelledBatch, UnlabelledBatch
+from training.methods.consistency import ConsistencySettings, PseudoLabels, Student, trusted
+from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
+from training.methods.supervised import supervised_loss
+
+
+@settings
+class DoubleMatchSettings(ConsistencySettings):
+    """Consistency of heatmaps and of features between the weak and the strong views."""
+
+    name: Literal["double_match"] = "double_match"
+    layer: str = "backbone"
+    """The module whose output is matched; of several maps the coarsest."""
+    feature_weight: Annotated[float, Field(ge=0)] = 1e-3
+    """Weight of the feature loss, whose values lie in 0..2 where a heatmap loss is about a thousandth."""
+
+    num_networks = 1
+
+    def build(self, ingredients: Ingredients) -> "DoubleMatch":
+        """The method. Raises InputError where the network has no such layer."""
+        return DoubleMatch(self, ingredients)
+
+
+class DoubleMatch(Method):
+    """L = L_s + ramp (lambda_u L_u + lambda_m L_m + lambda_f L_f)."""
+
+    def __init__(self, cfg: DoubleMatchSettings, ingredients: Ingredients) -> None:
+        super().__init__(ingredients.draws)
+        self.cfg = cfg
+        self.sigma = ingredients.sigma
+        self.network = ingredients.make_network(None)
+        self.teacher = cfg.teacher.build(self.network)
+        self.student = Student(cfg, self.network, ingredients.draws)
+        self.student_tap = FeatureTap(self.network, cfg.layer)
+        own = self.teacher.source(self.network)
+        self.teacher_tap = self.student_tap if own is self.network else FeatureTap(own, cfg.layer)
+        channels = feature_channels(self.network, self.student_tap)
+        self.projection = nn.Conv2d(channels, channels, 1).to(next(self.network.parameters()).device)
+
+    def forward(
+        self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
+    ) -> StepResult:
+        """One step: labelled, weak (teacher), strong paths, mixed."""
+        loss = loss_supervised = supervised_loss(self.network, labelled, self.sigma)
+        terms = {"loss_supervised": loss_supervised.detach()}
+        if unlabelled is not None:
+            with self.teacher_tap.listening() as weak_features:
+                labels = self.labels(unlabelled)
+            with self.student_tap.listening() as strong_features:
+                loss_student, student_terms = self.student.loss(unlabelled, labels)
+            loss_feature = self.feature_loss(weak_features[0], strong_features, unlabelled)
+            loss_unlabelled = loss_student + self.cfg.feature_weight * loss_feature
+            loss = loss_supervised + self.cfg.ramp(progress) * loss_unlabelled
+            terms |= student_terms | {"loss_feature": loss_feature.detach()}
+        return StepResult(loss, {"loss": loss.detach(), **terms})
+
+    def feature_loss(
+        self, weak: torch.Tensor, strong: list[torch.Tensor], unlabelled: UnlabelledBatch
+    ) -> torch.Tensor:
+        """L_f: one minus the mean cosine over the paths and the cells that both views show.
+
+        weak: (N, C, h', w') without gradient; strong: such maps of the passes, those of the paths first.
+        """
+        stride = unlabelled.weak.shape[-1] / weak.shape[-1]
+        target, inside = warp(weak, unlabelled.strong_from_weak, stride)
+        paths = strong[: len(self.cfg.paths)]
+        cosines = [F.cosine_similarity(self.projection(path).float(), target, dim=1) for path in paths]
+        shown = inside[:, 0]
+        return 1 - (torch.stack(cosines).mean(dim=0) * shown).sum() / shown.sum().clamp_min(1)
+
+    def labels(self, unlabelled: UnlabelledBatch) -> PseudoLabels:
+        """What the teacher says of the weak views."""
+        return trusted(self.teacher(unlabelled.weak, self.network), self.cfg.min_peak)
+
+    def wants_unlabelled(self, progress: Progress) -> bool:
+        """After the burn-in."""
+        return self.cfg.ramp(progress) > 0
+
+    def after_update(self, progress: Progress) -> None:
+        """Move the teacher."""
+        self.teacher.update(self.network, progress.step + 1)
+
+    def networks(self) -> dict[str, PoseNet]:
+        """The network, and the teacher's own where it has one."""
+        return {"network": self.network, **self.teacher.networks()}
+
+    def inspect(self, unlabelled: UnlabelledBatch) -> Inspection:
+        """What the student is shown."""
+        with self.without_trace():
+            return self.student.inspect(unlabelled, self.labels(unlabelled))
+
+
+class FeatureTap:
+    """Listens to the output of one named layer, only inside `with tap.listening()`."""
+
+    def __init__(self, network: nn.Module, layer: str) -> None:
+        modules = dict(network.named_modules())
+        if layer not in modules:
+            near = get_close_matches(layer, modules, n=3, cutoff=0.4) or ["backbone"]
+            raise InputError(
+                f"method.layer: the network has no layer '{layer}': name one of its modules, for instance "
+                + ", ".join(near)
+            )
+        self._heard: list[torch.Tensor] | None = None
+        modules[layer].register_forward_hook(self._hear)
+
+    @contextmanager
+    def listening(self) -> Iterator[list[torch.Tensor]]:
+        """The outputs (N, C, h', w') of the passes made inside, in their order; of several maps the last."""
+        self._heard = heard = []
+        try:
+            yield heard
+        finally:
+            self._heard = None
+
+    def _hear(self, _module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+        if self._heard is not None:
+            self._heard.append(output[-1] if isinstance(output, list | tuple) else output)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy listens to nothing."""
+        return {"_heard": None}
+
+
+@torch.no_grad()
+def feature_channels(network: PoseNet, tap: FeatureTap) -> int:
+    """Channels of the maps that the tap hears."""
+    was_training = network.training
+    with tap.listening() as heard:
+        network.eval()(torch.zeros(1, 3, 64, 64, device=next(network.parameters()).device))
+    network.train(was_training)
+    return heard[0].shape[1]

@@ -1,0 +1,94 @@
+"""Dual: two networks that teach each other (PoseDual, Xie et al., ICCV 2021; methods.md 3.3).
+
+With several paths MultiAugs (dual).
+"""
+
+from typing import Literal
+
+import torch
+
+from configs.settings import settings
+from models.net import NetSettings, PoseNet
+from pipelines.batch import LabelledBatch, UnlabelledBatch
+from training.methods.consistency import ConsistencySettings, PseudoLabels, Student, of_network, trusted
+from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
+from training.methods.supervised import supervised_loss
+
+
+@settings
+class DualSettings(ConsistencySettings):
+    """Two networks, each taught by the other's heatmaps of the weak views."""
+
+    name: Literal["dual"] = "dual"
+    second_net: NetSettings | None = None
+    """The second network, where it differs, for instance in its pretrained weights; null: another start of
+    `net`."""
+
+    num_networks = 2
+
+    def build(self, ingredients: Ingredients) -> "Dual":
+        """The method."""
+        return Dual(self, ingredients)
+
+
+class Dual(Method):
+    """L = (L_s1 + L_s2) / 2 + ramp (L_1 + L_2): each network's strong branches by the labels of the other.
+
+    The keypoints at which a network's images are masked are the other's, too.
+    """
+
+    def __init__(self, cfg: DualSettings, ingredients: Ingredients) -> None:
+        super().__init__(ingredients.draws)
+        self.cfg = cfg
+        self.sigma = ingredients.sigma
+        self.first = ingredients.make_network(None)
+        self.second = ingredients.make_network(cfg.second_net)
+        self.first_teacher = cfg.teacher.build(self.first)
+        self.second_teacher = cfg.teacher.build(self.second)
+        self.first_student = Student(cfg, self.first, ingredients.draws)
+        self.second_student = Student(cfg, self.second, ingredients.draws)
+
+    def forward(
+        self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
+    ) -> StepResult:
+        """One step: labelled, weak and strong views through both networks."""
+        supervised = [supervised_loss(each, labelled, self.sigma) for each in (self.first, self.second)]
+        loss = loss_supervised = torch.stack(supervised).mean()
+        terms = {"loss_supervised": loss_supervised.detach()}
+        if unlabelled is not None:
+            of_first, of_second = self.labels(unlabelled)
+            loss_1, terms_1 = self.first_student.loss(unlabelled, of_second)
+            loss_2, terms_2 = self.second_student.loss(unlabelled, of_first)
+            loss = loss_supervised + self.cfg.ramp(progress) * (loss_1 + loss_2)
+            terms |= of_network(1, terms_1) | of_network(2, terms_2)
+        return StepResult(loss, {"loss": loss.detach(), **terms})
+
+    def labels(self, unlabelled: UnlabelledBatch) -> tuple[PseudoLabels, PseudoLabels]:
+        """What each network's teacher says of the weak views."""
+        first = self.first_teacher(unlabelled.weak, self.first)
+        second = self.second_teacher(unlabelled.weak, self.second)
+        return trusted(first, self.cfg.min_peak), trusted(second, self.cfg.min_peak)
+
+    def wants_unlabelled(self, progress: Progress) -> bool:
+        """After the burn-in."""
+        return self.cfg.ramp(progress) > 0
+
+    def after_update(self, progress: Progress) -> None:
+        """Move the teachers."""
+        self.first_teacher.update(self.first, progress.step + 1)
+        self.second_teacher.update(self.second, progress.step + 1)
+
+    def networks(self) -> dict[str, PoseNet]:
+        """Both networks, and the teachers' own where they have any."""
+        teachers = {f"{name}_1": net for name, net in self.first_teacher.networks().items()}
+        teachers |= {f"{name}_2": net for name, net in self.second_teacher.networks().items()}
+        return {"network_1": self.first, "network_2": self.second, **teachers}
+
+    def ensembles(self) -> dict[str, tuple[str, ...]]:
+        """The mean heatmap of both."""
+        return {"ensemble": ("network_1", "network_2")}
+
+    def inspect(self, unlabelled: UnlabelledBatch) -> Inspection:
+        """What the first network is shown."""
+        with self.without_trace():
+            return self.first_student.inspect(unlabelled, self.labels(unlabelled)[1])

@@ -1,0 +1,93 @@
+"""The Mixup branch: mixtures of two unlabelled people against equally mixed pseudo labels.
+
+Meng et al. (arXiv 2404.14835), Eq. 4; methods.md 9, rows 13 to 19.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from configs.settings import settings
+from models.net import PoseNet
+from pipelines.mixing import FeatureMixer, draw_alpha, draw_partners, mix
+from training.losses import heatmap_loss
+from training.methods.draws import Draws
+
+INPUT = "input"
+
+
+@settings
+class MixupSettings:
+    """A branch that trains on mixtures of two unlabelled people."""
+
+    places: Annotated[tuple[str, ...], Field(min_length=1)] = (INPUT, "backbone.layer3")
+    """Where to mix: `input` mixes the images, the name of a module what enters it."""
+    passes: Literal["one", "all"] = "one"
+    """One place a step, drawn at random, or a pass for each place, their losses averaged."""
+    views: Literal["weak", "strong", "masked"] = "weak"
+    """What is mixed: weak views (as Eq. 4 has it), strong views, or those of the first strong path."""
+    beta: Annotated[float, Field(gt=0)] = 0.75
+    """Both parameters of the Beta distribution of alpha."""
+    weight: Annotated[float, Field(ge=0)] = 0.7
+    """Weight of the branch in the loss (lambda_m)."""
+
+
+class MixupBranch:
+    """Mixes what enters one student at the places of the recipe."""
+
+    def __init__(self, cfg: MixupSettings, student: PoseNet, draws: Draws) -> None:
+        self.cfg = cfg
+        self.student = student
+        self.draws = draws
+        self.mixers = {place: FeatureMixer(student, place) for place in cfg.places if place != INPUT}
+
+    def loss(
+        self, images: torch.Tensor, target: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """L_m, and the last alpha drawn.
+
+        images (N, 3, H, W); target (N, K, h, w), their pseudo labels; weights, broadcastable to those, of
+        each cell's squared error.
+        """
+        places = self.cfg.places
+        if self.cfg.passes == "one":
+            places = (places[self.draws.one_of(len(places))],)
+        losses = []
+        for place in places:
+            alpha = draw_alpha(self.cfg.beta, generator=self.draws.device)
+            partners = draw_partners(len(images), generator=self.draws.device)
+            mixed_target, mixed_weights = mix_labels(target, weights, alpha, partners)
+            predicted = self._predict(place, images, alpha, partners)
+            losses.append(heatmap_loss(predicted, mixed_target, mixed_weights))
+        return torch.stack(losses).mean(), alpha
+
+    def _predict(
+        self, place: str, images: torch.Tensor, alpha: torch.Tensor, partners: torch.Tensor
+    ) -> torch.Tensor:
+        if place == INPUT:
+            return self.student(mix(images, alpha, partners))
+        with self.mixers[place].mixing(alpha, partners):
+            return self.student(images)
+
+    def example(self, images: torch.Tensor) -> torch.Tensor:
+        """`images` (N, 3, H, W) mixed once, to look at."""
+        alpha = draw_alpha(self.cfg.beta, generator=self.draws.device)
+        return mix(images, alpha, draw_partners(len(images), generator=self.draws.device))
+
+
+def mix_labels(
+    target: torch.Tensor, weights: torch.Tensor, alpha: torch.Tensor, partners: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The one target, and its weights, that have the gradient of Equation 4's two losses.
+
+    alpha w_i |f - H_i|^2 + (1 - alpha) w_j |f - H_j|^2 has, up to a constant, the value of W |f - T|^2 with
+    W = alpha w_i + (1 - alpha) w_j and T the mean of H_i and H_j by the two shares of W. Where all weights
+    are 1 that is the mixed heatmap alpha H_i + (1 - alpha) H_j.
+
+    target (N, K, h, w), weights broadcastable to it -> T and W of the same shapes.
+    """
+    own, partner = alpha * weights, (1 - alpha) * weights[partners]
+    total = own + partner
+    mixed = (own * target + partner * target[partners]) / torch.where(total > 0, total, 1.0)
+    return mixed, total

@@ -1,0 +1,171 @@
+"""Pseudo labels: train a teacher, freeze it, label the unlabelled people, train a student (PseudoPose).
+
+With an ensemble over flips and scales it is Data Distillation (Radosavovic et al., CVPR 2018). The people are
+labelled as they come instead of into a file: the teacher sees the weak view, the student the strong view with
+the keypoints moved into it. With a weak law that only mirrors and a strong law like that of the labelled view
+that is labelling each person once and then training on it with the usual augmentation.
+"""
+
+from dataclasses import field
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from configs.settings import settings
+from models.heatmap import decode, encode, peak_points, warp
+from models.net import PoseNet
+from pipelines.batch import LabelledBatch, UnlabelledBatch
+from pipelines.geometry import apply, invert
+from training.losses import heatmap_loss
+from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
+from training.methods.supervised import supervised_loss
+
+
+@settings
+class EnsembleSettings:
+    """Copies of the weak view whose heatmaps the teacher averages."""
+
+    flip: bool = False
+    """Each copy also mirrored."""
+    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
+    """Factors by which the view is enlarged about its centre."""
+
+
+@settings
+class PseudoLabelSettings:
+    """A teacher trained on the labelled people labels the others for a student."""
+
+    name: Literal["pseudo_label"] = "pseudo_label"
+    teacher_steps: Annotated[int, Field(ge=1)] = 140_460
+    """Steps of the run that train the teacher; the others train the student. The learning rate runs through
+    its schedule in both."""
+    ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
+    """Over which copies of a view the teacher averages (Data Distillation)."""
+    min_peak: Annotated[float, Field(ge=0)] = 0.0
+    """Pseudo labels whose peak is not above this do not count."""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the unlabelled people's loss."""
+
+    num_networks = 2
+    uses_unlabelled = True
+    uses_every_parameter = False
+
+    @property
+    def settled_from_step(self) -> int:
+        """The step from which the unlabelled loss has its full weight."""
+        return self.teacher_steps
+
+    def build(self, ingredients: Ingredients) -> "PseudoLabel":
+        """The method."""
+        return PseudoLabel(self, ingredients)
+
+
+class PseudoLabel(Method):
+    """First L_s of the teacher; then, with the teacher frozen, L_s of the student + weight L_u."""
+
+    def __init__(self, cfg: PseudoLabelSettings, ingredients: Ingredients) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.sigma = ingredients.sigma
+        self.teacher = ingredients.make_network(None)
+        self.network = ingredients.make_network(None)
+        flip_order = torch.tensor(ingredients.skeleton.flip_order)
+        device = next(self.network.parameters()).device
+        self.register_buffer("flip_order", flip_order.to(device), persistent=False)
+        self.flip_order: torch.Tensor
+
+    def forward(
+        self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
+    ) -> StepResult:
+        """One step of the teacher's or of the student's training."""
+        if not self.wants_unlabelled(progress):
+            loss = supervised_loss(self.teacher, labelled, self.sigma)
+            return StepResult(loss, {"loss": loss.detach()})
+        assert unlabelled is not None
+        loss_supervised = supervised_loss(self.network, labelled, self.sigma)
+        heatmaps = self.label(unlabelled.weak)
+        target, weights = self.target(unlabelled, heatmaps)
+        predicted = self.network(unlabelled.strong)
+        loss_unlabelled = heatmap_loss(predicted, target, weights[:, :, None, None])
+        loss = loss_supervised + self.cfg.weight * loss_unlabelled
+        terms = {"loss": loss, "loss_supervised": loss_supervised, "loss_unlabelled": loss_unlabelled}
+        terms |= {"teacher_peak": heatmaps.amax(dim=(2, 3)).mean(), "trusted_share": weights.mean()}
+        return StepResult(loss, {name: term.detach() for name, term in terms.items()})
+
+    @torch.no_grad()
+    def label(self, weak: torch.Tensor) -> torch.Tensor:
+        """The frozen teacher's heatmaps (N, K, h, w) of weak views, averaged over the ensemble's copies."""
+        self.teacher.eval()
+        cfg, stride = self.cfg.ensemble, self.teacher.stride
+        if cfg == EnsembleSettings():
+            return self.teacher(weak)
+        total, shares = torch.zeros((), device=weak.device), torch.zeros((), device=weak.device)
+        for scale in cfg.scales:
+            for is_mirrored in (False, True) if cfg.flip else (False,):
+                copy_from_weak = copy_matrix(weak, stride, scale, is_mirrored)
+                heatmaps = self.teacher(warp(weak, copy_from_weak, 1)[0])
+                if is_mirrored:
+                    heatmaps = heatmaps[:, self.flip_order]
+                back, inside = warp(heatmaps, invert(copy_from_weak), stride)
+                total, shares = total + back * inside, shares + inside
+        return total / shares.clamp_min(1)
+
+    def target(
+        self, unlabelled: UnlabelledBatch, heatmaps: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gaussians (N, K, h, w) in the strong view at the keypoints read off `heatmaps`, weights (N, K)."""
+        points_weak, peaks = decode(heatmaps, self.network.stride)
+        points_strong = apply(unlabelled.strong_from_weak, points_weak)
+        counted = peaks > self.cfg.min_peak
+        return encode(
+            points_strong, counted, heatmaps.shape[-2:], stride=self.network.stride, sigma=self.sigma
+        )
+
+    def wants_unlabelled(self, progress: Progress) -> bool:
+        """Once the teacher is trained."""
+        return progress.step >= self.cfg.teacher_steps
+
+    def rate_position(self, progress: Progress) -> Progress:
+        """Within the teacher's training, or within the student's."""
+        if not self.wants_unlabelled(progress):
+            return Progress(progress.step, self.cfg.teacher_steps)
+        return Progress(
+            progress.step - self.cfg.teacher_steps, max(1, progress.total_steps - self.cfg.teacher_steps)
+        )
+
+    def networks(self) -> dict[str, PoseNet]:
+        """The student and the teacher."""
+        return {"student": self.network, "teacher": self.teacher}
+
+    def inspect(self, unlabelled: UnlabelledBatch) -> Inspection:
+        """What the teacher labels and the student is taught."""
+        with self.without_trace():
+            heatmaps = self.label(unlabelled.weak)
+            points_weak = peak_points(heatmaps, self.network.stride)
+            return Inspection(
+                weak=unlabelled.weak,
+                strong=unlabelled.strong,
+                augmented={},
+                heatmaps=heatmaps,
+                target=self.target(unlabelled, heatmaps)[0],
+                points_weak=points_weak,
+                points_strong=apply(unlabelled.strong_from_weak, points_weak),
+            )
+
+
+def copy_matrix(views: torch.Tensor, stride: int, scale: float, is_mirrored: bool) -> torch.Tensor:
+    """(N, 2, 3): a copy from its view (N, 3, H, W) px, enlarged by `scale` about the centre, maybe mirrored.
+
+    The mirror axis lies in the middle of the heatmap's cells, so that these fall on one another.
+    """
+    height, width = views.shape[-2:]
+    x_mid, y_mid = (width - stride) / 2, (height - stride) / 2
+    x_scale = -scale if is_mirrored else scale
+    copy_from_view = torch.zeros(len(views), 2, 3, device=views.device)
+    # Filled on the device: a matrix made of host numbers would have to be copied there, and waited for.
+    copy_from_view[:, 0, 0].fill_(x_scale)
+    copy_from_view[:, 0, 2].fill_(x_mid - x_scale * x_mid)
+    copy_from_view[:, 1, 1].fill_(scale)
+    copy_from_view[:, 1, 2].fill_(y_mid - scale * y_mid)
+    return copy_from_view

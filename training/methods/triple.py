@@ -1,0 +1,180 @@
+"""Triple: two teachers that teach each other, and a student of both (SSPCM, Huang et al., CVPR 2023).
+
+The step is that of methods.md 4.1 with the mends of 4.4: the average of both teachers is taught before there
+is a previous epoch, and copies of the teachers at the end of the previous one live on the device.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from configs.settings import settings
+from models.heatmap import peak_points
+from models.net import NetSettings, PoseNet
+from pipelines.batch import LabelledBatch, UnlabelledBatch
+from pipelines.strong.cut_occlude import CutOcclude
+from training.methods.consistency import (
+    ConsistencySettings,
+    Path,
+    PseudoLabels,
+    Student,
+    of_network,
+)
+from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
+from training.methods.supervised import supervised_loss
+from training.teacher import PreviousEpochTeacherSettings
+
+
+@settings
+class TripleSettings(ConsistencySettings):
+    """Two teachers and a student, their labels corrected by position inconsistency between periods."""
+
+    name: Literal["triple"] = "triple"
+    paths: Annotated[tuple[Path, ...], Field(min_length=1)] = ((CutOcclude(),),)
+    """The strong paths of all three networks."""
+    min_peak: Annotated[float, Field(ge=0)] = 0.1
+    """Keypoints count where the mean of both teachers' peaks is above this."""
+    teacher_net: NetSettings | None = None
+    """The network of both teachers, where it is a larger one; null: `net`, as the student's."""
+    epoch_steps: Annotated[int, Field(ge=1)] = 4_682
+    """Steps of an epoch: at the end of each the teachers are copied, to label in the next one."""
+    max_inconsistency: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Keypoints count only where the teachers' positions differ by less than this share of the heatmap's
+    diagonal (published, but off in every released recipe: 0.6)."""
+    weigh_by_position: bool = False
+    """Weigh each keypoint by one minus that share."""
+    weigh_by_peak: bool = False
+    """Weigh each keypoint by one minus the difference of the teachers' peaks."""
+
+    num_networks = 3
+
+    def build(self, ingredients: Ingredients) -> "Triple":
+        """The method."""
+        return Triple(self, ingredients)
+
+
+class Triple(Method):
+    """L = (L_sA + L_sB + L_sS) / 2 + ramp (L_A by B's labels + L_B by A's + L_S by the corrected ones)."""
+
+    def __init__(self, cfg: TripleSettings, ingredients: Ingredients) -> None:
+        super().__init__(ingredients.draws)
+        self.cfg = cfg
+        self.sigma = ingredients.sigma
+        self.network = ingredients.make_network(None)
+        self.a, self.b = (ingredients.make_network(cfg.teacher_net) for _ in range(2))
+        self.labeller_a, self.labeller_b = cfg.teacher.build(self.a), cfg.teacher.build(self.b)
+        period = PreviousEpochTeacherSettings(epoch_steps=cfg.epoch_steps)
+        self.previous_a, self.previous_b = period.build(self.a), period.build(self.b)
+        trained = (self.a, self.b, self.network)
+        self.students = tuple(Student(cfg, each, ingredients.draws) for each in trained)
+
+    def forward(
+        self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
+    ) -> StepResult:
+        """One step: labelled, weak and strong views; the teachers before the student."""
+        trained = (self.a, self.b, self.network)
+        supervised = torch.stack([supervised_loss(each, labelled, self.sigma) for each in trained])
+        loss = 0.5 * supervised.sum()
+        terms = {"loss_supervised": supervised[2].detach()}
+        if unlabelled is not None:
+            of_a, of_b, corrected = self.labels(unlabelled, progress)
+            taught = zip(self.students, (of_b, of_a, corrected), strict=True)
+            for number, (student, labels) in enumerate(taught, start=1):
+                loss_student, student_terms = student.loss(unlabelled, labels)
+                loss = loss + self.cfg.ramp(progress) * loss_student
+                terms |= of_network(number, student_terms)
+        return StepResult(loss, {"loss": loss.detach(), **terms})
+
+    def labels(
+        self, unlabelled: UnlabelledBatch, progress: Progress
+    ) -> tuple[PseudoLabels, PseudoLabels, PseudoLabels]:
+        """The labels of A, of B, and the corrected ones, all with the same weights of keypoints."""
+        weak = unlabelled.weak
+        of_a, of_b = self.labeller_a(weak, self.a), self.labeller_b(weak, self.b)
+        if progress.step < self.cfg.epoch_steps:
+            corrected = 0.5 * (of_a + of_b)
+        else:
+            corrected = closest_pair_mean(
+                of_a, of_b, self.previous_a(weak, self.a), self.previous_b(weak, self.b)
+            )
+        weights = self.joint_weights(of_a, of_b)
+        of_a, of_b, corrected = (PseudoLabels(each, weights) for each in (of_a, of_b, corrected))
+        return of_a, of_b, corrected
+
+    def joint_weights(self, of_a: torch.Tensor, of_b: torch.Tensor) -> torch.Tensor:
+        """(N, K): which keypoints of the teachers' heatmaps (N, K, h, w) count, and how much."""
+        cfg = self.cfg
+        peaks_a, peaks_b = of_a.amax(dim=(2, 3)), of_b.amax(dim=(2, 3))
+        weights = (0.5 * (peaks_a + peaks_b) > cfg.min_peak).float()
+        inconsistency = position_inconsistency(of_a, of_b)
+        if cfg.max_inconsistency is not None:
+            weights = weights * (inconsistency < cfg.max_inconsistency)
+        # Squared, because the published kernel weighs the error before it is squared.
+        if cfg.weigh_by_position:
+            weights = weights * (1 - inconsistency).square()
+        if cfg.weigh_by_peak:
+            weights = weights * (1 - (peaks_a - peaks_b).abs()).clamp_min(0).square()
+        return weights
+
+    def wants_unlabelled(self, progress: Progress) -> bool:
+        """After the burn-in."""
+        return self.cfg.ramp(progress) > 0
+
+    def after_update(self, progress: Progress) -> None:
+        """Move the labellers, and at the end of an epoch the copies."""
+        done = progress.step + 1
+        for each, network in ((self.labeller_a, self.a), (self.labeller_b, self.b)):
+            each.update(network, done)
+        for each, network in ((self.previous_a, self.a), (self.previous_b, self.b)):
+            each.update(network, done)
+
+    def networks(self) -> dict[str, PoseNet]:
+        """The student, which is the product, and both teachers."""
+        return {"student": self.network, "teacher_a": self.a, "teacher_b": self.b}
+
+    def ensembles(self) -> dict[str, tuple[str, ...]]:
+        """The mean heatmap of the teachers."""
+        return {"teachers": ("teacher_a", "teacher_b")}
+
+    def inspect(self, unlabelled: UnlabelledBatch) -> Inspection:
+        """What the student is shown, by the mean of the teachers."""
+        with self.without_trace():
+            labels = self.labels(unlabelled, Progress(step=0, total_steps=1))[2]
+            return self.students[2].inspect(unlabelled, labels)
+
+
+def peak_distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Distance between the highest cells of two stacks of heatmaps (N, K, h, w), in cells: (N, K)."""
+    return torch.linalg.vector_norm(peak_points(one, 1) - peak_points(other, 1), dim=-1)
+
+
+def position_inconsistency(of_a: torch.Tensor, of_b: torch.Tensor) -> torch.Tensor:
+    """PIS (N, K): min(d, D - 1) / D for the peaks' distance d and the heatmap's diagonal D, in cells."""
+    height, width = of_a.shape[-2:]
+    diagonal = (height**2 + width**2) ** 0.5
+    return peak_distance(of_a, of_b).clamp_max(diagonal - 1) / diagonal
+
+
+def closest_pair_mean(
+    of_a: torch.Tensor, of_b: torch.Tensor, before_a: torch.Tensor, before_b: torch.Tensor
+) -> torch.Tensor:
+    """For each keypoint the mean heatmap of that pair, one of A's and one of B's, whose peaks are closest.
+
+    All (N, K, h, w). The pairs are (A, B), (A', B), (A, B'), (A', B'); of equally close ones the first wins.
+    """
+    pairs = [(of_a, of_b), (before_a, of_b), (of_a, before_b), (before_a, before_b)]
+    least = peak_distance(*pairs[0])
+    takes_before_a = torch.zeros_like(least, dtype=torch.bool)
+    takes_before_b = torch.zeros_like(least, dtype=torch.bool)
+    for (one, other), (is_before_a, is_before_b) in zip(
+        pairs[1:], ((True, False), (False, True), (True, True)), strict=True
+    ):
+        distance = peak_distance(one, other)
+        closer = distance < least
+        least = torch.where(closer, distance, least)
+        takes_before_a = torch.where(closer, is_before_a, takes_before_a)
+        takes_before_b = torch.where(closer, is_before_b, takes_before_b)
+    chosen_a = torch.where(takes_before_a[..., None, None], before_a, of_a)
+    chosen_b = torch.where(takes_before_b[..., None, None], before_b, of_b)
+    return 0.5 * (chosen_a + chosen_b)
