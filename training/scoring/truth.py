@@ -1,0 +1,28 @@
+"""What the ground truth of a split (sharding/truth.py) says of the people that are scored."""
+
+from typing import Any
+
+import numpy as np
+
+
+def is_detected(ground_truth: dict[str, Any]) -> bool:
+    """Whether the people of the split are a detector's boxes, which no annotated person belongs to."""
+    return "detections" in ground_truth
+
+
+def keypoints_of(
+    records: list[dict[str, Any]], ground_truth: dict[str, Any], *, num_keypoints: int
+) -> np.ndarray:
+    """The annotated keypoints (M, K, 3) of some people, float32, source px; of a detector's people zeros."""
+    if is_detected(ground_truth) or not records:
+        return np.zeros((len(records), num_keypoints, 3), np.float32)
+    by_id = {row["id"]: row["keypoints"] for row in ground_truth["annotations"]}
+    return np.array([by_id[record["id"]] for record in records], np.float32).reshape(-1, num_keypoints, 3)
+
+
+def head_diagonals_of(records: list[dict[str, Any]], ground_truth: dict[str, Any]) -> np.ndarray:
+    """The diagonals (M,) of the head boxes, float64, source px; NaN for who has none."""
+    by_id = {row["id"]: row["head_bbox"] for row in ground_truth["annotations"] if "head_bbox" in row}
+    none = (np.nan,) * 4
+    boxes = np.array([by_id.get(record["id"], none) for record in records], np.float64).reshape(-1, 4)
+    return np.asarray(np.hypot(boxes[:, 2], boxes[:, 3]))
