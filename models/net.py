@@ -4,19 +4,23 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated
 
-import timm.models
 from pydantic import Field
 from torch import Tensor, nn
 
 from configs.load import InputError
 from configs.settings import settings
+from models.backbones.hrnet import HRNet, HRNetSettings
 from models.backbones.light import Light, LightSettings
 from models.backbones.resnet import ResNet, ResNetSettings
+from models.backbones.timm_features import TimmFeatures, TimmSettings
 from models.heads.deconv import DeconvSettings
+from models.heads.plain import PlainSettings
 from models.heads.pyramid import PyramidSettings
 
-Backbone = Annotated[ResNetSettings | LightSettings, Field(discriminator="name")]
-Head = Annotated[DeconvSettings | PyramidSettings, Field(discriminator="name")]
+Backbone = Annotated[
+    ResNetSettings | HRNetSettings | TimmSettings | LightSettings, Field(discriminator="name")
+]
+Head = Annotated[DeconvSettings | PyramidSettings | PlainSettings, Field(discriminator="name")]
 
 
 @settings
@@ -31,7 +35,7 @@ class NetSettings:
     """A local file of backbone weights (torchvision's or timm's state dict); goes before `pretrained`."""
 
     def __post_init__(self) -> None:
-        if self.pretrained and self.weights is None and not isinstance(self.backbone, ResNetSettings):
+        if self.pretrained and self.weights is None and isinstance(self.backbone, LightSettings):
             raise ValueError(
                 f"backbone '{self.backbone.name}' has no pretrained weights: set pretrained to false"
             )
@@ -63,26 +67,19 @@ class PoseNet(nn.Module):
 
 
 def build_net(cfg: NetSettings, num_keypoints: int) -> PoseNet:
-    """Return the network with one output channel a keypoint; InputError where weights cannot be had."""
-    if isinstance(cfg.backbone, ResNetSettings):
-        backbone: ResNet | Light = cfg.backbone.build(pretrained=cfg.pretrained and cfg.weights is None)
+    """Return the network with one output channel a keypoint, a new draw of its weights at every call.
+
+    Raises InputError where weights cannot be had or the head cannot read the backbone's features.
+    """
+    weights = None if cfg.weights is None else Path(cfg.weights)
+    if isinstance(cfg.backbone, LightSettings):
+        backbone: Light | ResNet | HRNet | TimmFeatures = cfg.backbone.build(weights=weights)
     else:
-        backbone = cfg.backbone.build()
-    if cfg.weights is not None:
-        load_weights(backbone, Path(cfg.weights))
-    return PoseNet(backbone, cfg.head.build(backbone.channels, backbone.strides, num_keypoints))
-
-
-def load_weights(backbone: nn.Module, path: Path) -> None:
-    """Load a state dict into the backbone; only the classifier's `fc.*` may be left over. Else InputError."""
-    if not path.is_file():
-        raise InputError(f"net.weights: there is no file {path}")
+        backbone = cfg.backbone.build(pretrained=cfg.pretrained, weights=weights)
     try:
-        state = timm.models.load_state_dict(str(path))
-        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-        backbone.load_state_dict(state)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        head = cfg.head.build(backbone.channels, backbone.strides, num_keypoints)
+    except ValueError as error:
         raise InputError(
-            f"net.weights: {path} does not hold the weights of this backbone ({reason})"
+            f"net.head '{cfg.head.name}' does not fit net.backbone '{cfg.backbone.name}': {error}"
         ) from error
+    return PoseNet(backbone, head)

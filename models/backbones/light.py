@@ -6,11 +6,13 @@ Meant for the pyramid head.
 """
 
 from collections import OrderedDict
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor, nn
 
 from configs.settings import settings
+from models.backbones.timm_networks import load_weights
 
 
 @settings
@@ -27,8 +29,12 @@ class LightSettings:
         if min(self.stem_channels, *self.channels, *self.blocks) < 1:
             raise ValueError("stem_channels, channels and blocks must be at least 1")
 
-    def build(self) -> "Light":
-        return Light(self)
+    def build(self, *, weights: Path | None = None) -> "Light":
+        """Return the network, from scratch or with a file of its own weights, else InputError."""
+        network = Light(self)
+        if weights is not None:
+            load_weights(network, weights)
+        return network
 
 
 class Light(nn.Module):

@@ -1,18 +1,14 @@
-"""ResNets of timm without their classifier, and where their ImageNet weights come from."""
+"""ResNets of timm without their classifier."""
 
-import urllib.error
-import urllib.request
+from pathlib import Path
 from typing import Any, Literal
 
-import timm
-from huggingface_hub import constants, try_to_load_from_cache
 from timm.models.resnet import ResNet as TimmResNet
 from torch import Tensor, nn
 
 from configs.load import InputError
 from configs.settings import settings
-
-REACH_TIMEOUT_S = 5.0
+from models.backbones.timm_networks import build_network
 
 
 @settings
@@ -27,11 +23,9 @@ class ResNetSettings:
     def timm_name(self) -> str:
         return self.model or f"resnet{self.depth}.tv_in1k"
 
-    def build(self, *, pretrained: bool = False) -> "ResNet":
-        """Return the network; `pretrained`: with ImageNet weights. InputError where they cannot be had."""
-        if pretrained:
-            return ResNet(_create_pretrained(self.timm_name))
-        return ResNet(_create(self.timm_name))
+    def build(self, *, pretrained: bool = False, weights: Path | None = None) -> "ResNet":
+        """Return the network, from scratch, with ImageNet weights or a file of them, else InputError."""
+        return ResNet(build_network(self.timm_name, prune=_prune, pretrained=pretrained, weights=weights))
 
 
 class ResNet(nn.Module):
@@ -63,49 +57,11 @@ class ResNet(nn.Module):
         return features
 
 
-def _create(name: str, **options: Any) -> Any:
-    if not timm.is_model(name):
-        raise InputError(f"net.backbone.model: timm has no model '{name}' (see timm.list_models('*resnet*'))")
-    try:
-        network = timm.create_model(name, **options)
-    except RuntimeError as error:
-        raise InputError(f"net.backbone.model: timm cannot make '{name}': {error}") from error
+def _prune(network: Any) -> None:
     if not isinstance(network, TimmResNet):
-        kind = type(network).__name__
+        kind, name = type(network).__name__, network.pretrained_cfg["architecture"]
         raise InputError(
-            f"net.backbone.model: '{name}' is a {kind}, not a ResNet: name a model of timm's resnet.py"
+            f"net.backbone.model: '{name}' is a {kind}, not a ResNet: name a model of timm's resnet.py, "
+            "or set net.backbone.name=timm"
         )
-    return network
-
-
-def _create_pretrained(name: str) -> Any:
-    """Return timm's network with its weights: from the local cache, or downloaded.
-
-    The hub's client goes on for a minute with a host that cannot be reached, so we reach for it once first.
-    """
-    cfg = _create(name).pretrained_cfg
-    hub_id = cfg.get("hf_hub_id")
-    if not hub_id:
-        raise InputError(
-            f"net.pretrained: timm has no weights for '{name}': set net.pretrained=false or net.weights=PATH"
-        )
-    cached = try_to_load_from_cache(hub_id, "model.safetensors")
-    if isinstance(cached, str):
-        return _create(name, pretrained=True, pretrained_cfg_overlay={"file": cached})
-    try:
-        _reach(f"{constants.ENDPOINT}/{hub_id}/resolve/main/config.json")
-        return _create(name, pretrained=True)
-    except Exception as error:  # the client's own kinds come and go with its HTTP library
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
-            f"net.pretrained: the weights of '{name}' could not be downloaded from {constants.ENDPOINT} "
-            f"({reason}): set net.pretrained=false, or net.weights=PATH to a local file of them"
-        ) from error
-
-
-def _reach(url: str) -> None:
-    """Raise OSError, in seconds, where `url` cannot be reached; any answer of a server will do."""
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_TIMEOUT_S).close()
-    except urllib.error.HTTPError:
-        return
+    del network.global_pool, network.fc

@@ -19,20 +19,27 @@ class DeconvSettings:
             raise ValueError("width must be at least 1")
 
     def build(self, channels: Sequence[int], strides: Sequence[int], num_keypoints: int) -> "Deconv":
+        """Return the head; ValueError for a coarsest stride from which doubling does not lead to 4."""
+        coarsest = strides[-1]
+        if coarsest < 4 or coarsest & (coarsest - 1):
+            raise ValueError(
+                f"it doubles the resolution until stride 4, which does not work out from stride {coarsest}: "
+                "name a backbone of coarsest stride 8, 16, 32 or 64"
+            )
         return Deconv(self, channels[-1], strides[-1], num_keypoints)
 
 
 class Deconv(nn.Module):
-    """Features, of which the coarsest is read -> heatmaps (N, K, h, w) at stride 4; from 32 in three steps.
+    """Features, of which the coarsest is read -> heatmaps (N, K, h, w) at stride 4.
 
-    Each step: transposed convolution 4x4, stride 2, padding 1, no bias; batch norm of momentum 0.1; ReLU.
+    Each step: transposed convolution 4x4, stride 2, padding 1, no bias; batch norm of momentum 0.1; ReLU. Three
+    of them lead from stride 32, two from 16.
     Weights of the convolutions start at N(0, 0.001), as published.
     """
 
     def __init__(self, cfg: DeconvSettings, in_channels: int, in_stride: int, num_keypoints: int) -> None:
         super().__init__()
         steps = (in_stride // 4).bit_length() - 1
-        assert in_stride == 4 << steps, "strides of a backbone are powers of two, at least 4"
         widths = [in_channels] + [cfg.width] * steps
         self.deconvs = nn.Sequential(*(_step(widths[i], widths[i + 1]) for i in range(steps)))
         self.final = nn.Conv2d(widths[-1], num_keypoints, 1)

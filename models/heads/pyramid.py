@@ -26,6 +26,12 @@ class PyramidSettings:
             raise ValueError("width and convolutions must be at least 1")
 
     def build(self, channels: Sequence[int], strides: Sequence[int], num_keypoints: int) -> "Pyramid":
+        """Return the head; ValueError for features whose finest is not at stride 4."""
+        if strides[0] != 4:
+            raise ValueError(
+                f"a pyramid gives heatmaps at its finest stride, which must be 4 and is {strides[0]}: "
+                "set net.head.name=deconv"
+            )
         return Pyramid(self, channels, strides, num_keypoints)
 
 
@@ -36,7 +42,6 @@ class Pyramid(nn.Module):
         self, cfg: PyramidSettings, channels: Sequence[int], strides: Sequence[int], num_keypoints: int
     ) -> None:
         super().__init__()
-        assert strides[0] == 4, "a backbone's finest features are at stride 4"
         self.upsampling = tuple(coarse // fine for fine, coarse in pairwise(strides))
         self.laterals = nn.ModuleList(nn.Conv2d(c, cfg.width, 1) for c in channels)
         self.smooth = nn.Sequential(*(_conv_bn_relu(cfg.width) for _ in range(cfg.convolutions)))

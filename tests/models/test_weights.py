@@ -18,7 +18,7 @@ import torch
 import torchvision
 
 from configs.load import InputError
-from models.backbones import resnet
+from models.backbones import timm_networks
 from models.backbones.light import LightSettings
 from models.backbones.resnet import ResNetSettings
 from models.net import NetSettings, build_net
@@ -77,10 +77,10 @@ def test_unreachable_hub_is_one_sentence_in_seconds(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         refusing = f"http://127.0.0.1:{server.getsockname()[1]}"
-    monkeypatch.setattr(resnet, "REACH_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(resnet, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(timm_networks, "REACH_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(timm_networks, "try_to_load_from_cache", lambda *_: None)
     for endpoint in (refusing, silent_server):
-        monkeypatch.setattr(resnet.constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(timm_networks.constants, "ENDPOINT", endpoint)
         start = time.monotonic()
         with pytest.raises(InputError) as caught:
             build_net(NetSettings(pretrained=True), 17)
@@ -92,8 +92,10 @@ def test_unreachable_hub_is_one_sentence_in_seconds(
 def test_cached_weights_need_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     theirs = timm.create_model("resnet10t").state_dict()
     safetensors.torch.save_file(theirs, tmp_path / "model.safetensors")
-    monkeypatch.setattr(resnet.constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(resnet, "try_to_load_from_cache", lambda *_: str(tmp_path / "model.safetensors"))
+    monkeypatch.setattr(timm_networks.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(
+        timm_networks, "try_to_load_from_cache", lambda *_: str(tmp_path / "model.safetensors")
+    )
     ours = build_net(NetSettings(backbone=TINY, pretrained=True), 17).backbone.state_dict()
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
@@ -125,10 +127,10 @@ def test_weights_are_downloaded_once_through_timm(tmp_path: Path) -> None:
     theirs = timm.create_model("resnet10t").state_dict()
     Hub.content = safetensors.torch.save(theirs)
     code = (
-        "import sys, torch; from models.backbones import resnet; from models.net import *;"
+        "import sys, torch; from models.backbones import timm_networks; from models.net import *;"
         "cfg = NetSettings(backbone=ResNetSettings(model='resnet10t'), pretrained=True);"
         "first = build_net(cfg, 17).backbone.state_dict();"
-        "resnet.constants.ENDPOINT = 'http://127.0.0.1:9';"
+        "timm_networks.constants.ENDPOINT = 'http://127.0.0.1:9';"
         "torch.save((first, build_net(cfg, 17).backbone.state_dict()), sys.argv[1])"
     )
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)

@@ -1,0 +1,64 @@
+"""HRNet of timm (Sun et al., CVPR 2019) as in the published pose networks: its stride-4 branch alone."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from configs.settings import settings
+from models.backbones.padding import pad_to_multiple
+from models.backbones.timm_networks import build_network
+
+
+@settings
+class HRNetSettings:
+    name: Literal["hrnet"] = "hrnet"
+    width: Literal[18, 32, 48] = 32
+    """Channels at stride 4; the published pose networks are W32 and W48."""
+
+    def build(self, *, pretrained: bool = False, weights: Path | None = None) -> "HRNet":
+        """Return the network, from scratch, with ImageNet weights or a file of them, else InputError."""
+        name = f"hrnet_w{self.width}.ms_in1k"
+        return HRNet(build_network(name, prune=_prune, pretrained=pretrained, weights=weights))
+
+
+class HRNet(nn.Module):
+    """Images (N, 3, H, W) -> features [(N, C, H/4, W/4)], sizes rounded up to a multiple of 8.
+
+    `layer1` is the bottleneck stage and `layer2` to `layer4` are what timm and the paper call stage 2 to 4:
+    a recipe names one place for a ResNet and an HRNet. From the second on, a layer takes the list of its
+    branches, stride 4 first: a mixer of its inputs mixes every branch (methods.md 9, row 18).
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...] = (4,)
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            network.conv1, network.bn1, network.act1, network.conv2, network.bn2, network.act2
+        )
+        self.layer1, self.layer2 = network.layer1, network.stage2
+        self.layer3, self.layer4 = network.stage3, network.stage4
+        self.transition1, self.transition2 = network.transition1, network.transition2
+        self.transition3 = network.transition3
+        self.channels = (network.stage4_cfg["num_channels"][0],)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.layer1(self.stem(pad_to_multiple(images, 32)))
+        branches = self.layer2([transition(x) for transition in self.transition1])
+        branches = self.layer3(_enter(self.transition2, branches))
+        return self.layer4(_enter(self.transition3, branches))
+
+
+def _enter(transition: nn.ModuleList, branches: list[Tensor]) -> list[Tensor]:
+    """Return the branches of the next stage: those there are, and one more out of the coarsest."""
+    return [*branches, transition[-1](branches[-1])]
+
+
+def _prune(network: Any) -> None:
+    """Take off the classifier and, as published, the last fusions toward branches that nobody reads."""
+    del network.incre_modules, network.downsamp_modules, network.final_layer
+    del network.global_pool, network.head_drop, network.classifier
+    last = network.stage4[-1]
+    last.fuse_layers = last.fuse_layers[:1]

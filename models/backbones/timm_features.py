@@ -1,0 +1,106 @@
+"""Any network of timm that gives features: ConvNeXt, EfficientNet, MobileNet, Swin, ViT, ...; by its name."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from configs.load import InputError
+from configs.settings import settings
+from models.backbones.padding import pad_to_multiple
+from models.backbones.timm_networks import build_network, one_line
+
+FINEST_STRIDE = 4
+
+
+@settings
+class TimmSettings:
+    name: Literal["timm"] = "timm"
+    model: str
+    """The network's timm name, with the tag of its weights if need be: convnext_tiny, vit_tiny_patch16_224"""
+
+    def build(self, *, pretrained: bool = False, weights: Path | None = None) -> "TimmFeatures":
+        """Return the network, from scratch, with its weights of timm or a file of them.
+
+        Raises InputError where timm does not have it, its weights cannot be had, or it gives no features of
+        inputs of any size.
+        """
+        return TimmFeatures(_build(self.model, pretrained, weights), self.model)
+
+
+class TimmFeatures(nn.Module):
+    """Images (N, 3, H, W) -> features [(N, C, h, w), ...], fine to coarse, one a stride from 4 on.
+
+    h and w are those of the input padded to a multiple of the coarsest stride. A plain ViT gives one feature,
+    its last block's through its last norm; its position embeddings are resampled to the input's size. Modules
+    keep their timm names below `network`: a recipe may mix at `backbone.network.stages.2`.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __init__(self, network: Any, model: str) -> None:
+        super().__init__()
+        self.network = network
+        self.indices = _indices(network.feature_info)
+        taken = [network.feature_info[index] for index in self.indices]
+        self.is_plain = len(taken) == 1
+        self.channels = tuple(info["num_chs"] for info in taken)
+        self.strides = tuple(info["reduction"] for info in taken)
+        _try_out(self, model)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.network.forward_intermediates(
+            pad_to_multiple(images, self.strides[-1]),
+            indices=self.indices,
+            norm=self.is_plain,
+            output_fmt="NCHW",
+            intermediates_only=True,
+        )
+
+
+def _build(model: str, pretrained: bool, weights: Path | None) -> Any:
+    """Return the network without its classifier, for any input size where timm has an option for that."""
+
+    def prune(network: Any) -> None:
+        if not hasattr(network, "forward_intermediates"):
+            raise InputError(f"net.backbone.model: timm's '{model}' gives no features: name another model")
+        indices = _indices(network.feature_info)
+        network.prune_intermediate_layers(indices, prune_norm=len(indices) > 1)
+
+    build = partial(build_network, model, prune=prune, pretrained=pretrained, weights=weights)
+    try:
+        return build(dynamic_img_size=True)
+    except TypeError:  # no such option; whether the network needs one, trying it out will tell
+        return build()
+
+
+def _indices(feature_info: Any) -> list[int]:
+    """Return the index of the last, deepest feature of every stride from 4 on."""
+    last = {info["reduction"]: index for index, info in enumerate(feature_info)}
+    return [index for stride, index in last.items() if stride >= FINEST_STRIDE]
+
+
+def _try_out(backbone: TimmFeatures, model: str) -> None:
+    """Raise InputError unless the features of an upright and a lying input have the sizes that timm says."""
+    is_training = backbone.training
+    coarsest = backbone.strides[-1]
+    device = next(backbone.parameters()).device
+    backbone.eval()
+    for height, width in ((8 * coarsest, 6 * coarsest), (2 * coarsest, 3 * coarsest)):
+        expected = [(height // stride, width // stride) for stride in backbone.strides]
+        try:
+            with torch.no_grad():
+                features = backbone(torch.zeros(1, 3, height, width, device=device))
+            found = [tuple(feature.shape[-2:]) for feature in features]
+            reason = "" if found == expected else f"they measure {found}, not {expected}"
+        except Exception as error:  # assertions and shape errors of any network of timm
+            reason = one_line(error)
+        if reason:
+            raise InputError(
+                f"net.backbone.model: timm's '{model}' gives no usable features of an input of {height} x "
+                f"{width} pixels ({reason}): name a model that takes any input size"
+            )
+    backbone.train(is_training)
