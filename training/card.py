@@ -31,14 +31,16 @@ def card(
     method: Method,
     place: Place,
 ) -> dict[str, Any]:
-    """The card as plain values: protocol, people, network, versions, hardware."""
+    """The card as plain values: protocol, people, networks, versions, hardware."""
     network = next(iter(method.networks().values()))
     height, width = cfg.views.size_hw
     return {
         "method": cfg.method.name,
         "seed": cfg.seed,
-        "protocol": protocol(cfg),
-        "labelled": people(labelled),
+        "protocol": cfg.protocol,
+        "networks": cfg.method.num_networks,
+        "ensembles": {name: list(members) for name, members in method.ensembles().items()},
+        "labelled": {"choice": choice(cfg), **people(labelled)},
         "unlabelled": people(unlabelled) if unlabelled else None,
         "val": people(val),
         "steps": cfg.steps,
@@ -51,11 +53,32 @@ def card(
     }
 
 
-def protocol(cfg: RunSettings) -> str:
+def describe(written: dict[str, Any]) -> str:
+    """One line of a card for the start of a run: protocol, how many people of which ids, networks, steps."""
+    unlabelled = written["unlabelled"]
+    networks = written["networks"]
+    return "; ".join(
+        [
+            f"protocol {written['protocol']}: {written['labelled']['choice']}",
+            f"{counted(written['labelled'])} labelled",
+            f"{counted(unlabelled)} unlabelled" if unlabelled else "none unlabelled",
+            f"{counted(written['val'])} scored",
+            f"{networks} {'network' if networks == 1 else 'networks'}",
+            f"{written['steps']:,} steps",
+        ]
+    )
+
+
+def counted(split: dict[str, Any]) -> str:
+    """`1,000 (ids 0123456789ab)`."""
+    return f"{split['people']:,} (ids {split['ids_sha256'][:12]})"
+
+
+def choice(cfg: RunSettings) -> str:
     """How the labelled people were chosen, in words."""
     data = cfg.data
     if data.labelled == "all":
-        return "all people labelled"
+        return f"all people of {data.train}"
     which = "the first" if data.subset_seed is None else f"a random draw (seed {data.subset_seed}) of"
     return f"{which} {data.labelled} people of {data.train}"
 

@@ -71,26 +71,35 @@ class Sheet:
     sections: dict[str, list[list[str]]] = field(default_factory=dict)
 
 
-def compare(paths: Sequence[Path], cfg: CompareSettings, console: Console | None = None) -> None:
-    """Print the tables of the runs under `paths`; write compare.md, and compare.png where labels vary."""
-    console = console or Console(width=None if sys.stdout.isatty() else 140)
-    folders = find_runs(paths)
-    runs = {folder: read_run(folder) for folder in folders}
+@dataclass(frozen=True)
+class Found:
+    """The finished runs under some paths, by protocol, and in words what was left out."""
+
+    tables: dict[Protocol, list[Group]]
+    notes: list[str]
+
+
+def read_all(paths: Sequence[Path]) -> Found:
+    """Read every run under `paths`. Raises InputError where there is none, or where one is damaged."""
+    runs = {folder: read_run(folder) for folder in find_runs(paths)}
     tables, repeated = group_runs(run for run in runs.values() if run is not None)
-    check_baseline(cfg.baseline, tables)
-    sheets = [make_sheet(protocol, groups, cfg) for protocol, groups in tables.items()]
-    notes = list(make_notes([folder for folder in folders if runs[folder] is None], repeated))
-    output = Path(cfg.output or os.path.commonpath([path.absolute() for path in paths]))
-    output.mkdir(parents=True, exist_ok=True)
-    write_atomic(output / f"{NAME}.md", markdown(sheets, notes).encode())
+    return Found(tables, list(make_notes([folder for folder, run in runs.items() if run is None], repeated)))
+
+
+def report(found: Found, cfg: CompareSettings, output: Path, console: Console | None = None) -> None:
+    """Print the tables; write them to `output`/compare.md, and compare.png where labels vary."""
+    console = console or Console(width=None if sys.stdout.isatty() else 140)
+    sheets = [make_sheet(protocol, groups, cfg) for protocol, groups in found.tables.items()]
     for sheet in sheets:
         print_sheet(sheet, console)
-    points = list(make_points(tables))
-    written = [f"{NAME}.md"]
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomic(output / f"{NAME}.md", markdown(sheets, found.notes).encode())
+    written = [output / f"{NAME}.md"]
+    points = list(make_points(found.tables))
     if len({point.labels for point in points}) > 1:
         plot(points, output / f"{NAME}.png")
-        written.append(f"{NAME}.png")
-    for note in [*notes, f"written: {', '.join(str(output / name) for name in written)}"]:
+        written.append(output / f"{NAME}.png")
+    for note in [*found.notes, f"written: {', '.join(map(str, written))}"]:
         console.print(note, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -227,7 +236,11 @@ def main(argv: list[str] | None = None) -> None:
         )
         if not request.paths:
             raise InputError("command line: RUN_DIR is missing: name run folders, or folders that hold some")
-        compare(request.paths, load(CompareSettings, None, request.overrides))
+        cfg = load(CompareSettings, None, request.overrides)
+        found = read_all(request.paths)
+        check_baseline(cfg.baseline, found.tables)
+        common = os.path.commonpath([path.absolute() for path in request.paths])
+        report(found, cfg, Path(cfg.output or common))
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def group_runs(runs: Iterable[Run]) -> tuple[dict[Protocol, list[Group]], list[R
 def name_groups(groups: list[dict[int, Run]]) -> list[Group]:
     """Each group by its folder's name without the seed; where two share it, with the settings that differ."""
     stems = [_stem(next(iter(seeds.values())).folder) for seeds in groups]
-    flat = [dict(_leaves(next(iter(seeds.values())).settings)) for seeds in groups]
+    flat = [dict(leaves(next(iter(seeds.values())).settings)) for seeds in groups]
     named = []
     for stem, own, seeds in zip(stems, flat, groups, strict=True):
         rivals = [other for name, other in zip(stems, flat, strict=True) if name == stem]
@@ -202,10 +202,11 @@ def _stem(folder: Path) -> str:
     return re.sub(IN_CAPTION + r"(?=-|$)", "", name) or name
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """The plain values in a tree, each with its `key.0.key` and as JSON."""
     if isinstance(value, dict | list) and value:
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+            yield from leaves(inner, f"{path}.{key}" if path else str(key))
     else:
         yield path, json.dumps(value)
 

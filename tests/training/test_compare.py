@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from configs.load import InputError, dump, load
-from training.compare import CompareSettings, compare, main
+from training.compare import CompareSettings, main, read_all, report
 from training.finished import find_runs, group_runs, read_run
 from training.settings import RunSettings
 
@@ -49,7 +49,8 @@ def write(tmp_path: Path) -> Write:
 
 def table(tmp_path: Path, **settings: Any) -> tuple[str, dict[str, list[str]]]:
     """compare.md of everything, and its rows by name, without their name."""
-    compare([tmp_path / "runs"], CompareSettings(**settings), Console(quiet=True))
+    runs = tmp_path / "runs"
+    report(read_all([runs]), CompareSettings(**settings), runs, Console(quiet=True))
     text = (tmp_path / "runs" / "compare.md").read_text()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     return text, {row[0]: row[1:] for row in cells if len(row) > 1}
@@ -181,6 +182,13 @@ def test_wrong_words_are_one_sentence(write, tmp_path, capsys):
             main(words)
         assert left.value.code == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_table_without_the_baseline_says_so(write, tmp_path):
+    write("supervised-seed0", PCK=0.4)
+    write("single-seed0", "steps=20", PCK=0.4)
+    text, _ = table(tmp_path, baseline="supervised")
+    assert text.count("; no supervised here") == 1
 
 
 def test_a_card_of_an_older_version_is_named(write, tmp_path):

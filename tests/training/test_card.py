@@ -1,0 +1,68 @@
+"""The run's card: protocol, networks, and whose labels were used."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.loader import Place
+from training.build import build_method, open_splits
+from training.card import card, choice, describe
+from training.settings import RunSettings
+
+MakeRun = Callable[..., RunSettings]
+
+
+def card_of(cfg: RunSettings, folder: Path) -> dict:
+    place = Place(device=torch.device("cpu"))
+    labelled, unlabelled, val = open_splits(cfg, folder)
+    method = build_method(cfg, labelled.skeleton, place)
+    return card(cfg, labelled, unlabelled, val, method, place)
+
+
+def test_the_card_names_protocol_networks_and_labelled_people(
+    tiny_run: MakeRun, drawn_shards: Path, tmp_path: Path
+) -> None:
+    written = card_of(tiny_run("everything", "protocol=tiny-10"), tmp_path / "index")
+    rows = json.loads((drawn_shards / "train-coco" / "annotations.json").read_text())["annotations"]
+    ids = "\n".join(str(row["id"]) for row in rows[:10])
+    assert (written["protocol"], written["networks"], written["ensembles"]) == ("tiny-10", 1, {})
+    assert written["labelled"]["people"] == 10
+    assert written["labelled"]["ids_sha256"] == hashlib.sha256(ids.encode()).hexdigest()
+    assert json.loads(json.dumps(written)) == written
+
+
+def test_two_networks_and_their_ensemble_are_named(tiny_run: MakeRun, tmp_path: Path) -> None:
+    written = card_of(tiny_run("supervised", "method={name: dual}"), tmp_path / "index")
+    assert written["networks"] == 2
+    (members,) = written["ensembles"].values()
+    assert len(members) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([], "the first 10 people of"),
+        (["data.subset_seed=3"], "a random draw (seed 3) of 10 people of"),
+        (["data.labelled=all"], "all people of"),
+    ],
+)
+def test_the_choice_of_the_labelled_is_told_in_words(
+    tiny_run: MakeRun, overrides: list[str], words: str
+) -> None:
+    assert choice(tiny_run("supervised", *overrides)).startswith(words)
+
+
+def test_the_line_at_the_start_of_a_run(tiny_run: MakeRun, tmp_path: Path) -> None:
+    written = card_of(tiny_run("supervised", "protocol=tiny-10"), tmp_path / "index")
+    short = written["labelled"]["ids_sha256"][:12]
+    line = describe(written)
+    assert line.startswith("protocol tiny-10: the first 10 people of ")
+    assert f"; 10 (ids {short}) labelled; none unlabelled; 12 (ids " in line
+    assert line.endswith("; 1 network; 6 steps")
+    everything = describe(card_of(tiny_run("everything"), tmp_path / "other"))
+    assert "protocol own" in everything
+    assert "; 24 (ids " in everything

@@ -1,0 +1,182 @@
+"""A queue of training runs, which goes on where it stopped, and the table of those that are finished.
+
+    python training/sweep.py SWEEP.yaml [key=value ...]
+
+Every recipe is run with every value and every seed, one process a run, all of one seed before the next.
+Several sweeps of one recipe, started side by side, share its queue. On SIGTERM and SIGINT the run under way
+saves and the queue ends; started again, it goes on from there.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import fcntl
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Literal
+
+from rich.console import Console
+
+from configs.load import command
+from training import checkpoint, compare
+from training.sweep_plan import Item, SweepSettings, plan, refuse_other_runs
+
+RUN_SCRIPT = ROOT / "training" / "run.py"
+LOG_NAME = "log.txt"
+LOCK_NAME = "sweep.lock"
+GRACE_S = 120.0  # how long a run may take to save after SIGTERM
+console = Console(highlight=False, soft_wrap=True, markup=False)
+
+
+def sweep(cfg: SweepSettings) -> None:
+    """Work on the queue until it is empty or time is up; print the table; exit with 1 if a run failed."""
+    items = plan(cfg)
+    refuse_other_runs(items)
+    worker = Worker(cfg.minutes)
+    with worker.stopping_on_signals():
+        failed = work(items, worker)
+    done = sum(item.is_done for item in items)
+    console.print(f"{done} of {len(items)} runs are finished in {cfg.output}")
+    if done:
+        found = compare.read_all([Path(cfg.output)])
+        compare.report(found, compare.CompareSettings(baseline=cfg.baseline), Path(cfg.output))
+    if failed:
+        console.print("\n".join(failed.values()))
+        raise SystemExit(1)
+
+
+def work(items: list[Item], worker: "Worker") -> dict[Path, str]:
+    """Run what is neither finished nor in the hands of another sweep; what failed, in a sentence each."""
+    failed: dict[Path, str] = {}
+    is_moving = True
+    while is_moving:  # again after each round, as another sweep may have given up a run meanwhile
+        is_moving = False
+        for number, item in enumerate(items, 1):
+            if item.is_done or item.folder in failed:
+                continue
+            if worker.is_over:
+                return failed
+            with claim(item.folder) as lock:
+                if lock is None or item.is_done:
+                    continue
+                outcome = worker.run(item, lock, f"[{number}/{len(items)}] {item.folder.name}")
+            is_moving = True
+            if outcome == "failed":
+                failed[item.folder] = failure(item)
+                console.print(failed[item.folder])
+    return failed
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[int | None]:
+    """The file descriptor of the run's lock, or None while another sweep, or a run that it left, holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_NAME).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = file.fileno()
+        except BlockingIOError:
+            lock = None
+        yield lock
+
+
+class Worker:
+    """One sweep's process: at most one run at a time, until its time is up or it is told to stop."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.until = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
+        self.is_told = False
+        self.child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further run is to be started."""
+        return self.is_told or time.monotonic() >= self.until
+
+    @contextmanager
+    def stopping_on_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT stop the run under way, and then the queue."""
+        before = {number: signal.signal(number, self.stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def stop(self, number: int | None = None, frame: FrameType | None = None) -> None:  # noqa: ARG002
+        """Let the run under way save and end."""
+        self.is_told = True
+        if self.child is not None:
+            self.child.terminate()
+
+    def run(self, item: Item, lock: int, title: str) -> Literal["finished", "stopped", "failed"]:
+        """Start the run or go on with it, and see it to its end."""
+        words = how_to_go_on(item)
+        console.print(f"{title}: {'goes on' if words[0] == '--resume' else 'starts'}")
+        began = time.monotonic()
+        with (item.folder / LOG_NAME).open("ab") as log:
+            # A session of its own, so that Ctrl-C reaches this process alone and the run can save; the lock
+            # is handed on, so that a run whose sweep was killed still keeps others away.
+            self.child = subprocess.Popen(
+                [sys.executable, str(RUN_SCRIPT), *words],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=(lock,),
+            )
+            code = self.wait(self.child)
+            self.child = None
+        is_stopped = self.is_over and code <= 0  # below 0: by the signal, before it could be heard
+        outcome = "finished" if item.is_done else "stopped" if is_stopped else "failed"
+        minutes = (time.monotonic() - began) / 60
+        console.print(
+            f"{title}: {outcome} after {minutes:.1f} min" + (f" (exit code {code})" if code else "")
+        )
+        return outcome
+
+    def wait(self, child: "subprocess.Popen[bytes]") -> int:
+        """The exit code of the run, which is stopped when time is up, and killed when it does not stop."""
+        if self.is_told:  # between the start of the run and here
+            child.terminate()
+        while not self.is_over:
+            try:
+                return child.wait(timeout=max(0.0, min(self.until - time.monotonic(), 1.0)))
+            except subprocess.TimeoutExpired:
+                continue
+        child.terminate()
+        try:
+            return child.wait(timeout=GRACE_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            return child.wait()
+
+
+def how_to_go_on(item: Item) -> tuple[str, ...]:
+    """The words for run.py: `--resume` where there is a checkpoint; a first save cut short is removed."""
+    folder = item.folder / checkpoint.FOLDER
+    if any(re.fullmatch(r"step-\d+", path.name) for path in folder.glob("step-*")):
+        return "--resume", str(item.folder)
+    if folder.exists():
+        shutil.rmtree(folder)
+    return item.words
+
+
+def failure(item: Item) -> str:
+    """What became of a run, in one sentence, with the last word of its log."""
+    log = item.folder / LOG_NAME
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"{item.folder} failed, see {log}" + (f": {lines[-1]}" if lines else "")
+
+
+if __name__ == "__main__":
+    command(SweepSettings, sweep, description="A queue of training runs, and their table.", recipes="sweeps")

@@ -1,0 +1,109 @@
+"""What a sweep is to run: every recipe with every value and every seed, each in a folder of its own."""
+
+import itertools
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from configs.load import InputError, load
+from configs.schema import plain
+from configs.settings import settings
+from training.build import RECIPE_NAME
+from training.finished import identity, is_finished, leaves, read_scores, read_settings
+from training.settings import RunSettings
+
+
+@settings
+class SweepSettings:
+    """A queue of runs."""
+
+    output: str
+    """Folder of the run folders, and of their table."""
+    runs: tuple[str, ...]
+    """Recipes of training runs, seen from the current directory."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of each run."""
+    vary: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Values to try, by `key.path` of the recipes; with several keys, every combination."""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Values for all runs, by `key.path` of the recipes."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """When to stop: no run is started later, and the one under way saves."""
+    baseline: str | None = None
+    """The row of the table that the others are compared with."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One run of the queue: its folder, how it is started, and what it is to be."""
+
+    folder: Path
+    words: tuple[str, ...]
+    cfg: RunSettings
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its last step is scored."""
+        return is_finished(read_scores(self.folder), self.cfg.steps)
+
+
+def plan(cfg: SweepSettings) -> list[Item]:
+    """The queue, all of one seed before the next. Raises InputError with every problem of every run."""
+    items, problems = [], {}
+    names = short_names(list(cfg.vary))
+    parents = {Path(recipe).parent for recipe in cfg.runs}
+    combinations = list(itertools.product(*cfg.vary.values()))
+    for seed, values, recipe in itertools.product(cfg.seeds, combinations, cfg.runs):
+        varied = dict(zip(cfg.vary, values, strict=True))
+        parts = [f"{names[key]}={as_name(value)}" for key, value in varied.items()]
+        folder = Path(cfg.output) / (Path(recipe).parent.name if len(parents) > 1 else "")
+        folder /= "-".join([Path(recipe).stem, *parts, f"seed{seed}"])
+        changes = {**cfg.set, **varied, "seed": seed, "output": str(folder)}
+        words = tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items())
+        try:
+            items.append(Item(folder, (recipe, *words), load(RunSettings, recipe, words)))
+        except InputError as error:
+            problems[str(error)] = None
+    if len({item.folder for item in items}) < len(items):
+        problems[
+            "runs, seeds, vary: two runs of the sweep have the same folder: take the double one away"
+        ] = None
+    if problems:
+        raise InputError("\n".join(problems))
+    return items
+
+
+def short_names(keys: list[str]) -> dict[str, str]:
+    """The shortest end of each key that no other has: `method.paths.0.0.max_masks` becomes `max_masks`."""
+    names = {}
+    for key in keys:
+        steps = key.split(".")
+        ends = [".".join(steps[i:]) for i in range(len(steps) - 1, -1, -1) if not steps[i].isdecimal()]
+        others = [other for other in keys if other != key]
+        names[key] = next((end for end in ends if not any(o.endswith(f".{end}") for o in others)), key)
+    return names
+
+
+def as_name(value: Any) -> str:
+    """A value as a part of a folder's name."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return re.sub(r"[^\w.+-]+", "_", text).strip("_") or "empty"
+
+
+def refuse_other_runs(items: list[Item]) -> None:
+    """Raise InputError where a run folder was trained by other settings than the sweep asks for."""
+    problems = []
+    for item in items:
+        if (item.folder / RECIPE_NAME).is_file():
+            has = dict(leaves(identity(read_settings(item.folder))))
+            wants = dict(leaves(identity(plain(item.cfg))))
+            keys = [key for key in {**wants, **has} if has.get(key) != wants.get(key)]
+            if keys:
+                different = ", ".join(f"{key}={has.get(key)} instead of {wants.get(key)}" for key in keys)
+                problems.append(f"{item.folder}: was run with {different}: remove it, or give another output")
+    if problems:
+        raise InputError("\n".join(problems))
