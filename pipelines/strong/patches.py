@@ -37,7 +37,8 @@ def paste(images: Tensor, strong: Tensor, patches: Patches) -> Tensor:
     """
     num_samples, num_channels, height, width = images.shape
     place = _place_of_source(patches, (height, width))[:, None]
-    pixels = strong.permute(0, 2, 3, 1).reshape(-1, num_channels)[place.clamp_min(0).flatten()]
+    pixels = strong.permute(0, 2, 3, 1).reshape(-1, num_channels)
+    pixels = pixels.index_select(0, place.clamp_min(0).flatten())
     pixels = pixels.view(num_samples, height, width, num_channels).permute(0, 3, 1, 2)
     return images.copy_(torch.where(place >= 0, pixels, images))
 

@@ -62,7 +62,9 @@ class RandAugment:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Change `images` (N, 3, H, W), normalised; nothing for the report."""
         drawn = draw_operations(len(images), self.operations, scene.view_hw, generator=generator)
-        changed = apply_operations(to_levels(images).round().to(torch.uint8), drawn, self.magnitude)
+        # channel by channel in memory, where the operations are faster; `from_levels` gives the layout back
+        before = to_levels(images).round().to(torch.uint8).contiguous()
+        changed = apply_operations(before, drawn, self.magnitude)
         return from_levels(changed, images), {}
 
 

@@ -1,0 +1,96 @@
+"""How many joints the two parts hide, and that they hide just those."""
+
+import json
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from pipelines.masking.choice import draw_masks
+from pipelines.masking.op import mask_keypoints
+from pipelines.strong import AdaptiveMasks, JointCutout, Part
+
+ANY_PART: TypeAdapter = TypeAdapter(Part)
+EASY_THEN_HARD = torch.cat([torch.ones(1, 17, 4, 3), torch.zeros(1, 17, 4, 3)])
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    ("part", "counts"),
+    [
+        (JointCutout(), [5, 5]),
+        (JointCutout(count=3), [3, 3]),
+        (JointCutout(count=99), [17, 17]),
+        (AdaptiveMasks(), [8, 2]),
+        (AdaptiveMasks(max_masks=6, min_masks=1), [6, 1]),
+    ],
+)
+def test_counts_follow_the_settings(part: JointCutout | AdaptiveMasks, counts: list[int]) -> None:
+    assert part.counts(EASY_THEN_HARD)[0].tolist() == counts
+
+
+def test_every_adaptive_setting_is_used() -> None:
+    heatmaps = torch.zeros(1, 17, 4, 3)
+    heatmaps[:, :9] = 0.6
+    heatmaps[:, 9:16] = 0.5  # relative responses 0, 1/6 and 1: n = 9 or 16
+
+    def masks(**changes: float) -> int:
+        recipe = json.dumps({"name": "adaptive_masks", **changes})
+        return ANY_PART.validate_json(recipe).counts(heatmaps)[0].item()
+
+    assert masks() == 8
+    assert masks(gamma=0.1) == 4
+    assert masks(max_masks=6) == 6
+    assert masks(gamma=0.1, min_masks=7) == 7
+    assert masks(min_response=0.7) == 2
+
+
+def test_adaptive_report_tells_masks_easy_joints_and_hard_share(coordinate_scene) -> None:
+    scene = coordinate_scene(2)
+    scene.heatmaps[1] = 0
+    _, terms = AdaptiveMasks().apply(scene.strong.clone(), scene, seeded())
+    assert {name: term.item() for name, term in terms.items()} == {
+        "masks": 5.0,
+        "easy_joints": 17.0,
+        "hard_share": 0.5,
+    }
+
+
+@pytest.mark.parametrize("part", [JointCutout(count=4), AdaptiveMasks(max_masks=6)])
+def test_part_paints_the_drawn_masks_with_the_mean_colour(part, coordinate_scene) -> None:
+    scene = coordinate_scene(3, size_hw=(64, 48))
+    images, _ = part.apply(scene.strong.clone(), scene, seeded(2))
+    expected, (counts, _) = scene.strong.clone(), part.counts(scene.heatmaps)
+    masks = draw_masks(scene.points_weak, counts, scene.strong_from_weak, (64, 48), generator=seeded(2))
+    mask_keypoints(expected, *masks, torch.zeros(3))
+    assert not torch.equal(expected, scene.strong)
+    assert torch.equal(images, expected)
+
+
+def test_joint_cutout_hides_distinct_joints(coordinate_scene) -> None:
+    """Xie et al. draw with replacement: 5 picks hide 3.26 distinct joints of 17. Ours hide 5."""
+    size_hw = (256, 2560)  # five joints so far apart that no mask reaches another's
+    points = torch.stack((torch.arange(5) * 500.0 + 200, torch.full((5,), 128.0)), dim=-1).expand(40, 5, 2)
+    scene = coordinate_scene(40, 5, size_hw, points_weak=points)
+    images, _ = JointCutout(count=3).apply(torch.ones(40, 1, *size_hw), scene, seeded())
+    is_hidden = (images[:, 0] == 0).any(dim=1)[:, :2500].view(40, 5, 500).any(dim=2)
+    assert is_hidden.sum(dim=1).tolist() == [3] * 40
+    assert is_hidden.any(dim=0).all()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({"name": "adaptiv"}, "'adaptive_masks', 'joint_cutout'"),
+        ({"name": "adaptive_masks", "min_masks": 9}, "min_masks 9 is above max_masks 8"),
+        ({"name": "adaptive_masks", "gamma": 0.0}, "greater than 0"),
+        ({"name": "joint_cutout", "count": -1}, "greater than or equal to 0"),
+        ({"name": "joint_cutout", "gamma": 0.5}, "gamma"),
+    ],
+)
+def test_wrong_recipe_is_refused(recipe: dict, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        ANY_PART.validate_json(json.dumps(recipe))
