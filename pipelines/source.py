@@ -74,13 +74,17 @@ class Split:
         return self.manifest.skeleton
 
     def ground_truth(self) -> dict[str, Any]:
-        """The persons of the whole folder in COCO form, those of the samples first, in their order."""
+        """The persons of the whole folder in COCO form, those of the samples first, in their order.
+
+        Where the samples are a detector's boxes, they are under `detections`, in their order, instead.
+        """
         return json.loads((self.shards.folder / GROUND_TRUTH_NAME).read_bytes())
 
     @cached_property
     def annotation_ids(self) -> tuple[int, ...]:
         """Ids of the chosen annotations, in reading order."""
-        rows = self.ground_truth().get("annotations", [])
+        truth = self.ground_truth()
+        rows = truth.get("detections", truth.get("annotations", []))
         if len(rows) < self.manifest.num_samples:
             raise InputError(
                 f"{self.root}: {GROUND_TRUTH_NAME} lists {len(rows)} annotations for "

@@ -22,6 +22,8 @@ from sharding.record import Photo
 
 Box = tuple[float, float, float, float]
 """x, y, w, h in pixels of the upright photo."""
+AREA_OF_BOX = 0.53
+"""Share of its box that a person covers, on average over COCO: the area where an annotation gives none."""
 
 UNREADABLE = Fault("the file is no image that can be read", cure="remove or mend it", subject="photo")
 OUTSIDE = Fault("box empty or outside the photo", "dropped", "", "photo")

@@ -30,7 +30,7 @@ from sharding.manifest import (
     write_manifest,
 )
 from sharding.people import inspect_people
-from sharding.plan import PhotoTask, make_plan, num_samples
+from sharding.plan import PhotoTask, make_plan, num_samples, photos_without_box
 from sharding.record import Annotations
 from sharding.report import check
 from sharding.sample import TarSample
@@ -120,7 +120,12 @@ def _build_aside(
         for index, task in enumerate(plan)
         if index not in tally.faults
     ]
-    truth = write_ground_truth(journal.shards / GROUND_TRUTH_NAME, annotations, stored)
+    truth = write_ground_truth(
+        journal.shards / GROUND_TRUTH_NAME,
+        annotations,
+        stored,
+        without_box=photos_without_box(settings, annotations),
+    )
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         kind=settings.kind,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
@@ -27,8 +27,8 @@ def identify(settings: BuildSettings, annotations: Annotations) -> Identity:
 
 def _hash_annotations(annotations: Annotations) -> str:
     digest = hashlib.sha256(json.dumps(annotations.skeleton.to_json()).encode())
-    for person in annotations.persons:
-        facts = (
+    for person in (*annotations.persons, *(annotations.annotated or ())):
+        facts: tuple[Any, ...] = (
             person.id,
             person.image_id,
             person.file_name,
@@ -37,6 +37,10 @@ def _hash_annotations(annotations: Annotations) -> str:
             person.area,
             person.head_xywh,
         )
+        if (
+            person.score is not None
+        ):  # appended, so that shards made before there were scores stay what they are
+            facts += (person.score,)
         digest.update(repr(facts).encode())
         digest.update(person.keypoints.astype("<f4").tobytes())
     for photo in annotations.empty_photos:

@@ -66,6 +66,18 @@ def absent_photo_error(task: PhotoTask, count: int, photos: Photos) -> InputErro
     )
 
 
+def photos_without_box(settings: BuildSettings, annotations: Annotations) -> list[Photo]:
+    """Photos on which a detector found nobody: no sample shows them, but whom it missed there counts.
+
+    None with a `limit`, which scores the photos of its samples alone.
+    """
+    if annotations.annotated is None or settings.limit is not None:
+        return []
+    names = (photo.file_name for photo in annotations.empty_photos)
+    absent = annotations.photos.absent(names) if settings.missing_images == "skip" else set()
+    return [photo for photo in annotations.empty_photos if photo.file_name not in absent]
+
+
 def num_samples(task: PhotoTask, settings: BuildSettings) -> int:
     """Samples that a photo makes."""
     return len(task.persons) if settings.kind == "person" else 1

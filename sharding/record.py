@@ -17,13 +17,14 @@ BOX_NUMBERS = 4
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class Person:
-    """One annotated person, in pixels of the source photo (pixel centres at integers).
+    """One person, in pixels of the source photo (pixel centres at integers).
 
     source_size_wh: width and height of the photo; None where the annotations do not say.
     box_xywh: the cleaned, not padded box (methods of each format say how it is cleaned).
     keypoints: (K, 3) float32 of x, y, v; v = 0 unlabelled, 1 occluded, 2 visible.
     area: px^2, the scale of OKS. file_name: as the annotations name the photo.
     head_xywh: the head's box where the set has one, the scale of PCKh.
+    score: the detector's, where the person is a box that one found.
     """
 
     id: int
@@ -34,6 +35,7 @@ class Person:
     keypoints: np.ndarray
     area: float
     head_xywh: tuple[float, float, float, float] | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +56,7 @@ class Annotations:
     ignored: COCO rows (id, image_id, bbox, area, iscrowd and, where there are any, keypoints and
     segmentation) that are no samples but that scoring and training on whole photos must know: crowds, and
     persons without keypoints.
+    annotated: where the persons are a detector's boxes, the annotated persons that they are scored by.
     photo_facts: what scoring needs to know of a photo beyond its size, by image id.
     findings: every fault of the annotations; those that stop are the caller's to raise.
     """
@@ -64,6 +67,7 @@ class Annotations:
     findings: Findings
     empty_photos: tuple[Photo, ...] = ()
     ignored: tuple[dict[str, Any], ...] = ()
+    annotated: tuple[Person, ...] | None = None
     photo_facts: Mapping[int, dict[str, Any]] = field(default_factory=dict)
 
 

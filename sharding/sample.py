@@ -73,6 +73,8 @@ def person_sample(
     }
     if person.head_xywh is not None:
         card["head"] = person.head_xywh
+    if person.score is not None:
+        card["score"] = person.score
     return Sample(jpg, pose, _json(card))
 
 

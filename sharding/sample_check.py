@@ -38,7 +38,9 @@ BAD_MATRIX = Fault(
 NO_TRUTH = Fault(
     "annotation that ground_truth.json does not have at this place", cure=_CURE, subject="member"
 )
-OTHER_TRUTH = Fault("joints, box or area other than in ground_truth.json", cure=_CURE, subject="member")
+OTHER_TRUTH = Fault(
+    "joints, box, area or score other than in ground_truth.json", cure=_CURE, subject="member"
+)
 
 
 class _Card(msgspec.Struct):
@@ -51,6 +53,7 @@ class _Card(msgspec.Struct):
 
 class _PersonCard(_Card):
     area: float
+    score: float | None = None
 
     @property
     def ids(self) -> list[int]:
@@ -65,12 +68,16 @@ class _PhotoCard(_Card):
     ids: list[int]
     areas: list[float]
     ignored: list[dict[str, Any]]
+    score: None = None
 
 
 class _TruthRow(msgspec.Struct):
+    """A person's row; that of a detector's box has a score and no keypoints."""
+
     bbox: list[float]
     area: float
-    keypoints: list[float]
+    keypoints: list[float] = []
+    score: float | None = None
 
 
 _CARDS: dict[str, type[_PersonCard] | type[_PhotoCard]] = {"person": _PersonCard, "image": _PhotoCard}
@@ -185,18 +192,23 @@ def _check_people(
             findings.add(NO_TRUTH, name, f"annotation {person}")
         elif truth is not None:
             box_xywh = move_box(boxes_xywh[index].astype(np.float64), matrix)
-            if not _is_true(box_xywh, points, card.areas[index], truth[person]):
+            if not _is_true(box_xywh, points, (card.areas[index], card.score), truth[person]):
                 findings.add(OTHER_TRUTH, name, f"annotation {person}")
 
 
-def _is_true(box_xywh: np.ndarray, points: np.ndarray, area: float, row: bytes) -> bool:
+def _is_true(
+    box_xywh: np.ndarray, points: np.ndarray, area_and_score: tuple[float, float | None], row: bytes
+) -> bool:
     """Whether a person in source pixels is that of a row of the ground truth."""
     try:
         true = msgspec.json.decode(row, type=_TruthRow)
         true_points = np.array(true.keypoints).reshape(-1, 3)
     except ValueError:
         return False
-    if len(true_points) != len(points) or len(true.bbox) != len(box_xywh) or true.area != area:
+    if true.score is not None:
+        true_points = np.zeros_like(points)
+    is_alike = len(true_points) == len(points) and len(true.bbox) == len(box_xywh)
+    if not is_alike or (true.area, true.score) != area_and_score:
         return False
     is_labelled = points[:, 2] > 0
     return (

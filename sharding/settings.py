@@ -8,6 +8,7 @@ from pydantic import Field
 
 from configs.settings import settings
 from sharding.crop import CropLaw, PersonCrop
+from sharding.detections import Detections
 from sharding.formats.source import Source
 
 
@@ -49,6 +50,8 @@ class BuildSettings:
     def __post_init__(self) -> None:
         if self.kind == "image" and isinstance(self.crop, PersonCrop):
             raise ValueError("kind: image stores whole photos: set crop.name=none")
+        if self.kind == "image" and isinstance(getattr(self.source, "boxes", None), Detections):
+            raise ValueError("kind: image stores the annotated people: leave source.boxes out")
 
 
 EXECUTION = frozenset({"source", "output", "check", "executor", "workers"})

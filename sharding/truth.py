@@ -20,26 +20,43 @@ StoredPhotos = Sequence[tuple[PhotoTask, tuple[int, int]]]
 """The photos with their stored persons, in order, each with its width and height."""
 
 
-def write_ground_truth(path: Path, annotations: Annotations, stored: StoredPhotos) -> Path:
+def write_ground_truth(
+    path: Path, annotations: Annotations, stored: StoredPhotos, *, without_box: Sequence[Photo] = ()
+) -> Path:
     """Write the COCO form of the stored persons, in source pixels, complete for pycocotools.
 
     After the persons come the annotations of the same photos that pycocotools ignores by itself (crowds,
     persons without keypoints): detections that fit them are forgiven, as in the published scores.
+    Where the stored persons are a detector's boxes they stand under `detections`, which scorers pay no heed
+    to, and the annotated persons of these photos and of those `without_box` under `annotations`.
     """
-    return write_atomic_parts(path, map(str.encode, _texts(annotations, stored)))
+    photos = [(task.photo, size_wh) for task, size_wh in stored]
+    for photo in without_box:
+        assert photo.size_wh is not None, "formats with detections know the sizes"
+        photos.append((photo, photo.size_wh))
+    samples = [person for task, _ in stored for person in task.persons]
+    return write_atomic_parts(path, map(str.encode, _texts(annotations, photos, samples)))
 
 
-def _texts(annotations: Annotations, stored: StoredPhotos) -> Iterator[str]:
+def _texts(
+    annotations: Annotations, photos: Sequence[tuple[Photo, tuple[int, int]]], samples: Sequence[Person]
+) -> Iterator[str]:
     """The file, row by row: of all COCO at once the rows would take a GB."""
     category = to_category(annotations.skeleton, category_id=CATEGORY_ID)
-    yield '{"categories":' + _json([category]) + ',"images":['
-    yield from _joined(_image(task.photo, size_wh, annotations) for task, size_wh in stored)
-    yield '],"annotations":['
     num_keypoints = annotations.skeleton.num_keypoints
-    there = {task.photo.id for task, _ in stored}
-    persons = (_row(person) for task, _ in stored for person in task.persons)
+    there = {photo.id for photo, _ in photos}
+    persons: Iterable[Person] = samples
+    yield '{"categories":' + _json([category])
+    if annotations.annotated is not None:
+        persons = (person for person in annotations.annotated if person.image_id in there)
+        yield ',"detections":['
+        yield from _joined(map(_detection, samples))
+        yield "]"
+    yield ',"images":['
+    yield from _joined(_image(photo, size_wh, annotations) for photo, size_wh in photos)
+    yield '],"annotations":['
     ignored = (_ignored_row(row, num_keypoints) for row in annotations.ignored if row["image_id"] in there)
-    yield from _joined(chain(persons, ignored))
+    yield from _joined(chain(map(_row, persons), ignored))
     yield "]}"
 
 
@@ -61,6 +78,16 @@ def _ignored_row(row: dict[str, Any], num_keypoints: int) -> dict[str, Any]:
     keypoints = row.get("keypoints", [0] * (3 * num_keypoints))
     labelled = sum(v > 0 for v in keypoints[2::3])
     return {**row, "category_id": CATEGORY_ID, "keypoints": keypoints, "num_keypoints": labelled}
+
+
+def _detection(person: Person) -> dict[str, Any]:
+    return {
+        "id": person.id,
+        "image_id": person.image_id,
+        "area": person.area,
+        "bbox": list(person.box_xywh),
+        "score": person.score,
+    }
 
 
 def _row(person: Person) -> dict[str, Any]:

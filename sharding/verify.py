@@ -47,17 +47,21 @@ class _Id(msgspec.Struct):
 class _TruthFile(msgspec.Struct):
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
+    detections: list[msgspec.Raw] | None = None
 
 
 class _Truth:
-    """The rows of ground_truth.json, undecoded, and their ids; those of the samples' people come first."""
+    """The rows of ground_truth.json, undecoded, and their ids; those of the samples' people come first.
+
+    Where the samples are a detector's boxes, the rows are those of `detections`.
+    """
 
     def __init__(self, path: Path) -> None:
         file = read_json(path, _TruthFile, expected="a ground truth in COCO form")
         decoder = msgspec.json.Decoder(_Id)
-        places = [decoder.decode(row) for row in file.annotations]
+        self._rows = file.annotations if file.detections is None else file.detections
+        places = [decoder.decode(row) for row in self._rows]
         self.ids = [place.id for place in places]
-        self._rows = file.annotations
         self._images = [decoder.decode(row).id for row in file.images]
         self._of_image: dict[int | None, list[int]] = {}
         for index, place in enumerate(places):

@@ -77,9 +77,13 @@ def predict(
     if not records:
         nobody = np.zeros((0, skeleton.num_keypoints, 2), np.float32)
         return {name: Predictions([], nobody, nobody[..., 0], nobody[:, 0, 0]) for name in names}
-    area = torch.cat(areas).cpu().numpy()
     return {
-        name: Predictions(records, *(torch.cat(part).cpu().numpy() for part in zip(*rows, strict=True)), area)
+        name: Predictions(
+            records,
+            points_xy=torch.cat([points for points, _ in rows]).cpu().numpy(),
+            peaks=torch.cat([peaks for _, peaks in rows]).cpu().numpy(),
+            areas=torch.cat(areas).cpu().numpy(),
+        )
         for name, rows in parts.items()
     }
 

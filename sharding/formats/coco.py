@@ -9,14 +9,13 @@ import numpy as np
 
 from configs.load import InputError
 from configs.settings import settings
+from sharding.boxes import AREA_OF_BOX
+from sharding.detections import Detections, with_boxes
 from sharding.findings import Fault, Findings
 from sharding.formats.rows import RowReader, read_json
 from sharding.photos import open_photos
 from sharding.record import Annotations, Person, Photo
 from sharding.skeleton import Skeleton, from_category
-
-AREA_OF_BOX = 0.53
-"""Share of its box that a person covers, on average over COCO: the area where an annotation gives none."""
 
 CROWD = Fault("crowd", "dropped", "")
 NO_KEYPOINTS = Fault("no labelled keypoints", "dropped", "")
@@ -44,10 +43,12 @@ class CocoFormat:
     """The JSON file, such as person_keypoints_train2017.json."""
     images: str | Path
     """The photos that the `file_name` of each image is relative to: a folder, a zip file or a URL."""
+    boxes: Detections | None = None
+    """For a split that is scored: a detector's boxes instead of the annotated ones."""
 
     def read(self) -> Annotations:
         """The persons of the published rule, in the order of the JSON `images`, then of the annotations."""
-        return read_coco(self.annotations, self.images)
+        return with_boxes(read_coco(self.annotations, self.images), self.boxes)
 
 
 class _File(msgspec.Struct):

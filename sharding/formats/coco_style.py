@@ -8,6 +8,7 @@ from pydantic import Field
 
 from configs.load import InputError
 from configs.settings import settings
+from sharding.detections import Detections, with_boxes
 from sharding.formats.coco import read_coco
 from sharding.record import Annotations
 from sharding.skeleton import Skeleton, from_category
@@ -25,6 +26,8 @@ class CocoStyleFormat:
     """The JSON file: `images`, `annotations` and `categories`; all else may be missing."""
     images: str | Path
     """The photos that the `file_name` of each image is relative to: a folder, a zip file or a URL."""
+    boxes: Detections | None = None
+    """For a split that is scored: a detector's boxes instead of the annotated ones."""
     category: str | None = None
     """Name of the category to read, where several have keypoints."""
     keypoints: tuple[str, ...] | None = None
@@ -45,7 +48,8 @@ class CocoStyleFormat:
         the keypoints.
         """
         describe = partial(_describe, self)
-        return read_coco(self.annotations, self.images, describe=describe, category_name=self.category)
+        annotations = read_coco(self.annotations, self.images, describe=describe, category_name=self.category)
+        return with_boxes(annotations, self.boxes)
 
 
 def _describe(cfg: CocoStyleFormat, category: dict[str, Any], where: str) -> Skeleton:

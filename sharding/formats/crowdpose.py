@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from configs.load import InputError
 from configs.settings import settings
+from sharding.detections import Detections, with_boxes
 from sharding.formats.coco import read_coco
 from sharding.record import Annotations
 from sharding.skeleton import CROWDPOSE_14, Skeleton
@@ -19,6 +20,8 @@ class CrowdPoseFormat:
     """The JSON file, such as crowdpose_train.json."""
     images: str | Path
     """The photos 100000.jpg, ...: a folder, a zip file or a URL."""
+    boxes: Detections | None = None
+    """For a split that is scored: a detector's boxes instead of the annotated ones."""
 
     def read(self) -> Annotations:
         """The persons by COCO's rule, in the order of the JSON `images`, then of the annotations.
@@ -27,7 +30,8 @@ class CrowdPoseFormat:
         COCO's, of 17 keypoints, and are replaced. `photo_facts` has the crowd index of each photo. Raises
         InputError for a file with other joints.
         """
-        return read_coco(self.annotations, self.images, describe=_describe, area_from_box=True)
+        annotations = read_coco(self.annotations, self.images, describe=_describe, area_from_box=True)
+        return with_boxes(annotations, self.boxes)
 
 
 def _describe(category: dict[str, Any], where: str) -> Skeleton:

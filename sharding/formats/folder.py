@@ -8,9 +8,9 @@ import numpy as np
 from pydantic import Field
 
 from configs.settings import settings
-from sharding.boxes import ResultsBoxes, WholePhotoBoxes
+from sharding.boxes import AREA_OF_BOX, ResultsBoxes, WholePhotoBoxes
 from sharding.detector import DetectorBoxes
-from sharding.formats.coco import AREA_OF_BOX, choose_category
+from sharding.formats.coco import choose_category
 from sharding.formats.rows import read_json
 from sharding.photos import open_photos
 from sharding.record import Annotations, Person

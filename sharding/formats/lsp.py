@@ -9,8 +9,8 @@ from pydantic import Field
 
 from configs.load import InputError
 from configs.settings import settings
+from sharding.boxes import AREA_OF_BOX
 from sharding.findings import Fault, Findings
-from sharding.formats.coco import AREA_OF_BOX
 from sharding.photos import open_photos
 from sharding.record import Annotations, Person
 from sharding.skeleton import LSP_14

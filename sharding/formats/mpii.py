@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 
 from configs.settings import settings
+from sharding.boxes import AREA_OF_BOX
 from sharding.findings import Fault, Findings
-from sharding.formats.coco import AREA_OF_BOX
 from sharding.formats.mpii_rows import MpiiRow, read_list, read_mat
 from sharding.photos import open_photos
 from sharding.record import Annotations, Person, Photo

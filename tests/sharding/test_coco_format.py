@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from configs.load import InputError
-from sharding.formats.coco import AREA_OF_BOX, CocoFormat
+from sharding.boxes import AREA_OF_BOX
+from sharding.formats.coco import CocoFormat
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs.load import InputError, load
-from sharding.formats.coco import AREA_OF_BOX
+from sharding.boxes import AREA_OF_BOX
 from sharding.formats.coco_style import CocoStyleFormat
 from sharding.settings import BuildSettings
 from sharding.skeleton import DEFAULT_SIGMA

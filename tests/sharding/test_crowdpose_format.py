@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs.load import InputError
-from sharding.formats.coco import AREA_OF_BOX
+from sharding.boxes import AREA_OF_BOX
 from sharding.formats.crowdpose import CrowdPoseFormat
 from sharding.skeleton import CROWDPOSE_14
 

@@ -12,9 +12,8 @@ from torchvision.models import get_model
 
 import sharding.detector
 from configs.load import InputError
-from sharding.boxes import ResultsBoxes, WholePhotoBoxes
+from sharding.boxes import AREA_OF_BOX, ResultsBoxes, WholePhotoBoxes
 from sharding.detector import DetectorBoxes
-from sharding.formats.coco import AREA_OF_BOX
 from sharding.formats.folder import FolderFormat
 from sharding.skeleton import COCO_17, LSP_14, MPII_16, to_category
 

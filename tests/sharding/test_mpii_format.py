@@ -7,7 +7,7 @@ import pytest
 import scipy.io
 
 from configs.load import InputError
-from sharding.formats.coco import AREA_OF_BOX
+from sharding.boxes import AREA_OF_BOX
 from sharding.formats.mpii import MpiiFormat
 from sharding.skeleton import MPII_16
 

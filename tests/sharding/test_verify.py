@@ -260,7 +260,7 @@ def rotated(payload):
 
 SINGULAR = [[1.0, 0.0, 0.0], [2.0, 0.0, 0.0]]
 SHIFTED = [[1.0, 0.0, 900.0], [0.0, 1.0, 0.0]]
-OTHER = "joints, box or area other than in ground_truth.json"
+OTHER = "joints, box, area or score other than in ground_truth.json"
 
 
 @pytest.mark.parametrize(

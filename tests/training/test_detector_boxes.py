@@ -1,0 +1,116 @@
+"""People found by a detector, from its file to scores: against pycocotools and the annotation file itself."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from configs.load import InputError
+from pipelines.loader import eval_loader
+from pipelines.source import Split, open_split
+from pipelines.views import ViewSettings
+from sharding.build import build
+from sharding.detections import Detections
+from sharding.formats.coco import CocoFormat
+from sharding.settings import BuildSettings
+from tests.training.oracle import Oracle
+from tests.training.test_metrics import plain_pycocotools
+from training import evaluate
+from training.predict import Predictions, compare, predict
+from training.run import run
+from training.scoring.metrics import coco_results, metrics_of, score
+from training.settings import HeatmapSettings, RunSettings
+
+DECODING = HeatmapSettings(decode="dark")
+
+
+class Detected(NamedTuple):
+    """Shards by a detector's boxes, and for the oracle whom each box shows, by the box's id."""
+
+    shards: Path
+    annotations: Path
+    whom: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def detected(drawn_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Detected:
+    """Boxes of all drawn people but those of the last photo; the first person is found twice."""
+    folder = tmp_path_factory.mktemp("detected")
+    annotations = drawn_shards / "val-coco" / "annotations.json"
+    people = json.loads(annotations.read_text())["annotations"]
+    missed = people[-1]["image_id"]
+    rng = np.random.default_rng(0)
+    rows, whom = [], []
+    for person in [people[0], *people]:
+        if person["image_id"] != missed:
+            x, y, w, h = np.array(person["bbox"]) + rng.uniform(-2, 2, 4)
+            score = 0.2 if not rows else float(rng.uniform(0.5, 1))
+            rows.append({"image_id": person["image_id"], "bbox": [x, y, w, h], "score": score})
+            whom.append({"id": len(rows), "keypoints": person["keypoints"]})
+    (folder / "found.json").write_text(json.dumps(rows))
+    boxes = Detections(results=folder / "found.json")
+    source = CocoFormat(annotations=annotations, images=annotations.parent / "images", boxes=boxes)
+    build(BuildSettings(source=source, output=folder / "val", workers=1), console=Console(quiet=True))
+    return Detected(folder / "val", annotations, {"annotations": whom})
+
+
+@pytest.fixture(scope="module")
+def predicted(detected: Detected) -> tuple[Split, Predictions]:
+    """What the oracle says of each box."""
+    split = open_split(detected.shards)
+    oracle = Oracle(detected.whom, 14)
+    batches = oracle.watch(eval_loader(split, ViewSettings(), batch_size=5))
+    return split, predict({"a": oracle}, batches, skeleton=split.skeleton, decoding=DECODING)["a"]
+
+
+def test_person_found_twice_is_kept_once_by_the_better_box(predicted: tuple[Split, Predictions]) -> None:
+    split, people = predicted
+    twice = [record for record in people.records if record["id"] in (1, 2)]
+    assert [record["score"] < 0.3 for record in twice] == [True, False]
+    results = coco_results(people, split.skeleton)
+    assert len(results) == len(people.records) - 1
+    assert not any(row["score"] < 0.25 for row in results)
+
+
+def test_scores_equal_pycocotools_on_the_annotation_file(
+    predicted: tuple[Split, Predictions], detected: Detected, tmp_path: Path
+) -> None:
+    """Nobody is left out of the truth: who was not found counts as missed."""
+    split, people = predicted
+    for noise_px in (0.0, 5.0):
+        noise = np.random.default_rng(1).normal(0, noise_px, people.points_xy.shape).astype(np.float32)
+        made = Predictions(people.records, people.points_xy + noise, people.peaks, people.areas)
+        results = coco_results(made, split.skeleton)
+        ours = score(made, results, split.ground_truth(), split.skeleton)
+        plain = plain_pycocotools(tmp_path, detected.annotations, results, split.skeleton.sigmas)
+        assert [ours[n] for n in ("AP", "AP50", "AP75", "AR")] == pytest.approx(plain[[0, 1, 2, 5]])
+        assert 0.1 < ours["AR"] < 1
+        assert "PCK" not in ours
+
+
+def test_card_and_sheet_know_that_boxes_have_no_truth(detected: Detected) -> None:
+    split = open_split(detected.shards)
+    truth = split.ground_truth()
+    assert split.annotation_ids == tuple(row["id"] for row in truth["detections"])
+    assert metrics_of(truth, split.skeleton) == ("AP",)
+    oracle = Oracle(detected.whom, 14)
+    batch = next(oracle.watch(eval_loader(split, ViewSettings(), batch_size=5)))
+    seen = compare(oracle, batch, truth, decoding=DECODING)
+    assert not seen["visible"].any()
+
+
+def test_a_run_is_scored_by_them(tiny_run: Callable[..., RunSettings], detected: Detected) -> None:
+    folder = run(tiny_run("supervised", "steps=1", f"data.val={detected.shards}"), resume=False).folder
+    assert "PCK" not in json.loads((folder / "scores.json").read_text())["last"]["scores"]["network"]
+    evaluate.main([str(folder)])
+    content = json.loads((folder / "evaluation" / "scores.json").read_text())
+    assert content["boxes"] == "detector"
+    with pytest.raises(InputError, match=r"metric: PCK needs annotated boxes.*come from a detector"):
+        run(
+            tiny_run("supervised", "metric=PCK", f"data.val={detected.shards}", f"output={folder}-2"),
+            resume=False,
+        )
