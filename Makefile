@@ -28,7 +28,7 @@ shards: $(STAMP) ## annotations and images to shards: make shards DATA=configs/s
 demo: $(STAMP) ## the main job in small: draw people, shard, train with and without the unlabelled, compare (ARGS="seed=1")
 	$(BIN)/python training/demo.py $(ARGS)
 
-train: $(STAMP) ## train a recipe: make train RUN=configs/run/coco1k/adaptive_mixup.yaml ARGS="seed=1"
+train: $(STAMP) ## train a recipe: make train RUN=configs/run/coco-1k/adaptive_mixup.yaml ARGS="seed=1"
 	$(BIN)/accelerate launch training/run.py $(RUN) $(ARGS)
 
 bench: $(STAMP) ## throughput of the pipeline against a classic loader (ARGS="...")

@@ -1,41 +1,133 @@
-"""Every recipe of the repository loads, says where it comes from, and round-trips."""
+"""Every recipe of the repository loads, says where it comes from, round-trips; protocols are as published."""
 
+import re
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from configs.load import dump, load
 from sharding.build import BuildSettings
 from training.settings import RunSettings
+from training.sweep_plan import SweepSettings, plan
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-CLASSES = {"run": RunSettings, "shards": BuildSettings}
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+CLASSES = {"run": RunSettings, "shards": BuildSettings, "sweeps": SweepSettings}
 RECIPES = [(folder, file) for folder in CLASSES for file in sorted((CONFIGS / folder).rglob("*.yaml"))]
-IDS = [str(file.relative_to(CONFIGS)) for _, file in RECIPES]
+RUNS = [file for folder, file in RECIPES if folder == "run"]
+SWEEPS = [file for folder, file in RECIPES if folder == "sweeps"]
+PROTOCOLS = sorted((CONFIGS / "protocols").glob("*.yaml"))
+PROTOCOL_NAMES = {file.stem: file for file in PROTOCOLS}
+
+
+@cache
+def loaded(file: Path, cls: type = RunSettings) -> Any:
+    return load(cls, file)
+
+
+def name(value: object) -> str | None:
+    return str(value.relative_to(CONFIGS)) if isinstance(value, Path) else None
 
 
 @pytest.mark.parametrize("folder", CLASSES)
 def test_there_are_recipes(folder):
-    assert any(name == folder for name, _ in RECIPES)
+    assert any(each == folder for each, _ in RECIPES)
 
 
-@pytest.mark.parametrize(("folder", "file"), RECIPES, ids=IDS)
+@pytest.mark.parametrize(("folder", "file"), RECIPES, ids=name)
 def test_recipe_loads_and_round_trips(folder, file, tmp_path):
     cls = CLASSES[folder]
-    settings = load(cls, file)
+    settings = loaded(file, cls)
     (tmp_path / "dumped.yaml").write_text(dump(settings))
     assert load(cls, tmp_path / "dumped.yaml") == settings
 
 
-@pytest.mark.parametrize(
-    "file", [f for _, f in RECIPES], ids=[str(f.relative_to(CONFIGS)) for _, f in RECIPES]
-)
-def test_recipe_opens_with_what_it_is_for(file):
+@pytest.mark.parametrize(("folder", "file"), RECIPES, ids=name)
+def test_recipe_opens_with_what_it_is_for(folder, file):
     assert file.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("file", RUNS, ids=name)
+def test_a_run_tells_its_numbers_its_cost_and_its_command(file):
+    header = "".join(line for line in file.read_text().splitlines(True) if line.startswith("#"))
+    assert re.search(r"Published: |`make demo`|Own ", header)
+    assert "Ours" in header
+    assert "Hardware" in header
+    assert f"accelerate launch training/run.py {file.relative_to(ROOT)}" in header
+    assert loaded(file).output == f"runs/{file.parent.name}/{file.stem}"
+
+
+@pytest.mark.parametrize("file", PROTOCOLS, ids=name)
+def test_a_protocol_bears_the_name_of_its_file(file):
+    assert load(RunSettings, file, ["output=x"]).protocol == file.stem
+
+
+@pytest.mark.parametrize("file", [run for run in RUNS if run.parent.name in PROTOCOL_NAMES], ids=name)
+def test_a_run_keeps_the_protocol_of_its_folder(file):
+    run, protocol = loaded(file), load(RunSettings, PROTOCOL_NAMES[file.parent.name], ["output=x"])
+    assert run.protocol == protocol.protocol
+    assert (run.data, run.net, run.heatmap, run.evaluation) == (
+        protocol.data,
+        protocol.net,
+        protocol.heatmap,
+        protocol.evaluation,
+    )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "labelled", "epochs", "epoch_steps", "falls"),
+    [
+        ("coco-1k", 1000, 30, 4682, (20, 25)),
+        ("coco-5k", 5000, 100, 4682, (70, 90)),
+        ("coco-10k", 10000, 100, 4682, (70, 90)),
+        ("coco+wild", "all", 400, 4682, (300, 350)),
+        ("coco+wild-384", "all", 300, 18727, (220, 260)),
+        ("mpii+aic", "all", 100, 11800, (50, 70)),
+    ],
+)
+def test_epochs_and_falls_of_the_rate_are_the_published_ones(protocol, labelled, epochs, epoch_steps, falls):
+    """methods.md 1 and 6."""
+    cfg = load(RunSettings, CONFIGS / "protocols" / f"{protocol}.yaml", ["output=x"])
+    assert cfg.data.labelled == labelled
+    assert cfg.data.subset_seed is None
+    assert cfg.steps == epochs * epoch_steps
+    assert cfg.evaluate_every == epoch_steps
+    for number, epoch in enumerate(falls, 1):
+        before, after = (cfg.optim.schedule.scale(epoch * epoch_steps + d, cfg.steps) for d in (-1, 0))
+        assert (before, after) == pytest.approx((0.1 ** (number - 1), 0.1**number))
+
+
+@pytest.mark.parametrize("labelled", [100, 250, 500])
+def test_lspet_takes_the_first_photos_and_hides_the_others_labels(labelled):
+    cfg = load(RunSettings, CONFIGS / "protocols" / f"lspet-{labelled}.yaml", ["output=x"])
+    assert (cfg.data.labelled, cfg.data.subset_seed, cfg.data.unlabelled) == (labelled, None, None)
+    assert not cfg.data.unlabelled_includes_labelled
+    assert (cfg.views.size_hw, cfg.steps, cfg.metric, cfg.net.pretrained) == ((192, 144), 20000, "PCK", False)
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=name)
+def test_a_sweep_can_be_planned(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    cfg = loaded(file, SweepSettings)
+    items = plan(cfg)
+    assert f"python training/sweep.py {file.relative_to(ROOT)}" in file.read_text()
+    if cfg.baseline is not None:
+        stems = {item.folder.name.removesuffix(f"-seed{item.cfg.seed}") for item in items}
+        assert cfg.baseline in stems
+
+
+def test_the_sweep_of_table_3_is_masks_and_mixtures_each_off_and_on(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    items = plan(load(SweepSettings, CONFIGS / "sweeps" / "table3.yaml", ["seeds=[0]"]))
+    kinds = {(len(item.cfg.method.paths[0]), item.cfg.method.mixup is not None) for item in items}
+    assert kinds == {(0, False), (1, False), (0, True), (1, True)}
+    assert len(items) == 12
 
 
 def test_bases_are_used():
     """A file in configs/base that no recipe names is dead."""
     texts = [file.read_text() for file in CONFIGS.rglob("*.yaml")]
     for base in (CONFIGS / "base").rglob("*.yaml"):
-        assert any(base.name in text for text in texts), base
+        assert any(re.search(rf"[ /]{re.escape(base.name)}", text) for text in texts), base
