@@ -1,44 +1,14 @@
 """A whole training step reads no number back to the host: that would stop a GPU's queue each time."""
 
 import contextlib
-from typing import Any
 
 import pytest
 import torch
-from pydantic import TypeAdapter
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from models.backbones.light import LightSettings
-from models.heads.pyramid import PyramidSettings
-from models.net import NetSettings, build_net
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.methods import MethodSettings
-from training.methods.method import Method, Progress
-
-K, LATE = 5, Progress(step=99, total_steps=100)
-METHODS: list[dict[str, Any]] = [
-    {"name": "supervised"},
-    {"name": "single", "mixup": {"name": "image"}},
-    {"name": "single", "mixup": {"name": "feature"}, "teacher": {"name": "ema"}},
-    {"name": "single", "mixup": {"name": "none"}, "masking": {"name": "fixed"}},
-]
-
-
-def make_method(settings: dict[str, Any], device: str) -> Method:
-    net = NetSettings(
-        backbone=LightSettings(stem_channels=8, channels=(8, 12, 16), blocks=(1, 1, 1)),
-        head=PyramidSettings(width=8, convolutions=1),
-    )
-    cfg = TypeAdapter(MethodSettings).validate_python(settings, strict=False)
-    return cfg.build(build_net(net, K).to(device), 1.5, seed=0, rank=0)
-
-
-def make_batches(device: str) -> tuple[LabelledBatch, UnlabelledBatch]:
-    image, matrix = torch.randn(4, 3, 64, 48, device=device), torch.eye(2, 3, device=device).repeat(4, 1, 1)
-    points = torch.full((4, K, 2), 20.0, device=device)
-    return LabelledBatch(image, points, torch.ones(4, K, device=device)), UnlabelledBatch(
-        image, image, matrix
-    )
+from tests.training.tiny import LATE, METHODS, make_batches, make_method
+from training.methods.method import Method
 
 
 def step(method: Method, batches: tuple[LabelledBatch, UnlabelledBatch]) -> torch.Tensor:
@@ -48,21 +18,35 @@ def step(method: Method, batches: tuple[LabelledBatch, UnlabelledBatch]) -> torc
     return loss
 
 
-@pytest.mark.parametrize("settings", METHODS)
-def test_loss_is_made_of_tensors_without_numbers(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_loss_is_made_of_tensors_without_numbers(name: str) -> None:
     """Fake tensors have shapes only: whoever asks one for its number gets an error."""
-    method = make_method(settings, "cpu")
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        batches = make_batches("cpu")
+    method, (labelled, unlabelled) = make_method(**METHODS[name]), make_batches()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         with pytest.raises(DataDependentOutputException):
-            batches[0].image.sum().item()
-        assert method(*batches, LATE).loss.shape == ()
+            torch.ones(2).sum().item()
+        fake = {key: mode.from_tensor(value) for key, value in vars(labelled).items()}
+        more = {key: mode.from_tensor(value) for key, value in vars(unlabelled).items()}
+        assert method(LabelledBatch(**fake), UnlabelledBatch(**more), LATE).loss.shape == ()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_step_calls_nothing_that_reads_a_tensor(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, batches = make_method(**METHODS[name]), make_batches()
+    step(method, batches)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a number of a tensor was read")
+
+    for reader in ("item", "cpu", "__bool__", "__float__", "__int__"):
+        monkeypatch.setattr(torch.Tensor, reader, refuse)
+    step(method, batches)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("settings", METHODS)
-def test_step_does_not_wait_for_the_gpu(settings: dict[str, Any]) -> None:
-    method, batches = make_method(settings, "cuda"), make_batches("cuda")
+@pytest.mark.parametrize("name", METHODS)
+def test_step_does_not_wait_for_the_gpu(name: str) -> None:
+    method, batches = make_method(device="cuda", **METHODS[name]), make_batches(device="cuda")
     step(method, batches)  # compiles the kernel
     with contextlib.ExitStack() as stack:
         torch.cuda.set_sync_debug_mode("error")

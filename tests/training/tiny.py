@@ -25,6 +25,26 @@ NET = NetSettings(
     backbone=LightSettings(stem_channels=8, channels=(8, 12, 16), blocks=(1, 1, 1)),
     head=PyramidSettings(width=8, convolutions=1),
 )
+JOCO = [{"name": "cut_occlude"}, {"name": "cutout"}]
+JCCM = [{"name": "joint_cutout"}, {"name": "cutmix"}]
+METHODS: dict[str, dict[str, Any]] = {
+    "supervised": {"name": "supervised"},
+    "affine": {"name": "single", "paths": [[]], "mixup": None},
+    "adaptive": {"name": "single", "mixup": {"places": ["input"]}, "min_peak": 0.1},
+    "features": {"name": "single", "mixup": {"places": ["backbone.layer3"]}, "teacher": {"name": "ema"}},
+    "multiaugs": {"name": "single", "paths": [JOCO, JCCM], "mixup": None},
+    "colour": {"name": "single", "paths": [[{"name": "rand_augment"}, {"name": "colour"}]], "mixup": None},
+    "dual": {"name": "dual", "paths": [JOCO, JCCM], "mixup": {"views": "masked"}},
+    "triple": {"name": "triple", "epoch_steps": 2, "max_inconsistency": 0.6, "weigh_by_peak": True},
+    "double match": {"name": "double_match", "teacher": {"name": "previous_epoch", "epoch_steps": 2}},
+    "pseudo label": {
+        "name": "pseudo_label",
+        "teacher_steps": 2,
+        "ensemble": {"flip": True, "scales": [1.0, 0.8]},
+    },
+}
+"""Every method, and every part of one, at least once: what a recipe holds under `method`."""
+
 LATE = Progress(step=99, total_steps=100)
 
 

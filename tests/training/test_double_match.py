@@ -1,0 +1,61 @@
+"""The step of `double_match`: a heatmap loss and a feature loss."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from configs.load import InputError
+from models.heatmap import warp
+from tests.training.tiny import LATE, SIGMA, make_batches, make_method
+from training.losses import heatmap_loss
+from training.methods.supervised import supervised_loss
+
+
+@pytest.mark.parametrize("teacher", ["shared", "ema"])
+def test_the_loss_adds_one_minus_the_cosine_of_the_projected_features(teacher: str) -> None:
+    method = make_method(
+        "double_match", paths=[[]], weight=0.5, feature_weight=0.2, teacher={"name": teacher}
+    )
+    labelled, unlabelled = make_batches()
+    student = copy.deepcopy(method.network)
+    labeller = student if teacher == "shared" else copy.deepcopy(method.teacher.average.module)
+    total = supervised_loss(student, labelled, SIGMA)
+    with torch.no_grad():
+        weak_features = labeller.backbone(unlabelled.weak)
+        heatmaps = labeller.head(weak_features)
+    strong_features = student.backbone(unlabelled.strong)
+    target, inside = warp(heatmaps, unlabelled.strong_from_weak, 4)
+    total = total + 0.5 * heatmap_loss(student.head(strong_features), target, inside)
+    moved, shown = warp(weak_features[-1], unlabelled.strong_from_weak, 16)
+    cosine = F.cosine_similarity(method.projection(strong_features[-1]), moved, dim=1)
+    feature = ((1 - cosine) * shown[:, 0]).sum() / shown.sum()
+    result = method(labelled, unlabelled, LATE)
+    assert torch.isclose(result.terms["loss_feature"], feature)
+    assert torch.isclose(result.loss, total + 0.2 * feature)
+
+
+def test_features_of_the_paths_are_matched_not_those_of_the_mixtures() -> None:
+    with_mixup = make_method("double_match", paths=[[], []], mixup={"places": ["input"], "weight": 0.0})
+    without = make_method("double_match", paths=[[], []])
+    losses = [method(*make_batches(), LATE).loss for method in (with_mixup, without)]
+    assert torch.isclose(*losses)
+
+
+def test_the_feature_loss_teaches_the_projection_and_the_backbone_alone() -> None:
+    method = make_method("double_match", paths=[[]], weight=0.0, layer="backbone.layer2")
+    labelled, unlabelled = make_batches()
+    blank = make_method("double_match", paths=[[]], weight=0.0, feature_weight=0.0)
+    method(labelled, unlabelled, LATE).loss.backward()
+    blank(labelled, unlabelled, LATE).loss.backward()
+    assert method.projection.weight.grad.abs().sum() > 0
+    last = method.network.head.final.weight.grad
+    assert torch.allclose(last, blank.network.head.final.weight.grad)
+    first = method.network.backbone.stem[0].conv.weight.grad
+    assert not torch.allclose(first, blank.network.backbone.stem[0].conv.weight.grad)
+
+
+def test_an_unknown_layer_is_refused_with_near_names() -> None:
+    with pytest.raises(InputError, match=r"no layer 'backbone.layr3'.*backbone\.layer3"):
+        make_method("double_match", layer="backbone.layr3")

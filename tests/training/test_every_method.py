@@ -1,0 +1,127 @@
+"""What holds for every method: known losses, a state that is whole, and that it can learn."""
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.heatmap import decode
+from models.net import build_net
+from pipelines.batch import LabelledBatch, UnlabelledBatch
+from pipelines.loader import labelled_loader, unlabelled_loader
+from pipelines.source import Split, open_split
+from pipelines.views import PLAIN, ViewSettings
+from tests.training.tiny import METHODS, NET, SIGMA, SIZE_HW, make_settings
+from training.methods.draws import Draws
+from training.methods.method import Ingredients, Method, Progress
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "five_steps.json"
+UPDATE = "UPDATE_GOLDEN"
+Batches = Iterator[tuple[LabelledBatch, UnlabelledBatch]]
+
+
+@pytest.fixture(scope="module")
+def split(drawn_shards: Path) -> Split:
+    return open_split(drawn_shards / "train")
+
+
+@pytest.fixture
+def batches(split: Split) -> Iterator[Callable[..., Batches]]:
+    """`batches(views)`: pairs of batches of four drawn people, the same at every call."""
+    loaders: list[Any] = []
+
+    def start(views: ViewSettings) -> Batches:
+        loaders.extend(
+            make(split, views, batch_size=4, seed=0) for make in (labelled_loader, unlabelled_loader)
+        )
+        return zip(*loaders[-2:], strict=True)
+
+    yield start
+    for loader in loaders:
+        loader.close()
+
+
+def make_method(name: str, split: Split) -> Method:
+    """A method for the drawn people's skeleton; the same weights at every call."""
+    torch.manual_seed(0)
+    draws = Draws(0, 0, torch.device("cpu"))
+    ingredients = Ingredients(
+        lambda net: build_net(net or NET, split.skeleton.num_keypoints), split.skeleton, SIGMA, draws
+    )
+    return make_settings(**METHODS[name]).build(ingredients).train()
+
+
+def train(method: Method, batches: Batches, steps: range, optimizer: torch.optim.Optimizer) -> list[float]:
+    """The loss of each step."""
+    losses = []
+    for step, (labelled, unlabelled) in zip(steps, batches, strict=False):
+        progress = Progress(step, 1000)
+        result = method(labelled, unlabelled if method.wants_unlabelled(progress) else None, progress)
+        optimizer.zero_grad(set_to_none=True)
+        result.loss.backward()
+        optimizer.step()
+        method.after_update(progress)
+        losses.append(result.loss.item())
+    return losses
+
+
+def adam(method: Method, lr: float = 1e-2) -> torch.optim.Optimizer:
+    return torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=lr)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_five_steps_have_the_known_losses(name: str, split: Split, batches: Callable[..., Batches]) -> None:
+    """Run with UPDATE_GOLDEN=1 after a change that is meant to move them, and say why in the commit."""
+    method = make_method(name, split)
+    losses = train(method, batches(ViewSettings(size_hw=SIZE_HW)), range(5), adam(method))
+    known = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    if os.environ.get(UPDATE):
+        GOLDEN.write_text(json.dumps(known | {name: losses}, indent=1) + "\n")
+        return
+    assert losses == pytest.approx(known[name], rel=2e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_restored_method_goes_on_bit_for_bit(
+    name: str, split: Split, batches: Callable[..., Batches]
+) -> None:
+    """Averages, copies of the previous epoch, batch statistics and draws are all in the saved state."""
+    pairs = [pair for pair, _ in zip(batches(ViewSettings(size_hw=SIZE_HW)), range(6), strict=False)]
+    method = make_method(name, split)
+    optimizer = adam(method)
+    train(method, iter(pairs[:3]), range(3), optimizer)
+    file = io.BytesIO()
+    torch.save([method.state_dict(), method.rank_state(), optimizer.state_dict()], file)
+    expected = train(method, iter(pairs[3:]), range(3, 6), optimizer)
+
+    file.seek(0)
+    state, rank_state, optimizer_state = torch.load(file, weights_only=True)
+    again = make_method(name, split)
+    other = adam(again)
+    again.load_state_dict(state)
+    again.load_rank_state(rank_state)
+    other.load_state_dict(optimizer_state)
+    assert train(again, iter(pairs[3:]), range(3, 6), other) == expected
+    for key, value in method.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_it_learns_four_people_by_heart(name: str, split: Split, batches: Callable[..., Batches]) -> None:
+    """The same plain views, once labelled and once not."""
+    labelled, _ = next(batches(ViewSettings(size_hw=SIZE_HW, labelled=PLAIN)))
+    same = UnlabelledBatch(labelled.image, labelled.image, torch.eye(2, 3).repeat(4, 1, 1))
+    method = make_method(name, split)
+    steps = range(400)
+    train(method, ((labelled, same) for _ in steps), steps, adam(method))
+    network = next(iter(method.networks().values()))
+    with torch.no_grad():
+        found, _ = decode(network(labelled.image), network.stride)
+    away_px = (found - labelled.points_xy).norm(dim=-1)[labelled.visible > 0]
+    assert (away_px < 5).float().mean() > 0.95
