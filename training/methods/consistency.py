@@ -112,7 +112,7 @@ class Student:
         for number, path in enumerate(self.cfg.paths):
             images, path_terms = self.augment(path, view.scene)
             losses.append(heatmap_loss(self.network(images), view.target, view.weights))
-            terms |= path_terms
+            terms |= path_terms if len(self.cfg.paths) == 1 else marked(path_terms, f"path{number + 1}")
             first = images if number == 0 else first
         loss_unlabelled = torch.stack(losses).sum()
         loss = self.cfg.weight * loss_unlabelled
@@ -134,7 +134,8 @@ class Student:
 
     def augment(self, path: Path, scene: Scene) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The strong views (N, 3, H, W) as one path shows them, and its terms for the report."""
-        images, terms = scene.strong.clone(), {}
+        images = scene.strong.clone()
+        terms: dict[str, torch.Tensor] = {}
         for part in path:
             images, part_terms = part.apply(images, scene, self.draws.device)
             terms |= part_terms
@@ -178,6 +179,6 @@ def label_terms(labels: PseudoLabels) -> dict[str, torch.Tensor]:
     }
 
 
-def of_network(number: int, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The terms of one of several students, their names marked by its number."""
-    return {f"{name}_{number}": value for name, value in terms.items()}
+def marked(terms: dict[str, torch.Tensor], mark: str) -> dict[str, torch.Tensor]:
+    """The terms of one of several students or paths, their names marked."""
+    return {f"{name}_{mark}": value for name, value in terms.items()}

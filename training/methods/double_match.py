@@ -129,7 +129,8 @@ class FeatureTap:
     @contextmanager
     def listening(self) -> Iterator[list[torch.Tensor]]:
         """The outputs (N, C, h', w') of the passes made inside, in their order; of several maps the last."""
-        self._heard = heard = []
+        heard: list[torch.Tensor] = []
+        self._heard = heard
         try:
             yield heard
         finally:

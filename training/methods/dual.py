@@ -10,7 +10,7 @@ import torch
 from configs.settings import settings
 from models.net import NetSettings, PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.methods.consistency import ConsistencySettings, PseudoLabels, Student, of_network, trusted
+from training.methods.consistency import ConsistencySettings, PseudoLabels, Student, marked, trusted
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
 from training.methods.supervised import supervised_loss
 
@@ -60,7 +60,7 @@ class Dual(Method):
             loss_1, terms_1 = self.first_student.loss(unlabelled, of_second)
             loss_2, terms_2 = self.second_student.loss(unlabelled, of_first)
             loss = loss_supervised + self.cfg.ramp(progress) * (loss_1 + loss_2)
-            terms |= of_network(1, terms_1) | of_network(2, terms_2)
+            terms |= marked(terms_1, "1") | marked(terms_2, "2")
         return StepResult(loss, {"loss": loss.detach(), **terms})
 
     def labels(self, unlabelled: UnlabelledBatch) -> tuple[PseudoLabels, PseudoLabels]:

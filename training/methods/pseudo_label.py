@@ -118,9 +118,8 @@ class PseudoLabel(Method):
         points_weak, peaks = decode(heatmaps, self.network.stride)
         points_strong = apply(unlabelled.strong_from_weak, points_weak)
         counted = peaks > self.cfg.min_peak
-        return encode(
-            points_strong, counted, heatmaps.shape[-2:], stride=self.network.stride, sigma=self.sigma
-        )
+        size_hw = (heatmaps.shape[-2], heatmaps.shape[-1])
+        return encode(points_strong, counted, size_hw, stride=self.network.stride, sigma=self.sigma)
 
     def wants_unlabelled(self, progress: Progress) -> bool:
         """Once the teacher is trained."""

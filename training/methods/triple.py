@@ -19,7 +19,7 @@ from training.methods.consistency import (
     Path,
     PseudoLabels,
     Student,
-    of_network,
+    marked,
 )
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
 from training.methods.supervised import supervised_loss
@@ -83,7 +83,7 @@ class Triple(Method):
             for number, (student, labels) in enumerate(taught, start=1):
                 loss_student, student_terms = student.loss(unlabelled, labels)
                 loss = loss + self.cfg.ramp(progress) * loss_student
-                terms |= of_network(number, student_terms)
+                terms |= marked(student_terms, str(number))
         return StepResult(loss, {"loss": loss.detach(), **terms})
 
     def labels(
