@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.heatmap import warp
-from tests.training.tiny import LATE, SIGMA, make_batches, make_method
+from models.heatmap import decode, encode, warp
+from tests.training.tiny import LATE, SIGMA, K, make_batches, make_method
 from training.losses import heatmap_loss
 from training.methods.method import Method, Progress
 from training.methods.supervised import supervised_loss
@@ -95,6 +95,17 @@ def test_labels_with_a_low_peak_do_not_count() -> None:
     assert 0.3 < labels.joint_weights.mean() < 0.7
     weights = method.student.strong_view(unlabelled, labels).weights
     assert torch.equal(weights.amax(dim=(2, 3)) > 0, labels.joint_weights > 0)
+
+
+def test_labels_may_be_gaussians_at_the_peaks_of_the_heatmaps() -> None:
+    method = make_method(labels="keypoints", mixup=None)
+    labels = method.labels(make_batches()[1])
+    points, _ = decode(labels.heatmaps, 4, sigma=SIGMA)
+    expected, _ = encode(points, torch.ones(4, K), (16, 12), stride=4, sigma=SIGMA)
+    assert torch.allclose(labels.target, expected, atol=1e-5)
+    assert (labels.target.amax(dim=(2, 3)) > 0.9).all()
+    plain = make_method(mixup=None).labels(make_batches()[1])
+    assert plain.target is plain.heatmaps
 
 
 def test_no_gradient_reaches_the_network_through_the_teacher() -> None:

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from configs.settings import settings
-from models.heatmap import peak_points, warp
+from models.heatmap import decode, encode, peak_points, warp
 from models.net import PoseNet
 from pipelines.batch import UnlabelledBatch
 from pipelines.geometry import apply
@@ -43,6 +43,8 @@ class ConsistencySettings:
     """Steps on the labelled people alone before the unlabelled ones join."""
     ramp_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the weights of the unlabelled losses rise from zero after the burn-in."""
+    labels: Literal["heatmaps", "keypoints"] = "heatmaps"
+    """What the teacher's heatmaps become: the target as they are (published), or a Gaussian at each peak."""
     min_peak: Annotated[float, Field(ge=0)] = 0.0
     """Pseudo labels whose peak is not above this do not count (published: 0.1 in SSPCM; 0 counts all)."""
     outside: Literal["ignore", "background"] = "ignore"
@@ -68,15 +70,22 @@ class PseudoLabels:
 
     heatmaps: torch.Tensor
     """(N, K, h, w), no gradient."""
+    target: torch.Tensor
+    """(N, K, h, w): what is taught, still in the weak view."""
     joint_weights: torch.Tensor
     """(N, K): 0 for keypoints that do not count."""
 
 
-def trusted(heatmaps: torch.Tensor, min_peak: float) -> PseudoLabels:
-    """The heatmaps (N, K, h, w) as labels, each keypoint trusted whose peak exceeds `min_peak`."""
-    if min_peak == 0:
-        return PseudoLabels(heatmaps, heatmaps.new_ones(heatmaps.shape[:2]))
-    return PseudoLabels(heatmaps, (heatmaps.amax(dim=(2, 3)) > min_peak).float())
+def pseudo_labels(cfg: ConsistencySettings, heatmaps: torch.Tensor, sigma: float) -> PseudoLabels:
+    """The teacher's heatmaps (N, K, h, w) as labels; `sigma` of the targets' Gaussians in cells."""
+    target = heatmaps
+    if cfg.labels == "keypoints":
+        points_cells, _ = decode(heatmaps, 1, sigma=sigma)
+        size_hw = (heatmaps.shape[-2], heatmaps.shape[-1])
+        target, _ = encode(points_cells, torch.ones_like(points_cells[..., 0]), size_hw, 1, sigma)
+    if cfg.min_peak == 0:
+        return PseudoLabels(heatmaps, target, heatmaps.new_ones(heatmaps.shape[:2]))
+    return PseudoLabels(heatmaps, target, (heatmaps.amax(dim=(2, 3)) > cfg.min_peak).float())
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class Student:
 
     def strong_view(self, unlabelled: UnlabelledBatch, labels: PseudoLabels) -> StrongView:
         """Carry the teacher's heatmaps into the strong views."""
-        target, inside = warp(labels.heatmaps, unlabelled.strong_from_weak, self.network.stride)
+        target, inside = warp(labels.target, unlabelled.strong_from_weak, self.network.stride)
         weights = labels.joint_weights[:, :, None, None]
         weights = weights * inside if self.cfg.outside == "ignore" else weights.expand_as(target)
         points_weak = peak_points(labels.heatmaps, self.network.stride)
@@ -147,7 +156,7 @@ class Student:
         """Images, target and weights that the Mixup branch mixes; `first` are those of the first path."""
         assert self.mixup is not None
         if self.mixup.cfg.views == "weak":
-            return unlabelled.weak, labels.heatmaps, labels.joint_weights[:, :, None, None]
+            return unlabelled.weak, labels.target, labels.joint_weights[:, :, None, None]
         images = first if self.mixup.cfg.views == "masked" else unlabelled.strong
         return images, view.target, view.weights
 

@@ -10,7 +10,7 @@ import torch
 from configs.settings import settings
 from models.net import NetSettings, PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.methods.consistency import ConsistencySettings, PseudoLabels, Student, marked, trusted
+from training.methods.consistency import ConsistencySettings, PseudoLabels, Student, marked, pseudo_labels
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
 from training.methods.supervised import supervised_loss
 
@@ -67,7 +67,7 @@ class Dual(Method):
         """What each network's teacher says of the weak views."""
         first = self.first_teacher(unlabelled.weak, self.first)
         second = self.second_teacher(unlabelled.weak, self.second)
-        return trusted(first, self.cfg.min_peak), trusted(second, self.cfg.min_peak)
+        return pseudo_labels(self.cfg, first, self.sigma), pseudo_labels(self.cfg, second, self.sigma)
 
     def wants_unlabelled(self, progress: Progress) -> bool:
         """After the burn-in."""

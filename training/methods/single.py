@@ -12,7 +12,7 @@ from pydantic import Field
 from configs.settings import settings
 from models.net import PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.methods.consistency import ConsistencySettings, PseudoLabels, Student, trusted
+from training.methods.consistency import ConsistencySettings, PseudoLabels, Student, pseudo_labels
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
 from training.methods.mixup import MixupSettings
 from training.methods.supervised import supervised_loss
@@ -60,7 +60,7 @@ class Single(Method):
 
     def labels(self, unlabelled: UnlabelledBatch) -> PseudoLabels:
         """What the teacher says of the weak views."""
-        return trusted(self.teacher(unlabelled.weak, self.network), self.cfg.min_peak)
+        return pseudo_labels(self.cfg, self.teacher(unlabelled.weak, self.network), self.sigma)
 
     def wants_unlabelled(self, progress: Progress) -> bool:
         """After the burn-in."""

@@ -4,6 +4,7 @@ The step is that of methods.md 4.1 with the mends of 4.4: the average of both te
 is a previous epoch, and copies of the teachers at the end of the previous one live on the device.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -20,6 +21,7 @@ from training.methods.consistency import (
     PseudoLabels,
     Student,
     marked,
+    pseudo_labels,
 )
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
 from training.methods.supervised import supervised_loss
@@ -99,8 +101,11 @@ class Triple(Method):
                 of_a, of_b, self.previous_a(weak, self.a), self.previous_b(weak, self.b)
             )
         weights = self.joint_weights(of_a, of_b)
-        of_a, of_b, corrected = (PseudoLabels(each, weights) for each in (of_a, of_b, corrected))
-        return of_a, of_b, corrected
+        first, second, third = (
+            replace(pseudo_labels(self.cfg, each, self.sigma), joint_weights=weights)
+            for each in (of_a, of_b, corrected)
+        )
+        return first, second, third
 
     def joint_weights(self, of_a: torch.Tensor, of_b: torch.Tensor) -> torch.Tensor:
         """(N, K): which keypoints of the teachers' heatmaps (N, K, h, w) count, and how much."""
