@@ -42,7 +42,7 @@ def build_network(
 
 
 def create(name: str, **options: Any) -> Any:
-    """Return timm's network. InputError, with near names, where there is none; TypeError for a wrong option."""
+    """Return timm's network; InputError, with near names, if there is none, TypeError for a wrong option."""
     if not timm.is_model(name):
         near = get_close_matches(name.lower(), timm.list_models(), n=3, cutoff=0.4)
         raise InputError(

@@ -32,9 +32,8 @@ class DeconvSettings:
 class Deconv(nn.Module):
     """Features, of which the coarsest is read -> heatmaps (N, K, h, w) at stride 4.
 
-    Each step: transposed convolution 4x4, stride 2, padding 1, no bias; batch norm of momentum 0.1; ReLU. Three
-    of them lead from stride 32, two from 16.
-    Weights of the convolutions start at N(0, 0.001), as published.
+    Each step: transposed convolution 4x4, stride 2, padding 1, no bias; batch norm of momentum 0.1; ReLU.
+    Three of them lead from stride 32, two from 16. Weights of the convolutions start at N(0, 0.001).
     """
 
     def __init__(self, cfg: DeconvSettings, in_channels: int, in_stride: int, num_keypoints: int) -> None:

@@ -1,30 +1,43 @@
 """The network: published sizes, shapes, initialisation, and that it can be trained, cast and compiled."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs.load import InputError
+from models.backbones.hrnet import HRNetSettings
 from models.backbones.light import LightSettings
 from models.backbones.resnet import ResNetSettings
+from models.backbones.timm_features import TimmSettings
 from models.heads.deconv import DeconvSettings
+from models.heads.plain import PlainSettings
 from models.heads.pyramid import PyramidSettings
 from models.net import NetSettings, PoseNet, build_net
 
-SIMPLE_BASELINE = {  # methods: measured parameters for 17, 16 and 24 outputs
+SIMPLE_BASELINE = {  # methods.md 8: measured parameters for 17, 16 and 24 outputs
     18: (15_376_721, 15_376_464, 15_378_520),
     50: (33_999_697, 33_999_440, 34_001_496),
     101: (52_991_825, 52_991_568, 52_993_624),
     152: (68_635_473, 68_635_216, 68_637_272),
 }
+HRNET = {32: (28_536_113, 28_536_080, 28_536_344), 48: (63_595_745, 63_595_696, 63_596_088)}
 LIGHT = NetSettings(backbone=LightSettings(), head=PyramidSettings())
 NETS = {
     "resnet-deconv": NetSettings(),
     "resnet-pyramid": NetSettings(head=PyramidSettings()),
     "light-pyramid": LIGHT,
     "light-deconv": NetSettings(backbone=LightSettings(), head=DeconvSettings(width=32)),
+    "hrnet-plain": NetSettings(backbone=HRNetSettings(width=18), head=PlainSettings()),
+    "vit-deconv": NetSettings(backbone=TimmSettings(model="vit_tiny_patch16_224")),
+    "convnext-pyramid": NetSettings(backbone=TimmSettings(model="convnext_atto"), head=PyramidSettings()),
+    "mobilenet-deconv": NetSettings(backbone=TimmSettings(model="mobilenetv3_small_050")),
 }
+
+
+COVARIANT = ["resnet-deconv", "light-pyramid", "hrnet-plain", "convnext-pyramid"]
 
 
 @pytest.fixture(params=NETS, scope="module")
@@ -42,6 +55,25 @@ def test_simple_baseline_has_the_published_parameters(depth: int) -> None:
     with torch.device("meta"):
         nets = [build_net(NetSettings(backbone=ResNetSettings(depth=depth)), k) for k in (17, 16, 24)]
     assert tuple(count_parameters(net) for net in nets) == SIMPLE_BASELINE[depth]
+
+
+@pytest.mark.parametrize("width", HRNET)
+def test_hrnet_has_the_published_parameters(width: int) -> None:
+    cfg = NetSettings(backbone=HRNetSettings(width=width), head=PlainSettings())
+    with torch.device("meta"):
+        net = build_net(cfg, 17)
+        heads = [PlainSettings().build((width,), (4,), k) for k in (17, 16, 24)]
+    bare = count_parameters(net) - count_parameters(net.head)
+    assert count_parameters(net) == HRNET[width][0]
+    assert tuple(bare + count_parameters(head) for head in heads) == HRNET[width]
+
+
+def test_depth_34_is_18_with_eight_more_blocks() -> None:
+    """Stages of 3, 4, 6 and 3 blocks where 18 has two each; a block of width w holds 18 w^2 + 4 w numbers."""
+    more = sum(count * (18 * w * w + 4 * w) for count, w in ((1, 64), (2, 128), (4, 256), (1, 512)))
+    with torch.device("meta"):
+        net = build_net(NetSettings(backbone=ResNetSettings(depth=34)), 17)
+    assert count_parameters(net) == SIMPLE_BASELINE[18][0] + more
 
 
 def test_light_is_light() -> None:
@@ -79,16 +111,80 @@ def test_output_is_float32_under_autocast(net: PoseNet) -> None:
         assert net(torch.randn(2, 3, 64, 64)).dtype == torch.float32
 
 
-def test_channels_last_gives_the_same_heatmaps() -> None:
-    torch.manual_seed(0)
-    net, images = build_net(LIGHT, 17).eval(), torch.randn(2, 3, 96, 72)
+def test_channels_last_gives_the_same_heatmaps(net: PoseNet) -> None:
+    images = torch.randn(2, 3, 96, 72)
+    other = copy.deepcopy(net).eval().to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected = net.eval()(images)
+        found = other(images.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
+
+
+def test_a_copy_is_equal_and_apart(net: PoseNet) -> None:
+    """As for an EMA teacher; and the state dict is the whole of the network."""
+    images = torch.randn(1, 3, 64, 48)
+    net.eval()
+    twin = copy.deepcopy(net)
     with torch.no_grad():
         expected = net(images)
-        found = net.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+        assert torch.equal(twin(images), expected)
+        for parameter in twin.parameters():
+            parameter.mul_(0.5)
+        assert torch.equal(net(images), expected)
+        twin.load_state_dict(net.state_dict())
+        assert torch.equal(twin(images), expected)
 
 
-@pytest.mark.parametrize("name", ["resnet-deconv", "light-pyramid"])
+@pytest.mark.parametrize("name", ["resnet-deconv", "light-pyramid", "hrnet-plain", "vit-deconv"])
+def test_two_networks_of_the_same_settings_start_different(name: str) -> None:
+    torch.manual_seed(0)
+    first, second = build_net(NETS[name], 14), build_net(NETS[name], 14)
+    for part in ("backbone", "head"):
+        weights = [w for w in first.get_submodule(part).parameters() if w.dim() == 4]
+        others = [w for w in second.get_submodule(part).parameters() if w.dim() == 4]
+        assert weights
+        assert not any(torch.equal(w, other) for w, other in zip(weights, others, strict=True))
+
+
+@pytest.mark.parametrize("name", COVARIANT)
+def test_heatmaps_move_with_the_image(name: str) -> None:
+    """32 pixels in the image, the coarsest stride, are 8 cells: nothing else moves in the interior.
+
+    Without running statistics a blank image gives blank features, so that its borders say nothing; batch
+    norms are damped for HRNet, whose response would otherwise reach them.
+    """
+    torch.manual_seed(0)
+    net = build_net(NETS[name], 5).eval()
+    for module in net.backbone.modules():
+        if isinstance(module, nn.BatchNorm2d) and name.startswith("hrnet"):
+            nn.init.constant_(module.weight, 0.3)
+    images = torch.zeros(2, 3, 352, 352)
+    images[0, :, 144:176, 144:176] = images[1, :, 176:208, 176:208] = torch.randn(3, 32, 32)
+    with torch.no_grad():
+        still, moved = net(images)
+    found, expected = moved[:, 32:56, 32:56], still[:, 24:48, 24:48]
+    assert (found - expected).abs().max() < 1e-3 * still.abs().max()
+    assert (moved - still).abs().max() > 0.1 * still.abs().max()
+
+
+@pytest.mark.parametrize("name", ["hrnet-plain", "vit-deconv", "convnext-pyramid"])
+def test_an_odd_size_is_padded_at_the_right_and_below(name: str) -> None:
+    """192 x 144 is no multiple of 32, 72 x 96 none of 16: cells stay over their pixels."""
+    torch.manual_seed(0)
+    net = build_net(NETS[name], 5).eval()
+    images = torch.randn(1, 3, 72, 56)
+    padded = torch.zeros(1, 3, 96, 64)
+    padded[..., :72, :56] = images
+    if name == "vit-deconv":
+        padded = padded[..., :80, :]
+    with torch.no_grad():
+        torch.testing.assert_close(net(images), net(padded)[..., :18, :14])
+
+
+SLOW_TO_COMPILE = [pytest.param(name, marks=pytest.mark.slow) for name in ("hrnet-plain", "vit-deconv")]
+
+
+@pytest.mark.parametrize("name", ["resnet-deconv", "light-pyramid", *SLOW_TO_COMPILE])
 def test_compiles_as_one_graph(name: str) -> None:
     torch.manual_seed(0)
     net, images = build_net(NETS[name], 14).eval(), torch.randn(2, 3, 96, 72)

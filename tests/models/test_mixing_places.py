@@ -1,0 +1,88 @@
+"""Every place of Table 5 (arXiv 2404.14835) has a name where features are really mixed, in every family."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.backbones.hrnet import HRNetSettings
+from models.backbones.light import LightSettings
+from models.backbones.resnet import ResNetSettings
+from models.backbones.timm_features import TimmSettings
+from models.heads.plain import PlainSettings
+from models.heads.pyramid import PyramidSettings
+from models.net import NetSettings, PoseNet, build_net
+from pipelines.mixing import FeatureMixer
+
+ALPHA = torch.tensor(0.3)
+PARTNERS = torch.tensor([2, 0, 1])
+NETS = {
+    "resnet": NetSettings(backbone=ResNetSettings(model="resnet10t")),
+    "hrnet": NetSettings(backbone=HRNetSettings(width=18), head=PlainSettings()),
+    "light": NetSettings(backbone=LightSettings(), head=PyramidSettings()),
+    "convnext": NetSettings(backbone=TimmSettings(model="convnext_atto")),
+    "vit": NetSettings(backbone=TimmSettings(model="vit_tiny_patch16_224")),
+}
+PLACES = {  # name: tensors that enter there, as models/README.md says
+    "resnet": {"backbone.layer1": 1, "backbone.layer3": 1, "head": 4, "head.deconvs": 1, "head.final": 1},
+    "hrnet": {"backbone.layer1": 1, "backbone.layer3": 3, "head": 1, "head.final": 1},
+    "light": {"backbone.layer1": 1, "backbone.layer3": 1, "head": 3, "head.final": 1},
+    "convnext": {"backbone.network.stages.0": 1, "backbone.network.stages.2": 1, "head.deconvs": 1},
+    "vit": {"backbone.network.blocks.0": 1, "backbone.network.blocks.6": 1, "head.deconvs": 1},
+}
+CASES = [(family, place) for family, places in PLACES.items() for place in places]
+IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(params=CASES, ids=[":".join(case) for case in CASES], scope="module")
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def net(case: tuple[str, str]) -> PoseNet:
+    torch.manual_seed(0)
+    return build_net(NETS[case[0]], 5).eval()
+
+
+def mixed(net: PoseNet, place: str, alpha: Tensor, partners: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The heatmaps of a mixed pass, and the tensors that then entered the place."""
+    mixer = FeatureMixer(net, place)
+    entered: list[Tensor] = []
+
+    def note(_module: object, inputs: tuple[Tensor | list[Tensor], ...]) -> None:
+        for value in inputs:
+            entered.extend([value] if isinstance(value, Tensor) else value)
+
+    handle = net.get_submodule(place).register_forward_pre_hook(note)
+    with torch.no_grad(), mixer.mixing(alpha, partners):
+        heatmaps = net(IMAGES)
+    handle.remove()
+    return heatmaps, entered
+
+
+def test_what_enters_is_mixed(case: tuple[str, str], net: PoseNet) -> None:
+    family, place = case
+    itself = torch.arange(3)
+    plain, before = mixed(net, place, ALPHA, itself)
+    heatmaps, after = mixed(net, place, ALPHA, PARTNERS)
+    assert len(before) == len(after) == PLACES[family][place]
+    for x, y in zip(before, after, strict=True):
+        torch.testing.assert_close(y, 0.3 * x + 0.7 * x[PARTNERS])
+    with torch.no_grad():
+        expected = net(IMAGES)
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(plain, expected, rtol=1e-3, atol=1e-5 * scale)
+    assert (heatmaps - expected).abs().max() > 0.01 * scale
+    whole, _ = mixed(net, place, torch.tensor(1.0), PARTNERS)
+    torch.testing.assert_close(whole, expected, rtol=1e-3, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("family", NETS)
+def test_at_the_linear_layer_it_mixes_the_heatmaps(family: str) -> None:
+    torch.manual_seed(0)
+    net = build_net(NETS[family], 5).eval()
+    torch.nn.init.normal_(net.get_submodule("head.final").bias)  # type: ignore[arg-type]
+    with torch.no_grad():
+        plain = net(IMAGES)
+    heatmaps, _ = mixed(net, "head.final", ALPHA, PARTNERS)
+    torch.testing.assert_close(heatmaps, 0.3 * plain + 0.7 * plain[PARTNERS], rtol=1e-4, atol=1e-4)
