@@ -171,7 +171,7 @@ class Report:
                 self.note(
                     f"warning: {name} has fallen from {watch.best:.3g} to {watch.smoothed:.3g} by step "
                     f"{self.last_step}: the teacher is collapsing. Take an EMA teacher, a weaker weak view, "
-                    "more burn_in_steps and ramp_steps, or smaller weights of the unlabelled losses."
+                    "more burn_in and ramp_up, or smaller weights of the unlabelled losses."
                 )
 
 

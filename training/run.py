@@ -114,7 +114,7 @@ def build_report(cfg: RunSettings, accelerator: Accelerator) -> Report:
         accelerator,
         total_steps=cfg.steps,
         every=cfg.report_every,
-        watch_from_step=cfg.method.settled_from_step,
+        watch_from_step=cfg.method.settled_from(cfg.steps),
         collapse=cfg.collapse,
         title=Path(cfg.output).name,
     )

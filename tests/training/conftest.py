@@ -34,8 +34,8 @@ method:
   teacher: {name: ema, momentum: 0.9}
   paths: [[{name: adaptive_masks}]]
   mixup: {places: [input, backbone.layer3]}
-  burn_in_steps: 1
-  ramp_steps: 2
+  burn_in: 0.17
+  ramp_up: 0.34
 """
 
 

@@ -70,7 +70,7 @@ def test_the_second_network_may_be_another() -> None:
 
 
 def test_burn_in_is_both_supervised_steps() -> None:
-    method = make_method("dual", burn_in_steps=5)
+    method = make_method("dual", burn_in=0.05)
     labelled, _ = make_batches()
     twins = [copy.deepcopy(net) for net in (method.first, method.second)]
     expected = sum(supervised_loss(net, labelled, SIGMA) for net in twins) / 2

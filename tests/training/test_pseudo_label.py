@@ -18,7 +18,7 @@ FIRST, SECOND = Progress(9, 30), Progress(10, 30)
 
 
 def test_first_the_teacher_alone_is_trained() -> None:
-    method = make_method("pseudo_label", teacher_steps=10)
+    method = make_method("pseudo_label", teacher_share=1 / 3)
     labelled, _ = make_batches()
     assert not method.wants_unlabelled(FIRST)
     twin = copy.deepcopy(method.teacher)
@@ -30,7 +30,7 @@ def test_first_the_teacher_alone_is_trained() -> None:
 
 
 def test_then_it_is_frozen_and_labels_for_the_student() -> None:
-    method = make_method("pseudo_label", teacher_steps=10, weight=0.5)
+    method = make_method("pseudo_label", teacher_share=1 / 3, weight=0.5)
     labelled, unlabelled = make_batches()
     method(labelled, None, FIRST)
     before = copy.deepcopy(method.teacher.state_dict())
@@ -50,13 +50,13 @@ def test_then_it_is_frozen_and_labels_for_the_student() -> None:
 
 
 def test_the_learning_rate_runs_through_its_schedule_twice() -> None:
-    method = make_method("pseudo_label", teacher_steps=10)
+    method = make_method("pseudo_label", teacher_share=1 / 3)
     places = [method.rate_position(Progress(step, 30)) for step in (0, 9, 10, 29)]
     assert places == [Progress(0, 10), Progress(9, 10), Progress(0, 20), Progress(19, 20)]
 
 
 def test_doubtful_labels_are_left_out() -> None:
-    method = make_method("pseudo_label", teacher_steps=10, min_peak=0.5)
+    method = make_method("pseudo_label", teacher_share=1 / 3, min_peak=0.5)
     unlabelled = make_batches()[1]
     heatmaps = torch.zeros(4, K, 16, 12)
     heatmaps[:, :, 8, 6] = torch.tensor([0.9, 0.4, 0.6, 0.5, 0.1])
@@ -75,7 +75,7 @@ class Finder(torch.nn.Module):
 @pytest.mark.parametrize(("flip", "scales"), [(True, (1.0,)), (False, (0.75, 1.0, 1.25)), (True, (0.8, 1.1))])
 def test_an_ensemble_of_views_finds_a_point_where_it_is(flip: bool, scales: tuple[float, ...]) -> None:
     """Data Distillation: every copy's heatmaps come back to the same cells."""
-    method = make_method("pseudo_label", teacher_steps=10, ensemble={"flip": flip, "scales": scales})
+    method = make_method("pseudo_label", teacher_share=1 / 3, ensemble={"flip": flip, "scales": scales})
     method.teacher = Finder()
     points = torch.tensor([[[16.0, 24.0]] * K, [[28.0, 36.0]] * K])
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(48.0), indexing="ij")
@@ -87,7 +87,7 @@ def test_an_ensemble_of_views_finds_a_point_where_it_is(flip: bool, scales: tupl
 
 
 def test_a_mirrored_copy_exchanges_left_and_right() -> None:
-    method = make_method("pseudo_label", teacher_steps=10, ensemble={"flip": True})
+    method = make_method("pseudo_label", teacher_share=1 / 3, ensemble={"flip": True})
     assert method.flip_order.tolist() == list(SKELETON.flip_order) == [0, 2, 1, 4, 3]
 
     class LeftIsHigher(torch.nn.Module):
@@ -115,7 +115,7 @@ def test_copies_keep_the_cells_on_one_another() -> None:
 
 
 def test_it_looks_at_what_it_labels() -> None:
-    method = make_method("pseudo_label", teacher_steps=10)
+    method = make_method("pseudo_label", teacher_share=1 / 3)
     unlabelled: UnlabelledBatch = make_batches()[1]
     seen = method.inspect(unlabelled)
     assert seen.augmented == {}

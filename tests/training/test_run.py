@@ -100,7 +100,7 @@ def fresh_accelerator() -> Iterator[Callable[[], None]]:
 def test_precision_and_memory_order_are_settings(
     tiny_run: MakeRun, fresh_accelerator: Callable[[], None], tmp_path: Path
 ) -> None:
-    common = ("steps=3", "method.burn_in_steps=0")
+    common = ("steps=3", "method.burn_in=0.0")
     plain = run(tiny_run("everything", *common), resume=False)
     fresh_accelerator()
     half = run(tiny_run("everything", *common, "precision=bf16", f"output={tmp_path / 'h'}"), resume=False)

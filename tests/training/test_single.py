@@ -21,7 +21,7 @@ PARTS = {
 
 
 def test_burn_in_is_the_supervised_step() -> None:
-    method = make_method(burn_in_steps=10)
+    method = make_method(burn_in=0.1)
     labelled, _ = make_batches()
     twin = copy.deepcopy(method.network)
     last_of_it, after = Progress(step=9, total_steps=100), Progress(step=10, total_steps=100)
@@ -33,14 +33,14 @@ def test_burn_in_is_the_supervised_step() -> None:
 
 
 def test_ramp_rises_by_a_line_after_the_burn_in() -> None:
-    cfg = make_method(burn_in_steps=10, ramp_steps=3).cfg
+    cfg = make_method(burn_in=0.1, ramp_up=0.03).cfg
     ramps = [cfg.ramp(Progress(step, 100)) for step in (0, 9, 10, 11, 12, 13, 99)]
     assert ramps == [0, 0, 0.25, 0.5, 0.75, 1, 1]
     assert make_method().cfg.ramp(Progress(0, 100)) == 1
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
-    method = make_method(weight=0.7, mixup={"places": ["input"], "weight": 0.4}, ramp_steps=1)
+    method = make_method(weight=0.7, mixup={"places": ["input"], "weight": 0.4}, ramp_up=0.01)
     for step, ramp in ((0, 0.5), (5, 1.0)):
         terms = method(*make_batches(), Progress(step=step, total_steps=100)).terms
         total = terms["loss_supervised"] + ramp * (0.7 * terms["loss_unlabelled"] + 0.4 * terms["loss_mixed"])

@@ -39,7 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "double match": {"name": "double_match", "teacher": {"name": "previous_epoch", "epoch_steps": 2}},
     "pseudo label": {
         "name": "pseudo_label",
-        "teacher_steps": 2,
+        "teacher_share": 0.002,
         "ensemble": {"flip": True, "scales": [1.0, 0.8]},
     },
 }

@@ -39,10 +39,10 @@ class ConsistencySettings:
     """The branch of mixtures; null: none."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the sum of the paths' losses."""
-    burn_in_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps on the labelled people alone before the unlabelled ones join."""
-    ramp_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps over which the weights of the unlabelled losses rise from zero after the burn-in."""
+    burn_in: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the run that trains on the labelled people alone, before the unlabelled ones join."""
+    ramp_up: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the run over which the weights of the unlabelled losses then rise from zero."""
     labels: Literal["heatmaps", "keypoints"] = "heatmaps"
     """What the teacher's heatmaps become: the target as they are (published), or a Gaussian at each peak."""
     min_peak: Annotated[float, Field(ge=0)] = 0.0
@@ -53,15 +53,15 @@ class ConsistencySettings:
     uses_unlabelled = True
     uses_every_parameter = True
 
-    @property
-    def settled_from_step(self) -> int:
+    def settled_from(self, total_steps: int) -> int:
         """The step from which the unlabelled losses have their full weights."""
-        return self.burn_in_steps + self.ramp_steps
+        return round(self.burn_in * total_steps) + round(self.ramp_up * total_steps)
 
     def ramp(self, progress: Progress) -> float:
         """Share of the unlabelled weights in a step: 0 in the burn-in, then a line up to 1."""
-        since = progress.step - self.burn_in_steps
-        return 0.0 if since < 0 else min(1.0, (since + 1) / (self.ramp_steps + 1))
+        since = progress.step - round(self.burn_in * progress.total_steps)
+        length = round(self.ramp_up * progress.total_steps)
+        return 0.0 if since < 0 else min(1.0, (since + 1) / (length + 1))
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ class PseudoLabelSettings:
     """A teacher trained on the labelled people labels the others for a student."""
 
     name: Literal["pseudo_label"] = "pseudo_label"
-    teacher_steps: Annotated[int, Field(ge=1)] = 140_460
-    """Steps of the run that train the teacher; the others train the student. The learning rate runs through
+    teacher_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the run that trains the teacher; the rest trains the student. The learning rate runs through
     its schedule in both."""
     ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
     """Over which copies of a view the teacher averages (Data Distillation)."""
@@ -51,10 +51,9 @@ class PseudoLabelSettings:
     uses_unlabelled = True
     uses_every_parameter = False
 
-    @property
-    def settled_from_step(self) -> int:
-        """The step from which the unlabelled loss has its full weight."""
-        return self.teacher_steps
+    def settled_from(self, total_steps: int) -> int:
+        """The step from which the student is trained."""
+        return max(1, round(self.teacher_share * total_steps))
 
     def build(self, ingredients: Ingredients) -> "PseudoLabel":
         """The method."""
@@ -123,15 +122,14 @@ class PseudoLabel(Method):
 
     def wants_unlabelled(self, progress: Progress) -> bool:
         """Once the teacher is trained."""
-        return progress.step >= self.cfg.teacher_steps
+        return progress.step >= self.cfg.settled_from(progress.total_steps)
 
     def rate_position(self, progress: Progress) -> Progress:
         """Within the teacher's training, or within the student's."""
-        if not self.wants_unlabelled(progress):
-            return Progress(progress.step, self.cfg.teacher_steps)
-        return Progress(
-            progress.step - self.cfg.teacher_steps, max(1, progress.total_steps - self.cfg.teacher_steps)
-        )
+        first = self.cfg.settled_from(progress.total_steps)
+        if progress.step < first:
+            return Progress(progress.step, first)
+        return Progress(progress.step - first, progress.total_steps - first)
 
     def networks(self) -> dict[str, PoseNet]:
         """The student and the teacher."""

@@ -57,7 +57,10 @@ class SupervisedSettings:
     num_networks = 1
     uses_unlabelled = False
     uses_every_parameter = True
-    settled_from_step = 0
+
+    def settled_from(self, total_steps: int) -> int:  # noqa: ARG002
+        """The step from which the losses have their full weights: the first."""
+        return 0
 
     def build(self, ingredients: Ingredients) -> Supervised:
         """The method."""
