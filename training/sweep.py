@@ -34,6 +34,7 @@ RUN_SCRIPT = ROOT / "training" / "run.py"
 LOG_NAME = "log.txt"
 LOCK_NAME = "sweep.lock"
 GRACE_S = 120.0  # how long a run may take to save after SIGTERM
+Outcome = Literal["finished", "stopped", "failed"]
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
@@ -118,7 +119,7 @@ class Worker:
         if self.child is not None:
             self.child.terminate()
 
-    def run(self, item: Item, lock: int, title: str) -> Literal["finished", "stopped", "failed"]:
+    def run(self, item: Item, lock: int, title: str) -> Outcome:
         """Start the run or go on with it, and see it to its end."""
         words = how_to_go_on(item)
         console.print(f"{title}: {'goes on' if words[0] == '--resume' else 'starts'}")
@@ -137,7 +138,7 @@ class Worker:
             code = self.wait(self.child)
             self.child = None
         is_stopped = self.is_over and code <= 0  # below 0: by the signal, before it could be heard
-        outcome = "finished" if item.is_done else "stopped" if is_stopped else "failed"
+        outcome: Outcome = "finished" if item.is_done else "stopped" if is_stopped else "failed"
         minutes = (time.monotonic() - began) / 60
         console.print(
             f"{title}: {outcome} after {minutes:.1f} min" + (f" (exit code {code})" if code else "")

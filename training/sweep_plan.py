@@ -53,7 +53,8 @@ class Item:
 
 def plan(cfg: SweepSettings) -> list[Item]:
     """The queue, all of one seed before the next. Raises InputError with every problem of every run."""
-    items, problems = [], {}
+    items: list[Item] = []
+    problems: dict[str, None] = {}  # as a set that keeps its order: seeds repeat each other's
     names = short_names(list(cfg.vary))
     parents = {Path(recipe).parent for recipe in cfg.runs}
     combinations = list(itertools.product(*cfg.vary.values()))
