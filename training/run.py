@@ -71,8 +71,11 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resum
     wrapped, prepared = accelerator.prepare(method, optimizer)
     loading: dict[str, Any] = {"place": place, "settings": cfg.loader}
     stream = {"seed": cfg.seed, **loading}
+    report = build_report(cfg, accelerator)
     if accelerator.is_main_process:
-        write_json(folder / CARD_NAME, card.card(cfg, labelled, unlabelled, val, method, place))
+        written = card.card(cfg, labelled, unlabelled, val, method, place)
+        write_json(folder / CARD_NAME, written)
+        report.note(card.describe(written))
     return Job(
         cfg=cfg,
         folder=folder,
@@ -88,7 +91,7 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resum
         val=eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, **loading),
         ground_truth=ground_truth,
         skeleton=labelled.skeleton,
-        report=build_report(cfg, accelerator),
+        report=report,
     )
 
 

@@ -1,11 +1,12 @@
 """Small drawn people in shards, and a run on them that takes seconds."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate.state import AcceleratorState
 from rich.console import Console
 
 from configs.load import load
@@ -61,6 +62,18 @@ def tiny_run(drawn_shards: Path, tmp_path: Path) -> Callable[..., RunSettings]:
         return load(RunSettings, recipe, [f"output={tmp_path / 'run'}", *shards, *overrides])
 
     return make
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[Callable[[], None]]:
+    """Accelerate holds the precision of a process's first run: a clean slate before, after and when called."""
+
+    def reset() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+    reset()
+    yield reset
+    reset()
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """The command that scores a run, and what scores.json says."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerate.state import AcceleratorState
 
 from configs.load import InputError
 from training import evaluate
@@ -36,14 +35,6 @@ def test_the_command_scores_a_run_as_the_run_did(tiny_run: MakeRun) -> None:
     rows = json.loads((folder / "evaluation" / "network-predictions.json").read_text())
     assert len(rows) == 12
     assert len(rows[0]["keypoints"]) == 3 * 14
-
-
-@pytest.fixture
-def fresh_accelerate() -> Iterator[None]:
-    """Accelerate holds the precision of a process's first run; a run of another one needs a clean slate."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

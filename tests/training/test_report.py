@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -19,10 +18,8 @@ from training.report import Interval, JsonLines, NonFiniteLoss, Report
 
 
 @pytest.fixture
-def accelerator():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield Accelerator(cpu=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
+def accelerator(fresh_accelerate):
+    return Accelerator(cpu=True)
 
 
 class Clock:

@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from rich.console import Console
 
 from configs.load import InputError, dump
@@ -89,22 +88,14 @@ def test_a_run_leaves_what_design_promises(tiny_run: MakeRun, drawn_shards: Path
     assert list((folder / "tensorboard").glob("events*"))
 
 
-@pytest.fixture
-def fresh_accelerator() -> Iterator[Callable[[], None]]:
-    """Forget Accelerate's process-wide state, which refuses a second precision."""
-    AcceleratorState._reset_state(True)
-    yield lambda: AcceleratorState._reset_state(True)
-    AcceleratorState._reset_state(True)
-
-
 def test_precision_and_memory_order_are_settings(
-    tiny_run: MakeRun, fresh_accelerator: Callable[[], None], tmp_path: Path
+    tiny_run: MakeRun, fresh_accelerate: Callable[[], None], tmp_path: Path
 ) -> None:
     common = ("steps=3", "method.burn_in=0.0")
     plain = run(tiny_run("everything", *common), resume=False)
-    fresh_accelerator()
+    fresh_accelerate()
     half = run(tiny_run("everything", *common, "precision=bf16", f"output={tmp_path / 'h'}"), resume=False)
-    fresh_accelerator()
+    fresh_accelerate()
     ordinary = run(
         tiny_run("everything", *common, "channels_last=false", f"output={tmp_path / 'o'}"), resume=False
     )

@@ -97,6 +97,22 @@ def test_labels_with_a_low_peak_do_not_count() -> None:
     assert torch.equal(weights.amax(dim=(2, 3)) > 0, labels.joint_weights > 0)
 
 
+@pytest.mark.parametrize(("statistics", "moves"), [("all", True), ("plain", False)])
+def test_masked_and_mixed_passes_move_the_batch_statistics_or_leave_them(
+    statistics: str, moves: bool
+) -> None:
+    method = make_method(statistics=statistics)
+    unlabelled = make_batches()[1]
+    labels = method.labels(unlabelled)
+    norm = method.network.backbone.stem[0].bn
+    before, momentum = norm.running_mean.clone(), norm.momentum
+    method.student.loss(unlabelled, labels)
+    assert torch.equal(norm.running_mean, before) != moves
+    assert norm.momentum == momentum
+    method.labels(unlabelled)  # the weak views move them in any case
+    assert not torch.equal(norm.running_mean, before)
+
+
 def test_labels_may_be_gaussians_at_the_peaks_of_the_heatmaps() -> None:
     method = make_method(labels="keypoints", mixup=None)
     labels = method.labels(make_batches()[1])

@@ -3,11 +3,14 @@
 The paths of MultiAugs (methods.md 5), of which the other methods use one, and the Mixup branch.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from configs.settings import settings
 from models.heatmap import decode, encode, peak_points, warp
@@ -47,6 +50,9 @@ class ConsistencySettings:
     """What the teacher's heatmaps become: the target as they are (published), or a Gaussian at each peak."""
     min_peak: Annotated[float, Field(ge=0)] = 0.0
     """Pseudo labels whose peak is not above this do not count (published: 0.1 in SSPCM; 0 counts all)."""
+    statistics: Literal["all", "plain"] = "all"
+    """Which passes move the networks' running batch statistics: all (published), or those of the labelled and
+    the weak views alone, which are like the views that are scored."""
     outside: Literal["ignore", "background"] = "ignore"
     """What cells of the strong view beyond the weak view count as: nothing, or empty (published)."""
 
@@ -115,6 +121,12 @@ class Student:
 
         The paths see one strong view and run one after the other, each with batch statistics of its own.
         """
+        with self.keeping_statistics():
+            return self._loss(unlabelled, labels)
+
+    def _loss(
+        self, unlabelled: UnlabelledBatch, labels: PseudoLabels
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         view = self.strong_view(unlabelled, labels)
         terms = label_terms(labels)
         losses, first = [], view.scene.strong
@@ -131,6 +143,21 @@ class Student:
             loss = loss + self.mixup.cfg.weight * loss_mixed
             terms["loss_mixed"] = loss_mixed.detach()
         return loss, terms
+
+    @contextmanager
+    def keeping_statistics(self) -> Iterator[None]:
+        """The network's running batch statistics stay as they are inside, where the recipe wants it so."""
+        norms = [each for each in self.network.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+        if self.cfg.statistics == "all":
+            norms = []
+        momenta = [each.momentum for each in norms]
+        for each in norms:
+            each.momentum = 0.0
+        try:
+            yield
+        finally:
+            for each, momentum in zip(norms, momenta, strict=True):
+                each.momentum = momentum
 
     def strong_view(self, unlabelled: UnlabelledBatch, labels: PseudoLabels) -> StrongView:
         """Carry the teacher's heatmaps into the strong views."""
