@@ -66,7 +66,7 @@ def tiny_run(drawn_shards: Path, tmp_path: Path) -> Callable[..., RunSettings]:
 
 @pytest.fixture
 def fresh_accelerate() -> Iterator[Callable[[], None]]:
-    """Accelerate holds the precision of a process's first run: a clean slate before, after and when called."""
+    """Accelerate holds the precision of a process's first run: a clean slate around a test."""
 
     def reset() -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
