@@ -1,5 +1,8 @@
 """Every place of Table 5 (arXiv 2404.14835) has a name where features are really mixed, in every family."""
 
+import copy
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor
@@ -33,15 +36,10 @@ CASES = [(family, place) for family, places in PLACES.items() for place in place
 IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(params=CASES, ids=[":".join(case) for case in CASES], scope="module")
-def case(request: pytest.FixtureRequest) -> tuple[str, str]:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def net(case: tuple[str, str]) -> PoseNet:
+@cache
+def net_of(family: str) -> PoseNet:
     torch.manual_seed(0)
-    return build_net(NETS[case[0]], 5).eval()
+    return build_net(NETS[family], 5).eval()
 
 
 def mixed(net: PoseNet, place: str, alpha: Tensor, partners: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -60,9 +58,9 @@ def mixed(net: PoseNet, place: str, alpha: Tensor, partners: Tensor) -> tuple[Te
     return heatmaps, entered
 
 
-def test_what_enters_is_mixed(case: tuple[str, str], net: PoseNet) -> None:
-    family, place = case
-    itself = torch.arange(3)
+@pytest.mark.parametrize(("family", "place"), CASES)
+def test_what_enters_is_mixed(family: str, place: str) -> None:
+    net, itself = net_of(family), torch.arange(3)
     plain, before = mixed(net, place, ALPHA, itself)
     heatmaps, after = mixed(net, place, ALPHA, PARTNERS)
     assert len(before) == len(after) == PLACES[family][place]
@@ -79,8 +77,7 @@ def test_what_enters_is_mixed(case: tuple[str, str], net: PoseNet) -> None:
 
 @pytest.mark.parametrize("family", NETS)
 def test_at_the_linear_layer_it_mixes_the_heatmaps(family: str) -> None:
-    torch.manual_seed(0)
-    net = build_net(NETS[family], 5).eval()
+    net = copy.deepcopy(net_of(family))
     torch.nn.init.normal_(net.get_submodule("head.final").bias)  # type: ignore[arg-type]
     with torch.no_grad():
         plain = net(IMAGES)

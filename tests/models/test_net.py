@@ -50,22 +50,25 @@ def count_parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-@pytest.mark.parametrize("depth", SIMPLE_BASELINE)
-def test_simple_baseline_has_the_published_parameters(depth: int) -> None:
-    with torch.device("meta"):
-        nets = [build_net(NetSettings(backbone=ResNetSettings(depth=depth)), k) for k in (17, 16, 24)]
-    assert tuple(count_parameters(net) for net in nets) == SIMPLE_BASELINE[depth]
+PUBLISHED = [
+    *(
+        (NetSettings(backbone=ResNetSettings(depth=depth)), SIMPLE_BASELINE[depth])
+        for depth in SIMPLE_BASELINE
+    ),
+    *((NetSettings(backbone=HRNetSettings(width=w), head=PlainSettings()), HRNET[w]) for w in HRNET),
+]
 
 
-@pytest.mark.parametrize("width", HRNET)
-def test_hrnet_has_the_published_parameters(width: int) -> None:
-    cfg = NetSettings(backbone=HRNetSettings(width=width), head=PlainSettings())
+@pytest.mark.parametrize(("cfg", "counts"), PUBLISHED, ids=[*map(str, SIMPLE_BASELINE), "W32", "W48"])
+def test_published_networks_have_the_published_parameters(
+    cfg: NetSettings, counts: tuple[int, int, int]
+) -> None:
     with torch.device("meta"):
         net = build_net(cfg, 17)
-        heads = [PlainSettings().build((width,), (4,), k) for k in (17, 16, 24)]
-    bare = count_parameters(net) - count_parameters(net.head)
-    assert count_parameters(net) == HRNET[width][0]
-    assert tuple(bare + count_parameters(head) for head in heads) == HRNET[width]
+        backbone = net.backbone
+        heads = [cfg.head.build(backbone.channels, backbone.strides, k) for k in (17, 16, 24)]
+    assert count_parameters(net) == counts[0]
+    assert tuple(count_parameters(backbone) + count_parameters(head) for head in heads) == counts
 
 
 def test_depth_34_is_18_with_eight_more_blocks() -> None:
