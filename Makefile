@@ -9,7 +9,7 @@ DATA ?=
 RUN ?=
 ARGS ?=
 
-.PHONY: help setup shards demo train evaluate bench test test-gpu gpu-check lint format
+.PHONY: help setup shards demo train evaluate sweep compare bench test test-gpu gpu-check lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,15 @@ demo: $(STAMP) ## the main job in small: draw people, shard, train with and with
 
 train: $(STAMP) ## train a recipe: make train RUN=configs/run/coco-1k/adaptive_mixup.yaml ARGS="seed=1"
 	$(BIN)/accelerate launch training/run.py $(RUN) $(ARGS)
+
+evaluate: $(STAMP) ## score a run's newest checkpoint: make evaluate RUN=runs/coco-1k/adaptive_mixup ARGS="..."
+	$(BIN)/python training/evaluate.py $(RUN) $(ARGS)
+
+sweep: $(STAMP) ## work on a queue of runs, and on from where it stopped: make sweep RUN=configs/sweeps/drawn.yaml
+	$(BIN)/python training/sweep.py $(RUN) $(ARGS)
+
+compare: $(STAMP) ## one table of finished runs: make compare RUN=runs/drawn ARGS="baseline=supervised"
+	$(BIN)/python training/compare.py $(RUN) $(ARGS)
 
 bench: $(STAMP) ## throughput of the pipeline against a classic loader (ARGS="...")
 	$(BIN)/python -m pipelines.bench $(ARGS)

@@ -6,7 +6,7 @@ import torch
 def heatmap_loss(
     predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Half the mean squared error over samples, keypoints and cells (methods.md 3.1), in float32.
+    """Half the mean squared error over samples, keypoints and cells (docs/methods.md 3.1), in float32.
 
     The divisor counts every keypoint and cell, also those of weight zero, as the published systems do.
 

@@ -10,7 +10,7 @@ from configs.settings import settings
 
 @settings
 class Milestones:
-    """Constant, times `factor` at each milestone (the published schedule, methods.md 6)."""
+    """Constant, times `factor` at each milestone (the published schedule, docs/methods.md 6)."""
 
     name: Literal["milestones"] = "milestones"
     at: tuple[float, ...] = (2 / 3, 5 / 6)

@@ -13,7 +13,7 @@ from models.net import PoseNet
 
 
 class SharedTeacher(nn.Module):
-    """The trained network itself in train mode, without gradient (methods.md 3.2 and 9, row 12)."""
+    """The trained network itself in train mode, without gradient (docs/methods.md 3.2 and 9, row 12)."""
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor, network: nn.Module) -> torch.Tensor:
@@ -64,7 +64,7 @@ class AverageTeacher(nn.Module):
 
 
 class PreviousEpochTeacher(nn.Module):
-    """The network as it was at the end of the previous epoch, in train mode (SSPCM; methods.md 4.1).
+    """The network as it was at the end of the previous epoch, in train mode (SSPCM; docs/methods.md 4.1).
 
     In the first epoch the network as it began.
     """

@@ -27,7 +27,7 @@ class HRNet(nn.Module):
 
     `layer1` is the bottleneck stage and `layer2` to `layer4` are what timm and the paper call stage 2 to 4:
     a recipe names one place for a ResNet and an HRNet. From the second on, a layer takes the list of its
-    branches, stride 4 first: a mixer of its inputs mixes every branch (methods.md 9, row 18).
+    branches, stride 4 first: a mixer of its inputs mixes every branch (docs/methods.md 9, row 18).
     """
 
     channels: tuple[int, ...]

@@ -58,7 +58,7 @@ def draw_masks(
     centres_weak = points_weak.float() + draw_jitter(
         num_samples, num_keypoints, height_px, generator=generator
     )
-    # Differs from methods.md 9 row 11: the rectangle is laid in the strong view instead of being warped
+    # Differs from docs/methods.md 9 row 11: the rectangle is laid in the strong view instead of being warped
     # with the weak crop, because the strong view is sampled once from the stored pixels. Its centre moves
     # with the joint and its sides grow with the view, so that it hides the same part of the body; only
     # its sides stay upright where the published ones turn with the view.

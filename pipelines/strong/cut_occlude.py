@@ -1,4 +1,4 @@
-"""Cut-occlude: cover joints with patches from around joints of others (SSPCM, CVPR 2023; methods.md 2.5)."""
+"""Cut-occlude: cover joints with patches from around joints of others (SSPCM; docs/methods.md 2.5)."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""Rectangles at places that no joint decides: cutout and CutMix (MultiAugs, 2024; methods.md 2.6)."""
+"""Rectangles at places that no joint decides: cutout and CutMix (MultiAugs, 2024; docs/methods.md 2.6)."""
 
 from typing import Annotated, Literal
 

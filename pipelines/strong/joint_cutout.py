@@ -18,7 +18,7 @@ from pipelines.strong.scene import Scene
 
 @settings
 class JointCutout:
-    """The same number of keypoints in every image: joint cutout of Xie et al. (ICCV 2021; methods.md 2.3).
+    """The same number of keypoints in every image: joint cutout (Xie et al., ICCV 2021; docs/methods.md 2.3).
 
     Differs from Xie et al.: distinct real joints, where the release draws 5 of 24 channels with
     replacement, dead ones among them; rectangles are cut by the view's true borders.

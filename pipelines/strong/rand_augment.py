@@ -1,4 +1,4 @@
-"""RandAugment without geometry, as the pose papers use it (Xie et al., ICCV 2021; methods.md 2.4).
+"""RandAugment without geometry, as the pose papers use it (Xie et al., ICCV 2021; docs/methods.md 2.4).
 
 Batched: each operation is computed for the whole batch and kept where a sample drew it, so the choice never
 reaches the host. The operations without a factor are torchvision's.

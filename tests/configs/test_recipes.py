@@ -88,7 +88,7 @@ def test_a_run_keeps_the_protocol_of_its_folder(file):
     ],
 )
 def test_epochs_and_falls_of_the_rate_are_the_published_ones(protocol, labelled, epochs, epoch_steps, falls):
-    """methods.md 1 and 6."""
+    """docs/methods.md 1 and 6."""
     cfg = load(RunSettings, CONFIGS / "protocols" / f"{protocol}.yaml", ["output=x"])
     assert cfg.data.labelled == labelled
     assert cfg.data.subset_seed is None

@@ -17,7 +17,7 @@ from models.heads.plain import PlainSettings
 from models.heads.pyramid import PyramidSettings
 from models.net import NetSettings, PoseNet, build_net
 
-SIMPLE_BASELINE = {  # methods.md 8: measured parameters for 17, 16 and 24 outputs
+SIMPLE_BASELINE = {  # docs/methods.md 8: measured parameters for 17, 16 and 24 outputs
     18: (15_376_721, 15_376_464, 15_378_520),
     50: (33_999_697, 33_999_440, 34_001_496),
     101: (52_991_825, 52_991_568, 52_993_624),

@@ -89,7 +89,7 @@ def test_half_precision_is_mixed_with_the_exact_alpha() -> None:
 
 
 def test_mixed_target_has_the_gradient_of_the_two_losses() -> None:
-    """methods.md 9, row 19."""
+    """docs/methods.md 9, row 19."""
     draws = seeded()
     answer = torch.randn(4, 3, 8, 6, generator=draws, dtype=torch.float64, requires_grad=True)
     heatmaps = torch.rand(4, 3, 8, 6, generator=draws, dtype=torch.float64)

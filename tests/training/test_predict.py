@@ -80,7 +80,7 @@ class TestFlipTest:
         torch.testing.assert_close(flipped, plain, rtol=0, atol=1e-6)
 
     def test_published_shift_would_move_them_by_half_a_pixel(self) -> None:
-        """methods.md 7: mirror at the middle of the pixels, flip back, one cell to the right, average."""
+        """docs/methods.md 7: mirror at the middle of the pixels, flip back, one cell right, average."""
         centres = some_hands()
         images = hand_images(centres, (112, 96))
         answer = HandNet()(images.flip(-1)).flip(-1)[:, [1, 0, 2]]

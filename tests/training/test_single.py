@@ -64,7 +64,7 @@ def test_without_parts_the_strong_loss_is_consistency_with_the_warped_teacher() 
 
 
 def test_paths_are_summed_and_run_one_after_the_other_on_one_strong_view() -> None:
-    """MultiAugs: sum, not mean; batch statistics of each path's own (methods.md 5)."""
+    """MultiAugs: sum, not mean; batch statistics of each path's own (docs/methods.md 5)."""
     method = make_method(paths=[[], [], []], mixup=None)
     labelled, unlabelled = make_batches()
     twin = copy.deepcopy(method.network)

@@ -1,4 +1,4 @@
-"""The step of `triple` against plain computations (methods.md 4)."""
+"""The step of `triple` against plain computations (docs/methods.md 4)."""
 
 import copy
 import math

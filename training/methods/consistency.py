@@ -1,6 +1,6 @@
 """What the consistency methods share: a student between a teacher's weak view and its own strong views.
 
-The paths of MultiAugs (methods.md 5), of which the other methods use one, and the Mixup branch.
+The paths of MultiAugs (docs/methods.md 5), of which the other methods use one, and the Mixup branch.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from training.methods.method import Inspection, Progress
 from training.methods.mixup import MixupBranch, MixupSettings
 from training.teacher import SharedTeacherSettings, TeacherSettings
 
-Path = tuple[Part, ...]
+StrongPath = tuple[Part, ...]
 
 
 @settings
@@ -35,7 +35,7 @@ class ConsistencySettings:
 
     teacher: TeacherSettings = SharedTeacherSettings()
     """Who labels the weak views."""
-    paths: Annotated[tuple[Path, ...], Field(min_length=1)] = ((AdaptiveMasks(),),)
+    paths: Annotated[tuple[StrongPath, ...], Field(min_length=1)] = ((AdaptiveMasks(),),)
     """The strong paths: each a list of parts, applied in order to the strong view; `[[]]` is one path that
     shows the strong view as it is."""
     mixup: MixupSettings | None = None
@@ -168,7 +168,7 @@ class Student:
         scene = Scene(unlabelled.strong, labels.heatmaps, points_weak, unlabelled.strong_from_weak)
         return StrongView(scene, target, weights)
 
-    def augment(self, path: Path, scene: Scene) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def augment(self, path: StrongPath, scene: Scene) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The strong views (N, 3, H, W) as one path shows them, and its terms for the report."""
         images = scene.strong.clone()
         terms: dict[str, torch.Tensor] = {}

@@ -21,8 +21,9 @@ from configs.settings import settings
 from models.heatmap import warp
 from models.net import PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.methods.consistency import ConsistencySettings, PseudoLabels, Student, pseudo_labels
-from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
+from training.methods.consistency import ConsistencySettings
+from training.methods.method import Ingredients, Progress, StepResult
+from training.methods.single import Single
 from training.methods.supervised import supervised_loss
 
 
@@ -43,16 +44,12 @@ class DoubleMatchSettings(ConsistencySettings):
         return DoubleMatch(self, ingredients)
 
 
-class DoubleMatch(Method):
+class DoubleMatch(Single):
     """L = L_s + ramp (lambda_u L_u + lambda_m L_m + lambda_f L_f)."""
 
     def __init__(self, cfg: DoubleMatchSettings, ingredients: Ingredients) -> None:
-        super().__init__(ingredients.draws)
-        self.cfg = cfg
-        self.sigma = ingredients.sigma
-        self.network = ingredients.make_network(None)
-        self.teacher = cfg.teacher.build(self.network)
-        self.student = Student(cfg, self.network, ingredients.draws)
+        super().__init__(cfg, ingredients)
+        self.feature_weight = cfg.feature_weight
         self.student_tap = FeatureTap(self.network, cfg.layer)
         own = self.teacher.source(self.network)
         self.teacher_tap = self.student_tap if own is self.network else FeatureTap(own, cfg.layer)
@@ -71,7 +68,7 @@ class DoubleMatch(Method):
             with self.student_tap.listening() as strong_features:
                 loss_student, student_terms = self.student.loss(unlabelled, labels)
             loss_feature = self.feature_loss(weak_features[0], strong_features, unlabelled)
-            loss_unlabelled = loss_student + self.cfg.feature_weight * loss_feature
+            loss_unlabelled = loss_student + self.feature_weight * loss_feature
             loss = loss_supervised + self.cfg.ramp(progress) * loss_unlabelled
             terms |= student_terms | {"loss_feature": loss_feature.detach()}
         return StepResult(loss, {"loss": loss.detach(), **terms})
@@ -89,27 +86,6 @@ class DoubleMatch(Method):
         cosines = [F.cosine_similarity(self.projection(path).float(), target, dim=1) for path in paths]
         shown = inside[:, 0]
         return 1 - (torch.stack(cosines).mean(dim=0) * shown).sum() / shown.sum().clamp_min(1)
-
-    def labels(self, unlabelled: UnlabelledBatch) -> PseudoLabels:
-        """What the teacher says of the weak views."""
-        return pseudo_labels(self.cfg, self.teacher(unlabelled.weak, self.network), self.sigma)
-
-    def wants_unlabelled(self, progress: Progress) -> bool:
-        """After the burn-in."""
-        return self.cfg.ramp(progress) > 0
-
-    def after_update(self, progress: Progress) -> None:
-        """Move the teacher."""
-        self.teacher.update(self.network, progress.step + 1)
-
-    def networks(self) -> dict[str, PoseNet]:
-        """The network, and the teacher's own where it has one."""
-        return {"network": self.network, **self.teacher.networks()}
-
-    def inspect(self, unlabelled: UnlabelledBatch) -> Inspection:
-        """What the student is shown."""
-        with self.without_trace():
-            return self.student.inspect(unlabelled, self.labels(unlabelled))
 
 
 class FeatureTap:

@@ -1,4 +1,4 @@
-"""Dual: two networks that teach each other (PoseDual, Xie et al., ICCV 2021; methods.md 3.3).
+"""Dual: two networks that teach each other (PoseDual, Xie et al., ICCV 2021; docs/methods.md 3.3).
 
 With several paths MultiAugs (dual).
 """

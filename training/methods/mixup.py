@@ -1,6 +1,6 @@
 """The Mixup branch: mixtures of two unlabelled people against equally mixed pseudo labels.
 
-Meng et al. (arXiv 2404.14835), Eq. 4; methods.md 9, rows 13 to 19.
+Meng et al. (arXiv 2404.14835), Eq. 4; docs/methods.md 9, rows 13 to 19.
 """
 
 from typing import Annotated, Literal

@@ -38,7 +38,7 @@ class SingleSettings(ConsistencySettings):
 class Single(Method):
     """L = L_s + ramp (lambda_u L_u + lambda_m L_m)."""
 
-    def __init__(self, cfg: SingleSettings, ingredients: Ingredients) -> None:
+    def __init__(self, cfg: ConsistencySettings, ingredients: Ingredients) -> None:
         super().__init__(ingredients.draws)
         self.cfg = cfg
         self.sigma = ingredients.sigma
@@ -49,7 +49,7 @@ class Single(Method):
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
     ) -> StepResult:
-        """One step: labelled, weak (teacher), strong paths, mixed; in this order (methods.md 3.2)."""
+        """One step: labelled, weak (teacher), strong paths, mixed; in this order (docs/methods.md 3.2)."""
         loss = loss_supervised = supervised_loss(self.network, labelled, self.sigma)
         terms = {"loss_supervised": loss_supervised.detach()}
         if unlabelled is not None:

@@ -13,7 +13,7 @@ from training.methods.method import Ingredients, Method, Progress, StepResult
 
 
 def supervised_loss(network: PoseNet, labelled: LabelledBatch, sigma: float) -> torch.Tensor:
-    """L_s: the network's heatmaps against Gaussians at the labelled keypoints (methods.md 3.1)."""
+    """L_s: the network's heatmaps against Gaussians at the labelled keypoints (docs/methods.md 3.1)."""
     predicted = network(labelled.image)
     target, weights = encode(
         labelled.points_xy, labelled.visible, predicted.shape[-2:], stride=network.stride, sigma=sigma

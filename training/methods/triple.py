@@ -1,7 +1,7 @@
 """Triple: two teachers that teach each other, and a student of both (SSPCM, Huang et al., CVPR 2023).
 
-The step is that of methods.md 4.1 with the mends of 4.4: the average of both teachers is taught before there
-is a previous epoch, and copies of the teachers at the end of the previous one live on the device.
+The step is that of docs/methods.md 4.1 with the mends of 4.4: the average of both teachers is taught before
+there is a previous epoch, and copies of the teachers at the end of the previous one live on the device.
 """
 
 from dataclasses import replace
@@ -17,8 +17,8 @@ from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.strong.cut_occlude import CutOcclude
 from training.methods.consistency import (
     ConsistencySettings,
-    Path,
     PseudoLabels,
+    StrongPath,
     Student,
     marked,
     pseudo_labels,
@@ -33,7 +33,7 @@ class TripleSettings(ConsistencySettings):
     """Two teachers and a student, their labels corrected by position inconsistency between periods."""
 
     name: Literal["triple"] = "triple"
-    paths: Annotated[tuple[Path, ...], Field(min_length=1)] = ((CutOcclude(),),)
+    paths: Annotated[tuple[StrongPath, ...], Field(min_length=1)] = ((CutOcclude(),),)
     """The strong paths of all three networks."""
     min_peak: Annotated[float, Field(ge=0)] = 0.1
     """Keypoints count where the mean of both teachers' peaks is above this."""

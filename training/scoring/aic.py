@@ -16,7 +16,7 @@ VISIBLE = 2
 def mean_precision(
     points_xy: np.ndarray, image_ids: Sequence[Any], ground_truth: dict[str, Any], sigmas: Sequence[float]
 ) -> float:
-    """The challenge's score (methods.md 7), in 0..1.
+    """The challenge's score (docs/methods.md 7), in 0..1.
 
     points_xy (M, K, 2) of all predicted people, source px, and their photos. Every annotated person takes the
     best OKS of any prediction of its photo; the score is the mean over the thresholds 0.5, 0.55 .. 0.95 of
@@ -57,8 +57,8 @@ def head_pck(predicted: np.ndarray, truth: np.ndarray, names: Sequence[str]) -> 
     """Share of joints within half a head of the truth: "AIC-PCKh" and its rows, in 0..1.
 
     `predicted` (N, K, 2), `truth` (N, K, 3: x, y, v), source px. The head is the distance from the top of the
-    head to the neck, 95 px where one of them is not labelled, without MPII's 0.6 (methods.md 7). Labelled
-    joints count, visible or occluded, each as often as it is labelled.
+    head to the neck, 95 px where one of them is not labelled, without MPII's 0.6 (docs/methods.md 7).
+    Labelled joints count, visible or occluded, each as often as it is labelled.
     """
     top, neck = truth[:, names.index("head_top")], truth[:, names.index("neck")]
     distance_px = np.linalg.norm(top[:, :2].astype(np.float64) - neck[:, :2], axis=-1)

@@ -24,7 +24,7 @@ GROUPS = {
 def pckh(
     predicted: np.ndarray, truth: np.ndarray, head_diagonals: np.ndarray, names: Sequence[str]
 ) -> dict[str, float]:
-    """MPII's PCKh@0.5 (methods.md 7): head size 0.6 of the head box's diagonal, pelvis and thorax left out.
+    """MPII's PCKh@0.5 (docs/methods.md 7): head size 0.6 of the head diagonal, no pelvis or thorax.
 
     `predicted` (N, K, 2) and `truth` (N, K, 3: x, y, v) in source px, `head_diagonals` (N,) px, NaN for who
     has no head box and so is not scored. Joints count where they are labelled (v > 0). Returns shares in

@@ -1,4 +1,4 @@
-"""How many keypoints to mask: methods.md 9, rows 1 to 9."""
+"""How many keypoints to mask: docs/methods.md 9, rows 1 to 9."""
 
 import pytest
 import torch

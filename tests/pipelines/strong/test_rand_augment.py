@@ -45,7 +45,7 @@ def cutout(picture: Image.Image, centre_xy: tuple[float, float], side_px: float)
 
 
 def plain(name: str, picture: Image.Image, magnitude: int, sign: float, centre_xy) -> Image.Image:
-    """methods.md 2.4, in Pillow."""
+    """docs/methods.md 2.4, in Pillow."""
     q = magnitude / 30
     factor = 1 + sign * 0.9 * q
     plain_operations = {
