@@ -10,8 +10,8 @@ from pipelines.batch import UnlabelledBatch
 from pipelines.geometry import apply, compose, invert
 from tests.training.tiny import SIGMA, SKELETON, K, make_batches, make_method
 from training.losses import heatmap_loss
+from training.methods.ensemble import copy_matrix
 from training.methods.method import Progress
-from training.methods.pseudo_label import copy_matrix
 from training.methods.supervised import supervised_loss
 
 FIRST, SECOND = Progress(9, 30), Progress(10, 30)
@@ -88,7 +88,7 @@ def test_an_ensemble_of_views_finds_a_point_where_it_is(flip: bool, scales: tupl
 
 def test_a_mirrored_copy_exchanges_left_and_right() -> None:
     method = make_method("pseudo_label", teacher_share=1 / 3, ensemble={"flip": True})
-    assert method.flip_order.tolist() == list(SKELETON.flip_order) == [0, 2, 1, 4, 3]
+    assert method.ensemble.flip_order.tolist() == list(SKELETON.flip_order) == [0, 2, 1, 4, 3]
 
     class LeftIsHigher(torch.nn.Module):
         stride = 4

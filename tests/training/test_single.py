@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.heatmap import decode, encode, warp
-from tests.training.tiny import LATE, SIGMA, K, make_batches, make_method
+from tests.training.tiny import LATE, SIGMA, SKELETON, K, make_batches, make_method
 from training.losses import heatmap_loss
 from training.methods.method import Method, Progress
 from training.methods.supervised import supervised_loss
@@ -82,6 +82,17 @@ def test_cells_beyond_the_weak_view_are_ignored_or_background(outside: str, is_p
     unlabelled = make_batches()[1]
     weights = method.student.strong_view(unlabelled, method.labels(unlabelled)).weights
     assert (0 < weights.mean() < 1) == is_partial
+
+
+def test_the_teacher_may_answer_for_the_mirror_image_too() -> None:
+    method = make_method(ensemble={"flip": True}, mixup=None, teacher={"name": "ema"})
+    unlabelled = make_batches()[1]
+    answer = method.teacher.average.module
+    mirrored = unlabelled.weak.flip(-1)
+    shifted = torch.cat((mirrored[..., 3:], torch.zeros_like(mirrored[..., :3])), dim=-1)
+    exchanged = answer(shifted)[:, list(SKELETON.flip_order)].flip(-1)
+    expected = (answer(unlabelled.weak) + exchanged) / 2
+    assert torch.allclose(method.labels(unlabelled).heatmaps, expected, atol=1e-4)
 
 
 def test_labels_with_a_low_peak_do_not_count() -> None:

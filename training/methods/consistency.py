@@ -5,7 +5,7 @@ The paths of MultiAugs (docs/methods.md 5), of which the other methods use one, 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
@@ -22,6 +22,7 @@ from pipelines.strong.joint_cutout import AdaptiveMasks
 from pipelines.strong.scene import Scene
 from training.losses import heatmap_loss
 from training.methods.draws import Draws
+from training.methods.ensemble import EnsembleSettings
 from training.methods.method import Inspection, Progress
 from training.methods.mixup import MixupBranch, MixupSettings
 from training.teacher import SharedTeacherSettings, TeacherSettings
@@ -35,6 +36,8 @@ class ConsistencySettings:
 
     teacher: TeacherSettings = SharedTeacherSettings()
     """Who labels the weak views."""
+    ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
+    """Over which copies of a weak view the teacher's heatmaps are averaged (published: the view alone)."""
     paths: Annotated[tuple[StrongPath, ...], Field(min_length=1)] = ((AdaptiveMasks(),),)
     """The strong paths: each a list of parts, applied in order to the strong view; `[[]]` is one path that
     shows the strong view as it is."""

@@ -11,6 +11,7 @@ from configs.settings import settings
 from models.net import NetSettings, PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from training.methods.consistency import ConsistencySettings, PseudoLabels, Student, marked, pseudo_labels
+from training.methods.ensemble import Ensemble
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
 from training.methods.supervised import supervised_loss
 
@@ -45,6 +46,7 @@ class Dual(Method):
         self.second = ingredients.make_network(cfg.second_net)
         self.first_teacher = cfg.teacher.build(self.first)
         self.second_teacher = cfg.teacher.build(self.second)
+        self.ensemble = Ensemble(cfg.ensemble, ingredients, self.first)
         self.first_student = Student(cfg, self.first, ingredients.draws)
         self.second_student = Student(cfg, self.second, ingredients.draws)
 
@@ -65,8 +67,8 @@ class Dual(Method):
 
     def labels(self, unlabelled: UnlabelledBatch) -> tuple[PseudoLabels, PseudoLabels]:
         """What each network's teacher says of the weak views."""
-        first = self.first_teacher(unlabelled.weak, self.first)
-        second = self.second_teacher(unlabelled.weak, self.second)
+        first = self.ensemble(lambda views: self.first_teacher(views, self.first), unlabelled.weak)
+        second = self.ensemble(lambda views: self.second_teacher(views, self.second), unlabelled.weak)
         return pseudo_labels(self.cfg, first, self.sigma), pseudo_labels(self.cfg, second, self.sigma)
 
     def wants_unlabelled(self, progress: Progress) -> bool:

@@ -13,23 +13,14 @@ import torch
 from pydantic import Field
 
 from configs.settings import settings
-from models.heatmap import decode, encode, peak_points, warp
+from models.heatmap import decode, encode, peak_points
 from models.net import PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from pipelines.geometry import apply, invert
+from pipelines.geometry import apply
 from training.losses import heatmap_loss
+from training.methods.ensemble import Ensemble, EnsembleSettings
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
 from training.methods.supervised import supervised_loss
-
-
-@settings
-class EnsembleSettings:
-    """Copies of the weak view whose heatmaps the teacher averages."""
-
-    flip: bool = False
-    """Each copy also mirrored."""
-    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
-    """Factors by which the view is enlarged about its centre."""
 
 
 @settings
@@ -69,10 +60,7 @@ class PseudoLabel(Method):
         self.sigma = ingredients.sigma
         self.teacher = ingredients.make_network(None)
         self.network = ingredients.make_network(None)
-        flip_order = torch.tensor(ingredients.skeleton.flip_order)
-        device = next(self.network.parameters()).device
-        self.register_buffer("flip_order", flip_order.to(device), persistent=False)
-        self.flip_order: torch.Tensor
+        self.ensemble = Ensemble(cfg.ensemble, ingredients, self.teacher)
 
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
@@ -96,19 +84,7 @@ class PseudoLabel(Method):
     def label(self, weak: torch.Tensor) -> torch.Tensor:
         """The frozen teacher's heatmaps (N, K, h, w) of weak views, averaged over the ensemble's copies."""
         self.teacher.eval()
-        cfg, stride = self.cfg.ensemble, self.teacher.stride
-        if cfg == EnsembleSettings():
-            return self.teacher(weak)
-        total, shares = torch.zeros((), device=weak.device), torch.zeros((), device=weak.device)
-        for scale in cfg.scales:
-            for is_mirrored in (False, True) if cfg.flip else (False,):
-                copy_from_weak = copy_matrix(weak, stride, scale, is_mirrored)
-                heatmaps = self.teacher(warp(weak, copy_from_weak, 1)[0])
-                if is_mirrored:
-                    heatmaps = heatmaps[:, self.flip_order]
-                back, inside = warp(heatmaps, invert(copy_from_weak), stride)
-                total, shares = total + back * inside, shares + inside
-        return total / shares.clamp_min(1)
+        return self.ensemble(self.teacher, weak)
 
     def target(
         self, unlabelled: UnlabelledBatch, heatmaps: torch.Tensor
@@ -149,20 +125,3 @@ class PseudoLabel(Method):
                 points_weak=points_weak,
                 points_strong=apply(unlabelled.strong_from_weak, points_weak),
             )
-
-
-def copy_matrix(views: torch.Tensor, stride: int, scale: float, is_mirrored: bool) -> torch.Tensor:
-    """(N, 2, 3): a copy from its view (N, 3, H, W) px, enlarged by `scale` about the centre, maybe mirrored.
-
-    The mirror axis lies in the middle of the heatmap's cells, so that these fall on one another.
-    """
-    height, width = views.shape[-2:]
-    x_mid, y_mid = (width - stride) / 2, (height - stride) / 2
-    x_scale = -scale if is_mirrored else scale
-    copy_from_view = torch.zeros(len(views), 2, 3, device=views.device)
-    # Filled on the device: a matrix made of host numbers would have to be copied there, and waited for.
-    copy_from_view[:, 0, 0].fill_(x_scale)
-    copy_from_view[:, 0, 2].fill_(x_mid - x_scale * x_mid)
-    copy_from_view[:, 1, 1].fill_(scale)
-    copy_from_view[:, 1, 2].fill_(y_mid - scale * y_mid)
-    return copy_from_view

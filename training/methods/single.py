@@ -13,6 +13,7 @@ from configs.settings import settings
 from models.net import PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from training.methods.consistency import ConsistencySettings, PseudoLabels, Student, pseudo_labels
+from training.methods.ensemble import Ensemble
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
 from training.methods.mixup import MixupSettings
 from training.methods.supervised import supervised_loss
@@ -44,6 +45,7 @@ class Single(Method):
         self.sigma = ingredients.sigma
         self.network = ingredients.make_network(None)
         self.teacher = cfg.teacher.build(self.network)
+        self.ensemble = Ensemble(cfg.ensemble, ingredients, self.network)
         self.student = Student(cfg, self.network, ingredients.draws)
 
     def forward(
@@ -60,7 +62,8 @@ class Single(Method):
 
     def labels(self, unlabelled: UnlabelledBatch) -> PseudoLabels:
         """What the teacher says of the weak views."""
-        return pseudo_labels(self.cfg, self.teacher(unlabelled.weak, self.network), self.sigma)
+        heatmaps = self.ensemble(lambda views: self.teacher(views, self.network), unlabelled.weak)
+        return pseudo_labels(self.cfg, heatmaps, self.sigma)
 
     def wants_unlabelled(self, progress: Progress) -> bool:
         """After the burn-in."""

@@ -23,6 +23,7 @@ from training.methods.consistency import (
     marked,
     pseudo_labels,
 )
+from training.methods.ensemble import Ensemble
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
 from training.methods.supervised import supervised_loss
 from training.teacher import PreviousEpochTeacherSettings
@@ -66,6 +67,7 @@ class Triple(Method):
         self.network = ingredients.make_network(None)
         self.a, self.b = (ingredients.make_network(cfg.teacher_net) for _ in range(2))
         self.labeller_a, self.labeller_b = cfg.teacher.build(self.a), cfg.teacher.build(self.b)
+        self.ensemble = Ensemble(cfg.ensemble, ingredients, self.network)
         period = PreviousEpochTeacherSettings(epoch_steps=cfg.epoch_steps)
         self.previous_a, self.previous_b = period.build(self.a), period.build(self.b)
         trained = (self.a, self.b, self.network)
@@ -92,14 +94,15 @@ class Triple(Method):
         self, unlabelled: UnlabelledBatch, progress: Progress
     ) -> tuple[PseudoLabels, PseudoLabels, PseudoLabels]:
         """The labels of A, of B, and the corrected ones, all with the same weights of keypoints."""
-        weak = unlabelled.weak
-        of_a, of_b = self.labeller_a(weak, self.a), self.labeller_b(weak, self.b)
+        answer, weak = self.ensemble, unlabelled.weak
+        of_a = answer(lambda views: self.labeller_a(views, self.a), weak)
+        of_b = answer(lambda views: self.labeller_b(views, self.b), weak)
         if progress.step < self.cfg.epoch_steps:
             corrected = 0.5 * (of_a + of_b)
         else:
-            corrected = closest_pair_mean(
-                of_a, of_b, self.previous_a(weak, self.a), self.previous_b(weak, self.b)
-            )
+            before_a = answer(lambda views: self.previous_a(views, self.a), weak)
+            before_b = answer(lambda views: self.previous_b(views, self.b), weak)
+            corrected = closest_pair_mean(of_a, of_b, before_a, before_b)
         weights = self.joint_weights(of_a, of_b)
         first, second, third = (
             replace(pseudo_labels(self.cfg, each, self.sigma), joint_weights=weights)
