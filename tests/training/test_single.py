@@ -135,14 +135,6 @@ def test_labels_may_be_gaussians_at_the_peaks_of_the_heatmaps() -> None:
     assert plain.target is plain.heatmaps
 
 
-def test_gaussian_labels_may_be_as_high_as_the_peaks() -> None:
-    sharp = make_method(labels="keypoints", mixup=None).labels(make_batches()[1])
-    doubting = make_method(labels="peaks", mixup=None).labels(make_batches()[1])
-    peaks = sharp.heatmaps.amax(dim=(2, 3), keepdim=True).clamp(0, 1)
-    assert (peaks < 0.9).any()
-    assert torch.allclose(doubting.target, sharp.target * peaks, atol=1e-6)
-
-
 def test_no_gradient_reaches_the_network_through_the_teacher() -> None:
     method = make_method(mixup=None, weight=1.0)
     labelled, unlabelled = make_batches()

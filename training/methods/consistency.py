@@ -49,9 +49,8 @@ class ConsistencySettings:
     """Share of the run that trains on the labelled people alone, before the unlabelled ones join."""
     ramp_up: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the run over which the weights of the unlabelled losses then rise from zero."""
-    labels: Literal["heatmaps", "keypoints", "peaks"] = "heatmaps"
-    """What the teacher's heatmaps become: the target as they are (published), a Gaussian of height 1 at each
-    keypoint, or one as high as the heatmap's peak, which keeps the teacher's doubt."""
+    labels: Literal["heatmaps", "keypoints"] = "heatmaps"
+    """What the teacher's heatmaps become: the target as they are (published), or a Gaussian at each peak."""
     min_peak: Annotated[float, Field(ge=0)] = 0.0
     """Pseudo labels whose peak is not above this do not count (published: 0.1 in SSPCM; 0 counts all)."""
     statistics: Literal["all", "plain"] = "all"
@@ -89,12 +88,10 @@ class PseudoLabels:
 def pseudo_labels(cfg: ConsistencySettings, heatmaps: torch.Tensor, sigma: float) -> PseudoLabels:
     """The teacher's heatmaps (N, K, h, w) as labels; `sigma` of the targets' Gaussians in cells."""
     target = heatmaps
-    if cfg.labels != "heatmaps":
-        points_cells, peaks = decode(heatmaps, 1, sigma=sigma)
+    if cfg.labels == "keypoints":
+        points_cells, _ = decode(heatmaps, 1, sigma=sigma)
         size_hw = (heatmaps.shape[-2], heatmaps.shape[-1])
-        target, _ = encode(points_cells, torch.ones_like(peaks), size_hw, 1, sigma)
-        if cfg.labels == "peaks":
-            target = target * peaks.clamp(0, 1)[:, :, None, None]
+        target, _ = encode(points_cells, torch.ones_like(points_cells[..., 0]), size_hw, 1, sigma)
     if cfg.min_peak == 0:
         return PseudoLabels(heatmaps, target, heatmaps.new_ones(heatmaps.shape[:2]))
     return PseudoLabels(heatmaps, target, (heatmaps.amax(dim=(2, 3)) > cfg.min_peak).float())
