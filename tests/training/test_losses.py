@@ -9,7 +9,7 @@ def test_equals_a_plain_loop_of_the_published_kernel() -> None:
     predicted, target = (torch.rand(3, 5, 4, 6, generator=generator) for _ in range(2))
     joints = torch.rand(3, 5, generator=generator)
     cells = torch.rand(3, 1, 4, 6, generator=generator)
-    expected = 0.0
+    expected = 0.0  # the published kernel weighs the error before it is squared
     for k in range(5):
         errors = [
             (joints[n, k] * cells[n, 0, y, x] * (predicted[n, k, y, x] - target[n, k, y, x])).item() ** 2
@@ -18,13 +18,15 @@ def test_equals_a_plain_loop_of_the_published_kernel() -> None:
             for x in range(6)
         ]
         expected += 0.5 * float(np.mean(errors)) / 5
-    assert torch.isclose(heatmap_loss(predicted, target, joints, cells), torch.tensor(expected))
+    assert torch.isclose(
+        heatmap_loss(predicted, target, (joints[:, :, None, None] * cells).square()), torch.tensor(expected)
+    )
 
 
 def test_an_unlabelled_keypoint_gives_no_gradient_but_counts_in_the_divisor() -> None:
     predicted = torch.ones(1, 2, 2, 2, requires_grad=True)
     target = torch.zeros(1, 2, 2, 2)
-    loss = heatmap_loss(predicted, target, torch.tensor([[1.0, 0.0]]))
+    loss = heatmap_loss(predicted, target, torch.tensor([[1.0, 0.0]])[:, :, None, None])
     loss.backward()
     assert loss.item() == 0.25
     assert predicted.grad is not None
