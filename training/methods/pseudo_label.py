@@ -19,7 +19,7 @@ from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.geometry import apply
 from training.losses import heatmap_loss
 from training.methods.ensemble import Ensemble, EnsembleSettings
-from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
+from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult, two_trainings
 from training.methods.supervised import supervised_loss
 
 
@@ -102,10 +102,7 @@ class PseudoLabel(Method):
 
     def rate_position(self, progress: Progress) -> Progress:
         """Within the teacher's training, or within the student's."""
-        first = self.cfg.settled_from(progress.total_steps)
-        if progress.step < first:
-            return Progress(progress.step, first)
-        return Progress(progress.step - first, progress.total_steps - first)
+        return two_trainings(progress, self.cfg.settled_from(progress.total_steps))
 
     def networks(self) -> dict[str, PoseNet]:
         """The student and the teacher."""
