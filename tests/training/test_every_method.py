@@ -18,7 +18,8 @@ from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.loader import labelled_loader, unlabelled_loader
 from pipelines.source import Split, open_split
 from pipelines.views import PLAIN, ViewSettings
-from tests.training.tiny import METHODS, NET, SIGMA, SIZE_HW, make_settings
+from tests.training.tiny import METHODS, NET, SIGMA, SIZE_HW, make_batches, make_settings
+from tests.training.tiny import make_method as make_tiny_method
 from training.methods.draws import Draws
 from training.methods.method import Ingredients, Method, Progress
 
@@ -121,6 +122,20 @@ def test_a_restored_method_goes_on_bit_for_bit(
     assert train(again, iter(pairs[3:]), range(3, 6), other) == expected
     for key, value in method.state_dict().items():
         assert torch.equal(again.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_says_whether_every_step_reaches_every_parameter(name: str) -> None:
+    """Several ranks wait for ever for the gradient of a parameter that a step leaves out."""
+    settings = METHODS[name] | ({} if name in ("supervised", "pseudo label") else {"burn_in": 0.5})
+    reached = []
+    for step in (0, 99):
+        method = make_tiny_method(**settings)
+        labelled, unlabelled = make_batches()
+        progress = Progress(step, 100)
+        method(labelled, unlabelled if method.wants_unlabelled(progress) else None, progress).loss.backward()
+        reached += [p.grad is not None for p in method.parameters() if p.requires_grad]
+    assert make_settings(**settings).uses_every_parameter == all(reached)
 
 
 @pytest.mark.slow

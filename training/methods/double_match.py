@@ -38,6 +38,7 @@ class DoubleMatchSettings(ConsistencySettings):
     """Weight of the feature loss, whose values lie in 0..2 where a heatmap loss is about a thousandth."""
 
     num_networks = 1
+    uses_every_parameter = False  # the projection waits for the burn-in to end
 
     def build(self, ingredients: Ingredients) -> "DoubleMatch":
         """The method. Raises InputError where the network has no such layer."""
