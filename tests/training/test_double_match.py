@@ -56,6 +56,15 @@ def test_the_feature_loss_teaches_the_projection_and_the_backbone_alone() -> Non
     assert not torch.allclose(first, blank.network.backbone.stem[0].conv.weight.grad)
 
 
+def test_the_features_of_an_ensemble_are_those_of_the_view_itself() -> None:
+    plain, mirrored = (make_method("double_match", paths=[[]], ensemble={"flip": on}) for on in (False, True))
+    batches = make_batches()
+    terms = [method(*batches, LATE).terms["loss_feature"] for method in (plain, mirrored)]
+    assert torch.isclose(*terms, atol=2e-3)
+    with pytest.raises(ValueError, match=r"begin with 1\.0"):
+        make_method("double_match", ensemble={"scales": [0.8, 1.0]})
+
+
 def test_an_unknown_layer_is_refused_with_near_names() -> None:
     with pytest.raises(InputError, match=r"no layer 'backbone.layr3'.*backbone\.layer3"):
         make_method("double_match", layer="backbone.layr3")

@@ -20,11 +20,10 @@ from configs.load import InputError
 from configs.settings import settings
 from models.heatmap import warp
 from models.net import PoseNet
-from pipelines.batch import LabelledBatch, UnlabelledBatch
+from pipelines.batch import UnlabelledBatch
 from training.methods.consistency import ConsistencySettings
-from training.methods.method import Ingredients, Progress, StepResult
+from training.methods.method import Ingredients
 from training.methods.single import Single
-from training.methods.supervised import supervised_loss
 
 
 @settings
@@ -39,6 +38,10 @@ class DoubleMatchSettings(ConsistencySettings):
 
     num_networks = 1
     uses_every_parameter = False  # the projection waits for the burn-in to end
+
+    def __post_init__(self) -> None:
+        if self.ensemble.scales[0] != 1:
+            raise ValueError("ensemble.scales must begin with 1.0: the features of that view are matched")
 
     def build(self, ingredients: Ingredients) -> "DoubleMatch":
         """The method. Raises InputError where the network has no such layer."""
@@ -57,22 +60,14 @@ class DoubleMatch(Single):
         channels = feature_channels(self.network, self.student_tap)
         self.projection = nn.Conv2d(channels, channels, 1).to(next(self.network.parameters()).device)
 
-    def forward(
-        self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
-    ) -> StepResult:
-        """One step: labelled, weak (teacher), strong paths, mixed."""
-        loss = loss_supervised = supervised_loss(self.network, labelled, self.sigma)
-        terms = {"loss_supervised": loss_supervised.detach()}
-        if unlabelled is not None:
-            with self.teacher_tap.listening() as weak_features:
-                labels = self.labels(unlabelled)
-            with self.student_tap.listening() as strong_features:
-                loss_student, student_terms = self.student.loss(unlabelled, labels)
-            loss_feature = self.feature_loss(weak_features[0], strong_features, unlabelled)
-            loss_unlabelled = loss_student + self.feature_weight * loss_feature
-            loss = loss_supervised + self.cfg.ramp(progress) * loss_unlabelled
-            terms |= student_terms | {"loss_feature": loss_feature.detach()}
-        return StepResult(loss, {"loss": loss.detach(), **terms})
+    def unlabelled_loss(self, unlabelled: UnlabelledBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """That of `single`, and the features of its passes matched."""
+        with self.teacher_tap.listening() as weak_features:
+            labels = self.labels(unlabelled)
+        with self.student_tap.listening() as strong_features:
+            loss, terms = self.student.loss(unlabelled, labels)
+        loss_feature = self.feature_loss(weak_features[0], strong_features, unlabelled)
+        return loss + self.feature_weight * loss_feature, terms | {"loss_feature": loss_feature.detach()}
 
     def feature_loss(
         self, weak: torch.Tensor, strong: list[torch.Tensor], unlabelled: UnlabelledBatch

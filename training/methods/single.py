@@ -7,6 +7,7 @@ With one path that shows the strong view as it is, the affine consistency of Xie
 
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 
 from configs.settings import settings
@@ -55,10 +56,14 @@ class Single(Method):
         loss = loss_supervised = supervised_loss(self.network, labelled, self.sigma)
         terms = {"loss_supervised": loss_supervised.detach()}
         if unlabelled is not None:
-            loss_student, student_terms = self.student.loss(unlabelled, self.labels(unlabelled))
-            loss = loss_supervised + self.cfg.ramp(progress) * loss_student
-            terms |= student_terms
+            loss_unlabelled, more_terms = self.unlabelled_loss(unlabelled)
+            loss = loss_supervised + self.cfg.ramp(progress) * loss_unlabelled
+            terms |= more_terms
         return StepResult(loss, {"loss": loss.detach(), **terms})
+
+    def unlabelled_loss(self, unlabelled: UnlabelledBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What the unlabelled people add to the loss once the ramp is over, and its terms for the report."""
+        return self.student.loss(unlabelled, self.labels(unlabelled))
 
     def labels(self, unlabelled: UnlabelledBatch) -> PseudoLabels:
         """What the teacher says of the weak views."""
