@@ -1,5 +1,6 @@
-"""What training and scoring a run both need: its people and its method."""
+"""What training and scoring a run both need: its people, its method, its kernels."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,16 @@ from training.methods.method import Ingredients, Method
 from training.settings import RunSettings
 
 RECIPE_NAME = "recipe.yaml"
+
+
+def choose_kernels(*, deterministic: bool) -> None:
+    """Let a GPU take its fastest kernels, or only such as repeat to the bit; call before it is first used."""
+    # cuBLAS reads this when its first handle is made; torch refuses a matrix product without it.
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    # Shapes stay the same all run long, so it pays to try cuDNN's algorithms once; which wins is chance.
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def open_splits(cfg: RunSettings, index_dir: Path) -> tuple[Split, Split | None, Split]:

@@ -1,11 +1,11 @@
 """The run's card: what is trained on which people, by which versions, on which machine."""
 
 import platform
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from configs.versions import versions
 from pipelines.loader import Place
 from pipelines.source import Split
 from training.methods.method import Method
@@ -48,7 +48,7 @@ def card(
         "labelled_epochs": cfg.steps * cfg.labelled_batch * place.world / labelled.num_samples,
         "parameters": sum(p.numel() for p in network.parameters()),
         "heatmap_hw": [height // network.stride, width // network.stride],
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": versions(PACKAGES),
         "hardware": hardware(place.device),
     }
 

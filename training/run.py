@@ -22,7 +22,7 @@ from pipelines.loader import Place, eval_loader, labelled_loader, unlabelled_loa
 from pipelines.source import Split
 from sharding.files import write_atomic
 from training import card, checkpoint
-from training.build import RECIPE_NAME, build_method, open_splits
+from training.build import RECIPE_NAME, build_method, choose_kernels, open_splits
 from training.files import write_json
 from training.loop import Job, restore, train
 from training.report import Report
@@ -42,6 +42,7 @@ def run(cfg: RunSettings, *, resume: bool) -> Job:
         )
     if cfg.precision == "fp16" and not torch.cuda.is_available():
         raise InputError("precision: fp16 needs a GPU, and there is none here: set precision to bf16 or no")
+    choose_kernels(deterministic=cfg.deterministic)
     torch.manual_seed(cfg.seed)
     ranks = DistributedDataParallelKwargs(find_unused_parameters=not cfg.method.uses_every_parameter)
     accelerator = Accelerator(mixed_precision=cfg.precision, kwargs_handlers=[ranks])

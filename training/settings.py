@@ -105,3 +105,6 @@ class RunSettings:
     """Keep images and weights in channels-last memory order."""
     compile: bool = False
     """Compile the networks with torch.compile."""
+    deterministic: bool = False
+    """Only kernels that give the same bits every time, so that a resumed run repeats an uninterrupted one on
+    a GPU too (a CPU does so by itself); slower; a part that has no such kernel stops the run and is named."""
