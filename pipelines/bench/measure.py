@@ -4,79 +4,112 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import psutil
 import torch
 
 NextBatch = Callable[[], object]
 """Produces one batch; it is ready when the call returns, but for work on a CUDA stream."""
 
-PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "opencv-python-headless", "numpy")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "nvidia-dali-cuda130",
+    "triton",
+    "kornia",
+    "opencv-python-headless",
+    "pillow",
+    "numpy",
+)
+IDLE_SHARE = 0.2
+"""Of one core: below it the processes of a variant count as waiting."""
+LONGEST_SETTLE_S = 5.0
+SHORTEST_TIMING_S = 0.1
+"""A timing of fewer seconds would be one of the clock and the scheduler."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One variant's throughput over all rounds, in persons a second."""
+class Variant:
+    """One way to do the work.
+
+    group: of its row. batches: in one timing, at least. warmup: batches thrown away before each timing: they
+    were prefetched while others ran. first: batches thrown away once, before all timings.
+    """
 
     name: str
-    rounds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The middle round."""
-        return float(np.median(self.rounds))
-
-    @property
-    def quartiles(self) -> tuple[float, float]:
-        """A quarter of the rounds lies below the first, a quarter above the second."""
-        low, high = np.percentile(self.rounds, [25, 75])
-        return float(low), float(high)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        low, high = self.quartiles
-        return {
-            "name": self.name,
-            "persons_per_s": round(self.median, 1),
-            "iqr": [round(low, 1), round(high, 1)],
-            "rounds": [round(value, 1) for value in self.rounds],
-        }
+    group: str
+    next_batch: NextBatch
+    batches: int
+    warmup: int
+    first: int = 0
+    unit: str = "persons/s"
 
 
-def measure(
-    variants: Mapping[str, NextBatch], *, batch_size: int, batches: int, warmup: int, rounds: Iterable[int]
-) -> list[Row]:
-    """Time every variant once a round, starting each round with another one.
+def measure(variants: Sequence[Variant], *, batch_size: int, rounds: Iterable[int]) -> dict[str, list[float]]:
+    """Time every variant once a round, starting each round with another one; rates by name.
 
-    Before each timing `warmup` batches are thrown away: they were prefetched while the others ran.
+    A timing covers at least `batches` batches and SHORTEST_TIMING_S, begins when nothing that ran before is
+    still prefetching, and ends when the device has finished.
     """
-    names = list(variants)
-    rates: dict[str, list[float]] = {name: [] for name in names}
+    for variant in variants:
+        for _ in range(variant.first):
+            variant.next_batch()
+    rates: dict[str, list[float]] = {variant.name: [] for variant in variants}
     for number in rounds:
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            rates[name].append(batch_size * batches / _seconds(variants[name], batches, warmup))
-    return [Row(name, tuple(values)) for name, values in rates.items()]
+        turn = number % len(variants)
+        for variant in (*variants[turn:], *variants[:turn]):
+            batches, seconds = _time(variant)
+            rates[variant.name].append(batch_size * batches / seconds)
+    return rates
 
 
-def _seconds(next_batch: NextBatch, batches: int, warmup: int) -> float:
-    for _ in range(warmup):
-        next_batch()
-    _wait_for_gpu()
-    start = time.perf_counter()
-    for _ in range(batches):
-        next_batch()
-    _wait_for_gpu()
-    return time.perf_counter() - start
+def _time(variant: Variant) -> tuple[int, float]:
+    settle()
+    for _ in range(variant.warmup):
+        variant.next_batch()
+    wait_for_gpu()
+    done, start, seconds = 0, time.perf_counter(), 0.0
+    while seconds < SHORTEST_TIMING_S:
+        for _ in range(variant.batches):
+            variant.next_batch()
+        wait_for_gpu()
+        done, seconds = done + variant.batches, time.perf_counter() - start
+    return done, seconds
 
 
-def _wait_for_gpu() -> None:
+def settle() -> None:
+    """Wait until this process and its children are idle: until no loader fills its queues any more."""
+    pause_s, deadline = 0.02, time.perf_counter() + LONGEST_SETTLE_S
+    used = _cpu_seconds()
+    while time.perf_counter() < deadline:
+        began = time.perf_counter()
+        time.sleep(pause_s)
+        before, used = used, _cpu_seconds()
+        if used - before < IDLE_SHARE * (time.perf_counter() - began):
+            return
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and its children since they began."""
+    total = 0.0
+    process = psutil.Process()
+    for each in (process, *process.children(recursive=True)):
+        try:
+            times = each.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def wait_for_gpu() -> None:
+    """Return when the device has done all that it was asked to do."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -88,12 +121,21 @@ def describe_machine() -> dict[str, Any]:
         "commit": _commit(),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load_before": round(os.getloadavg()[0], 2),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda": torch.version.cuda,
         "python": platform.python_version(),
         "torch_threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu_name() -> str:

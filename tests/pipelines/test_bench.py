@@ -1,29 +1,44 @@
-"""The benchmark: it times fairly, does the same work on both sides, and reports every row."""
+"""The benchmark: it times fairly, does the same work on all sides, and reports every row."""
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
-from pipelines.bench.__main__ import CLASSIC, LOADER, BenchSettings, make_shards, run
-from pipelines.bench.classic import ClassicDataset
-from pipelines.bench.measure import Row, measure
+from configs.load import InputError, load
+from pipelines import graph
+from pipelines.bench import masks, rows
+from pipelines.bench.classic import ClassicDataset, cut_out_joints, normalise, read_photo
+from pipelines.bench.measure import Variant, measure
+from pipelines.bench.result import compare, make_row, read_result
+from pipelines.bench.run import run
+from pipelines.bench.settings import BenchSettings, People, open_people
+from pipelines.bench.torchvision_v2 import TorchvisionDataset
+from pipelines.graph import Pipeline, Reading
 from pipelines.loader import eval_loader
+from pipelines.masking.op import mask_keypoints
 from pipelines.views import PLAIN, ViewSettings
 from sharding.formats.coco import CocoFormat
 from tests.pipelines.conftest import encode
 
+QUIET = Console(quiet=True)
+K = 3
 
-@pytest.fixture
-def coco(tmp_path: Path) -> CocoFormat:
-    """Three textured photos with two persons each, as a COCO file."""
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> CocoFormat:
+    """Three smooth photos with two persons each, as a COCO file."""
+    tmp_path = tmp_path_factory.mktemp("coco")
     rng = np.random.default_rng(0)
     for i in range(3):
-        texture = np.kron(rng.integers(0, 255, (15, 20, 3)), np.ones((16, 16, 1)))
-        (tmp_path / f"{i}.jpg").write_bytes(encode(texture.astype(np.uint8)))
+        texture = cv2.resize(rng.integers(0, 255, (15, 20, 3)).astype(np.uint8), (320, 240))
+        (tmp_path / f"{i}.jpg").write_bytes(encode(texture))
     images = [{"id": i, "file_name": f"{i}.jpg", "width": 320, "height": 240} for i in range(3)]
     annotations = [
         {
@@ -33,38 +48,73 @@ def coco(tmp_path: Path) -> CocoFormat:
             "iscrowd": 0,
             "area": 5000,
             "bbox": [40 + 120 * j, 50, 70, 140],
-            "keypoints": [60 + 120 * j, 80, 2],
-            "num_keypoints": 1,
+            "keypoints": [60 + 120 * j, 80, 2, 80 + 120 * j, 100, 1, 70 + 120 * j, 170, 2],
+            "num_keypoints": K,
         }
         for i in range(3)
         for j in range(2)
     ]
-    categories = [{"id": 1, "name": "person", "keypoints": ["nose"], "skeleton": []}]
+    names = [f"joint{k}" for k in range(K)]
+    categories = [{"id": 1, "name": "person", "keypoints": names, "skeleton": []}]
     file = tmp_path / "persons.json"
     file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return CocoFormat(annotations=file, images=tmp_path)
 
 
+@pytest.fixture(scope="module")
+def people(coco: CocoFormat, tmp_path_factory: pytest.TempPathFactory) -> People:
+    """The same persons as crops, whole photos and annotations."""
+    return open_people(
+        BenchSettings(photos=str(coco.images), annotations=coco.annotations),
+        ViewSettings(size_hw=(128, 96)),
+        tmp_path_factory.mktemp("shards"),
+        QUIET,
+    )
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timings as short as they come."""
+    monkeypatch.setattr("pipelines.bench.measure.SHORTEST_TIMING_S", 1e-9)
+    monkeypatch.setattr("pipelines.bench.measure.settle", lambda: None)
+
+
+def tiny(output: Path, **changes: Any) -> BenchSettings:
+    return BenchSettings(
+        output=output / "result.json",
+        views=ViewSettings(size_hw=(64, 48)),
+        **{"batch_size": 4, "threads": 1, "rounds": 2, "batches": 2, **changes},
+    )
+
+
+@pytest.mark.usefixtures("no_waiting")
 def test_every_variant_is_timed_in_turn() -> None:
     calls: list[str] = []
-    variants = {name: lambda name=name: calls.append(name) for name in "abc"}
-    rows = measure(variants, batch_size=4, batches=2, warmup=1, rounds=range(4))
-    order = [calls[i] for i in range(0, len(calls), 3)]
+    variants = [
+        Variant(name, "group", partial(calls.append, name), batches=2, warmup=1, first=4 * (name == "b"))
+        for name in "abc"
+    ]
+    rates = measure(variants, batch_size=4, rounds=range(4))
+    assert calls[:4] == ["b"] * 4
+    order = [calls[i] for i in range(4, len(calls), 3)]
     assert "".join(order) == "abcbcacababc"
-    assert [(row.name, len(row.rounds)) for row in rows] == [("a", 4), ("b", 4), ("c", 4)]
+    assert {name: len(found) for name, found in rates.items()} == {"a": 4, "b": 4, "c": 4}
 
 
-def test_row_reports_median_and_quartiles() -> None:
-    row = Row("x", (1.0, 5.0, 2.0, 4.0, 30.0))
-    assert row.median == 4
-    assert row.quartiles == (2, 5)
+def test_row_holds_median_and_quartiles_and_its_ratio() -> None:
+    row = make_row("x", (1.0, 5.0, 2.0, 4.0, 30.0), group="g", unit="persons/s")
+    assert (row.median, row.iqr) == (4, (2, 5))
+    base = make_row("y", (8.0,), group="g", unit="persons/s")
+    assert compare(row, base).times_base == 0.5
+    assert compare(row, None) == row
 
 
-def test_classic_loader_shows_the_same_view(coco: CocoFormat, tmp_path: Path) -> None:
+def test_classic_loader_shows_the_same_view(people: People) -> None:
     views = ViewSettings(size_hw=(128, 96), labelled=PLAIN, weak=PLAIN, strong=PLAIN)
-    _, photos = make_shards(BenchSettings(source=coco, views=views), tmp_path, Console(quiet=True))
-    ours = next(iter(eval_loader(photos, views, batch_size=6))).image
-    dataset = ClassicDataset(coco.read(), views)
+    assert people.photos is not None
+    assert people.annotations is not None
+    ours = next(iter(eval_loader(people.photos, views, batch_size=6))).image
+    dataset = ClassicDataset(people.annotations, views, masks=0)
     for place, image in enumerate(ours):
         weak, strong, strong_from_weak = dataset[place]
         torch.testing.assert_close(weak, image, atol=0.02, rtol=0)
@@ -72,21 +122,111 @@ def test_classic_loader_shows_the_same_view(coco: CocoFormat, tmp_path: Path) ->
         torch.testing.assert_close(strong_from_weak, torch.eye(2, 3))
 
 
-def test_bench_writes_every_row(coco: CocoFormat, tmp_path: Path) -> None:
-    cfg = BenchSettings(
-        source=coco,
-        output=tmp_path / "out" / "result.json",
-        views=ViewSettings(size_hw=(64, 48)),
-        batch_size=4,
-        threads=1,
-        rounds=2,
-        batches=2,
+def test_classic_loader_makes_the_drawn_views(people: People) -> None:
+    """The weak view is ours; within it the strong one is ours, too, but for one more interpolation."""
+    views = ViewSettings(size_hw=(128, 96))
+    assert people.photos is not None
+    assert people.annotations is not None
+    reading = Reading(tars=people.photos.tars, indices=people.photos.indices, batch_size=6, seed=1)
+    ours = Pipeline(partial(graph.unlabelled_graph, views=views), reading).next()
+    dataset = ClassicDataset(people.annotations, views, masks=0)
+    last_row = np.array([[0.0, 0.0, 1.0]])
+    for place in range(6):
+        weak_from_image = np.concatenate([ours["weak_from_stored"][place].numpy(), last_row])
+        strong_from_weak = np.concatenate([ours["strong_from_weak"][place].numpy(), last_row])
+        photo = read_photo(dataset.paths[place])
+        weak, strong, matrix = dataset.render(
+            photo, dataset.keypoints[place], weak_from_image, strong_from_weak
+        )
+        torch.testing.assert_close(weak, ours["weak"][place].permute(2, 0, 1), atol=0.02, rtol=0)
+        torch.testing.assert_close(matrix, ours["strong_from_weak"][place])
+        shown = cv2.warpAffine(np.ones((128, 96), np.uint8), strong_from_weak[:2], (96, 128))
+        inside = torch.from_numpy(cv2.erode(shown, np.ones((3, 3), np.uint8)) > 0)
+        difference = (strong - ours["strong"][place].permute(2, 0, 1)).abs()[:, inside]
+        assert inside.float().mean() > 0.3
+        assert difference.mean() < 0.05
+        assert difference.flatten().quantile(0.95) < 0.2
+
+
+def test_classic_loader_cuts_out_joints() -> None:
+    np.random.seed(0)
+    crop = np.zeros((256, 192, 3), np.uint8)
+    points_xy = np.array([[96.0, 128.0], [20.0, 250.0], [180.0, 5.0]])
+    assert cut_out_joints(crop.copy(), points_xy, 0).sum() == 0
+    painted = cut_out_joints(crop.copy(), points_xy, 3)
+    assert (painted.any(axis=2).sum(), len(np.unique(painted.reshape(-1, 3), axis=0))) > (900, 1)
+    torch.testing.assert_close(
+        normalise(painted)[:, painted.any(axis=2)].abs().max(), torch.tensor(0.0), atol=0.02, rtol=0
     )
-    result = run(cfg, Console(quiet=True))
-    assert json.loads(cfg.output.read_text()) == result
-    rows = {row["name"]: row for row in result["rows"]}
-    assert {CLASSIC, LOADER, "stage: read", "stage: read, decode, both views"} <= set(rows)
-    assert rows[CLASSIC]["times_classic"] == 1
-    assert all(row["persons_per_s"] > 0 and len(row["rounds"]) == 2 for row in rows.values())
-    assert result["persons"] == 6
-    assert {"cpu", "cores", "commit", "versions"} <= set(result["machine"])
+
+
+def test_torchvision_shows_the_same_person(people: People) -> None:
+    views = ViewSettings(size_hw=(128, 96), labelled=PLAIN, weak=PLAIN, strong=PLAIN)
+    ours = next(iter(eval_loader(people.crops, views, batch_size=6))).image
+    dataset = TorchvisionDataset(people.crops, views)
+    for place, image in enumerate(ours):
+        weak, strong = dataset[place]
+        assert (weak - image).abs()[:, 8:-8, 8:-8].mean() < 0.1
+        torch.testing.assert_close(weak, strong)
+
+
+def test_published_loop_paints_what_the_op_paints() -> None:
+    step = masks.make_step(6, 17, (64, 48), torch.device("cpu"))
+    counts = masks.count(step)
+    torch.testing.assert_close(masks.count_in_a_loop(step.heatmaps), counts)
+    chosen = masks.choose(step, counts)
+    by_op, by_loop = step.images.clone(), step.images.clone()
+    mask_keypoints(by_op, *chosen, step.fill)
+    masks.paint_in_a_loop(by_loop, chosen)
+    assert (by_op == 0).any()
+    torch.testing.assert_close(by_op, by_loop, atol=0, rtol=0)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_bench_writes_every_row(people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.bench.run.open_people", lambda *_: people)
+    cfg = tiny(tmp_path / "out")
+    result = run(cfg, QUIET)
+    assert read_result(cfg.output) == result
+    assert cfg.output.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    named = {row.name for row in result.rows}
+    wanted = {rows.CLASSIC, rows.TORCHVISION, rows.LOADER, rows.LOADER_MASKS, rows.MASKS, rows.MASKS_LOOP}
+    assert wanted | {"read", "read, decode, weak, strong", "counts", "masking op", "mixing"} <= named
+    assert all(row.median > 0 and len(row.rounds) == 2 for row in result.rows)
+    classic = result.row(rows.CLASSIC)
+    assert classic is not None
+    assert (classic.base, classic.times_base) == (rows.CLASSIC, 1)
+    assert rows.KORNIA in named | set(result.skipped)
+    assert result.data["people"] == 6
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_shards_alone_leave_out_what_reads_photos(people: People, tmp_path: Path) -> None:
+    result = run(tiny(tmp_path, shards=people.crops.root, rounds=1), QUIET)
+    assert result.row(rows.LOADER) is not None
+    assert result.row(rows.CLASSIC) is None
+    assert "photos" in result.skipped[rows.CLASSIC]
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["photos=somewhere"], "photos and annotations go together"),
+        (["photos=a", "annotations=b", "shards=c"], "from one place"),
+    ],
+)
+def test_people_of_two_places_or_half_of_one_are_refused(words: list[str], wanted: str) -> None:
+    with pytest.raises(InputError, match=wanted) as error:
+        load(BenchSettings, None, words)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    with pytest.raises(InputError, match="make bench"):
+        read_result(file)
+    file.write_text(
+        '{"bench": "pipelines", "machine": {}, "settings": {}, "data": {}, "rows": [{"name": 1}]}'
+    )
+    with pytest.raises(InputError, match=r"rows\.0"):
+        read_result(file)
