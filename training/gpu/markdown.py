@@ -1,0 +1,91 @@
+"""The result of a check as one Markdown table."""
+
+from collections.abc import Iterator
+from typing import Any
+
+Line = tuple[str, str, str, str]
+COLUMNS: Line = ("part", "what", "result", "beside it")
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+    """The whole text: machine, versions, command; the table; what went wrong."""
+    machine = result["machine"]
+    versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())
+    verdict = "passed" if result["is_ok"] else "**not passed**"
+    software = f"Python {machine['python']}, CUDA {machine['cuda']}, {versions}"
+    head = [
+        f"### GPU check on {machine['gpu']}, {machine['date']}",
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores; {software}; commit {machine['commit']}.",
+        f"`{result['command']}`: {result['seconds']:.0f} s, {verdict}.",
+        "",
+    ]
+    lines = [
+        COLUMNS,
+        ("---",) * 4,
+        *(line for name, part in result["parts"].items() for line in table(name, part)),
+    ]
+    body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    problems = [f"* {name}: {text}" for name, part in result["parts"].items() for text in part["problems"]]
+    tail = ["", "What went wrong:", "", *(first_line(each) for each in problems)] if problems else []
+    return "\n".join([*head, *body, *tail]) + "\n"
+
+
+def first_line(text: str) -> str:
+    """The first line; logs stay in the JSON."""
+    return text.splitlines()[0]
+
+
+def table(name: str, part: dict[str, Any]) -> Iterator[Line]:
+    """The lines of one part; a part that broke off has those that it got to."""
+    count = len(part["problems"])
+    state = f"**{count} problem{'s' if count > 1 else ''}**" if count else "done"
+    state = {"done": state, "running": "**broke off**", "waiting": "**not begun**"}[part["state"]]
+    yield name, "", state, f"{part['seconds']:.0f} s"
+    if "passed" in part:
+        yield from tests(name, part)
+    for bench, found in part.get("results", {}).items():
+        yield from bench_rows(f"{name}: {bench}", found)
+    for recipe, found in part.get("runs", {}).items():
+        yield from run_rows(f"{name}: {recipe}", found)
+
+
+def tests(name: str, part: dict[str, Any]) -> Iterator[Line]:
+    """Counts of the tests."""
+    counts = f"{part['passed']} passed, {part['failed']} failed, {part['skipped']} skipped"
+    yield name, f"gpu-marked tests in {part['files']} files", counts, "; ".join(part["skip_reasons"])
+
+
+def bench_rows(name: str, found: dict[str, Any]) -> Iterator[Line]:
+    """The rows of a benchmark, limits of the machine, promises, and what could not be measured."""
+    for row in found["rows"]:
+        low, high = row["iqr"]
+        beside = [f"{row['times_base']:.2f} x {row['base']}"] if row["base"] else []
+        beside += [f"{key} {value:g}" for key, value in row["facts"].items()]
+        yield (
+            name,
+            row["name"],
+            f"{row['median']:,g} {row['unit']} ({low:,g} to {high:,g})",
+            ", ".join(beside),
+        )
+    for key, value in found["facts"].items():
+        yield name, key, f"{value:g}", ""
+    for promise in found["promises"]:
+        kept = {True: "kept", False: "**not kept**", None: "not measured"}[promise["is_kept"]]
+        yield name, promise["what"], promise["measured"] or "", f"asked: {promise['asked']}; {kept}"
+    for row_name, reason in found["skipped"].items():
+        yield name, row_name, "not measured", reason
+
+
+def run_rows(name: str, run: dict[str, Any]) -> Iterator[Line]:
+    """Scores and speed of a training run."""
+    yield name, "steps", f"{run['steps']:,}", f"{run['seconds']:.0f} s with start, compiling and scoring"
+    for network, scores in run["scores"].items():
+        shown = ", ".join(f"{score} {100 * value:.1f}" for score, value in scores.items())
+        yield name, f"scores of {network}, people never seen", shown, ""
+    if "seconds_per_step" in run:
+        speed = f"{1 / run['seconds_per_step']:.1f} steps/s, {run['samples_per_s']:,.0f} people/s"
+        beside = (
+            f"data wait {100 * run['data_wait_share']:.2f} %, peak memory {run['peak_memory_gib']:.2f} GiB"
+        )
+        yield name, "speed, second half", speed, beside

@@ -1,0 +1,19 @@
+"""Everything that only a machine with a GPU can show: its tests, the benchmarks, a short real training.
+
+    python training/gpu_check.py [key=value ...]
+
+Each part runs in processes of its own with a limit; what fails is told, and the next part still runs. After
+each step result.json and result.md are written anew, so a killed check leaves what it had. Exit code 0: all
+is well; 1: something is not; 2: no GPU here, or a wrong setting.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from configs.load import command
+from training.gpu.check import GpuCheckSettings, main
+
+if __name__ == "__main__":
+    command(GpuCheckSettings, main, description="Check everything that needs a GPU, and measure it.")
