@@ -80,13 +80,20 @@ class Group:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """The run folders that `paths` are or hold, each once, by name; InputError where one holds none."""
+    """The run folders that `paths` are or hold, each once, by name; InputError where a folder holds none.
+
+    Files are passed over: a shell's `runs/*` names the table that an earlier comparison left there.
+    """
     found: dict[Path, None] = {}
     for path in paths:
+        if path.is_file():
+            continue
         here = sorted(_runs_under(path))
         if not here:
             raise InputError(f"{path}: no run here: name run folders, or folders that hold some")
         found |= dict.fromkeys(here)
+    if not found:
+        raise InputError(f"{', '.join(map(str, paths))}: no run folder among these")
     return list(found)
 
 

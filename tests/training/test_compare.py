@@ -157,6 +157,14 @@ def test_one_number_of_labels_needs_no_plot(write, tmp_path):
     assert not (tmp_path / "runs" / "compare.png").exists()
 
 
+def test_files_among_the_folders_are_passed_over(write):
+    run = write("a-seed0", PCK=0.4)
+    (run.parent / "compare.md").write_text("| an earlier table |")
+    assert find_runs(sorted(run.parent.iterdir())) == [run]
+    with pytest.raises(InputError, match="compare.md: no run folder among these"):
+        find_runs([run.parent / "compare.md"])
+
+
 def test_groups_keep_every_seed_and_recipe_apart(write):
     for seed in (0, 1):
         write(f"a-seed{seed}", f"seed={seed}", PCK=0.4)
