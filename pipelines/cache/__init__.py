@@ -1,0 +1,1 @@
+"""Decoded crops that are kept, and views warped from them."""

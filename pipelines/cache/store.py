@@ -1,0 +1,123 @@
+"""The decoded crops of one rank's slice, in one buffer, and how it is filled."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from pipelines import graph
+from pipelines.cache.room import require_room
+from pipelines.graph import Graph, Pipeline, Reading
+
+Home = Literal["host", "device"]
+
+_WORTH_A_LINE = 5_000
+"""Samples from which on the progress of filling is shown: about two seconds."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Everything of the samples that views are made of; n samples in reading order."""
+
+    pixels: Tensor
+    """(bytes,) uint8 on the host or the device: the crops (H, W, 3) RGB, one after the other."""
+    offsets: np.ndarray
+    """(n,) int64: where each crop begins."""
+    sizes_hw: np.ndarray
+    """(n, 2) int64: height and width of each crop."""
+    boxes_xywh: np.ndarray
+    """(n, 4) float32, stored pixels."""
+    keypoints: np.ndarray | None
+    """(n, K, 3) float32: x, y in stored pixels, v. None where they are hidden."""
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples are kept."""
+        return len(self.offsets)
+
+
+class _MoreLostError(Exception):
+    """A sample that the survey saw was lost before it was decoded."""
+
+
+def fill(
+    reading: Reading, count: int, *, num_keypoints: int | None, home: Home, device: torch.device, what: str
+) -> Store:
+    """Decode the `count` samples of a slice once and keep them.
+
+    reading: in order, on the CPU: the GPU's decoder would round otherwise, and this is done once. It goes
+    over the samples twice: first for the sizes, so that a store that does not fit is refused before it is
+    begun. Where a stream loses samples on the way it starts again without them.
+    Raises InputError where it does not fit, RuntimeError where a sample cannot be decoded.
+    """
+    while True:
+        lost = num_lost(reading)
+        try:
+            return _fill(reading, count, num_keypoints=num_keypoints, home=home, device=device, what=what)
+        except _MoreLostError:
+            assert num_lost(reading) > lost
+        finally:
+            if reading.feed:
+                reading.feed.close()
+
+
+def num_lost(reading: Reading) -> int:
+    """How many samples of the slice cannot be had."""
+    return len(reading.feed.lost) if reading.feed else 0
+
+
+def _fill(
+    reading: Reading, count: int, *, num_keypoints: int | None, home: Home, device: torch.device, what: str
+) -> Store:
+    survey = partial(graph.survey_graph, num_keypoints=num_keypoints)
+    seen = [
+        {name: rows.numpy().copy() for name, rows in each.items()}
+        for each in _one_pass(survey, reading, count, f"sizes of {what}")
+    ]
+    table = {name: np.concatenate([each[name] for each in seen])[:count] for name in seen[0]}
+    if len(table["shape_hwc"]) != count - num_lost(reading):
+        raise _MoreLostError
+    ends = np.cumsum(table["shape_hwc"][:, :2].prod(1) * 3)
+    require_room(int(ends[-1]), home, device, what=what)
+    pixels = torch.empty(int(ends[-1]), dtype=torch.uint8, device=device if home == "device" else "cpu")
+    done, lost = 0, num_lost(reading)
+    for each in _one_pass(graph.crop_graph, reading, count, f"decoding {what}"):
+        if num_lost(reading) != lost:
+            raise _MoreLostError
+        crops = each[graph.CROP][: len(ends) - done]
+        packed = torch.from_numpy(np.concatenate([crop.reshape(-1) for crop in crops]))
+        end = int(ends[done + len(crops) - 1])
+        pixels[end - len(packed) : end].copy_(packed)
+        done += len(crops)
+    if done != len(ends):
+        raise _MoreLostError
+    return Store(
+        pixels=pixels,
+        offsets=np.concatenate([[0], ends[:-1]]),
+        sizes_hw=table["shape_hwc"][:, :2],
+        boxes_xywh=table["box_xywh"],
+        keypoints=table.get("keypoints"),
+    )
+
+
+def _one_pass(graph: Graph, reading: Reading, count: int, what: str) -> Iterator[dict[str, Any]]:
+    """Yield the batches of one pass; DALI's own reader fills the last one up with the first samples."""
+    console = Console(stderr=True, quiet=count < _WORTH_A_LINE or reading.rank > 0)
+    pipeline = Pipeline(graph, reading)
+    with Progress(console=console) as progress:
+        task = progress.add_task(what, total=count)
+        for start in range(0, count, reading.batch_size):
+            if start >= count - num_lost(reading):
+                return
+            try:
+                outputs = pipeline.next()
+            except StopIteration:  # a stream lost its last samples
+                return
+            progress.update(task, completed=min(start + reading.batch_size, count))
+            yield outputs

@@ -1,0 +1,72 @@
+"""What every training stream promises, whichever way its batches come about."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+from configs.load import InputError
+from pipelines.feed import Feed
+
+Batch = TypeVar("Batch")
+
+
+class TrainLoader(ABC, Generic[Batch]):
+    """Endless batches of one rank, resumable bit for bit.
+
+    `state_dict()` belongs to the batch returned last, however many are prefetched. It carries a signature of
+    everything that the stream depends on, so that the state of another one is refused.
+    """
+
+    cached_bytes = 0
+    """Size of the decoded pixels that are kept."""
+
+    def __init__(self, signature: dict[str, Any], feed: Feed | None) -> None:
+        self._signature = signature
+        self._feed = feed
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    @abstractmethod
+    def __next__(self) -> Batch:
+        """Return the next batch. Raises InputError that names the sample where one cannot be decoded."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` of an equal stream goes on from: plain values and bytes."""
+        lost = sorted(self._feed.lost.items()) if self._feed else []
+        return {
+            "signature": dict(self._signature),
+            **self._position(),
+            "lost": [list(pair) for pair in lost],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the batch that `state` belongs to. Raises InputError where it is another stream's."""
+        saved = state["signature"]
+        keys = [key for key in {**self._signature, **saved} if self._signature.get(key) != saved.get(key)]
+        if keys:
+            changes = ", ".join(
+                f"{key} was {saved.get(key)} and is {self._signature.get(key)}" for key in keys
+            )
+            raise InputError(
+                f"the saved data stream is not this one ({changes}): resume with the settings and shards of "
+                "the run, or start a new run"
+            )
+        self._go_on(state)
+
+    @abstractmethod
+    def _position(self) -> dict[str, Any]:
+        """What a state holds beside the signature and the lost samples."""
+
+    @abstractmethod
+    def _go_on(self, state: dict[str, Any]) -> None:
+        """Take the position and the lost samples of a state of this stream."""
+
+    @property
+    def num_lost(self) -> int:
+        """How many samples a stream over http or a pipe has lost; each was named in a warning."""
+        return len(self._feed.lost) if self._feed else 0
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop the threads and free the memory; the next batch would start them again."""
