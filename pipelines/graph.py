@@ -36,7 +36,10 @@ Node = Any
 """An edge of a DALI graph (`nvidia.dali.pipeline.DataNode`)."""
 
 RECORD = "record"
-"""Name of the one output whose samples differ in length: the bytes of `KEY.json`."""
+"""Name of an output whose samples differ in length: the bytes of `KEY.json`."""
+
+CROP = "crop"
+"""Name of an output whose samples differ in size: decoded pixels, (H, W, 3) uint8."""
 
 
 @dataclass(frozen=True)
@@ -277,6 +280,21 @@ def eval_graph(reading: Reading, *, views: ViewSettings) -> dict[str, Node]:
     return hand_over(outputs, reading)
 
 
+def survey_graph(reading: Reading, *, num_keypoints: int | None) -> dict[str, Node]:
+    """What a cache knows before anything is decoded: shape_hwc, box_xywh; keypoints (K, 3) where asked for."""
+    jpeg, pose = read_person(reading)
+    outputs = {"shape_hwc": fn.peek_image_shape(jpeg), "box_xywh": pose[:4]}
+    if num_keypoints is not None:
+        outputs["keypoints"] = fn.reshape(pose[4:], shape=[num_keypoints, 3])
+    return outputs
+
+
+def crop_graph(reading: Reading) -> dict[str, Node]:
+    """The stored pixels of each image, as they are; pose only because a feed may not give it in vain."""
+    jpeg, pose = read_person(reading)
+    return {CROP: decode(jpeg, reading), "pose": pose}
+
+
 class Pipeline:
     """A running graph: batches as torch tensors that share DALI's memory, endlessly."""
 
@@ -304,7 +322,7 @@ class Pipeline:
         return int(self.dali.reader_meta("shards")["epoch_size"])
 
     def next(self) -> dict[str, Any]:
-        """Return the next batch: tensors (N, ...) by name, and for `record` a list of N bytes.
+        """Return the next batch: tensors (N, ...) by name, for `record` a list of N bytes, for `crop` of arrays.
 
         Raises RuntimeError where a sample cannot be read or decoded; the pipeline is of no use after that.
         """
@@ -317,7 +335,9 @@ class Pipeline:
         return bytes(self.dali.checkpoint())
 
     @staticmethod
-    def _to_torch(name: str, listed: Any) -> Tensor | list[bytes]:
+    def _to_torch(name: str, listed: Any) -> Tensor | list[bytes] | list[np.ndarray]:
         if name == RECORD:
             return [np.asarray(listed.at(i)).tobytes() for i in range(len(listed))]
+        if name == CROP:
+            return [np.asarray(listed.at(i)) for i in range(len(listed))]
         return torch.from_dlpack(listed.as_tensor())

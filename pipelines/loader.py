@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -17,12 +18,19 @@ from configs.load import InputError
 from configs.settings import settings
 from pipelines import geometry, graph
 from pipelines.batch import EvalBatch, LabelledBatch, UnlabelledBatch
+from pipelines.cache.draw import VERSION as CACHE_VERSION
+from pipelines.cache.draw import labelled_plan, unlabelled_plan
+from pipelines.cache.loader import CachedLoader, MakePlan
+from pipelines.cache.store import Home, Store
+from pipelines.cache.store import fill as fill_store
+from pipelines.endless import Batch, TrainLoader
 from pipelines.feed import Feed
 from pipelines.graph import Graph, Pipeline, Reading
 from pipelines.source import Split
 from pipelines.views import ViewSettings
 
-Batch = TypeVar("Batch")
+Cache = Literal["none", "host", "device"]
+"""Where decoded crops are kept; on a CPU run the host is the device."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +61,10 @@ DEFAULTS = LoaderSettings()
 ALONE = Place()
 
 
-class TrainLoader(Generic[Batch]):
-    """Endless batches of one rank, resumable bit for bit.
+class PipelineLoader(TrainLoader[Batch]):
+    """Endless batches of one rank from a DALI pipeline that reads, decodes and warps.
 
-    `state_dict()` belongs to the batch returned last, however many are prefetched. DALI would continue other
-    samples without a word, so the state carries a signature of everything that the stream depends on.
+    DALI would continue other samples without a word, which is why a state carries a signature.
     """
 
     def __init__(
@@ -68,16 +75,12 @@ class TrainLoader(Generic[Batch]):
         signature: dict[str, Any],
         finish: Callable[[dict[str, Any]], Batch],
     ) -> None:
+        super().__init__(signature, reading.feed)
         self._build = partial(Pipeline, graph, reading)
-        self._feed = reading.feed
         self._split = split
-        self._signature = signature
         self._finish = finish
         self._pipeline: Pipeline | None = None
         self._checkpoint: bytes | None = None
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
 
     def __next__(self) -> Batch:
         """Return the next batch. Raises InputError that names the sample where one cannot be decoded."""
@@ -87,33 +90,14 @@ class TrainLoader(Generic[Batch]):
             outputs = self._pipeline.next()
         return self._finish(outputs)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` of an equal stream goes on from: plain values and bytes."""
-        checkpoint = self._pipeline.checkpoint() if self._pipeline else self._checkpoint
-        lost = sorted(self._feed.lost.items()) if self._feed else []
-        return {"signature": dict(self._signature), "dali": checkpoint, "lost": [list(pair) for pair in lost]}
+    def _position(self) -> dict[str, Any]:
+        return {"dali": self._pipeline.checkpoint() if self._pipeline else self._checkpoint}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the batch that `state` belongs to. Raises InputError where it is another stream's."""
-        saved = state["signature"]
-        keys = [key for key in {**self._signature, **saved} if self._signature.get(key) != saved.get(key)]
-        if keys:
-            changes = ", ".join(
-                f"{key} was {saved.get(key)} and is {self._signature.get(key)}" for key in keys
-            )
-            raise InputError(
-                f"the saved data stream is not this one ({changes}): resume with the settings and shards of "
-                "the run, or start a new run"
-            )
+    def _go_on(self, state: dict[str, Any]) -> None:
         self.close()
         self._checkpoint = state["dali"]
         if self._feed:
             self._feed.lost = dict(state["lost"])
-
-    @property
-    def num_lost(self) -> int:
-        """How many samples a stream over http or a pipe has lost; each was named in a warning."""
-        return len(self._feed.lost) if self._feed else 0
 
     def close(self) -> None:
         """Stop the pipeline's threads and free its memory; the next batch would start it again."""
@@ -124,6 +108,18 @@ class TrainLoader(Generic[Batch]):
             self._feed.close()
 
 
+@dataclass(frozen=True)
+class _Role(Generic[Batch]):
+    """What tells labelled streams from unlabelled ones."""
+
+    name: str
+    graph: Graph
+    plan: MakePlan
+    finish: Callable[[dict[str, Any]], Batch]
+    num_keypoints: int | None
+    """None: they are hidden."""
+
+
 def labelled_loader(
     split: Split,
     views: ViewSettings,
@@ -132,24 +128,25 @@ def labelled_loader(
     seed: int,
     place: Place = ALONE,
     settings: LoaderSettings = DEFAULTS,
+    cache: Cache = "none",
 ) -> TrainLoader[LabelledBatch]:
     """Return the endless stream of labelled batches of a rank.
 
-    Ranks read disjoint samples; every batch is full, wrapping where the set is smaller. Raises InputError
-    where there are fewer samples than ranks.
+    Ranks read disjoint samples; every batch is full, wrapping where the set is smaller.
+    cache: keep decoded crops, on the host or the device; all of them are decoded before this returns.
+    Raises InputError where there are fewer samples than ranks, or the crops do not fit.
     """
-    reading = _training_reading(
-        "labelled", split, batch_size=batch_size, seed=seed, place=place, settings=settings
-    )
     num_keypoints = split.skeleton.num_keypoints
     flip_order = torch.tensor(split.skeleton.flip_order, device=place.device)
-    return TrainLoader(
+    role = _Role(
+        "labelled",
         partial(graph.labelled_graph, views=views, num_keypoints=num_keypoints),
-        reading,
-        split,
-        _signature("labelled", split, reading, seed, views),
+        partial(labelled_plan, views=views),
         partial(_labelled_batch, flip_order=flip_order),
+        num_keypoints,
     )
+    reading = _training_reading(role.name, split, batch_size, seed, place, settings)
+    return _train_loader(role, split, views, reading, seed, settings, cache)
 
 
 def unlabelled_loader(
@@ -160,18 +157,75 @@ def unlabelled_loader(
     seed: int,
     place: Place = ALONE,
     settings: LoaderSettings = DEFAULTS,
+    cache: Cache = "none",
 ) -> TrainLoader[UnlabelledBatch]:
     """Return the endless stream of unlabelled batches of a rank; see `labelled_loader`."""
-    reading = _training_reading(
-        "unlabelled", split, batch_size=batch_size, seed=seed, place=place, settings=settings
-    )
-    return TrainLoader(
+    role = _Role(
+        "unlabelled",
         partial(graph.unlabelled_graph, views=views),
-        reading,
-        split,
-        _signature("unlabelled", split, reading, seed, views),
+        partial(unlabelled_plan, views=views),
         _unlabelled_batch,
+        None,
     )
+    reading = _training_reading(role.name, split, batch_size, seed, place, settings)
+    return _train_loader(role, split, views, reading, seed, settings, cache)
+
+
+def _train_loader(
+    role: _Role[Batch],
+    split: Split,
+    views: ViewSettings,
+    reading: Reading,
+    seed: int,
+    settings: LoaderSettings,
+    cache: Cache,
+) -> TrainLoader[Batch]:
+    """A stream that decodes every sample each time it comes, or one that decodes it once."""
+    signature = _signature(role.name, split, reading, seed, views)
+    if cache == "none":
+        decoding = {
+            "graph": graph.VERSION,
+            "dali": graph.DALI_VERSION,
+            "reader": "stream" if split.shards.is_streamed else "dali",
+            "shuffle_buffer": reading.shuffle_buffer,
+        }
+        return PipelineLoader(role.graph, reading, split, signature | decoding, role.finish)
+    fill, feed = _filling(role, split, reading, settings, cache)
+    return CachedLoader(
+        fill,
+        role.plan,
+        role.finish,
+        batch_size=reading.batch_size,
+        seed=reading.seed,
+        size_hw=views.size_hw,
+        device=reading.device,
+        threads=settings.threads,
+        prefetch=settings.prefetch,
+        signature=signature | {"cache": CACHE_VERSION, "numpy": np.__version__},
+        feed=feed,
+    )
+
+
+def _filling(
+    role: _Role[Batch], split: Split, reading: Reading, settings: LoaderSettings, home: Home
+) -> tuple[Callable[[], Store], Feed | None]:
+    """What decodes a rank's slice in order, and the feed that it reads from where there is one."""
+    in_order = dataclasses.replace(reading, shuffle_buffer=0, device=torch.device("cpu"), feed=None)
+    in_order = _with_feed(in_order, split, endless=False, bad_samples=settings.bad_samples)
+    count = len(_slice(split.num_samples, reading.rank, reading.world))
+
+    def fill() -> Store:
+        with _named_faults(split):
+            return fill_store(
+                in_order,
+                count,
+                num_keypoints=role.num_keypoints,
+                home=home,
+                device=reading.device,
+                what=f"the {count:,} {role.name} people of {split.root}",
+            )
+
+    return fill, in_order.feed
 
 
 class EvalLoader:
@@ -268,13 +322,7 @@ def _slice(total: int, rank: int, world: int) -> range:
 
 
 def _training_reading(
-    role: str,
-    split: Split,
-    *,
-    batch_size: int,
-    seed: int,
-    place: Place,
-    settings: LoaderSettings,
+    role: str, split: Split, batch_size: int, seed: int, place: Place, settings: LoaderSettings
 ) -> Reading:
     if split.num_samples < place.world:
         raise InputError(
@@ -308,16 +356,12 @@ def _with_feed(reading: Reading, split: Split, *, endless: bool = True, bad_samp
 
 
 def _signature(role: str, split: Split, reading: Reading, seed: int, views: ViewSettings) -> dict[str, Any]:
-    """Return everything that decides what a training stream gives, as plain values."""
+    """Return what decides what a training stream gives, cached or not, as plain values."""
     return {
         "stream": role,
-        "graph": graph.VERSION,
-        "dali": graph.DALI_VERSION,
-        "reader": "stream" if split.shards.is_streamed else "dali",
         "samples": split.selection_sha256,
         "views": json.dumps(dataclasses.asdict(views)),
         "batch_size": reading.batch_size,
-        "shuffle_buffer": reading.shuffle_buffer,
         "seed": seed,
         "rank": reading.rank,
         "world": reading.world,

@@ -30,8 +30,13 @@ def card(
     val: Split,
     method: Method,
     place: Place,
+    *,
+    cached_bytes: int = 0,
 ) -> dict[str, Any]:
-    """The card as plain values: protocol, people, networks, versions, hardware."""
+    """The card as plain values: protocol, people, networks, versions, hardware.
+
+    cached_bytes: what this process keeps of decoded crops.
+    """
     network = next(iter(method.networks().values()))
     height, width = cfg.views.size_hw
     return {
@@ -43,6 +48,7 @@ def card(
         "labelled": {"choice": choice(cfg), **people(labelled)},
         "unlabelled": people(unlabelled) if unlabelled else None,
         "val": people(val),
+        "cache": {"home": cfg.data.cache, "bytes": cached_bytes},
         "steps": cfg.steps,
         "processes": place.world,
         "labelled_epochs": cfg.steps * cfg.labelled_batch * place.world / labelled.num_samples,
@@ -56,13 +62,15 @@ def card(
 def describe(written: dict[str, Any]) -> str:
     """One line of a card for the start of a run: protocol, how many people of which ids, networks, steps."""
     unlabelled = written["unlabelled"]
-    networks = written["networks"]
+    networks, cache = written["networks"], written["cache"]
+    kept = [f"{cache['bytes'] / 2**30:.3g} GiB of crops kept on the {cache['home']}"] * bool(cache["bytes"])
     return "; ".join(
         [
             f"protocol {written['protocol']}: {written['labelled']['choice']}",
             f"{counted(written['labelled'])} labelled",
             f"{counted(unlabelled)} unlabelled" if unlabelled else "none unlabelled",
             f"{counted(written['val'])} scored",
+            *kept,
             f"{networks} {'network' if networks == 1 else 'networks'}",
             f"{written['steps']:,} steps",
         ]

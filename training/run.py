@@ -71,10 +71,15 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resum
     optimizer = torch.optim.Adam(parameters, lr=cfg.optim.lr, fused=True)
     wrapped, prepared = accelerator.prepare(method, optimizer)
     loading: dict[str, Any] = {"place": place, "settings": cfg.loader}
-    stream = {"seed": cfg.seed, **loading}
+    stream = {"seed": cfg.seed, "cache": cfg.data.cache, **loading}
+    few = labelled_loader(labelled, cfg.views, batch_size=cfg.labelled_batch, **stream)
+    many = None
+    if unlabelled:
+        many = unlabelled_loader(unlabelled, cfg.views, batch_size=cfg.unlabelled_batch, **stream)
     report = build_report(cfg, accelerator)
     if accelerator.is_main_process:
-        written = card.card(cfg, labelled, unlabelled, val, method, place)
+        cached_bytes = few.cached_bytes + (many.cached_bytes if many else 0)
+        written = card.card(cfg, labelled, unlabelled, val, method, place, cached_bytes=cached_bytes)
         write_json(folder / CARD_NAME, written)
         report.note(card.describe(written))
     return Job(
@@ -84,10 +89,8 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resum
         method=method,
         wrapped=wrapped,
         optimizer=prepared,
-        labelled=labelled_loader(labelled, cfg.views, batch_size=cfg.labelled_batch, **stream),
-        unlabelled=unlabelled_loader(unlabelled, cfg.views, batch_size=cfg.unlabelled_batch, **stream)
-        if unlabelled
-        else None,
+        labelled=few,
+        unlabelled=many,
         preview=preview(cfg, unlabelled, accelerator.device) if unlabelled else None,
         val=eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, **loading),
         ground_truth=ground_truth,

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from configs.settings import settings
 from models.net import NetSettings
-from pipelines.loader import LoaderSettings
+from pipelines.loader import Cache, LoaderSettings
 from pipelines.views import ViewSettings
 from training.collapse import CollapseSettings
 from training.methods import MethodSettings
@@ -34,6 +34,9 @@ class DataSettings:
     """Shards of the unlabelled people; without it they come from `train`."""
     unlabelled_includes_labelled: bool = True
     """Whether the labelled people of `train` are also unlabelled ones (published: yes)."""
+    cache: Cache = "none"
+    """Keep the decoded crops of the training people: none, host (the machine's memory) or device (the GPU's).
+    They are decoded once, before the first step; crops that do not fit are refused with the size needed."""
 
 
 @settings
