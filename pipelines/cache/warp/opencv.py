@@ -92,7 +92,7 @@ class RecycledMemory:
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
         """Return an array of float32 with any content."""
         free = self._free.setdefault(shape, [])
-        memory = free.pop() if free else np.empty(math.prod(shape), np.float32)
+        memory = free.pop() if free else torch.empty(math.prod(shape)).numpy()  # aligned for torch
         lent = memory.reshape(shape)
         # The tensor holds `lent`, and so do its views and whatever autograd saved.
         weakref.finalize(lent, free.append, memory).atexit = False

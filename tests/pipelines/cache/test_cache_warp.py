@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -201,3 +202,20 @@ def test_cuda_views_equal_cpu_views(make_shards: MakeShards, home: str) -> None:
         difference = (greys(found[name].cpu()) - greys(expected[name])).abs()
         assert difference.max() < 1.01
         assert (difference > 0.01).double().mean() < 1e-3
+
+
+def test_crops_are_packed_and_matrices_inverted_for_a_gpu() -> None:
+    """What the copy to the device is made of, where there is none."""
+    from pipelines.cache.warp.cuda import invert, pack
+
+    crops = [np.random.default_rng(i).integers(0, 255, (9 + i, 7, 3), np.uint8) for i in range(4)]
+    places = np.array([2, 0, 2])
+    packed, offsets = pack(store_of(crops), places)
+    for place, offset in zip(places, offsets, strict=True):
+        stored = packed[offset : offset + crops[place].size].reshape(crops[place].shape)
+        assert (stored.numpy() == crops[place]).all()
+    assert packed.numel() == sum(crops[place].size for place in places)
+    matrices = np.random.default_rng(9).normal(size=(5, 2, 3)).astype(np.float32)
+    expected = [cv2.invertAffineTransform(matrix) for matrix in matrices]
+    np.testing.assert_allclose(invert(matrices).numpy(), expected, rtol=1e-5)
+    assert not torch.isfinite(invert(np.zeros((1, 2, 3), np.float32))).any()
