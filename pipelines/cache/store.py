@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor
 
@@ -111,7 +112,7 @@ def _one_pass(graph: Graph, reading: Reading, count: int, what: str) -> Iterator
     console = Console(stderr=True, quiet=count < _WORTH_A_LINE or reading.rank > 0)
     pipeline = Pipeline(graph, reading)
     with Progress(console=console) as progress:
-        task = progress.add_task(what, total=count)
+        task = progress.add_task(escape(what), total=count)
         for start in range(0, count, reading.batch_size):
             if start >= count - num_lost(reading):
                 return
