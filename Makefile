@@ -40,8 +40,9 @@ sweep: $(STAMP) ## work on a queue of runs, and on from where it stopped: make s
 compare: $(STAMP) ## one table of finished runs: make compare RUN=runs/drawn ARGS="baseline=supervised"
 	$(BIN)/python training/compare.py $(RUN) $(ARGS)
 
-bench: $(STAMP) ## throughput of the pipeline against a classic loader (ARGS="...")
+bench: $(STAMP) ## throughput of loader and training step against the classic ones (ARGS="photos=DIR annotations=FILE")
 	$(BIN)/python -m pipelines.bench $(ARGS)
+	$(BIN)/python -m training.bench $(ARGS)
 
 test: $(STAMP) ## the tests that need no GPU, in minutes
 	$(BIN)/python -m pytest -m "not gpu and not slow" $(ARGS)

@@ -39,7 +39,7 @@ class Variant:
     """One way to do the work.
 
     group: of its row. batches: in one timing, at least. warmup: batches thrown away before each timing: they
-    were prefetched while others ran. first: batches thrown away once, before all timings.
+    were prefetched while others ran.
     """
 
     name: str
@@ -47,7 +47,6 @@ class Variant:
     next_batch: NextBatch
     batches: int
     warmup: int
-    first: int = 0
     unit: str = "persons/s"
 
 
@@ -57,9 +56,6 @@ def measure(variants: Sequence[Variant], *, batch_size: int, rounds: Iterable[in
     A timing covers at least `batches` batches and SHORTEST_TIMING_S, begins when nothing that ran before is
     still prefetching, and ends when the device has finished.
     """
-    for variant in variants:
-        for _ in range(variant.first):
-            variant.next_batch()
     rates: dict[str, list[float]] = {variant.name: [] for variant in variants}
     for number in rounds:
         turn = number % len(variants)

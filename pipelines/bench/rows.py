@@ -6,7 +6,7 @@ A stage is a graph of `pipelines.graph`'s own parts that stops early; a loader i
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -26,13 +26,17 @@ TORCHVISION = "torchvision v2 on our crops"
 KORNIA = "kornia on the GPU, our crops"
 LOADER = "whole loader"
 LOADER_MASKS = "whole loader, and masks"
-LOADER_HOST = "whole loader, cache: host"
+LOADER_CACHE = "whole loader, cached"
 MASKS = "masking: counts, choice, op"
 MASKS_LOOP = "masking as published (loops)"
 BASES = {"loader": CLASSIC, "masking": MASKS_LOOP}
 """The row that those of a group are compared with."""
 NO_PHOTOS = "needs photos: the shards were given"
 CPU = torch.device("cpu")
+
+
+CACHES: dict[str, Literal["host", "device"]] = {"cpu": "host", "cuda": "device"}
+"""The cache that is measured on a device: its own memory."""
 
 
 def on(name: str, device: torch.device) -> str:
@@ -59,10 +63,10 @@ def all_variants(
     return variants, skipped
 
 
-def loader_variant(cfg: BenchSettings, name: str, next_batch: NextBatch, *, first: int = 0) -> Variant:
+def loader_variant(cfg: BenchSettings, name: str, next_batch: NextBatch) -> Variant:
     """A row of the group `loader`; queues hold up to two batches a worker."""
     warmup = 2 * cfg.threads + 2
-    return Variant(name, "loader", next_batch, cfg.batches, warmup, first)
+    return Variant(name, "loader", next_batch, cfg.batches, warmup)
 
 
 def other_loaders(cfg: BenchSettings, people: People) -> tuple[list[Variant], dict[str, str]]:
@@ -146,7 +150,7 @@ def both_stage(reading: Reading, *, views: ViewSettings) -> dict[str, graph.Node
 def loaders(cfg: BenchSettings, people: People, device: torch.device, stack: ExitStack) -> list[Variant]:
     """The loader that training takes, in its forms."""
 
-    def batches(split: Split) -> Callable[[], Any]:
+    def batches(split: Split, cache: Literal["none", "host", "device"] = "none") -> Callable[[], Any]:
         stream = unlabelled_loader(
             split,
             cfg.views,
@@ -154,6 +158,7 @@ def loaders(cfg: BenchSettings, people: People, device: torch.device, stack: Exi
             seed=0,
             place=Place(device=device),
             settings=LoaderSettings(threads=cfg.threads),
+            cache=cache,
         )
         return partial(next, stack.enter_context(closing(stream)))
 
@@ -161,6 +166,7 @@ def loaders(cfg: BenchSettings, people: People, device: torch.device, stack: Exi
     found = [
         loader_variant(cfg, on(LOADER, device), batches(people.crops)),
         loader_variant(cfg, on(LOADER_MASKS, device), partial(load_and_mask, batches(people.crops), step)),
+        loader_variant(cfg, on(LOADER_CACHE, device), batches(people.crops, CACHES[device.type])),
     ]
     if people.photos is not None:
         name = on("whole loader, whole photos in the shards", device)

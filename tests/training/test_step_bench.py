@@ -1,0 +1,255 @@
+"""The benchmark of steps: both ways make the same step, memory is that of the whole tree, promises add up."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from configs.load import InputError, load
+from models.heatmap import encode
+from pipelines.bench.result import Result, make_row, read_result
+from pipelines.bench.settings import PeopleSettings
+from pipelines.views import PLAIN, ViewLaw, ViewSettings
+from sharding.formats.coco import CocoFormat
+from training.bench import run as bench
+from training.bench.child import covered_share, measure
+from training.bench.classic import PairDataset, accuracy, draw_targets, joint_loss
+from training.bench.promises import promises
+from training.bench.rows import all_steps
+from training.bench.settings import Measured, StepLimits, StepTimes, TrainingBenchSettings
+from training.bench.watch import Watched, end_tree, run_measured, watch
+from training.losses import heatmap_loss
+
+QUIET = Console(quiet=True)
+SMALL = (
+    "views.size_hw=[64,48]",
+    "net.backbone={name: light, stem_channels: 8, channels: [8, 12, 16], blocks: [1, 1, 1]}",
+    "net.head={name: pyramid, width: 8, convolutions: 1}",
+)
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = {
+    "semi": ROOT / "configs/run/coco-1k/adaptive_mixup.yaml",
+    "supervised": ROOT / "configs/run/coco-1k/supervised.yaml",
+}
+
+
+@pytest.fixture
+def drawn_people(drawn_shards: Path) -> CocoFormat:
+    """The photos that `drawn_shards` were cut from."""
+    folder = drawn_shards / "train-coco"
+    return CocoFormat(annotations=folder / "annotations.json", images=folder / "images")
+
+
+@pytest.fixture
+def spec(drawn_shards: Path, drawn_people: CocoFormat, tmp_path: Path) -> Callable[..., Measured]:
+    """`spec("semi", loader="classic")`: a tiny measured step."""
+
+    def make(step: Any, **way: Any) -> Measured:
+        return Measured(
+            name="row",
+            step=step,
+            recipe=RECIPES[step],
+            changes=SMALL,
+            batch_size=4,
+            crops=str(drawn_shards / "train"),
+            people=PeopleSettings(source=drawn_people),
+            threads=1,
+            limits=StepLimits(warmup=1, steps=2, seconds=0.0),
+            output=tmp_path / "measured" / "step.json",
+            **way,
+        )
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("step", "way"),
+    [
+        ("semi", {}),
+        ("semi", {"loader": "host"}),
+        ("semi", {"loader": "classic"}),
+        ("supervised", {"loader": "classic"}),
+        ("semi", {"loader": "classic", "way": "classic"}),
+    ],
+    ids=lambda each: str(each),
+)
+def test_each_way_makes_steps(spec: Callable[..., Measured], step: str, way: dict[str, str]) -> None:
+    times = measure(spec(step, **way))
+    assert len(times.steps_per_s) == len(times.data_wait_share) == 2
+    assert all(0 <= share < 1 for share in times.data_wait_share)
+    unlabelled = 4 if step == "semi" else 0
+    assert times.images == {"labelled": 4} | dict.fromkeys(("weak", "strong", "mixed"), unlabelled)
+
+
+def test_targets_of_the_loop_are_ours_at_whole_cells() -> None:
+    points_xy = np.array([[20.0, 24.0], [0.0, 0.0], [44.0, 60.0], [12.0, 12.0], [500.0, 8.0]], np.float32)
+    visible = np.array([1, 1, 1, 0, 1], np.float32)
+    drawn = draw_targets(points_xy, visible, (64, 48), sigma=1.5)
+    ours, _ = encode(torch.from_numpy(points_xy)[None], torch.from_numpy(visible)[None], (16, 12), 4, 1.5)
+    torch.testing.assert_close(torch.from_numpy(drawn), ours[0])
+
+
+def test_loss_of_the_loop_is_ours() -> None:
+    torch.manual_seed(0)
+    predicted, target = torch.rand(2, 3, 5, 8, 6)
+    weights = torch.randint(0, 2, (3, 5)).float()
+    torch.testing.assert_close(
+        joint_loss(predicted, target, weights), heatmap_loss(predicted, target, weights[:, :, None, None])
+    )
+
+
+def test_accuracy_counts_joints_near_their_place() -> None:
+    target = np.zeros((1, 3, 64, 48), np.float32)
+    target[0, 0, 10, 10] = target[0, 1, 20, 20] = 1
+    predicted = np.roll(target, 1, axis=3)
+    assert accuracy(predicted, target) == 1
+    predicted[0, 1] = np.roll(predicted[0, 1], 20, axis=0)
+    assert accuracy(predicted, target) == 0.5
+    assert accuracy(target[:, 2:], target[:, 2:]) == 0
+
+
+def test_labelled_half_of_a_pair_is_mirrored_with_its_names(drawn_people: CocoFormat) -> None:
+    annotations = drawn_people.read()
+    mirrored = ViewLaw(scale_sd=0.0, rotation_probability=0.0, flip_probability=1.0)
+    height, width = 64, 48
+
+    def pairs(law: ViewLaw) -> PairDataset:
+        views = ViewSettings(size_hw=(height, width), labelled=law)
+        return PairDataset(annotations, views, unlabelled=False, sigma=None)
+
+    np.random.seed(0)
+    plain = pairs(PLAIN)[0]
+    np.random.seed(0)
+    found = pairs(mirrored)[0]
+    order = list(annotations.skeleton.flip_order)
+    visible = plain["visible"][order]
+    torch.testing.assert_close(found["visible"], visible)
+    expected = torch.stack([width - plain["points_xy"][order][:, 0], plain["points_xy"][order][:, 1]], dim=1)
+    torch.testing.assert_close(found["points_xy"][visible > 0], expected[visible > 0])
+    shifted = plain["image"].flip(2)[:, :, :-1]  # x -> W - x puts column 1 on the last one
+    assert (found["image"][:, :, 1:] - shifted).abs().mean() < 0.05
+
+
+def test_share_that_overlapping_spans_cover() -> None:
+    assert covered_share([(0, 2), (1, 3), (6, 10)]) == pytest.approx(0.7)
+    assert covered_share([(0, 10), (2, 3)]) == 1
+    assert covered_share([]) == 0
+
+
+def test_memory_is_that_of_the_whole_tree_and_a_late_process_is_ended() -> None:
+    child = "import time; held = bytearray(64 << 20); time.sleep(60)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        peak_mib, is_late = watch(process, 1.5)
+    finally:
+        end_tree(process)
+    assert is_late
+    assert 64 < peak_mib < 256
+    assert process.returncode is not None
+
+
+@pytest.mark.slow
+def test_a_measured_process_leaves_times_and_memory(spec: Callable[..., Measured]) -> None:
+    found = run_measured(spec("semi", loader="classic"), longest_s=120)
+    assert found.problem is None
+    assert found.times is not None
+    assert found.peak_mib > 100
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_says_why(spec: Callable[..., Measured], tmp_path: Path) -> None:
+    told = spec("semi", loader="classic")
+    broken = Measured(**{**vars(told), "crops": str(tmp_path / "nowhere")})
+    found = run_measured(broken, longest_s=120)
+    assert found.times is None
+    assert "nowhere" in (found.problem or "")
+
+
+def test_bench_leaves_rows_promises_and_a_plot(
+    drawn_people: CocoFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Measured] = []
+
+    def pretend(spec: Measured, *, longest_s: float) -> Watched:
+        told.append(spec)
+        images = {"labelled": 4, "weak": 4, "strong": 4, "mixed": 4}
+        waited = 0.01 if spec.loader == "none" else 0.5
+        times = StepTimes(steps_per_s=(1.0, 2.0, 3.0), data_wait_share=(waited,) * 3, images=images)
+        if spec.step == "supervised" and spec.loader == "classic":
+            return Watched(None, 1.0, "it broke")
+        return Watched(times, 500.0 if spec.loader == "none" else 1000.0)
+
+    monkeypatch.setattr(bench, "run_measured", pretend)
+    cfg = TrainingBenchSettings(
+        source=drawn_people,
+        output=tmp_path / "training.json",
+        pipelines=tmp_path / "none.json",
+        supervised=RECIPES["supervised"],
+        semi=RECIPES["semi"],
+        changes=SMALL,
+        batch_sizes=(4,),
+        rounds=2,
+    )
+    result = bench.run(cfg, QUIET)
+    assert read_result(cfg.output) == result
+    assert cfg.output.with_suffix(".png").exists()
+    assert [spec.name for spec in told] == [
+        "semi, our loader, batch 4",
+        "semi, classic loader, batch 4",
+        "supervised, our loader, batch 4",
+        "supervised, classic loader, batch 4",
+        "semi, classic loader, batch 4",
+        "supervised, our loader, batch 4",
+        "semi, our loader, batch 4",
+    ]
+    assert result.skipped == {"supervised, classic loader, batch 4": "it broke"}
+    ours = result.row("semi, our loader, batch 4")
+    assert ours is not None
+    assert (ours.median, ours.base, len(ours.rounds)) == (2, "semi, classic loader, batch 4", 6)
+    assert ours.facts["images_per_s"] == 32
+    kept = {each.what.split(",")[0]: each.is_kept for each in result.promises}
+    assert kept["data wait in a semi-supervised step"] is True
+    assert kept["peak memory of a run"] is True
+    assert kept["masking"] is None
+
+
+def test_promises_compare_what_was_measured() -> None:
+    def result(bench: Any, *rows: Any) -> Result:
+        return Result(bench=bench, machine={"gpu": None}, settings={}, data={}, rows=rows)
+
+    def speed(name: str, rate: float, **facts: float) -> Any:
+        return make_row(name, [rate], group="g", unit="persons/s", facts=facts)
+
+    pipelines = result(
+        "pipelines",
+        speed("classic loader", 100),
+        speed("whole loader, and masks", 310),
+        speed("masking: counts, choice, op", 8000),
+        speed("masking as published (loops)", 1000),
+    )
+    facts = {"strong_images_per_s": 80.0, "data_wait_share": 0.03, "peak_memory_mib": 900.0}
+    training = result("training", speed("semi, our loader, batch 8", 10, **facts))
+    found = {each.what: each for each in promises(pipelines, training)}
+    kept = [each.is_kept for each in found.values()]
+    assert kept == [True, None, False, True, False, None]
+    assert found["masking, as a share of a semi-supervised step"].measured == "1.00%"
+
+
+def test_rows_that_are_not_there_are_refused_and_photos_are_needed(tmp_path: Path) -> None:
+    steps = all_steps(TrainingBenchSettings(semi=RECIPES["semi"]), "crops", tmp_path)
+    with pytest.raises(InputError, match="there is no row 'nothing' here"):
+        bench.choose(TrainingBenchSettings(only=("nothing",)), steps, has_photos=True)
+    _, skipped = bench.choose(TrainingBenchSettings(), steps, has_photos=False)
+    assert set(skipped) == {spec.name for spec in steps if spec.loader == "classic"}
+
+
+def test_settings_refuse_half_of_the_photos() -> None:
+    with pytest.raises(InputError, match="photos and annotations go together"):
+        load(TrainingBenchSettings, None, ["annotations=some.json"])

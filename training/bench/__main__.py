@@ -1,0 +1,6 @@
+"""Measure training steps: `python -m training.bench [key=value ...]`; see README.md."""
+
+if __name__ == "__main__":  # nothing else here: the processes that cut photos import this file again
+    from training.bench.run import main
+
+    main()

@@ -1,0 +1,257 @@
+"""One measured process: `python -m training.bench.child MEASURED.json`; watch.py starts it and looks on."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+
+from configs.load import load
+from configs.schema import plain
+from pipelines.batch import LabelledBatch, UnlabelledBatch
+from pipelines.bench.classic import endless_batches
+from pipelines.bench.measure import wait_for_gpu
+from pipelines.loader import Place, labelled_loader, unlabelled_loader
+from sharding.record import Annotations
+from training.bench.classic import PairDataset, classic_step
+from training.bench.settings import Measured, StepTimes
+from training.build import build_method, choose_kernels, open_splits
+from training.files import write_json
+from training.methods.method import Progress
+from training.settings import RunSettings
+
+GPU_WARMUP = 20
+STRETCH = {"cpu": 1, "cuda": 10}
+"""Steps timed as one: on a GPU the host runs ahead, so single steps have no time of their own."""
+TOTAL_STEPS = 1_000_000
+
+Batches = Iterator[tuple[LabelledBatch, UnlabelledBatch | None]]
+
+
+@dataclass
+class Steps:
+    """Makes steps and counts the seconds that the host waits for data."""
+
+    next_batch: Callable[[], Any]
+    step: Callable[[Any], None]
+    waited_s: float = 0.0
+
+    def run(self, count: int) -> None:
+        """Make so many steps."""
+        for _ in range(count):
+            began = time.perf_counter()
+            batch = self.next_batch()
+            self.waited_s += time.perf_counter() - began
+            self.step(batch)
+
+
+def measure(spec: Measured) -> StepTimes:
+    """Build what the spec says and time it."""
+    torch.manual_seed(0)
+    choose_kernels(deterministic=False)
+    place = find_place(spec)
+    cfg = run_settings(spec)
+    steps, images = (classic_steps if spec.way == "classic" else our_steps)(spec, cfg, place)
+    on_gpu = place.device.type == "cuda"
+    steps.run(max(spec.limits.warmup, GPU_WARMUP if on_gpu else 1))
+    wait_for_gpu()
+    rates, waits = time_steps(steps, spec, STRETCH[place.device.type])
+    return StepTimes(
+        steps_per_s=tuple(rates),
+        data_wait_share=tuple(waits),
+        images=images,
+        gpu_busy_share=busy_share(steps) if on_gpu else None,
+        gpu_peak_gib=torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
+    )
+
+
+def time_steps(steps: Steps, spec: Measured, stretch: int) -> tuple[list[float], list[float]]:
+    """Steps a second and the share of waiting, for each stretch of steps."""
+    rates: list[float] = []
+    waits: list[float] = []
+    start = time.perf_counter()
+    while len(rates) * stretch < spec.limits.steps or time.perf_counter() - start < spec.limits.seconds:
+        steps.waited_s, began = 0.0, time.perf_counter()
+        steps.run(stretch)
+        wait_for_gpu()
+        seconds = time.perf_counter() - began
+        rates.append(stretch / seconds)
+        waits.append(steps.waited_s / seconds)
+    return rates, waits
+
+
+def find_place(spec: Measured) -> Place:
+    """This process among its ranks (those of torchrun, where it started them)."""
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = (
+        torch.device("cuda", rank % torch.cuda.device_count())
+        if spec.device == "cuda"
+        else torch.device("cpu")
+    )
+    if spec.device == "cuda":
+        torch.cuda.set_device(device)
+    if world > 1:
+        torch.distributed.init_process_group("nccl" if spec.device == "cuda" else "gloo")
+    return Place(rank, world, device)
+
+
+def run_settings(spec: Measured) -> RunSettings:
+    """The recipe, on the people of the spec and from random weights."""
+    return load(
+        RunSettings,
+        spec.recipe,
+        [
+            f"output={spec.output.parent}",
+            f"data.train={spec.crops}",
+            f"data.val={spec.crops}",
+            "data.labelled=all",
+            "net.pretrained=false",
+            f"labelled_batch={spec.batch_size}",
+            f"unlabelled_batch={spec.batch_size}",
+            f"precision={spec.precision}",
+            f"compile={str(spec.compile).lower()}",
+            f"channels_last={str(spec.way == 'ours').lower()}",
+            f"loader.threads={spec.threads}",
+            *spec.changes,
+        ],
+    )
+
+
+def our_steps(spec: Measured, cfg: RunSettings, place: Place) -> tuple[Steps, dict[str, int]]:
+    """The step of training/loop.py, from our loader or the classic one."""
+    labelled, unlabelled, _ = open_splits(cfg, spec.output.parent / f"index-{place.rank}")
+    method = build_method(cfg, labelled.skeleton, place).train()
+    if spec.loader == "classic":
+        batches = classic_loader(spec, cfg, place)
+    else:
+        common: dict[str, Any] = {"seed": 0, "place": place, "settings": cfg.loader, "cache": spec.loader}
+        few = labelled_loader(labelled, cfg.views, batch_size=spec.batch_size, **common)
+        many = unlabelled and unlabelled_loader(unlabelled, cfg.views, batch_size=spec.batch_size, **common)
+        batches = ((next(few), next(many) if many else None) for _ in iter(int, 1))
+    wrapped: torch.nn.Module = method
+    if place.world > 1:
+        wrapped = torch.nn.parallel.DistributedDataParallel(method, find_unused_parameters=False)
+    optimizer = make_optimizer(method, cfg)
+    autocast = torch.autocast(place.device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
+    done = 0
+
+    def step(batch: tuple[LabelledBatch, UnlabelledBatch | None]) -> None:
+        nonlocal done
+        progress = Progress(done, TOTAL_STEPS)
+        with autocast:
+            loss = wrapped(*batch, progress).loss
+        update(optimizer, loss)
+        method.after_update(progress)
+        done += 1
+
+    return Steps(lambda: next(batches), step), count_images(cfg, has_unlabelled=unlabelled is not None)
+
+
+def classic_loader(spec: Measured, cfg: RunSettings, place: Place) -> Batches:
+    """Batches of the classic loader, on the device."""
+    for each in classic_pairs(spec, cfg, place, sigma=None):
+        labelled = LabelledBatch(each["image"], each["points_xy"], each["visible"])
+        if "weak" in each:
+            yield labelled, UnlabelledBatch(each["weak"], each["strong"], each["strong_from_weak"])
+        else:
+            yield labelled, None
+
+
+def classic_pairs(
+    spec: Measured, cfg: RunSettings, place: Place, *, sigma: float | None
+) -> Iterator[dict[str, torch.Tensor]]:
+    """What the classic loader's workers make, on the device; sigma: of the targets, where they draw them."""
+    pairs = PairDataset(read_annotations(spec), cfg.views, unlabelled=spec.step == "semi", sigma=sigma)
+    for batch in endless_batches(pairs, batch_size=spec.batch_size, workers=spec.threads):
+        yield {name: each.to(place.device, non_blocking=True) for name, each in batch.items()}
+
+
+def read_annotations(spec: Measured) -> Annotations:
+    """The people with their photos."""
+    source = spec.people.chosen()
+    assert source is not None, "the parent leaves the classic loader out where there are no photos"
+    return source.read()
+
+
+def classic_steps(spec: Measured, cfg: RunSettings, place: Place) -> tuple[Steps, dict[str, int]]:
+    """The step as the published code makes it."""
+    labelled, _, _ = open_splits(cfg, spec.output.parent / "index")
+    method = build_method(cfg, labelled.skeleton, place).train()
+    network = next(iter(method.networks().values()))
+    optimizer = make_optimizer(network, cfg)
+    generator = torch.Generator(place.device).manual_seed(0)
+    pairs = classic_pairs(spec, cfg, place, sigma=cfg.heatmap.sigma)
+
+    def step(batch: dict[str, torch.Tensor]) -> None:
+        update(optimizer, classic_step(network, batch, generator))
+
+    return Steps(lambda: next(pairs), step), count_images(cfg, has_unlabelled=spec.step == "semi")
+
+
+def make_optimizer(module: torch.nn.Module, cfg: RunSettings) -> torch.optim.Optimizer:
+    """That of training/run.py."""
+    parameters = [each for each in module.parameters() if each.requires_grad]
+    return torch.optim.Adam(parameters, lr=cfg.optim.lr, fused=True)
+
+
+def update(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+    """Backward and step."""
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def count_images(cfg: RunSettings, *, has_unlabelled: bool) -> dict[str, int]:
+    """Images that pass a network in a step, by their kind."""
+    people = cfg.unlabelled_batch if has_unlabelled else 0
+    mixup: Any = getattr(cfg.method, "mixup", None)
+    passes = 0 if mixup is None else 1 if mixup.passes == "one" else len(mixup.places)
+    return {
+        "labelled": cfg.labelled_batch,
+        "weak": people,
+        "strong": people * len(getattr(cfg.method, "paths", ())),
+        "mixed": people * passes,
+    }
+
+
+def busy_share(steps: Steps) -> float:
+    """Share of the time of some steps in which the GPU does anything, from its own trace."""
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        steps.run(STRETCH["cuda"])
+        wait_for_gpu()
+    events = profile.events() or []
+    spans = [
+        (event.time_range.start, event.time_range.end)
+        for event in events
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
+    ]
+    return covered_share(spans)
+
+
+def covered_share(spans: list[tuple[float, float]]) -> float:
+    """Share that spans, which may overlap, cover of the time from the first start to the last end."""
+    covered, until = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        covered += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return covered / (until - min(start for start, _ in spans)) if spans else 0.0
+
+
+def main(path: Path) -> None:
+    """Measure by the file `path`; rank 0 writes what it found."""
+    spec = TypeAdapter(Measured).validate_json(path.read_bytes())
+    found = measure(spec)
+    if int(os.environ.get("RANK", "0")) == 0:
+        write_json(spec.output, plain(found))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
