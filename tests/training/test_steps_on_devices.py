@@ -1,0 +1,214 @@
+"""Whole training steps on a CPU and on a GPU: they never wait, repeat to the bit, and keep their loss.
+
+What networks answer differs between devices in the last bits; whether a step waits does not show on a CPU.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from configs.load import dump
+from models.backbones.resnet import ResNetSettings
+from models.heads.deconv import DeconvSettings
+from models.net import NetSettings, build_net
+from pipelines.loader import Place, labelled_loader, unlabelled_loader
+from pipelines.source import Split, open_split
+from pipelines.views import ViewSettings
+from tests.devices import DEVICES, refusing_to_wait
+from tests.training.tiny import LATE, METHODS, NET, SIGMA, SIZE_HW, make_settings
+from training.build import choose_kernels
+from training.methods.draws import Draws
+from training.methods.method import Ingredients, Method
+from training.report import Interval
+from training.run import run
+from training.settings import RunSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+GPU = partial(pytest.param, marks=pytest.mark.gpu)
+MakeRun = Callable[..., RunSettings]
+Metrics = Callable[[Path], dict[int, dict[str, Any]]]
+SMALL_RESNET = NetSettings(backbone=ResNetSettings(depth=18), head=DeconvSettings(width=32))
+
+
+@pytest.fixture(scope="module")
+def split(drawn_shards: Path) -> Split:
+    return open_split(drawn_shards / "train")
+
+
+@pytest.fixture
+def any_kernels() -> Iterator[None]:
+    """Kernels are chosen for a whole process: back to torch's own choice after the test."""
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = False
+
+
+class Steps:
+    """A method with its streams, optimiser and report, as `training.loop` runs them."""
+
+    def __init__(
+        self, method: str, split: Split, device: str, *, net: NetSettings = NET, **options: Any
+    ) -> None:
+        torch.manual_seed(0)
+        place = Place(device=torch.device(device))
+        ingredients = Ingredients(
+            lambda other: self.network(other or net, split, device),
+            split.skeleton,
+            SIGMA,
+            Draws(0, 0, place.device),
+        )
+        self.device = device
+        self.method: Method = make_settings(**METHODS[method]).build(ingredients).train()
+        self.optimizer = torch.optim.Adam(
+            [p for p in self.method.parameters() if p.requires_grad], lr=1e-3, fused=True
+        )
+        views = ViewSettings(size_hw=SIZE_HW)
+        stream = {"batch_size": 4, "seed": 0, "place": place, **options}
+        self.labelled = labelled_loader(split, views, **stream)
+        self.unlabelled = unlabelled_loader(split, views, **stream)
+        self.interval = Interval()
+        self.losses: list[torch.Tensor] = []
+
+    @staticmethod
+    def network(net: NetSettings, split: Split, device: str) -> Any:
+        made = build_net(net, split.skeleton.num_keypoints).to(device)
+        return made.to(memory_format=torch.channels_last)
+
+    def run(self, count: int, *, autocast: bool = False) -> None:
+        """Steps after the burn-in."""
+        for step in range(count):
+            labelled, unlabelled = next(self.labelled), next(self.unlabelled)
+            with torch.autocast(self.device, torch.bfloat16, enabled=autocast):
+                result = self.method(labelled, unlabelled, LATE)
+            result.loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.method.after_update(LATE)
+            self.interval.add(step, result.terms, 0.0, 8)
+            self.losses.append(result.loss.detach())
+
+    def close(self) -> None:
+        self.labelled.close()
+        self.unlabelled.close()
+
+
+@pytest.mark.parametrize(("device", "autocast"), [("cpu", False), GPU("cuda", False), GPU("cuda", True)])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_whole_step_does_not_wait_for_the_gpu(device: str, name: str, autocast: bool, split: Split) -> None:
+    """Batch, forward, backward, optimiser, teacher, report; what is read in the end is finite."""
+    steps = Steps(name, split, device)
+    steps.run(3, autocast=autocast)  # compiles kernels, fills queues and the optimiser's state
+    with refusing_to_wait(device):
+        steps.run(3, autocast=autocast)
+    steps.close()
+    assert torch.isfinite(torch.stack(steps.losses)).all()
+    assert all(p.dtype == torch.float32 for p in steps.method.parameters())
+
+
+@pytest.mark.parametrize("name", ["adaptive", "features", "dual"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_step_from_cached_crops_does_not_wait_either(device: str, name: str, split: Split) -> None:
+    steps = Steps(name, split, device, cache="device")
+    steps.run(8)  # past the first pass over the people
+    with refusing_to_wait(device):
+        steps.run(3)
+    steps.close()
+    assert torch.isfinite(torch.stack(steps.losses)).all()
+
+
+@pytest.mark.parametrize(
+    ("device", "net"),
+    [("cpu", NET), GPU("cuda", NET), GPU("cuda", SMALL_RESNET)],
+    ids=["cpu", "light", "resnet"],
+)
+def test_deterministic_kernels_repeat_to_the_bit(
+    device: str, net: NetSettings, split: Split, any_kernels: None
+) -> None:
+    choose_kernels(deterministic=True)
+    found = []
+    for _ in range(2):
+        steps = Steps("features", split, device, net=net)
+        steps.run(4)
+        steps.close()
+        found.append(
+            torch.cat([torch.stack(steps.losses), *(p.flatten() for p in steps.method.parameters())])
+        )
+    assert torch.equal(found[0], found[1])
+
+
+def test_kernels_are_chosen_by_the_recipe(any_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    choose_kernels(deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.benchmark
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    choose_kernels(deterministic=False)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), GPU("cuda")])
+@pytest.mark.parametrize("cache", ["none", "device"])
+def test_a_resumed_deterministic_run_is_the_uninterrupted_one(
+    cache: str, device: str, tiny_run: MakeRun, metrics: Metrics, tmp_path: Path
+) -> None:
+    """`deterministic: true` is all that a recipe needs; in processes of their own, as cuBLAS must be told
+    before it begins."""
+    cfg = tiny_run("everything", "deterministic=true", f"data.cache={cache}")
+    recipe, folder, again = tmp_path / "run.yaml", Path(cfg.output), tmp_path / "again"
+    recipe.write_text(dump(cfg))
+    train(device, str(recipe))
+    shutil.copytree(folder, again)
+    shutil.rmtree(again / "checkpoints" / "step-00000006")
+    (again / "scores.json").unlink()
+    train(device, "--resume", str(again), f"output={again}")
+    assert metrics(again) == metrics(folder)
+    assert json.loads((again / "scores.json").read_text()) == json.loads((folder / "scores.json").read_text())
+
+
+def train(device: str, *words: str) -> None:
+    """Run the training command on a device."""
+    env = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    env |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    command = [sys.executable, str(ROOT / "training" / "run.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=240)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_keeps_the_loss(
+    precision: str, tiny_run: MakeRun, metrics: Metrics, fresh_accelerate: Callable[[], None], tmp_path: Path
+) -> None:
+    """Six steps from the same weights; on a CPU test_run has bf16."""
+    found = []
+    for each in ("no", precision):
+        cfg = tiny_run("everything", "optim.lr=1e-4", f"precision={each}", f"output={tmp_path / each}")
+        job = run(cfg, resume=False)
+        rows = metrics(job.folder)
+        found.append([rows[step]["loss"] for step in sorted(rows)])
+        assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in job.method.parameters())
+        fresh_accelerate()
+    assert found[1] == pytest.approx(found[0], rel=0.03)
+
+
+@pytest.mark.gpu
+def test_compiled_networks_keep_the_loss(
+    tiny_run: MakeRun, metrics: Metrics, fresh_accelerate: Callable[[], None], tmp_path: Path
+) -> None:
+    found = []
+    for compiled in ("false", "true"):
+        cfg = tiny_run("everything", "optim.lr=1e-4", f"compile={compiled}", f"output={tmp_path / compiled}")
+        rows = metrics(run(cfg, resume=False).folder)
+        found.append([rows[step]["loss"] for step in sorted(rows)])
+        fresh_accelerate()
+    assert found[1] == pytest.approx(found[0], rel=0.01)
