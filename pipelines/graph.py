@@ -27,7 +27,7 @@ from pipelines.views import MEAN_RGB, STD_RGB, ViewLaw, ViewSettings
 from sharding.crop import BOX_PADDING
 from sharding.index import VERSION as INDEX_VERSION
 
-VERSION = 1
+VERSION = 2
 """Raised when a graph changes so that an old checkpoint would continue another stream."""
 
 DALI_VERSION: str = nvidia.dali.__version__
@@ -214,12 +214,13 @@ def warp(image: Node, view_from_stored: Node, law: ViewLaw, size_hw: tuple[int, 
     )
 
 
-def normalise(view: Node) -> Node:
+def normalise(view: Node, reading: Reading) -> Node:
     """Turn a uint8 view into normalised float32, HWC: what torch calls channels-last once it is permuted.
 
-    On the CPU too it is done here: in torch it cost more CPU time (fresh pages every batch), and torch's
-    threads stood in the way of DALI's.
+    On the CPU it stays uint8: `pipelines/normalise.py` is faster there.
     """
+    if reading.place == "cpu":
+        return view
     return fn.crop_mirror_normalize(
         view,
         dtype=DALIDataType.FLOAT,
@@ -243,7 +244,7 @@ def labelled_graph(reading: Reading, *, views: ViewSettings, num_keypoints: int)
     keypoints = fn.reshape(pose[4:], shape=[num_keypoints, 3])
     view = warp(decode(jpeg, reading), view_from_stored, views.labelled, views.size_hw)
     outputs = {
-        "image": normalise(view),
+        "image": normalise(view, reading),
         "points_xy": fn.coord_transform(keypoints[:, :2], MT=view_from_stored),
         "v": keypoints[:, 2],
         "flipped": flip,
@@ -260,8 +261,8 @@ def unlabelled_graph(reading: Reading, *, views: ViewSettings) -> dict[str, Node
     strong_from_stored = combine(weak_from_stored, strong_from_weak)
     image = decode(jpeg, reading)
     outputs = {
-        "weak": normalise(warp(image, weak_from_stored, views.weak, views.size_hw)),
-        "strong": normalise(warp(image, strong_from_stored, views.strong, views.size_hw)),
+        "weak": normalise(warp(image, weak_from_stored, views.weak, views.size_hw), reading),
+        "strong": normalise(warp(image, strong_from_stored, views.strong, views.size_hw), reading),
         "strong_from_weak": strong_from_weak,
         "weak_from_stored": weak_from_stored,
         "strong_from_stored": strong_from_stored,
@@ -276,7 +277,7 @@ def eval_graph(reading: Reading, *, views: ViewSettings) -> dict[str, Node]:
     )
     view_from_stored, _ = draw_view(pose, views.plain, views.size_hw)
     view = warp(decode(jpeg, reading), view_from_stored, views.plain, views.size_hw)
-    outputs = {"image": normalise(view), "view_from_stored": view_from_stored, RECORD: record}
+    outputs = {"image": normalise(view, reading), "view_from_stored": view_from_stored, RECORD: record}
     return hand_over(outputs, reading)
 
 

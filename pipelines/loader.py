@@ -26,6 +26,7 @@ from pipelines.cache.store import fill as fill_store
 from pipelines.endless import Batch, TrainLoader
 from pipelines.feed import Feed
 from pipelines.graph import Graph, Pipeline, Reading
+from pipelines.normalise import normalise
 from pipelines.source import Split
 from pipelines.views import ViewSettings
 
@@ -282,8 +283,9 @@ def eval_loader(
 
 
 def channels_first(image: Tensor) -> Tensor:
-    """See a batch of views (N, H, W, 3) as (N, 3, H, W), channels-last in memory; nothing is copied."""
-    return image.permute(0, 3, 1, 2)
+    """Normalise a batch of views (N, H, W, 3), where it is uint8 still, seen as (N, 3, H, W), channels-last."""
+    normalised = normalise(image) if image.dtype == torch.uint8 else image
+    return normalised.permute(0, 3, 1, 2)
 
 
 def _labelled_batch(outputs: dict[str, Any], flip_order: Tensor) -> LabelledBatch:
