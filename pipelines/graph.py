@@ -282,7 +282,7 @@ def eval_graph(reading: Reading, *, views: ViewSettings) -> dict[str, Node]:
 
 
 def survey_graph(reading: Reading, *, num_keypoints: int | None) -> dict[str, Node]:
-    """What a cache knows before anything is decoded: shape_hwc, box_xywh; keypoints (K, 3) where asked for."""
+    """What a cache asks before it decodes: shape_hwc, box_xywh; keypoints (K, 3) where wanted."""
     jpeg, pose = read_person(reading)
     outputs = {"shape_hwc": fn.peek_image_shape(jpeg), "box_xywh": pose[:4]}
     if num_keypoints is not None:
@@ -323,7 +323,7 @@ class Pipeline:
         return int(self.dali.reader_meta("shards")["epoch_size"])
 
     def next(self) -> dict[str, Any]:
-        """Return the next batch: tensors (N, ...) by name, for `record` a list of N bytes, for `crop` of arrays.
+        """Return the next batch by name: tensors (N, ...), for `record` a list of N bytes, for `crop` of arrays.
 
         Raises RuntimeError where a sample cannot be read or decoded; the pipeline is of no use after that.
         """

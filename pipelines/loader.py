@@ -283,7 +283,7 @@ def eval_loader(
 
 
 def channels_first(image: Tensor) -> Tensor:
-    """Normalise a batch of views (N, H, W, 3), where it is uint8 still, seen as (N, 3, H, W), channels-last."""
+    """Normalise views (N, H, W, 3) that are uint8 still, and see them as (N, 3, H, W), channels-last."""
     normalised = normalise(image) if image.dtype == torch.uint8 else image
     return normalised.permute(0, 3, 1, 2)
 

@@ -16,7 +16,8 @@ def test_equals_torchvision(shape: tuple[int, ...]) -> None:
     found = normalise(levels)
     assert found.dtype == torch.float32
     assert found.is_contiguous()
-    torch.testing.assert_close(found.double(), expected, atol=3e-7, rtol=0)  # half a unit in the last place of 2.6
+    # half a unit in the last place of 2.6
+    torch.testing.assert_close(found.double(), expected, atol=3e-7, rtol=0)
 
 
 def test_every_level_of_every_colour_and_no_tie_to_the_input() -> None:
