@@ -323,7 +323,7 @@ class Pipeline:
         return int(self.dali.reader_meta("shards")["epoch_size"])
 
     def next(self) -> dict[str, Any]:
-        """Return the next batch by name: tensors (N, ...), for `record` a list of N bytes, for `crop` of arrays.
+        """Return the next batch by name: tensors (N, ...), `record` as a list of bytes, `crop` of arrays.
 
         Raises RuntimeError where a sample cannot be read or decoded; the pipeline is of no use after that.
         """

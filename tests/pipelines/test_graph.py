@@ -214,7 +214,7 @@ def test_gpu_graph_agrees_with_cpu(textured: tuple[Path, list[np.ndarray]]) -> N
         assert torch.equal(on_gpu[name].cpu(), on_cpu[name])
     for name in ("weak", "strong"):
         assert on_gpu[name].is_cuda
-        difference = (on_gpu[name].cpu() - on_cpu[name]).abs()
-        # One grey level is about 0.018: the decoders and the warps round differently.
-        assert difference.mean() < 0.02
-        assert difference.quantile(0.99) < 0.08
+        difference = (pixels_of(on_gpu[name].cpu()).int() - on_cpu[name].int()).abs().double()
+        # The decoders and the warps round differently.
+        assert difference.mean() < 1
+        assert (difference <= 4).double().mean() > 0.99
