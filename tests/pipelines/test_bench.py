@@ -13,15 +13,17 @@ from rich.console import Console
 
 from configs.load import InputError, load
 from pipelines import graph
-from pipelines.bench import masks, rows
+from pipelines.bench import growth, masks, rows
 from pipelines.bench.classic import ClassicDataset, cut_out_joints, normalise, read_photo
 from pipelines.bench.measure import Variant, measure
+from pipelines.bench.ranks import measure_ranks
 from pipelines.bench.result import compare, make_row, read_result
 from pipelines.bench.run import run
 from pipelines.bench.settings import BenchSettings, People, open_people
 from pipelines.bench.torchvision_v2 import TorchvisionDataset
+from pipelines.bench.variations import cut_people
 from pipelines.graph import Pipeline, Reading
-from pipelines.loader import eval_loader
+from pipelines.loader import eval_loader, labelled_loader
 from pipelines.masking.op import mask_keypoints
 from pipelines.views import PLAIN, ViewSettings
 from sharding.formats.coco import CocoFormat
@@ -90,8 +92,11 @@ def tiny(output: Path, **changes: Any) -> BenchSettings:
 @pytest.mark.usefixtures("no_waiting")
 def test_every_variant_is_timed_in_turn() -> None:
     calls: list[str] = []
-    variants = [Variant(name, "group", partial(calls.append, name), batches=2, warmup=1) for name in "abc"]
-    rates = measure(variants, batch_size=4, rounds=range(4))
+    variants = [
+        Variant(name, "group", partial(calls.append, name), batch_size=4, batches=2, warmup=1)
+        for name in "abc"
+    ]
+    rates = measure(variants, rounds=range(4))
     order = [calls[i] for i in range(0, len(calls), 3)]
     assert "".join(order) == "abcbcacababc"
     assert {name: len(found) for name, found in rates.items()} == {"a": 4, "b": 4, "c": 4}
@@ -224,6 +229,63 @@ def test_people_of_two_places_or_half_of_one_are_refused(words: list[str], wante
     with pytest.raises(InputError, match=wanted) as error:
         load(BenchSettings, None, words)
     assert "\n" not in str(error.value)
+
+
+def test_people_are_cut_with_other_keypoints_into_more_tars(people: People, tmp_path: Path) -> None:
+    assert people.annotations is not None
+    cut = partial(cut_people, people.annotations, size_hw=(64, 48), console=QUIET)
+    more = cut(tmp_path / "more", num_keypoints=7, num_shards=3)
+    assert (more.skeleton.num_keypoints, len(more.tars), more.num_samples) == (7, 3, 6)
+    batch = next(labelled_loader(more, ViewSettings(size_hw=(64, 48)), batch_size=6, seed=0))
+    torch.testing.assert_close(batch.points_xy[:, 0], batch.points_xy[:, K])
+    fewer = cut(tmp_path / "fewer", num_keypoints=1, num_shards=1)
+    assert fewer.num_samples == 6
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_growth_compares_each_row_with_the_first_of_its_group(
+    coco: CocoFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "measure_ranks", lambda *_, world, **__: [100.0 * world])
+    cfg = growth.GrowthSettings(
+        photos=str(coco.images),
+        annotations=coco.annotations,
+        output=tmp_path / "growth.json",
+        views=ViewSettings(size_hw=(64, 48)),
+        batch_size=2,
+        batch_sizes=(2, 4),
+        keypoints=(1, 5),
+        paths=(1, 2),
+        shards_of_people=(1, 64),
+        threads=1,
+        rounds=1,
+        batches=1,
+    )
+    result = growth.run(cfg, QUIET)
+    assert read_result(cfg.output) == result
+    groups: dict[str, list[str]] = {}
+    for row in result.rows:
+        groups.setdefault(row.group, []).append(row.name)
+        assert row.base == groups[row.group][0]
+    assert groups["loader by shards"] == ["loader, shards: 1", "loader, shards: 6"]
+    assert groups["masks by paths"] == ["masks, paths: 1", "masks, paths: 2"]
+    ranks = result.row("loader, ranks together: 2")
+    assert ranks is not None
+    assert ranks.times_base == 2
+    assert {len(names) for names in groups.values()} == {2}
+
+
+@pytest.mark.slow
+def test_ranks_load_at_the_same_time(people: People) -> None:
+    views = ViewSettings(size_hw=(64, 48))
+    rates = measure_ranks(people.crops.root, views, world=2, batch_size=2, threads=1, batches=2, rounds=3)
+    assert len(rates) == 3
+    assert min(rates) > 0
+
+
+def test_growth_needs_photos(people: People) -> None:
+    with pytest.raises(InputError, match="cuts the people anew"):
+        growth.run(growth.GrowthSettings(shards=people.crops.root), QUIET)
 
 
 def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:

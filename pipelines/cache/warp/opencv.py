@@ -1,8 +1,6 @@
 """The CPU kernel: OpenCV, a batch's samples shared by threads."""
 
-import math
 import threading
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -15,6 +13,7 @@ from torch import Tensor
 from pipelines.cache.draw import Plan
 from pipelines.cache.store import Store
 from pipelines.cache.warp import BORDER_GREYS
+from pipelines.memory import RecycledMemory
 from pipelines.normalise import TABLE
 
 SAMPLES_A_TASK = 4
@@ -78,22 +77,3 @@ def _finish(tasks: list[Future[None]], images: dict[str, np.ndarray], plan: Plan
     for task in tasks:
         task.result()
     return {**{name: torch.from_numpy(image) for name, image in images.items()}, **plan.values}
-
-
-class RecycledMemory:
-    """Arrays whose memory comes back once nobody holds them, nor a tensor made from them.
-
-    Fresh memory costs as much as the warp: the kernel clears 150 pages for each view.
-    """
-
-    def __init__(self) -> None:
-        self._free: dict[tuple[int, ...], list[np.ndarray]] = {}
-
-    def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return an array of float32 with any content."""
-        free = self._free.setdefault(shape, [])
-        memory = free.pop() if free else torch.empty(math.prod(shape)).numpy()  # aligned for torch
-        lent = memory.reshape(shape)
-        # The tensor holds `lent`, and so do its views and whatever autograd saved.
-        weakref.finalize(lent, free.append, memory).atexit = False
-        return lent

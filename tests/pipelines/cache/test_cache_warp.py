@@ -15,7 +15,7 @@ from torch import Tensor
 from pipelines.cache.draw import Plan, View, unlabelled_plan
 from pipelines.cache.store import Store, fill
 from pipelines.cache.warp import BORDER_GREYS
-from pipelines.cache.warp.opencv import CpuWarp, RecycledMemory
+from pipelines.cache.warp.opencv import CpuWarp
 from pipelines.graph import unlabelled_graph
 from pipelines.normalise import normalise
 from pipelines.source import open_split
@@ -92,26 +92,6 @@ def test_views_do_not_depend_on_threads() -> None:
     )
     one, many = (cpu_views(store, plan, (64, 48), threads) for threads in (1, 5))
     assert all(torch.equal(one[name], many[name]) for name in ("weak", "strong"))
-
-
-def test_memory_comes_back_when_nobody_holds_it() -> None:
-    memory = RecycledMemory()
-
-    def address() -> int:
-        return memory.take((4, 5)).__array_interface__["data"][0]
-
-    held = torch.from_numpy(memory.take((4, 5)))
-    first = held.data_ptr()
-    held.fill_(7)
-    weight = torch.ones(4, 5, requires_grad=True)
-    product = (held.permute(1, 0).t() * weight).sum()  # autograd holds a view of it
-    del held
-    assert address() != first
-    product.backward()
-    assert (weight.grad == 7).all()
-    del product
-    assert address() == first
-    assert memory.take((5, 4)).shape == (5, 4)
 
 
 INTERPRETED = """
