@@ -38,19 +38,20 @@ SHORTEST_TIMING_S = 0.1
 class Variant:
     """One way to do the work.
 
-    group: of its row. batches: in one timing, at least. warmup: batches thrown away before each timing: they
-    were prefetched while others ran.
+    group: of its row. batch_size: persons of a call. batches: calls in one timing, at least. warmup: calls
+    thrown away before each timing: their batches were prefetched while others ran.
     """
 
     name: str
     group: str
     next_batch: NextBatch
+    batch_size: int
     batches: int
     warmup: int
     unit: str = "persons/s"
 
 
-def measure(variants: Sequence[Variant], *, batch_size: int, rounds: Iterable[int]) -> dict[str, list[float]]:
+def measure(variants: Sequence[Variant], *, rounds: Iterable[int]) -> dict[str, list[float]]:
     """Time every variant once a round, starting each round with another one; rates by name.
 
     A timing covers at least `batches` batches and SHORTEST_TIMING_S, begins when nothing that ran before is
@@ -61,7 +62,7 @@ def measure(variants: Sequence[Variant], *, batch_size: int, rounds: Iterable[in
         turn = number % len(variants)
         for variant in (*variants[turn:], *variants[:turn]):
             batches, seconds = _time(variant)
-            rates[variant.name].append(batch_size * batches / seconds)
+            rates[variant.name].append(variant.batch_size * batches / seconds)
     return rates
 
 

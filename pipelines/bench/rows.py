@@ -29,7 +29,7 @@ LOADER_MASKS = "whole loader, and masks"
 LOADER_CACHE = "whole loader, cached"
 MASKS = "masking: counts, choice, op"
 MASKS_LOOP = "masking as published (loops)"
-BASES = {"loader": CLASSIC, "masking": MASKS_LOOP}
+BASES = {"loader": CLASSIC, "masking": MASKS_LOOP, "masking, GPU": f"{MASKS_LOOP}, GPU"}
 """The row that those of a group are compared with."""
 NO_PHOTOS = "needs photos: the shards were given"
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def all_variants(
 def loader_variant(cfg: BenchSettings, name: str, next_batch: NextBatch) -> Variant:
     """A row of the group `loader`; queues hold up to two batches a worker."""
     warmup = 2 * cfg.threads + 2
-    return Variant(name, "loader", next_batch, cfg.batches, warmup)
+    return Variant(name, "loader", next_batch, cfg.batch_size, cfg.batches, warmup)
 
 
 def other_loaders(cfg: BenchSettings, people: People) -> tuple[list[Variant], dict[str, str]]:
@@ -185,6 +185,13 @@ def step_parts(cfg: BenchSettings, device: torch.device) -> list[Variant]:
     step = masks.make_step(cfg.batch_size, cfg.keypoints, cfg.views.size_hw, device)
     groups = {"mixing": "mixing"}
     return [
-        Variant(on(name, device), on(groups.get(name, "masking"), device), call, cfg.batches, warmup=3)
+        Variant(
+            on(name, device),
+            on(groups.get(name, "masking"), device),
+            call,
+            cfg.batch_size,
+            cfg.batches,
+            warmup=3,
+        )
         for name, call in masks.parts(step).items()
     ]

@@ -26,7 +26,7 @@ def run(cfg: BenchSettings, console: Console) -> Result:
         people = open_people(cfg, cfg.views, Path(folder), console)
         variants, skipped = all_variants(cfg, people, stack)
         rounds = track(range(cfg.rounds), "rounds", console=console)
-        rates = measure(variants, batch_size=cfg.batch_size, rounds=rounds)
+        rates = measure(variants, rounds=rounds)
         described = people.describe()
     result = Result(
         bench="pipelines",

@@ -1,11 +1,13 @@
 """What a benchmark of the pipelines can be told, and the people that it runs on."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from rich.console import Console
 
@@ -21,6 +23,14 @@ from sharding.formats.source import Source
 from sharding.record import Annotations
 
 Count = Annotated[int, Field(ge=1)]
+MOST_THREADS = 16
+
+
+def threads_here() -> int:
+    """Two, as the promises have it; beside a GPU, whose data is wanted faster, as many as there are cores."""
+    return min(MOST_THREADS, len(os.sched_getaffinity(0))) if torch.cuda.is_available() else 2
+
+
 DRAWN = DrawnFormat(folder=Path("data/bench"), people=600, size_wh=(640, 480))
 
 
@@ -62,8 +72,9 @@ class BenchSettings(PeopleSettings):
     """Size and laws of the views."""
     batch_size: Count = 32
     """Persons in a batch."""
-    threads: Count = 2
-    """Worker processes of the loaders that we are compared with, and CPU threads of ours."""
+    threads: Count = Field(default_factory=threads_here)
+    """Worker processes of the loaders that we are compared with, and CPU threads of ours; by default two, and
+    beside a GPU as many as there are cores."""
     keypoints: Count = 17
     """Keypoints of the heatmaps that masks are counted on."""
     rounds: Count = 7
@@ -93,6 +104,11 @@ class People:
         }
 
 
+def workers_for(num_people: int) -> int:
+    """Processes that cut so many people: each costs the seconds in which one alone cuts a few hundred."""
+    return min(os.cpu_count() or 1, 1 + num_people // 200)
+
+
 def open_people(cfg: PeopleSettings, views: ViewSettings, folder: Path, console: Console) -> People:
     """Build the crops that training reads, and whole photos for comparison, in `folder`; or open the shards
     that are given. Raises InputError."""
@@ -107,7 +123,8 @@ def open_people(cfg: PeopleSettings, views: ViewSettings, folder: Path, console:
             f"{where}: the loaders that we are compared with read photos from a folder: unpack them"
         )
     height, width = views.size_hw
-    make: Callable[..., Any] = partial(BuildSettings, source=source)
+    workers = workers_for(len(annotations.persons))
+    make: Callable[..., Any] = partial(BuildSettings, source=source, workers=workers)
     build(make(output=folder / "crops", crop=PersonCrop(input_size_wh=(width, height))), console=console)
     build(make(output=folder / "photos", crop=WholePhoto()), console=console)
     return People(open_split(folder / "crops"), open_split(folder / "photos"), annotations)

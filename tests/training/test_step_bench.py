@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipelines.bench.result import Result, make_row, read_result
 from pipelines.bench.settings import PeopleSettings
 from pipelines.views import PLAIN, ViewLaw, ViewSettings
 from sharding.formats.coco import CocoFormat
+from training.bench import growth
 from training.bench import run as bench
 from training.bench.child import covered_share, measure
 from training.bench.classic import PairDataset, accuracy, draw_targets, joint_loss
@@ -218,6 +220,46 @@ def test_bench_leaves_rows_promises_and_a_plot(
     assert kept["data wait in a semi-supervised step"] is True
     assert kept["peak memory of a run"] is True
     assert kept["masking"] is None
+
+
+def test_growth_varies_one_thing_at_a_time(
+    drawn_people: CocoFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pretend(spec: Measured, *, longest_s: float, processes: int) -> Watched:
+        if "K = 24" in spec.name:
+            return Watched(None, 1.0, "it broke")
+        assert Path(spec.crops, "dataset.json").exists()
+        images = dict.fromkeys(("labelled", "weak", "strong", "mixed"), spec.batch_size)
+        return Watched(StepTimes(steps_per_s=(2.0,), data_wait_share=(0.0,), images=images), 1.0)
+
+    monkeypatch.setattr(growth, "run_measured", pretend)
+    cfg = growth.StepGrowthSettings(
+        source=drawn_people,
+        output=tmp_path / "growth.json",
+        semi=RECIPES["semi"],
+        changes=SMALL,
+        batch_sizes=(4, 8),
+        keypoints=(17, 24),
+        paths=(1, 2),
+        batch_size=4,
+    )
+    result = growth.run(cfg, QUIET)
+    assert read_result(cfg.output) == result
+    assert [(row.name, row.median, row.times_base) for row in result.rows] == [
+        ("step, batch 4", 8, 1),
+        ("step, batch 8", 16, 2),
+        ("step, K = 17", 8, 1),
+        ("step, paths: 1", 8, 1),
+        ("step, paths: 2", 8, 1),
+        ("step, ranks together: 1", 8, 1),
+        ("step, ranks together: 2", 16, 2),
+    ]
+    assert result.skipped == {"step, K = 24": "it broke"}
+
+
+def test_paths_of_growth_are_paths_of_the_method(spec: Callable[..., Measured]) -> None:
+    two = replace(spec("semi"), changes=(*SMALL, f"method.paths=[{growth.PATH}, {growth.PATH}]"))
+    assert measure(two).images == {"labelled": 4, "weak": 4, "strong": 8, "mixed": 4}
 
 
 def test_promises_compare_what_was_measured() -> None:

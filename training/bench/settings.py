@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 
 from configs.settings import settings
-from pipelines.bench.settings import Count, PeopleSettings
+from pipelines.bench.settings import Count, PeopleSettings, threads_here
 
 StepName = Literal["supervised", "semi"]
 LoaderName = Literal["none", "host", "device", "classic"]
@@ -41,9 +42,10 @@ class TrainingBenchSettings(PeopleSettings):
     """Changes to both recipes, such as `views.size_hw=[128,96]`."""
     batch_sizes: tuple[Count, ...] | None = None
     """Labelled, and as many unlabelled, people in a step; without it 8 on a CPU, 32 and 256 on a GPU."""
-    threads: Count = 2
-    """Worker processes of the classic loader, and CPU threads of each of our streams."""
-    rounds: Count = 2
+    threads: Count = Field(default_factory=threads_here)
+    """Worker processes of the classic loader, and CPU threads of each of our streams; by default two, and
+    beside a GPU as many as there are cores."""
+    rounds: Count = Field(default_factory=lambda: 1 if torch.cuda.is_available() else 2)
     """How often each step is measured, in a new process each time, in turns."""
     limits: StepLimits = Field(default_factory=StepLimits)
     """How long each time."""

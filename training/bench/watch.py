@@ -1,6 +1,7 @@
 """A measured process and its children: started, watched for their memory, ended."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -33,12 +34,15 @@ def run_measured(spec: Measured, *, longest_s: float, processes: int = 1) -> Wat
     spec.output.unlink(missing_ok=True)
     told = spec.output.with_suffix(".told.json")
     write_json(told, plain(spec))
-    module = ["-m", "training.bench.child", str(told)]
+    module, variables = ["-m", "training.bench.child", str(told)], dict(os.environ)
     if processes > 1:
+        variables["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
         module = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *module]
     log_path = spec.output.with_suffix(".log")
     with log_path.open("w") as log:
-        child = subprocess.Popen([sys.executable, *module], stdout=log, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(
+            [sys.executable, *module], env=variables, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             peak_mib, is_late = watch(child, longest_s)
         finally:
