@@ -18,7 +18,7 @@ from pipelines.bench import masks
 from pipelines.bench.measure import NextBatch, Variant, describe_machine, measure
 from pipelines.bench.plot import plot
 from pipelines.bench.ranks import measure_ranks
-from pipelines.bench.result import Result, Row, compare, make_row, write_result
+from pipelines.bench.result import Result, Row, compare, make_row, short, write_result
 from pipelines.bench.rows import devices, on
 from pipelines.bench.settings import Count, PeopleSettings, threads_here
 from pipelines.bench.variations import cut_people
@@ -202,11 +202,6 @@ def table(result: Result, title: str) -> Table:
         quartiles = f"{short(row.iqr[0])} to {short(row.iqr[1])}"
         shown.add_row(row.name, short(row.median), quartiles, f"{1 / (row.times_base or 1):.2f}")
     return shown
-
-
-def short(value: float) -> str:
-    """Three digits, but never fewer than those before the point."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from pipelines.bench.result import Result, Row
+from pipelines.bench.result import Result, Row, short
 from sharding.files import write_atomic
 
 INCHES_A_BAR = 0.3
@@ -44,7 +44,7 @@ def draw_panel(axes: Any, title: str, rows: list[Row]) -> None:
     axes.barh(places, medians, xerr=whiskers, color=colours, ecolor="0.3", height=0.7)
     for place, row in zip(places, rows, strict=True):
         times = "" if row.times_base is None else f"  ({row.times_base:.3g}x)"
-        axes.annotate(f" {row.median:,.3g}{times}", (row.iqr[1], place), va="center", fontsize="small")
+        axes.annotate(f" {short(row.median)}{times}", (row.iqr[1], place), va="center", fontsize="small")
     if min(medians) > 0 and max(medians) > 100 * min(medians):
         axes.set_xscale("log")
         axes.set_xlim(right=8 * max(medians))

@@ -126,6 +126,11 @@ def read_result(path: Path) -> Result:
         ) from error
 
 
+def short(value: float) -> str:
+    """Three digits, but never fewer than those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _rounded(value: float) -> float:
     """Five digits: no timing is better."""
     return float(f"{value:.5g}")
