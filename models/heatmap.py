@@ -34,8 +34,9 @@ def encode(
     x_values, x_touches = _gaussian(centre[..., 0], width, sigma)
     y_values, y_touches = _gaussian(centre[..., 1], height, sigma)
     weights = visible.float() * (x_touches & y_touches)
-    drawn = (weights > 0)[..., None, None]
-    return torch.where(drawn, y_values[..., :, None] * x_values[..., None, :], 0.0), weights
+    # One axis is emptied rather than the map: values are finite wherever the point is.
+    y_values = torch.where((weights > 0)[..., None], y_values, 0.0)
+    return y_values[..., :, None] * x_values[..., None, :], weights
 
 
 def _gaussian(centre: Tensor, size: int, sigma: float) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from training.methods.method import Ingredients, Method
 from training.settings import RunSettings
 
 RECIPE_NAME = "recipe.yaml"
+MOST_GRAPHS = 64
 
 
 def choose_kernels(*, deterministic: bool) -> None:
@@ -61,6 +62,18 @@ def build_method(cfg: RunSettings, skeleton: Skeleton, place: Place, *, fresh: b
     draws = Draws(cfg.seed, place.rank, place.device)
     method = cfg.method.build(Ingredients(make_network, skeleton, cfg.heatmap.sigma, draws))
     if cfg.compile:
-        for each in method.networks().values():
-            each.compile()
+        compile_networks(method)
     return method
+
+
+def compile_networks(method: Method) -> None:
+    """Compile every network of a method, copies of teachers too; names and values of its state stay.
+
+    Each size of batch, place to mix at, mode and shape of network is a graph of its own, made when it is
+    first met. All networks share torch's limit on their number, beyond which it would run uncompiled: methods
+    of several networks that mix at several places pass the usual 8.
+    """
+    torch._dynamo.config.recompile_limit = max(MOST_GRAPHS, torch._dynamo.config.recompile_limit)
+    for module in method.modules():
+        if isinstance(module, PoseNet):
+            module.compile(dynamic=False)

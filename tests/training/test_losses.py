@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from training.losses import heatmap_loss
@@ -31,6 +32,18 @@ def test_an_unlabelled_keypoint_gives_no_gradient_but_counts_in_the_divisor() ->
     assert loss.item() == 0.25
     assert predicted.grad is not None
     assert predicted.grad[0, 1].abs().max() == 0
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_gradient_is_that_of_the_formula(is_weighted: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    predicted, target = (torch.rand(3, 5, 4, 6, generator=generator) for _ in range(2))
+    weights = torch.rand(3, 5, 1, 1, generator=generator) if is_weighted else None
+    one, other = (predicted.clone().requires_grad_() for _ in range(2))
+    (3.0 * heatmap_loss(one, target, weights)).backward()
+    squared = (other - target).square() if weights is None else (other - target).square() * weights
+    (3.0 * 0.5 * squared.mean()).backward()
+    torch.testing.assert_close(one.grad, other.grad)
 
 
 def test_half_precision_predictions_are_scored_in_float32() -> None:

@@ -47,8 +47,8 @@ class _Running:
         self.began = time.monotonic()
         self.pressed = 0
         log.parent.mkdir(parents=True, exist_ok=True)
-        # The project is found where it is not installed, libraries where PYTHONPATH has them, and no plugin of
-        # pytest that happens to be on this machine.
+        # The project is found where it is not installed, libraries where PYTHONPATH has them, but no plugin
+        # of pytest that happens to be on this machine.
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         with log.open("wb") as file:

@@ -4,7 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.gpu.benches import run_benches
+import pytest
+import torch
+
+from configs.load import load
+from pipelines.bench.settings import BenchSettings
+from training.bench.rows import all_steps
+from training.bench.settings import TrainingBenchSettings
+from training.gpu.benches import BENCHES, run_benches
 from training.gpu.markdown import to_markdown
 
 RESULT = {
@@ -58,6 +65,14 @@ def test_results_are_read_and_shown(tmp_path: Path) -> None:
     assert "asked: 3x; kept" in text
     columns = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")}
     assert columns == {5}
+
+
+def test_commands_are_known_settings_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    load(BenchSettings, None, [word for word in BENCHES["pipelines"] if "=" in word])
+    cfg = load(TrainingBenchSettings, None, [word for word in BENCHES["training"] if "=" in word])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    known = {step.name for step in all_steps(cfg, "shards", Path("folder"))}
+    assert set(cfg.only) <= known
 
 
 def test_what_fails_is_told_and_the_next_runs(tmp_path: Path) -> None:
