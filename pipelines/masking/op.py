@@ -10,6 +10,7 @@ compared. It is a custom op because `torch.compile` must not look inside: the CP
 rectangles in numpy, the CUDA kernel is Triton's, imported at its first launch.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,10 +39,11 @@ def mask_keypoints(
     # Painting copies bits, so the pixels are seen as integers: numpy has no bfloat16.
     bits = _BITS[images.element_size()]
     pixels = images.detach().view(bits).numpy()
-    row = _row_of(fill, images).view(bits).numpy()
-    for sample, left, top, right, bottom in _painted_rectangles(
-        points_xy, counts, half_sizes, order, images.shape[2:]
-    ):
+    row = _row_of(fill.to(images.dtype).view(bits).numpy(), images)
+    rectangles = _painted_rectangles(
+        points_xy.numpy(), counts.numpy(), half_sizes.numpy(), order.numpy(), images.shape[2:]
+    )
+    for sample, left, top, right, bottom in rectangles:
         pixels[sample, :, top:bottom, left:right] = row[:, :, left:right]
 
 
@@ -62,33 +64,32 @@ def _mask_keypoints_fake(
     _check(images, points_xy, counts, half_sizes, order, fill)
 
 
-def _row_of(fill: Tensor, images: Tensor) -> Tensor:
+def _row_of(colour: np.ndarray, images: Tensor) -> np.ndarray:
     """(C, 1, W): one painted row, laid out in memory like the images, so that numpy copies whole runs."""
-    row = fill.to(images.dtype)[None, :, None, None].expand(1, -1, 1, images.shape[3])
-    is_channels_last = images.is_contiguous(memory_format=torch.channels_last)
-    return row.contiguous(memory_format=torch.channels_last if is_channels_last else torch.contiguous_format)[
-        0
-    ]
+    width = images.shape[3]
+    if images.is_contiguous(memory_format=torch.channels_last):
+        return np.tile(colour, (width, 1)).T[:, None]
+    return np.repeat(colour, width).reshape(len(colour), 1, width)
 
 
 def _painted_rectangles(
-    points_xy: Tensor, counts: Tensor, half_sizes: Tensor, order: Tensor, size_hw: torch.Size
+    points_xy: np.ndarray, counts: np.ndarray, half_sizes: np.ndarray, order: np.ndarray, size_hw: torch.Size
 ) -> list[list[int]]:
     """[sample, left, top, right, bottom] of each rectangle that paints something; right, bottom excluded."""
     num_keypoints = points_xy.shape[1]
-    size_wh = torch.tensor([size_hw[1], size_hw[0]], dtype=torch.float32)
-    lows, highs = points_xy - half_sizes, points_xy + half_sizes
-    # "not a number" becomes an empty rectangle; the clamp comes before the cast, so that none overflows
-    firsts = torch.where(lows.isnan(), size_wh, lows).clamp_min(0).minimum(size_wh).ceil().long()
-    ends = highs.nan_to_num(nan=0.0).clamp_min(0).minimum(size_wh).ceil().long()
-
     is_keypoint = (order >= 0) & (order < num_keypoints)
-    is_chosen = is_keypoint & (torch.arange(num_keypoints) < counts[:, None])
-    samples, ranks = is_chosen.nonzero(as_tuple=True)
-    joints = order[samples, ranks].long()
-    firsts, ends = firsts[samples, joints], ends[samples, joints]
-    rectangles = torch.cat([samples[:, None], firsts, ends], dim=1)
-    return rectangles[(firsts < ends).all(dim=1)].tolist()
+    samples, ranks = np.nonzero(is_keypoint & (np.arange(num_keypoints) < counts[:, None]))
+    joints = order[samples, ranks]
+    centres, halves = points_xy[samples, joints], half_sizes[samples, joints]
+    size_wh = np.array([size_hw[1], size_hw[0]], np.float32)
+    # Comparisons with "not a number" are false; the limits come before the cast, so that none overflows.
+    with np.errstate(invalid="ignore", over="ignore"):
+        lows, highs = centres - halves, centres + halves
+    firsts = np.ceil(np.where(lows <= size_wh, np.maximum(lows, 0), size_wh)).astype(np.int64)
+    ends = np.ceil(np.where(highs >= 0, np.minimum(highs, size_wh), 0)).astype(np.int64)
+    rectangles = np.concatenate([samples[:, None], firsts, ends], axis=1)
+    found: list[list[int]] = rectangles[(firsts < ends).all(axis=1)].tolist()
+    return found
 
 
 def _check(
