@@ -39,12 +39,14 @@ def mask_keypoints(
     # Painting copies bits, so the pixels are seen as integers: numpy has no bfloat16.
     bits = _BITS[images.element_size()]
     pixels = images.detach().view(bits).numpy()
-    row = _row_of(fill.to(images.dtype).view(bits).numpy(), images)
+    colour = fill.to(images.dtype).view(bits).numpy()
     rectangles = _painted_rectangles(
         points_xy.numpy(), counts.numpy(), half_sizes.numpy(), order.numpy(), images.shape[2:]
     )
-    for sample, left, top, right, bottom in rectangles:
-        pixels[sample, :, top:bottom, left:right] = row[:, :, left:right]
+    if images.is_contiguous(memory_format=torch.channels_last):
+        _paint_channels_last(pixels.transpose(0, 2, 3, 1), rectangles, colour)
+    else:
+        _paint_channels_first(pixels, rectangles, colour)
 
 
 @mask_keypoints.register_kernel("cuda")
@@ -64,12 +66,18 @@ def _mask_keypoints_fake(
     _check(images, points_xy, counts, half_sizes, order, fill)
 
 
-def _row_of(colour: np.ndarray, images: Tensor) -> np.ndarray:
-    """(C, 1, W): one painted row, laid out in memory like the images, so that numpy copies whole runs."""
-    width = images.shape[3]
-    if images.is_contiguous(memory_format=torch.channels_last):
-        return np.tile(colour, (width, 1)).T[:, None]
-    return np.repeat(colour, width).reshape(len(colour), 1, width)
+def _paint_channels_last(pixels: np.ndarray, rectangles: list[list[int]], colour: np.ndarray) -> None:
+    """Paint in (N, H, W, C): from a painted row, so that numpy copies runs of it."""
+    images, row = list(pixels), np.tile(colour, (pixels.shape[2], 1))
+    for sample, left, top, right, bottom in rectangles:
+        images[sample][top:bottom, left:right] = row[left:right]
+
+
+def _paint_channels_first(pixels: np.ndarray, rectangles: list[list[int]], colour: np.ndarray) -> None:
+    """Paint in (N, C, H, W)."""
+    images, planes = list(pixels), colour[:, None, None]
+    for sample, left, top, right, bottom in rectangles:
+        images[sample][:, top:bottom, left:right] = planes
 
 
 def _painted_rectangles(
@@ -77,19 +85,19 @@ def _painted_rectangles(
 ) -> list[list[int]]:
     """[sample, left, top, right, bottom] of each rectangle that paints something; right, bottom excluded."""
     num_keypoints = points_xy.shape[1]
-    is_keypoint = (order >= 0) & (order < num_keypoints)
-    samples, ranks = np.nonzero(is_keypoint & (np.arange(num_keypoints) < counts[:, None]))
+    is_chosen = (np.arange(num_keypoints) < counts[:, None]) & (order >= 0) & (order < num_keypoints)
+    samples, ranks = np.nonzero(is_chosen)
     joints = order[samples, ranks]
     centres, halves = points_xy[samples, joints], half_sizes[samples, joints]
-    size_wh = np.array([size_hw[1], size_hw[0]], np.float32)
-    # Comparisons with "not a number" are false; the limits come before the cast, so that none overflows.
     with np.errstate(invalid="ignore", over="ignore"):
-        lows, highs = centres - halves, centres + halves
-    firsts = np.ceil(np.where(lows <= size_wh, np.maximum(lows, 0), size_wh)).astype(np.int64)
-    ends = np.ceil(np.where(highs >= 0, np.minimum(highs, size_wh), 0)).astype(np.int64)
-    rectangles = np.concatenate([samples[:, None], firsts, ends], axis=1)
-    found: list[list[int]] = rectangles[(firsts < ends).all(axis=1)].tolist()
-    return found
+        edges = np.concatenate((centres - halves, centres + halves), axis=1)
+    width, height = size_hw[1], size_hw[0]
+    edges = np.ceil(edges.clip(0, np.array([width, height, width, height], np.float32)))
+    # False for "not a number", which therefore never becomes an integer.
+    is_painted = (edges[:, 0] < edges[:, 2]) & (edges[:, 1] < edges[:, 3])
+    edges, samples = edges[is_painted].astype(np.int64), samples[is_painted]
+    rectangles: list[list[int]] = np.concatenate((samples[:, None], edges), axis=1).tolist()
+    return rectangles
 
 
 def _check(
