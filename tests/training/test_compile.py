@@ -1,6 +1,8 @@
 """Compiled networks: every method trains with them, each graph is made once, the state keeps its names."""
 
+from collections.abc import Callable
 from functools import partialmethod
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from pipelines.batch import LabelledBatch, UnlabelledBatch
 from tests.training.tiny import LATE, METHODS, make_batches, make_method
 from training.build import compile_networks
 from training.methods.method import Method, Progress
+from training.run import run
+from training.settings import RunSettings
 
 EVERYWHERE = {"places": ["input", "backbone.layer2", "backbone.layer3"], "passes": "all"}
 OTHER_NET = {
@@ -115,3 +119,19 @@ def test_compiled_steps_keep_the_losses(name: str) -> None:
             compile_networks(method)
         losses.append(train(method, make_batches()))
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.gpu
+def test_compiled_run_on_a_gpu_keeps_the_losses(
+    tiny_run: Callable[..., RunSettings],
+    metrics: Callable[[Path], dict[int, dict[str, Any]]],
+    fresh_accelerate: Callable[[], None],
+    tmp_path: Path,
+) -> None:
+    found = []
+    for compiled in ("false", "true"):
+        cfg = tiny_run("everything", "optim.lr=1e-4", f"compile={compiled}", f"output={tmp_path / compiled}")
+        rows = metrics(run(cfg, resume=False).folder)
+        found.append([rows[step]["loss"] for step in sorted(rows)])
+        fresh_accelerate()
+    assert found[1] == pytest.approx(found[0], rel=0.01)

@@ -3,11 +3,7 @@
 What networks answer differs between devices in the last bits; whether a step waits does not show on a CPU.
 """
 
-import json
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from configs.load import dump
 from models.backbones.resnet import ResNetSettings
 from models.heads.deconv import DeconvSettings
 from models.net import NetSettings, build_net
@@ -29,7 +24,6 @@ from training.build import choose_kernels
 from training.methods.draws import Draws
 from training.methods.method import Ingredients, Method
 from training.report import Interval
-from training.run import run
 from training.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,61 +148,3 @@ def test_kernels_are_chosen_by_the_recipe(any_kernels: None, monkeypatch: pytest
     choose_kernels(deterministic=False)
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.backends.cudnn.benchmark
-
-
-@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), GPU("cuda")])
-@pytest.mark.parametrize("cache", ["none", "device"])
-def test_a_resumed_deterministic_run_is_the_uninterrupted_one(
-    cache: str, device: str, tiny_run: MakeRun, metrics: Metrics, tmp_path: Path
-) -> None:
-    """`deterministic: true` is all that a recipe needs; in processes of their own, as cuBLAS must be told
-    before it begins."""
-    cfg = tiny_run("everything", "deterministic=true", f"data.cache={cache}")
-    recipe, folder, again = tmp_path / "run.yaml", Path(cfg.output), tmp_path / "again"
-    recipe.write_text(dump(cfg))
-    train(device, str(recipe))
-    shutil.copytree(folder, again)
-    shutil.rmtree(again / "checkpoints" / "step-00000006")
-    (again / "scores.json").unlink()
-    train(device, "--resume", str(again), f"output={again}")
-    assert metrics(again) == metrics(folder)
-    assert json.loads((again / "scores.json").read_text()) == json.loads((folder / "scores.json").read_text())
-
-
-def train(device: str, *words: str) -> None:
-    """Run the training command on a device."""
-    env = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
-    env |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
-    command = [sys.executable, str(ROOT / "training" / "run.py"), *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=240)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_mixed_precision_keeps_the_loss(
-    precision: str, tiny_run: MakeRun, metrics: Metrics, fresh_accelerate: Callable[[], None], tmp_path: Path
-) -> None:
-    """Six steps from the same weights; on a CPU test_run has bf16."""
-    found = []
-    for each in ("no", precision):
-        cfg = tiny_run("everything", "optim.lr=1e-4", f"precision={each}", f"output={tmp_path / each}")
-        job = run(cfg, resume=False)
-        rows = metrics(job.folder)
-        found.append([rows[step]["loss"] for step in sorted(rows)])
-        assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in job.method.parameters())
-        fresh_accelerate()
-    assert found[1] == pytest.approx(found[0], rel=0.03)
-
-
-@pytest.mark.gpu
-def test_compiled_networks_keep_the_loss(
-    tiny_run: MakeRun, metrics: Metrics, fresh_accelerate: Callable[[], None], tmp_path: Path
-) -> None:
-    found = []
-    for compiled in ("false", "true"):
-        cfg = tiny_run("everything", "optim.lr=1e-4", f"compile={compiled}", f"output={tmp_path / compiled}")
-        rows = metrics(run(cfg, resume=False).folder)
-        found.append([rows[step]["loss"] for step in sorted(rows)])
-        fresh_accelerate()
-    assert found[1] == pytest.approx(found[0], rel=0.01)

@@ -42,7 +42,7 @@ class GpuCheckSettings:
     """Commit of the code, where there is no git to ask."""
 
 
-SHARES: Mapping[str, float] = {"tests": 0.25, "train": 0.33, "bench": 0.42}
+SHARES: Mapping[str, float] = {"tests": 0.28, "train": 0.32, "bench": 0.4}
 """How the time is divided where all parts run."""
 
 

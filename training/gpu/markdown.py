@@ -27,13 +27,14 @@ def to_markdown(result: dict[str, Any]) -> str:
     ]
     body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
     problems = [f"* {name}: {text}" for name, part in result["parts"].items() for text in part["problems"]]
-    tail = ["", "What went wrong:", "", *(first_line(each) for each in problems)] if problems else []
+    tail = ["", "What went wrong:", "", *(in_one_line(each) for each in problems)] if problems else []
     return "\n".join([*head, *body, *tail]) + "\n"
 
 
-def first_line(text: str) -> str:
-    """The first line; logs stay in the JSON."""
-    return text.splitlines()[0]
+def in_one_line(text: str) -> str:
+    """The first line, and the last of the log that follows it; the rest stays in the JSON."""
+    first, *more = [line for line in text.splitlines() if line.strip()]
+    return f"{first} {more[-1].strip()}" if more else first
 
 
 def table(name: str, part: dict[str, Any]) -> Iterator[Line]:
@@ -53,7 +54,9 @@ def table(name: str, part: dict[str, Any]) -> Iterator[Line]:
 def tests(name: str, part: dict[str, Any]) -> Iterator[Line]:
     """Counts of the tests."""
     counts = f"{part['passed']} passed, {part['failed']} failed, {part['skipped']} skipped"
-    yield name, f"gpu-marked tests in {part['files']} files", counts, "; ".join(part["skip_reasons"])
+    # Each is NODE: REASON; a hundred tests may share one reason.
+    reasons = dict.fromkeys(each.split(": ", 1)[-1] for each in part["skip_reasons"])
+    yield name, f"gpu-marked tests in {part['files']} files", counts, "; ".join(reasons)
 
 
 def bench_rows(name: str, found: dict[str, Any]) -> Iterator[Line]:

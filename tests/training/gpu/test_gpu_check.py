@@ -99,8 +99,8 @@ def test_time_left_over_goes_to_the_next_part(tmp_path: Path) -> None:
 
     parts = {name: note(name) for name in ("tests", "train", "bench")}
     check(GpuCheckSettings(output=tmp_path, seconds=100.0), parts)
-    assert given["tests"] == pytest.approx(25, abs=2)
-    assert given["train"] == pytest.approx(100 * 33 / 75, abs=4)
+    assert given["tests"] == pytest.approx(28, abs=2)
+    assert given["train"] == pytest.approx(100 * 32 / 72, abs=4)
     assert given["bench"] == pytest.approx(100, abs=6)
 
 

@@ -39,6 +39,7 @@ def test_that_waits_for_ever():
     time.sleep(600)
 """
 BROKEN = "import pytest\npytest.mark.gpu\nimport no_such_module_of_ours\n"
+WORDS_ALONE = "# mark.gpu\ndef test_any(): assert False\n"
 NO_MARK = "def test_any(): assert False\n"
 
 
@@ -52,9 +53,12 @@ def check(folder: Path, files: dict[str, str], *, seconds: float = 60.0) -> dict
 
 
 def test_counts_and_failures(tmp_path: Path) -> None:
-    found = check(tmp_path, {"broken": BROKEN, "fails": FAILS, "passes": PASSES, "unmarked": NO_MARK})
-    assert [found[key] for key in ("files", "passed", "failed", "skipped")] == [3, 2, 2, 1]
-    absent, assertion = found["problems"]
+    found = check(
+        tmp_path,
+        {"broken": BROKEN, "fails": FAILS, "passes": PASSES, "unmarked": NO_MARK, "words": WORDS_ALONE},
+    )
+    assert [found[key] for key in ("files", "passed", "failed", "skipped")] == [4, 2, 2, 1]
+    absent, assertion = sorted(found["problems"])
     assert "No module named 'no_such_module_of_ours'" in absent
     assert "test_badly[2]" in assertion
     assert "two is not one" in assertion
