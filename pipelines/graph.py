@@ -61,6 +61,8 @@ class Reading:
     prefetch: int = 2
     feed: Feed | None = None
     """Reads instead of DALI what DALI cannot: streams."""
+    crops: bool = False
+    """Give decoded crops instead of views, which `pipelines/warp.py` makes of them, on a CPU in less time."""
 
     @property
     def place(self) -> str:
@@ -214,13 +216,8 @@ def warp(image: Node, view_from_stored: Node, law: ViewLaw, size_hw: tuple[int, 
     )
 
 
-def normalise(view: Node, reading: Reading) -> Node:
-    """Turn a uint8 view into normalised float32, HWC: what torch calls channels-last once it is permuted.
-
-    On the CPU it stays uint8: `pipelines/normalise.py` is faster there.
-    """
-    if reading.place == "cpu":
-        return view
+def normalise(view: Node) -> Node:
+    """Turn a uint8 view into normalised float32, HWC: what torch calls channels-last once it is permuted."""
     return fn.crop_mirror_normalize(
         view,
         dtype=DALIDataType.FLOAT,
@@ -228,6 +225,21 @@ def normalise(view: Node, reading: Reading) -> Node:
         mean=[255 * mean for mean in MEAN_RGB],
         std=[255 * std for std in STD_RGB],
     )
+
+
+def show(
+    image: Node, shown: dict[str, tuple[Node, ViewLaw]], size_hw: tuple[int, int], reading: Reading
+) -> dict[str, Node]:
+    """Return the views of an image by name, each by its matrix from stored pixels; or its crop instead.
+
+    Outputs that are drawn stand before these: DALI seeds its draws in the order in which outputs need them.
+    """
+    if reading.crops:
+        return {CROP: image}
+    return {
+        name: normalise(warp(image, view_from_stored, law, size_hw))
+        for name, (view_from_stored, law) in shown.items()
+    }
 
 
 def hand_over(outputs: dict[str, Node], reading: Reading) -> dict[str, Node]:
@@ -242,13 +254,13 @@ def labelled_graph(reading: Reading, *, views: ViewSettings, num_keypoints: int)
     jpeg, pose = read_person(reading)
     view_from_stored, flip = draw_view(pose, views.labelled, views.size_hw)
     keypoints = fn.reshape(pose[4:], shape=[num_keypoints, 3])
-    view = warp(decode(jpeg, reading), view_from_stored, views.labelled, views.size_hw)
+    shown = {"image": (view_from_stored, views.labelled)}
     outputs = {
-        "image": normalise(view, reading),
         "points_xy": fn.coord_transform(keypoints[:, :2], MT=view_from_stored),
         "v": keypoints[:, 2],
         "flipped": flip,
         "view_from_stored": view_from_stored,
+        **show(decode(jpeg, reading), shown, views.size_hw, reading),
     }
     return hand_over(outputs, reading)
 
@@ -259,13 +271,12 @@ def unlabelled_graph(reading: Reading, *, views: ViewSettings) -> dict[str, Node
     weak_from_stored, _ = draw_view(pose, views.weak, views.size_hw)
     strong_from_weak = draw_strong(views.strong, views.size_hw)
     strong_from_stored = combine(weak_from_stored, strong_from_weak)
-    image = decode(jpeg, reading)
+    shown = {"weak": (weak_from_stored, views.weak), "strong": (strong_from_stored, views.strong)}
     outputs = {
-        "weak": normalise(warp(image, weak_from_stored, views.weak, views.size_hw), reading),
-        "strong": normalise(warp(image, strong_from_stored, views.strong, views.size_hw), reading),
-        "strong_from_weak": strong_from_weak,
         "weak_from_stored": weak_from_stored,
+        "strong_from_weak": strong_from_weak,
         "strong_from_stored": strong_from_stored,
+        **show(decode(jpeg, reading), shown, views.size_hw, reading),
     }
     return hand_over(outputs, reading)
 
@@ -276,9 +287,9 @@ def eval_graph(reading: Reading, *, views: ViewSettings) -> dict[str, Node]:
         reading, ["jpg", "pose", "json"], [DALIDataType.UINT8, DALIDataType.FLOAT, DALIDataType.UINT8]
     )
     view_from_stored, _ = draw_view(pose, views.plain, views.size_hw)
-    view = warp(decode(jpeg, reading), view_from_stored, views.plain, views.size_hw)
-    outputs = {"image": normalise(view, reading), "view_from_stored": view_from_stored, RECORD: record}
-    return hand_over(outputs, reading)
+    shown = {"image": (view_from_stored, views.plain)}
+    views_of_image = show(decode(jpeg, reading), shown, views.size_hw, reading)
+    return hand_over({**views_of_image, "view_from_stored": view_from_stored, RECORD: record}, reading)
 
 
 def survey_graph(reading: Reading, *, num_keypoints: int | None) -> dict[str, Node]:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Generic, Literal
@@ -25,8 +25,8 @@ from pipelines.cache.store import Home, Store
 from pipelines.cache.store import fill as fill_store
 from pipelines.endless import Batch, TrainLoader
 from pipelines.feed import Feed
-from pipelines.graph import Graph, Pipeline, Reading
-from pipelines.normalise import normalise
+from pipelines.graph import Graph, Reading
+from pipelines.render import Shown, ViewPipeline
 from pipelines.source import Split
 from pipelines.views import ViewSettings
 
@@ -63,24 +63,24 @@ ALONE = Place()
 
 
 class PipelineLoader(TrainLoader[Batch]):
-    """Endless batches of one rank from a DALI pipeline that reads, decodes and warps.
+    """Endless batches of one rank whose samples are decoded each time they come.
 
     DALI would continue other samples without a word, which is why a state carries a signature.
     """
 
     def __init__(
         self,
-        graph: Graph,
+        role: "_Role[Batch]",
         reading: Reading,
         split: Split,
+        size_hw: tuple[int, int],
         signature: dict[str, Any],
-        finish: Callable[[dict[str, Any]], Batch],
     ) -> None:
         super().__init__(signature, reading.feed)
-        self._build = partial(Pipeline, graph, reading)
+        self._build = partial(ViewPipeline, role.graph, reading, role.shown, size_hw)
         self._split = split
-        self._finish = finish
-        self._pipeline: Pipeline | None = None
+        self._finish = role.finish
+        self._pipeline: ViewPipeline | None = None
         self._checkpoint: bytes | None = None
 
     def __next__(self) -> Batch:
@@ -104,6 +104,7 @@ class PipelineLoader(TrainLoader[Batch]):
         """Stop the pipeline's threads and free its memory; the next batch would start it again."""
         if self._pipeline is not None:
             self._checkpoint = self._pipeline.checkpoint()
+            self._pipeline.close()
         self._pipeline = None
         if self._feed:
             self._feed.close()
@@ -115,6 +116,7 @@ class _Role(Generic[Batch]):
 
     name: str
     graph: Graph
+    shown: Shown
     plan: MakePlan
     finish: Callable[[dict[str, Any]], Batch]
     num_keypoints: int | None
@@ -142,6 +144,7 @@ def labelled_loader(
     role = _Role(
         "labelled",
         partial(graph.labelled_graph, views=views, num_keypoints=num_keypoints),
+        {"image": ("view_from_stored", views.labelled.border)},
         partial(labelled_plan, views=views),
         partial(_labelled_batch, flip_order=flip_order),
         num_keypoints,
@@ -164,6 +167,10 @@ def unlabelled_loader(
     role = _Role(
         "unlabelled",
         partial(graph.unlabelled_graph, views=views),
+        {
+            "weak": ("weak_from_stored", views.weak.border),
+            "strong": ("strong_from_stored", views.strong.border),
+        },
         partial(unlabelled_plan, views=views),
         _unlabelled_batch,
         None,
@@ -190,7 +197,7 @@ def _train_loader(
             "reader": "stream" if split.shards.is_streamed else "dali",
             "shuffle_buffer": reading.shuffle_buffer,
         }
-        return PipelineLoader(role.graph, reading, split, signature | decoding, role.finish)
+        return PipelineLoader(role, reading, split, views.size_hw, signature | decoding)
     fill, feed = _filling(role, split, reading, settings, cache)
     return CachedLoader(
         fill,
@@ -235,8 +242,11 @@ class EvalLoader:
     The slices of the ranks, one after the other, are the whole split. A rank may have none.
     """
 
-    def __init__(self, graph: Graph, reading: Reading, split: Split) -> None:
-        self._build = partial(Pipeline, graph, reading)
+    def __init__(self, views: ViewSettings, reading: Reading, split: Split) -> None:
+        shown = {"image": ("view_from_stored", views.plain.border)}
+        self._build = partial(
+            ViewPipeline, partial(graph.eval_graph, views=views), reading, shown, views.size_hw
+        )
         self._split = split
         self._batch_size = reading.batch_size
         self.num_samples = len(_slice(split.num_samples, reading.rank, reading.world))
@@ -251,11 +261,12 @@ class EvalLoader:
             return
         with _named_faults(self._split):
             pipeline = self._build()
-        for start in range(0, self.num_samples, self._batch_size):
-            with _named_faults(self._split):
-                outputs = pipeline.next()
-            # DALI's own reader is endless: what it read beyond the end belongs to the start.
-            yield _eval_batch(outputs, min(self._batch_size, self.num_samples - start))
+        with closing(pipeline):
+            for start in range(0, self.num_samples, self._batch_size):
+                with _named_faults(self._split):
+                    outputs = pipeline.next()
+                # DALI's own reader is endless: what it read beyond the end belongs to the start.
+                yield _eval_batch(outputs, min(self._batch_size, self.num_samples - start))
 
 
 def eval_loader(
@@ -279,13 +290,12 @@ def eval_loader(
         prefetch=settings.prefetch,
     )
     reading = _with_feed(reading, split, endless=False)
-    return EvalLoader(partial(graph.eval_graph, views=views), reading, split)
+    return EvalLoader(views, reading, split)
 
 
 def channels_first(image: Tensor) -> Tensor:
-    """Normalise views (N, H, W, 3) that are uint8 still, and see them as (N, 3, H, W), channels-last."""
-    normalised = normalise(image) if image.dtype == torch.uint8 else image
-    return normalised.permute(0, 3, 1, 2)
+    """See a batch of views (N, H, W, 3) as (N, 3, H, W), channels-last in memory; nothing is copied."""
+    return image.permute(0, 3, 1, 2)
 
 
 def _labelled_batch(outputs: dict[str, Any], flip_order: Tensor) -> LabelledBatch:

@@ -13,23 +13,14 @@ from torch import Tensor
 
 from pipelines import geometry
 from pipelines.cache.store import Store
-from pipelines.views import Border, ViewLaw, ViewSettings
+from pipelines.views import ViewLaw, ViewSettings
+from pipelines.warp import View
 from sharding.crop import BOX_PADDING
 
 VERSION = 1
 """Raised when a draw changes so that an old checkpoint would continue another stream."""
 
 _ORDER, _VIEWS = 0, 1
-
-
-@dataclass(frozen=True)
-class View:
-    """How one view of each sample of a batch is warped."""
-
-    name: str
-    from_stored: np.ndarray
-    """(N, 2, 3) float32: view pixels from stored pixels."""
-    border: Border
 
 
 @dataclass(frozen=True)

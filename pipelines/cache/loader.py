@@ -12,7 +12,7 @@ from torch import Tensor
 from configs.load import InputError
 from pipelines.cache.draw import Order, Plan, draws_of
 from pipelines.cache.store import Store
-from pipelines.cache.warp.opencv import CpuWarp
+from pipelines.cache.warp.host import HostWarp
 from pipelines.endless import Batch, TrainLoader
 from pipelines.feed import Feed
 
@@ -102,7 +102,7 @@ class CachedLoader(TrainLoader[Batch]):
 
             warp: Warp = CudaWarp(store, self._size_hw, self._device)
         else:
-            warp = CpuWarp(store, self._size_hw, self._threads)
+            warp = HostWarp(store, self._size_hw, self._threads)
         order = Order(store.num_samples, self._seed)
 
         def prepare(number: int) -> Callable[[], Outputs]:

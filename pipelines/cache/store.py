@@ -42,6 +42,12 @@ class Store:
         """How many samples are kept."""
         return len(self.offsets)
 
+    def crop(self, place: int) -> np.ndarray:
+        """Return one crop (H, W, 3) of a store on the host; its memory is the store's."""
+        (height, width), offset = self.sizes_hw[place], self.offsets[place]
+        pixels: np.ndarray = self.pixels.numpy()
+        return pixels[offset : offset + height * width * 3].reshape(height, width, 3)
+
 
 class _MoreLostError(Exception):
     """A sample that the survey saw was lost before it was decoded."""

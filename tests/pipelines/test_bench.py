@@ -139,7 +139,7 @@ def test_classic_loader_makes_the_drawn_views(people: People) -> None:
         weak, strong, matrix = dataset.render(
             photo, dataset.keypoints[place], weak_from_image, strong_from_weak
         )
-        our_weak, our_strong = (normalise(ours[name][place].numpy()) for name in ("weak", "strong"))
+        our_weak, our_strong = (ours[name][place].permute(2, 0, 1) for name in ("weak", "strong"))
         torch.testing.assert_close(weak, our_weak, atol=0.02, rtol=0)
         torch.testing.assert_close(matrix, ours["strong_from_weak"][place])
         shown = cv2.warpAffine(np.ones((128, 96), np.uint8), strong_from_weak[:2], (96, 128))

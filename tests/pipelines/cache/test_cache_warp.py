@@ -12,17 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.cache.draw import Plan, View, unlabelled_plan
+from pipelines.cache.draw import Plan, unlabelled_plan
 from pipelines.cache.store import Store, fill
-from pipelines.cache.warp import BORDER_GREYS
-from pipelines.cache.warp.opencv import CpuWarp
+from pipelines.cache.warp.host import HostWarp
 from pipelines.graph import unlabelled_graph
-from pipelines.normalise import normalise
 from pipelines.source import open_split
 from pipelines.views import MEAN_RGB, PUBLISHED_STRONG, PUBLISHED_WEAK, STD_RGB, ViewSettings
+from pipelines.warp import BORDER_GREYS, View
 from tests.devices import refusing_to_wait
 from tests.pipelines.conftest import MakeShards, encode
-from tests.pipelines.test_graph import SIZES_HW, batch_of, reading_of
+from tests.pipelines.test_graph import SIZES_HW, batch_of, pixels_of, reading_of
 
 CPU = torch.device("cpu")
 
@@ -53,7 +52,7 @@ def greys(views: Tensor) -> Tensor:
 
 
 def cpu_views(store: Store, plan: Plan, size_hw: tuple[int, int], threads: int = 2) -> dict[str, Tensor]:
-    warp = CpuWarp(store, size_hw, threads)
+    warp = HostWarp(store, size_hw, threads)
     views = warp.prepare(plan)()
     warp.close()
     return views
@@ -69,7 +68,7 @@ def test_cached_views_equal_the_graphs(make_shards: MakeShards, size_hw: tuple[i
     shown = [View(name, batch[f"{name}_from_stored"].numpy(), borders[name]) for name in borders]
     plan = Plan(np.arange(13) % 11, tuple(shown), {})
     for name, ours in cpu_views(filled(folder), plan, size_hw).items():
-        assert torch.equal(ours, normalise(batch[name]))
+        assert torch.equal(pixels_of(ours), pixels_of(batch[name]))
 
 
 def test_photos_of_one_grey_are_stored_in_three_channels(make_shards: MakeShards) -> None:

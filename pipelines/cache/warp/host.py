@@ -1,0 +1,26 @@
+"""The way to OpenCV: the crops of a batch are slices of the store."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from pipelines.cache.draw import Plan
+from pipelines.cache.store import Store
+from pipelines.warp import CpuWarp
+
+
+class HostWarp:
+    """Warps the views of planned batches on the CPU."""
+
+    def __init__(self, store: Store, size_hw: tuple[int, int], threads: int) -> None:
+        self._store = store
+        self._warp = CpuWarp(size_hw, threads)
+
+    def prepare(self, plan: Plan) -> Callable[[], dict[str, Tensor]]:
+        """Begin to warp; the function returned waits for the end and gives the batch, by name."""
+        finish = self._warp.start([self._store.crop(place) for place in plan.places], plan.views)
+        return lambda: {**finish(), **plan.values}
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._warp.close()
