@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+
+from configs.versions import versions
 
 NextBatch = Callable[[], object]
 """Produces one batch; it is ready when the call returns, but for work on a CUDA stream."""
@@ -30,7 +31,7 @@ PACKAGES = (
 IDLE_SHARE = 0.2
 """Of one core: below it the processes of a variant count as waiting."""
 LONGEST_SETTLE_S = 5.0
-SHORTEST_TIMING_S = 0.1
+SHORTEST_TIMING_S = 0.5
 """A timing of fewer seconds would be one of the clock and the scheduler."""
 
 
@@ -122,17 +123,9 @@ def describe_machine() -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cuda": torch.version.cuda,
-        "python": platform.python_version(),
         "torch_threads": torch.get_num_threads(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": {name: found for name, found in versions(PACKAGES).items() if found},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _cpu_name() -> str:

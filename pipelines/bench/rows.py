@@ -27,6 +27,8 @@ KORNIA = "kornia on the GPU, our crops"
 LOADER = "whole loader"
 LOADER_MASKS = "whole loader, and masks"
 LOADER_CACHE = "whole loader, cached"
+WARM_PERSONS = 600
+"""A pass over the people that are measured by default."""
 MASKS = "masking: counts, choice, op"
 MASKS_LOOP = "masking as published (loops)"
 BASES = {"loader": CLASSIC, "masking": MASKS_LOOP, "masking, GPU": f"{MASKS_LOOP}, GPU"}
@@ -64,8 +66,8 @@ def all_variants(
 
 
 def loader_variant(cfg: BenchSettings, name: str, next_batch: NextBatch) -> Variant:
-    """A row of the group `loader`; queues hold up to two batches a worker."""
-    warmup = 2 * cfg.threads + 2
+    """A row of the group `loader`: a queue holds up to two batches a worker, and waiting memory goes cold."""
+    warmup = max(2 * cfg.threads + 2, WARM_PERSONS // cfg.batch_size)
     return Variant(name, "loader", next_batch, cfg.batch_size, cfg.batches, warmup)
 
 
@@ -97,8 +99,8 @@ def stages(cfg: BenchSettings, crops: Split, device: torch.device) -> list[Varia
     graphs: dict[str, Graph] = {
         "read": read_stage,
         "read, decode": decode_stage,
-        "read, decode, weak": partial(weak_stage, views=cfg.views),
-        "read, decode, weak, strong": partial(both_stage, views=cfg.views),
+        "read, decode, DALI warps weak": partial(weak_stage, views=cfg.views),
+        "read, decode, DALI warps both": partial(both_stage, views=cfg.views),
     }
     if device.type == "cuda":
         del graphs["read"]  # it happens on the CPU

@@ -201,7 +201,7 @@ def test_bench_writes_every_row(people: People, tmp_path: Path, monkeypatch: pyt
         rows.MASKS,
         rows.MASKS_LOOP,
     }
-    assert wanted | {"read", "read, decode, weak, strong", "counts", "masking op", "mixing"} <= named
+    assert wanted | {"read", "read, decode, DALI warps both", "counts", "masking op", "mixing"} <= named
     assert all(row.median > 0 and len(row.rounds) == 2 for row in result.rows)
     classic = result.row(rows.CLASSIC)
     assert classic is not None
