@@ -48,7 +48,7 @@ class LoaderSettings:
     """How the pipelines run. What they give depends on `shuffle_buffer` only, and on what a stream loses."""
 
     threads: Annotated[int, Field(ge=1)] = 2
-    """CPU threads of each stream."""
+    """CPU threads of each stream; where there is no GPU, as many again warp."""
     prefetch: Annotated[int, Field(ge=1)] = 2
     """Batches that each stream prepares ahead."""
     shuffle_buffer: Annotated[int, Field(ge=1)] = 2048
