@@ -23,10 +23,9 @@ BORDER_GREYS: dict[Border, tuple[int, ...]] = {
     "black": (0, 0, 0),
 }
 """Red, green and blue of what lies beyond the crop."""
-_LEVELS = np.arange(256)[:, None] / 255
-NORMALISED = ((_LEVELS - MEAN_RGB) / STD_RGB).astype(np.float32)[:, None]
-"""(256, 1, 3) float32: the value of each level of red, green and blue. A level is looked up, not computed: it
-takes a third of the time of torch's arithmetic."""
+SCALE_RGB = 1 / (255 * np.array(STD_RGB))
+SHIFT_RGB = -np.array(MEAN_RGB) / STD_RGB
+"""A grey level's normalised value is SCALE * level + SHIFT."""
 SAMPLES_A_TASK = 4
 """Few enough that threads end a batch together, enough that handing out costs nothing."""
 
@@ -48,6 +47,10 @@ class CpuWarp:
         # OpenCV's setting is the whole process's: its threads and these would stand in each other's way.
         cv2.setNumThreads(1)
         self._size_hw = size_hw
+        # As large as a view: numpy takes longer where it must repeat a row.
+        self._scale, self._shift = (
+            np.tile(each.astype(np.float32), (*size_hw, 1)) for each in (SCALE_RGB, SHIFT_RGB)
+        )
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="warp")
         self._scratch = threading.local()
         self._memory = RecycledMemory()
@@ -84,7 +87,13 @@ class CpuWarp:
                 border = (*BORDER_GREYS[each.border], 0)
                 cv2.warpAffine(crop, each.from_stored[row], size_wh, dst=view, borderValue=border)
                 cv2.cvtColor(view, cv2.COLOR_RGBA2RGB, dst=grey)
-                cv2.LUT(grey, NORMALISED, dst=images[each.name][row])
+                self._normalise(grey, images[each.name][row])
+
+    def _normalise(self, grey: np.ndarray, normalised: np.ndarray) -> None:
+        """Write a view (H, W, 3) uint8 as normalised values, in less time than a table, torch or DALI take."""
+        np.copyto(normalised, grey)
+        np.multiply(normalised, self._scale, out=normalised)
+        np.add(normalised, self._shift, out=normalised)
 
     def _view_buffers(self) -> tuple[np.ndarray, np.ndarray]:
         """This thread's own memory for a view, with four channels and with three."""

@@ -12,16 +12,19 @@ from pipelines.graph import Pipeline, labelled_graph, unlabelled_graph
 from pipelines.loader import labelled_loader, unlabelled_loader
 from pipelines.source import open_split
 from pipelines.views import MEAN_RGB, STD_RGB, ViewSettings
-from pipelines.warp import BORDER_GREYS, NORMALISED, CpuWarp, View
+from pipelines.warp import BORDER_GREYS, CpuWarp, View
 from tests.pipelines.conftest import MakeShards, encode
 from tests.pipelines.test_graph import SIZES_HW, pixels_of, reading_of
 
 
 def test_every_level_is_normalised_as_by_torchvision() -> None:
-    levels = torch.arange(256, dtype=torch.float64)[None, None].expand(3, 1, 256) / 255
-    expected = functional.normalize(levels.clone(), list(MEAN_RGB), list(STD_RGB))[:, 0].T
-    # half a unit in the last place of 2.6
-    torch.testing.assert_close(torch.from_numpy(NORMALISED[:, 0]).double(), expected, atol=3e-7, rtol=0)
+    levels = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(16, 16, 3)
+    warp = CpuWarp((16, 16), 1)
+    found = warp.start([levels], [View("same", np.eye(2, 3, dtype=np.float32)[None], "mean")])()["same"][0]
+    warp.close()
+    exact = torch.from_numpy(levels).permute(2, 0, 1).double() / 255
+    expected = functional.normalize(exact, list(MEAN_RGB), list(STD_RGB)).permute(1, 2, 0)
+    torch.testing.assert_close(found.double(), expected, atol=4e-7, rtol=0)
 
 
 @pytest.mark.parametrize("size_hw", SIZES_HW)

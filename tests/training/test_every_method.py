@@ -96,7 +96,7 @@ def test_five_steps_have_the_known_losses(name: str, split: Split, batches: Call
     if os.environ.get(UPDATE):
         GOLDEN.write_text(json.dumps(known | {name: losses}, indent=1) + "\n")
         return
-    assert losses == pytest.approx(known[name], rel=2e-3)
+    assert losses == pytest.approx(known[name], rel=5e-3)
 
 
 @pytest.mark.parametrize("name", METHODS)
