@@ -161,7 +161,7 @@ def test_files_among_the_folders_are_passed_over(write):
     run = write("a-seed0", PCK=0.4)
     (run.parent / "compare.md").write_text("| an earlier table |")
     assert find_runs(sorted(run.parent.iterdir())) == [run]
-    with pytest.raises(InputError, match="compare.md: no run folder among these"):
+    with pytest.raises(InputError, match=r"compare\.md: no run folder among these"):
         find_runs([run.parent / "compare.md"])
 
 

@@ -12,7 +12,7 @@ def to_markdown(result: dict[str, Any]) -> str:
     machine = result["machine"]
     versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())
     verdict = "passed" if result["is_ok"] else "**not passed**"
-    software = f"Python {machine['python']}, CUDA {machine['cuda']}, {versions}"
+    software = f"CUDA {machine['cuda']}, {versions}"
     head = [
         f"### GPU check on {machine['gpu']}, {machine['date']}",
         "",
