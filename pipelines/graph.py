@@ -4,6 +4,7 @@ One definition serves the CPU and the GPU: reading, drawing and the matrices are
 decoding and warping are where `Reading.device` says. Every view is one matrix from stored pixels, drawn here
 from the pipeline's seed, and warped by `fn.experimental.warp_perspective` (bit-equal to cv2.warpAffine on
 the CPU; `fn.warp_affine` is eight times slower and has its origin at a corner).
+With `Reading.crops` a graph ends with the decoded pixels and the matrices: so a CPU run reads (render.py).
 A graph is a function from `Reading` to named outputs; `Pipeline` runs it.
 """
 
@@ -23,7 +24,7 @@ from nvidia.dali.types import Constant, DALIDataType, DALIImageType
 from torch import Tensor
 
 from pipelines.feed import Feed
-from pipelines.views import MEAN_RGB, STD_RGB, ViewLaw, ViewSettings
+from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, ViewLaw, ViewSettings
 from sharding.crop import BOX_PADDING
 from sharding.index import VERSION as INDEX_VERSION
 
@@ -204,7 +205,6 @@ def combine(b_from_c: Node, a_from_b: Node) -> Node:
 def warp(image: Node, view_from_stored: Node, law: ViewLaw, size_hw: tuple[int, int]) -> Node:
     """Sample a view once, bilinearly, from decoded pixels."""
     last_row = Constant(np.array([[0, 0, 1]], np.float32), device="cpu")
-    fill = [round(255 * mean) for mean in MEAN_RGB] if law.border == "mean" else [0, 0, 0]
     return fn.experimental.warp_perspective(
         image,
         matrix=fn.cat(view_from_stored, last_row, axis=0),
@@ -212,7 +212,7 @@ def warp(image: Node, view_from_stored: Node, law: ViewLaw, size_hw: tuple[int, 
         inverse_map=False,
         pixel_origin="center",
         border_mode="constant",
-        fill_value=fill,
+        fill_value=list(BORDER_GREYS[law.border]),
     )
 
 

@@ -20,6 +20,11 @@ STD_RGB = (0.229, 0.224, 0.225)
 Share = Annotated[float, Field(ge=0, le=1)]
 Border = Literal["mean", "black"]
 """Colour of what lies beyond the stored pixels: ImageNet's mean (0 once normalised) or black."""
+BORDER_GREYS: dict[Border, tuple[int, ...]] = {
+    "mean": tuple(round(255 * mean) for mean in MEAN_RGB),
+    "black": (0, 0, 0),
+}
+"""The same as grey levels of red, green and blue."""
 
 
 @settings

@@ -1,7 +1,7 @@
 """Views from decoded crops on the CPU: OpenCV, a batch's samples shared by threads.
 
 A pixel is sampled bilinearly where its matrix says, with the law's border colour beyond the crop, and
-normalised: the very values of the DALI graph on the CPU, in less than half of its time.
+normalised: the very grey levels of the DALI graph on the CPU, in less time (docs/results.md).
 """
 
 import threading
@@ -16,13 +16,8 @@ import torch
 from torch import Tensor
 
 from pipelines.memory import RecycledMemory
-from pipelines.views import MEAN_RGB, STD_RGB, Border
+from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, Border
 
-BORDER_GREYS: dict[Border, tuple[int, ...]] = {
-    "mean": tuple(round(255 * mean) for mean in MEAN_RGB),
-    "black": (0, 0, 0),
-}
-"""Red, green and blue of what lies beyond the crop."""
 SCALE_RGB = 1 / (255 * np.array(STD_RGB))
 SHIFT_RGB = -np.array(MEAN_RGB) / STD_RGB
 """A grey level's normalised value is SCALE * level + SHIFT."""

@@ -19,13 +19,13 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms.v2 import functional
 
 from pipelines.masking.choice import HALF_SIDE_PX, JITTER_SD_PX, LAW_HEIGHT_PX
-from pipelines.views import MEAN_RGB, STD_RGB, ViewLaw, ViewSettings
+from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, ViewLaw, ViewSettings
 from sharding.crop import BOX_PADDING
 from sharding.record import Annotations
 
 MASKS = 5
 """Joints cut out of a crop, as published."""
-MEAN_COLOUR = tuple(round(255 * mean) for mean in MEAN_RGB)
+MEAN_COLOUR = BORDER_GREYS["mean"]
 
 
 class Views(NamedTuple):
@@ -83,8 +83,7 @@ def warp(
     image: np.ndarray, view_from_image: np.ndarray, law: ViewLaw, size_hw: tuple[int, int]
 ) -> np.ndarray:
     """Sample a view (H, W, 3) uint8, bilinearly, by a (3, 3) matrix."""
-    fill = MEAN_COLOUR if law.border == "mean" else (0, 0, 0)
-    return cv2.warpAffine(image, view_from_image[:2], size_hw[::-1], borderValue=fill)
+    return cv2.warpAffine(image, view_from_image[:2], size_hw[::-1], borderValue=BORDER_GREYS[law.border])
 
 
 def cut_out_joints(crop: np.ndarray, points_xy: np.ndarray, count: int) -> np.ndarray:

@@ -87,6 +87,16 @@ def adam(method: Method, lr: float = 1e-2) -> torch.optim.Optimizer:
     return torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=lr)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums are taken in one order then: five steps of Adam turn another last digit into a thousandth."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", METHODS)
 def test_five_steps_have_the_known_losses(name: str, split: Split, batches: Callable[..., Batches]) -> None:
     """Run with UPDATE_GOLDEN=1 after a change that is meant to move them, and say why in the commit."""
@@ -96,7 +106,7 @@ def test_five_steps_have_the_known_losses(name: str, split: Split, batches: Call
     if os.environ.get(UPDATE):
         GOLDEN.write_text(json.dumps(known | {name: losses}, indent=1) + "\n")
         return
-    assert losses == pytest.approx(known[name], rel=5e-3)
+    assert losses == pytest.approx(known[name], rel=2e-3)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -10,8 +10,7 @@ from torch import Tensor
 from pipelines.cache.draw import Plan
 from pipelines.cache.store import Store
 from pipelines.cache.warp.triton_kernel import launch
-from pipelines.views import MEAN_RGB, STD_RGB
-from pipelines.warp import BORDER_GREYS
+from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB
 
 
 class CudaWarp:

@@ -17,8 +17,8 @@ from pipelines.cache.store import Store, fill
 from pipelines.cache.warp.host import HostWarp
 from pipelines.graph import unlabelled_graph
 from pipelines.source import open_split
-from pipelines.views import MEAN_RGB, PUBLISHED_STRONG, PUBLISHED_WEAK, STD_RGB, ViewSettings
-from pipelines.warp import BORDER_GREYS, View
+from pipelines.views import BORDER_GREYS, MEAN_RGB, PUBLISHED_STRONG, PUBLISHED_WEAK, STD_RGB, ViewSettings
+from pipelines.warp import View
 from tests.devices import refusing_to_wait
 from tests.pipelines.conftest import MakeShards, encode
 from tests.pipelines.test_graph import SIZES_HW, batch_of, pixels_of, reading_of
