@@ -80,9 +80,19 @@ class Split:
         """
         return json.loads((self.shards.folder / GROUND_TRUTH_NAME).read_bytes())
 
-    @cached_property
+    @property
     def annotation_ids(self) -> tuple[int, ...]:
         """Ids of the chosen annotations, in reading order."""
+        return self._listed[0]
+
+    @property
+    def num_marked(self) -> int:
+        """How many of the chosen samples have a marked keypoint; a detector's boxes have none."""
+        return self._listed[1]
+
+    @cached_property
+    def _listed(self) -> tuple[tuple[int, ...], int]:
+        """From the ground truth, which is long, in one reading: the chosen ids, and how many are marked."""
         truth = self.ground_truth()
         rows = truth.get("detections", truth.get("annotations", []))
         if len(rows) < self.manifest.num_samples:
@@ -90,7 +100,8 @@ class Split:
                 f"{self.root}: {GROUND_TRUTH_NAME} lists {len(rows)} annotations for "
                 f"{self.manifest.num_samples} samples: build the shards again"
             )
-        return tuple(rows[place]["id"] for place in self.ordinals)
+        chosen = [rows[place] for place in self.ordinals]
+        return tuple(row["id"] for row in chosen), sum(row.get("num_keypoints", 0) > 0 for row in chosen)
 
     @property
     def ids_sha256(self) -> str:

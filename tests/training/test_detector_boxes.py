@@ -103,6 +103,12 @@ def test_card_and_sheet_know_that_boxes_have_no_truth(detected: Detected) -> Non
     assert not seen["visible"].any()
 
 
+def test_nothing_is_learned_from_them(tiny_run: Callable[..., RunSettings], detected: Detected) -> None:
+    cfg = tiny_run("supervised", f"data.train={detected.shards}", f"data.val={detected.shards}")
+    with pytest.raises(InputError, match=r"none of the \d+ labelled samples has a marked keypoint"):
+        run(cfg, resume=False)
+
+
 def test_a_run_is_scored_by_them(tiny_run: Callable[..., RunSettings], detected: Detected) -> None:
     folder = run(tiny_run("supervised", "steps=1", f"data.val={detected.shards}"), resume=False).folder
     assert "PCK" not in json.loads((folder / "scores.json").read_text())["last"]["scores"]["network"]
