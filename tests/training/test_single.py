@@ -39,13 +39,6 @@ def test_ramp_rises_by_a_line_after_the_burn_in() -> None:
     assert make_method().cfg.ramp(Progress(0, 100)) == 1
 
 
-def test_an_annealed_burn_in_runs_through_the_schedule_of_the_rate_twice() -> None:
-    plain, annealed = make_method(burn_in=0.3), make_method(burn_in=0.3, anneal_burn_in=True)
-    for step, expected in ((0, (0, 30)), (29, (29, 30)), (30, (0, 70)), (99, (69, 70))):
-        assert plain.rate_position(Progress(step, 100)) == Progress(step, 100)
-        assert annealed.rate_position(Progress(step, 100)) == Progress(*expected)
-
-
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     method = make_method(weight=0.7, mixup={"places": ["input"], "weight": 0.4}, ramp_up=0.01)
     for step, ramp in ((0, 0.5), (5, 1.0)):

@@ -23,7 +23,7 @@ from pipelines.strong.scene import Scene
 from training.losses import heatmap_loss
 from training.methods.draws import Draws
 from training.methods.ensemble import EnsembleSettings
-from training.methods.method import Inspection, Progress, two_trainings
+from training.methods.method import Inspection, Progress
 from training.methods.mixup import MixupBranch, MixupSettings
 from training.teacher import SharedTeacherSettings, TeacherSettings
 
@@ -47,9 +47,6 @@ class ConsistencySettings:
     """Weight of the sum of the paths' losses."""
     burn_in: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the run that trains on the labelled people alone, before the unlabelled ones join."""
-    anneal_burn_in: bool = False
-    """Whether the learning rate runs through its schedule in the burn-in, so that a finished network begins
-    to label, and through it once more in the rest of the run."""
     ramp_up: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the run over which the weights of the unlabelled losses then rise from zero."""
     labels: Literal["heatmaps", "keypoints"] = "heatmaps"
@@ -68,10 +65,6 @@ class ConsistencySettings:
     def settled_from(self, total_steps: int) -> int:
         """The step from which the unlabelled losses have their full weights."""
         return round(self.burn_in * total_steps) + round(self.ramp_up * total_steps)
-
-    def rate_position(self, progress: Progress) -> Progress:
-        """Where the learning rate's schedule stands."""
-        return two_trainings(progress, self.burn_in_steps(progress)) if self.anneal_burn_in else progress
 
     def burn_in_steps(self, progress: Progress) -> int:
         """Steps on the labelled people alone."""

@@ -75,10 +75,6 @@ class Dual(Method):
         """After the burn-in."""
         return self.cfg.ramp(progress) > 0
 
-    def rate_position(self, progress: Progress) -> Progress:
-        """Within the burn-in or the rest, where the burn-in is annealed."""
-        return self.cfg.rate_position(progress)
-
     def after_update(self, progress: Progress) -> None:
         """Move the teachers."""
         self.first_teacher.update(self.first, progress.step + 1)

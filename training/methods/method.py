@@ -22,13 +22,6 @@ class Progress:
     total_steps: int
 
 
-def two_trainings(progress: Progress, first_steps: int) -> Progress:
-    """Where a run stands within the first of two trainings, of `first_steps`, or within the second."""
-    if progress.step < first_steps:
-        return Progress(progress.step, first_steps)
-    return Progress(progress.step - first_steps, progress.total_steps - first_steps)
-
-
 @dataclass(frozen=True)
 class StepResult:
     """What a step gives: the scalar to minimise, and detached device scalars for the report."""

@@ -19,7 +19,7 @@ from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.geometry import apply
 from training.losses import heatmap_loss
 from training.methods.ensemble import Ensemble, EnsembleSettings
-from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult, two_trainings
+from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
 from training.methods.supervised import supervised_loss
 
 
@@ -102,7 +102,10 @@ class PseudoLabel(Method):
 
     def rate_position(self, progress: Progress) -> Progress:
         """Within the teacher's training, or within the student's."""
-        return two_trainings(progress, self.cfg.settled_from(progress.total_steps))
+        first_steps = self.cfg.settled_from(progress.total_steps)
+        if progress.step < first_steps:
+            return Progress(progress.step, first_steps)
+        return Progress(progress.step - first_steps, progress.total_steps - first_steps)
 
     def networks(self) -> dict[str, PoseNet]:
         """The student and the teacher."""

@@ -74,10 +74,6 @@ class Single(Method):
         """After the burn-in."""
         return self.cfg.ramp(progress) > 0
 
-    def rate_position(self, progress: Progress) -> Progress:
-        """Within the burn-in or the rest, where the burn-in is annealed."""
-        return self.cfg.rate_position(progress)
-
     def after_update(self, progress: Progress) -> None:
         """Move the teacher."""
         self.teacher.update(self.network, progress.step + 1)

@@ -129,10 +129,6 @@ class Triple(Method):
         """After the burn-in."""
         return self.cfg.ramp(progress) > 0
 
-    def rate_position(self, progress: Progress) -> Progress:
-        """Within the burn-in or the rest, where the burn-in is annealed."""
-        return self.cfg.rate_position(progress)
-
     def after_update(self, progress: Progress) -> None:
         """Move the labellers, and at the end of an epoch the copies."""
         done = progress.step + 1
