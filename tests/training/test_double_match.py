@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from configs.load import InputError
 from models.heatmap import warp
+from pipelines.batch import UnlabelledBatch
 from tests.training.tiny import LATE, SIGMA, make_batches, make_method
 from training.losses import heatmap_loss
 from training.methods.supervised import supervised_loss
@@ -63,6 +64,26 @@ def test_the_features_of_an_ensemble_are_those_of_the_view_itself() -> None:
     assert torch.isclose(*terms, atol=2e-3)
     with pytest.raises(ValueError, match=r"begin with 1\.0"):
         make_method("double_match", ensemble={"scales": [0.8, 1.0]})
+
+
+def test_features_are_carried_by_the_distance_of_their_cells_where_sizes_were_rounded_up() -> None:
+    """A width of 40 px gives three cells at stride 16: a view moved by 16 px moves them by one cell."""
+    method = make_method("double_match", paths=[[]])
+    method.projection = torch.nn.Identity()
+    images = torch.zeros(2, 3, 64, 40)
+    shift = torch.tensor([[1.0, 0.0, -16.0], [0.0, 1.0, 0.0]]).repeat(2, 1, 1)
+    weak = method.network.backbone(images)[-1].detach()
+    assert weak.shape[-2:] == (4, 3)
+    weak = torch.randn(weak.shape, generator=torch.Generator().manual_seed(0))
+    moved = torch.cat((weak[..., 1:], torch.zeros_like(weak[..., :1])), dim=-1)
+    loss = method.feature_loss(weak, [moved], UnlabelledBatch(images, images, shift))
+    assert loss.abs() < 1e-5
+
+
+def test_a_layer_without_maps_is_refused() -> None:
+    """A list of modules, of which each is called by itself."""
+    with pytest.raises(InputError, match=r"method\.layer: 'head\.laterals' gives no feature maps"):
+        make_method("double_match", layer="head.laterals")
 
 
 def test_an_unknown_layer_is_refused_with_near_names() -> None:

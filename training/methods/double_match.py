@@ -25,6 +25,8 @@ from training.methods.consistency import ConsistencySettings
 from training.methods.method import Ingredients
 from training.methods.single import Single
 
+PROBE_PX = 64
+
 
 @settings
 class DoubleMatchSettings(ConsistencySettings):
@@ -57,7 +59,7 @@ class DoubleMatch(Single):
         self.student_tap = FeatureTap(self.network, cfg.layer)
         own = self.teacher.source(self.network)
         self.teacher_tap = self.student_tap if own is self.network else FeatureTap(own, cfg.layer)
-        channels = feature_channels(self.network, self.student_tap)
+        channels, self.feature_stride = feature_layout(self.network, self.student_tap, cfg.layer)
         self.projection = nn.Conv2d(channels, channels, 1).to(next(self.network.parameters()).device)
 
     def unlabelled_loss(self, unlabelled: UnlabelledBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -76,8 +78,7 @@ class DoubleMatch(Single):
 
         weak: (N, C, h', w') without gradient; strong: such maps of the passes, those of the paths first.
         """
-        stride = unlabelled.weak.shape[-1] / weak.shape[-1]
-        target, inside = warp(weak, unlabelled.strong_from_weak, stride)
+        target, inside = warp(weak, unlabelled.strong_from_weak, self.feature_stride)
         paths = strong[: len(self.cfg.paths)]
         cosines = [F.cosine_similarity(self.projection(path).float(), target, dim=1) for path in paths]
         shown = inside[:, 0]
@@ -118,10 +119,19 @@ class FeatureTap:
 
 
 @torch.no_grad()
-def feature_channels(network: PoseNet, tap: FeatureTap) -> int:
-    """Channels of the maps that the tap hears."""
+def feature_layout(network: PoseNet, tap: FeatureTap, layer: str) -> tuple[int, int]:
+    """Channels of the maps that the tap hears, and view px between two of their cells.
+
+    Measured on a square that every stride divides: of another input a network rounds the sizes up, and 144 px
+    over 5 cells are not the 32 px that lie between two of them. Raises InputError where it hears no maps.
+    """
     was_training = network.training
     with tap.listening() as heard:
-        network.eval()(torch.zeros(1, 3, 64, 64, device=next(network.parameters()).device))
+        network.eval()(torch.zeros(1, 3, PROBE_PX, PROBE_PX, device=next(network.parameters()).device))
     network.train(was_training)
-    return heard[0].shape[1]
+    if not heard or heard[0].ndim != 4:
+        raise InputError(
+            f"method.layer: '{layer}' gives no feature maps (N, C, h, w): name a module that does, such as "
+            "backbone"
+        )
+    return heard[0].shape[1], PROBE_PX // heard[0].shape[-1]
