@@ -138,7 +138,8 @@ def read_request(
     parser = argparse.ArgumentParser(
         usage=f"%(prog)s {path_name} [key.path=value ...]{' [options]' if options else ''}",
         description=description,
-        epilog=f"recipes: {_recipes_under(recipes)}" if recipes else None,
+        epilog="\n  ".join(["recipes:", *_recipes_under(recipes)]) if recipes else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # which breaks no name of a recipe
         parents=[options] if options else [],
         add_help=False,
         allow_abbrev=False,
@@ -174,12 +175,17 @@ def exit_on_input_error() -> Iterator[None]:
 
 def no_recipe(recipes: str) -> str:
     """The sentence for a command line without a recipe: it lists those under `configs/RECIPES`."""
-    return f"command line: a recipe is missing; known: {_recipes_under(recipes)}"
+    return f"command line: a recipe is missing; known: {', '.join(_recipes_under(recipes))}"
 
 
-def _recipes_under(recipes: str) -> str:
-    files = sorted((CONFIGS / recipes).rglob("*.yaml"))
-    return ", ".join(os.path.relpath(file) for file in files) or f"none in configs/{recipes}"
+def _recipes_under(recipes: str) -> list[str]:
+    """The recipes of each folder as a shell knows them: `configs/run/coco-1k/{adaptive,triple}.yaml`."""
+    names: dict[Path, list[str]] = {}
+    for file in sorted((CONFIGS / recipes).rglob("*.yaml")):
+        names.setdefault(file.parent, []).append(file.stem)
+    listed = {folder: f"{{{','.join(stems)}}}" if stems[1:] else stems[0] for folder, stems in names.items()}
+    known = [os.path.relpath(folder / f"{stems}.yaml") for folder, stems in listed.items()]
+    return known or [f"none in configs/{recipes}"]
 
 
 def _is_path(word: str) -> bool:

@@ -70,6 +70,7 @@ class RunSettings:
     seed: int = 0
     """Seed of the network's first weights, of the views, and of every draw of the method."""
     data: DataSettings
+    """Which people are labelled, unlabelled and scored."""
     views: ViewSettings = ViewSettings()
     """The views' size and the laws that they are drawn from."""
     loader: LoaderSettings = LoaderSettings()

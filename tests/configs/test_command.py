@@ -75,7 +75,20 @@ def test_a_missing_recipe_lists_the_known_ones(tmp_path, monkeypatch, capsys):
     line = "command line: a recipe is missing; known: run/coco/single.yaml, run/demo.yaml"
     assert (left.value.code, capsys.readouterr().err) == (2, f"error: {line}\n")
     assert no_recipe("run") == line
+    (tmp_path / "run" / "coco" / "dual.yaml").touch()
+    assert no_recipe("run").endswith("known: run/coco/{dual,single}.yaml, run/demo.yaml")
     assert no_recipe("shards") == "command line: a recipe is missing; known: none in configs/shards"
+
+
+def test_the_help_breaks_no_name_of_a_recipe(tmp_path, monkeypatch, capsys):
+    (tmp_path / "run").mkdir()
+    long = "a-name-of-many-words-" * 8
+    (tmp_path / "run" / f"{long}.yaml").touch()
+    monkeypatch.setattr("configs.load.CONFIGS", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        call("--help")
+    assert f"  run/{long}.yaml\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", ["--steps=3", "--stepz", "-x"])

@@ -139,3 +139,16 @@ def test_markup_in_a_meaning_is_text():
         """A size [bold] of [0, 1]."""
 
     assert "A size [bold] of [0, 1]." in help_text(Odd)
+
+
+def test_what_a_class_inherits_keeps_its_meaning():
+    @settings
+    class Steep(Fixed):
+        gamma: float = 2.0
+
+    @settings
+    class Steeper(Steep):
+        count: int = 6
+
+    assert "├── count: a whole number = 5  Rectangles a person." in help_text(Steep)
+    assert "├── count: a whole number = 6  Rectangles a person." in help_text(Steeper)

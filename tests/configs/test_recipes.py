@@ -3,11 +3,12 @@
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from configs.load import dump, load
+from configs.schema import fields, is_settings
 from sharding.build import BuildSettings
 from training.settings import RunSettings
 from training.sweep_plan import SweepSettings, plan
@@ -42,6 +43,27 @@ def test_recipe_loads_and_round_trips(folder, file, tmp_path):
     settings = loaded(file, cls)
     (tmp_path / "dumped.yaml").write_text(dump(settings))
     assert load(cls, tmp_path / "dumped.yaml") == settings
+
+
+def without_meaning(cls: type, seen: set[type]) -> list[str]:
+    """The settings of `cls` and of all that lies under it that `--help` says nothing about."""
+    found = []
+    for key, field in fields(cls).items():
+        found += [f"{cls.__name__}.{key}"] if key != "name" and not field.description else []
+        for inner in set(classes_in(field.annotation)) - seen:
+            seen.add(inner)
+            found += without_meaning(inner, seen)
+    return found
+
+
+def classes_in(kind: Any) -> list[type]:
+    """The classes of settings anywhere in a type."""
+    return [kind] if is_settings(kind) else [cls for inner in get_args(kind) for cls in classes_in(inner)]
+
+
+@pytest.mark.parametrize("cls", CLASSES.values())
+def test_every_setting_has_a_meaning(cls):
+    assert without_meaning(cls, set()) == []
 
 
 @pytest.mark.parametrize(("folder", "file"), RECIPES, ids=name)
