@@ -112,7 +112,8 @@ class Journal:
     def _read(self) -> tuple[Tally, list[str]]:
         """What the journal's good lines say, and these lines."""
         tally = Tally()
-        head, *lines = self._path.read_text().splitlines() if self._path.exists() else [""]
+        # A full disk or a kill may have left the file empty.
+        head, *lines = (self._path.read_text().splitlines() if self._path.exists() else ()) or ("",)
         good: list[str] = []
         with suppress(ValueError):  # a kill may have cut the last line short
             for line in lines if head == self._head else []:

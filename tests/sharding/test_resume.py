@@ -168,7 +168,7 @@ def test_second_build_of_one_output_refuses(whole, tmp_path, quiet):
     check_shards(output, read_manifest(output), deep=True)
 
 
-@pytest.mark.parametrize("damage", ["other settings", "shard altered", "journal cut"])
+@pytest.mark.parametrize("damage", ["other settings", "shard altered", "journal cut", "journal empty"])
 def test_only_intact_shards_of_the_same_build_are_gone_on_from(whole, tmp_path, quiet, monkeypatch, damage):
     small, expected = whole
     output = tmp_path / "x" / "small"
@@ -184,8 +184,10 @@ def test_only_intact_shards_of_the_same_build_are_gone_on_from(whole, tmp_path, 
     if damage == "journal cut":
         path = aside / "journal.jsonl"
         path.write_text(path.read_text()[:-40])
+    if damage == "journal empty":  # its first line met a full disk
+        (aside / "journal.jsonl").write_text("")
     stamp = (aside / "shards" / "small-000000.tar").stat().st_mtime_ns
     manifest = build(small.settings(output), console=quiet)
     assert files_of(output) == files_of(expected)
     kept = (output / manifest.shards[0].file).stat().st_mtime_ns == stamp
-    assert kept == (damage != "other settings")
+    assert kept == (damage in ("shard altered", "journal cut"))
