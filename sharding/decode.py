@@ -20,7 +20,7 @@ UPRIGHT = 1
 
 def decode_photo(payload: bytes, *, size_wh: tuple[int, int] | None, where: str) -> tuple[np.ndarray, bool]:
     """Decode one photo strictly: (H, W, 3) uint8 RGB, and whether `payload` itself decodes to these pixels
-    in a reader that obeys EXIF.
+    in any reader, whether or not it obeys EXIF.
 
     COCO annotates the pixels as they are stored and pays no heed to EXIF, so the annotated size decides:
     stored pixels of that size are taken as they are, else they are turned upright as EXIF says, if that gives
@@ -33,9 +33,9 @@ def decode_photo(payload: bytes, *, size_wh: tuple[int, int] | None, where: str)
             warnings.simplefilter("ignore")  # PIL warns of odd metadata; damaged pixels are errors
             image = _open_image(payload, where)
             is_storable = image.format in _STORED_FORMATS
-            turned = orientation(image) != UPRIGHT
-            if turned and size_wh not in (None, image.size):
-                image, turned = ImageOps.exif_transpose(image), False
+            is_rotated = orientation(image) != UPRIGHT
+            if is_rotated and size_wh not in (None, image.size):
+                image = ImageOps.exif_transpose(image)
             pixels = _pixels(image, payload)
     except InputError:
         raise
@@ -51,7 +51,7 @@ def decode_photo(payload: bytes, *, size_wh: tuple[int, int] | None, where: str)
             f"{where}: the image is {image.width}x{image.height}, but it was annotated at "
             f"{size_wh[0]}x{size_wh[1]}: put the original file there, or correct the annotations"
         )
-    return pixels, is_storable and not turned
+    return pixels, is_storable and not is_rotated
 
 
 def orientation(image: Image.Image) -> object:

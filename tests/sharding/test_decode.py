@@ -55,7 +55,7 @@ class TestOrientation:
         np.testing.assert_array_equal(
             photo, np.rot90(decode_photo(encoded(pixels), size_wh=None, where="p")[0], -1)
         )
-        assert is_faithful
+        assert not is_faithful
 
     def test_unknown_size_takes_the_stored_pixels(self, pixels):
         assert decode_photo(encoded(pixels, orientation=6), size_wh=None, where="p")[0].shape == (30, 40, 3)

@@ -22,6 +22,7 @@ from sharding.formats.mpii import MpiiFormat
 from sharding.manifest import read_manifest
 from sharding.record import decode_pose
 from sharding.settings import BuildSettings
+from sharding.verify import VerifySettings, verify
 
 COCO_PEOPLE = 60
 
@@ -108,7 +109,8 @@ def test_people_of_a_mat_read_back(tmp_path, quiet):
     assert card["area"] == pytest.approx(0.53 * 100 * 100)
 
 
-def test_a_turned_photo_of_a_folder_is_stored_upright(tmp_path, quiet):
+@pytest.mark.parametrize("crop", [PersonCrop(), WholePhoto()])
+def test_a_turned_photo_of_a_folder_is_stored_upright(tmp_path, quiet, crop):
     """A phone's photo: red at the top once it is turned by a quarter."""
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -118,7 +120,8 @@ def test_a_turned_photo_of_a_folder_is_stored_upright(tmp_path, quiet):
     exif[0x0112] = 6  # stored lying on its left side
     Image.fromarray(np.rot90(upright).copy()).save(folder / "a.jpg", exif=exif, quality=95)
     source = FolderFormat(images=folder, boxes=WholePhotoBoxes())
-    build(BuildSettings(source=source, output=tmp_path / "out", workers=1), console=quiet)
+    build(BuildSettings(source=source, output=tmp_path / "out", crop=crop, workers=1), console=quiet)
+    verify(VerifySettings(verify=tmp_path / "out", workers=1), console=quiet)
     ((card, _, _, jpeg),) = samples_of(tmp_path / "out")
     stored = np.asarray(Image.open(io.BytesIO(jpeg)))
     assert card["source_size"] == [40, 60]
