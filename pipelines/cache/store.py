@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor
 
+from configs.load import InputError
 from pipelines import graph
 from pipelines.cache.room import require_room
 from pipelines.graph import Graph, Pipeline, Reading
@@ -61,7 +62,8 @@ def fill(
     reading: in order, on the CPU: the GPU's decoder would round otherwise, and this is done once. It goes
     over the samples twice: first for the sizes, so that a store that does not fit is refused before it is
     begun. Where a stream loses samples on the way it starts again without them.
-    Raises InputError where it does not fit, RuntimeError where a sample cannot be decoded.
+    Raises InputError where it does not fit and where every sample is lost, RuntimeError where one cannot be
+    decoded.
     """
     while True:
         lost = num_lost(reading)
@@ -87,6 +89,8 @@ def _fill(
         {name: rows.numpy().copy() for name, rows in each.items()}
         for each in _one_pass(survey, reading, count, f"sizes of {what}")
     ]
+    if not seen:
+        raise InputError(f"{what}: every one of them is lost: mend the shards or their connection")
     table = {name: np.concatenate([each[name] for each in seen])[:count] for name in seen[0]}
     if len(table["shape_hwc"]) != count - num_lost(reading):
         raise _MoreLostError

@@ -272,3 +272,15 @@ def test_lost_samples_are_left_out_of_every_pass(people_folder: Path) -> None:
         pytest.raises(InputError, match="had lost 3 samples, and now 4"),
     ):
         other.load_state_dict(state)
+
+
+@pytest.mark.usefixtures("quick_retries")
+@pytest.mark.filterwarnings("ignore:.*(opened again|lost)")
+def test_every_sample_lost_is_one_sentence(people_folder: Path) -> None:
+    split = open_split(pipe_of(people_folder))
+    for tar in people_folder.glob("*.tar"):
+        tar.unlink()
+    with pytest.raises(
+        InputError, match=rf"the {PEOPLE} labelled people of pipe:.* every one .* is lost: mend"
+    ):
+        cached_labelled(split, VIEWS, batch_size=4, seed=0, settings=LoaderSettings(bad_samples=PEOPLE))
