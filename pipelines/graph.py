@@ -329,10 +329,6 @@ class Pipeline:
         self.names = list(outputs)
         self.dali.build()
 
-    def num_samples(self) -> int:
-        """Return how many samples all ranks together read."""
-        return int(self.dali.reader_meta("shards")["epoch_size"])
-
     def next(self) -> dict[str, Any]:
         """Return the next batch by name: tensors (N, ...), `record` as a list of bytes, `crop` of arrays.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
@@ -26,7 +27,7 @@ def identify(settings: BuildSettings, annotations: Annotations) -> Identity:
 
 
 def _hash_annotations(annotations: Annotations) -> str:
-    digest = hashlib.sha256(json.dumps(annotations.skeleton.to_json()).encode())
+    digest = hashlib.sha256(json.dumps(asdict(annotations.skeleton)).encode())
     for person in (*annotations.persons, *(annotations.annotated or ())):
         facts: tuple[Any, ...] = (
             person.id,

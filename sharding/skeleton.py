@@ -1,6 +1,6 @@
 """A keypoint set as data: names, left/right pairs, bones and OKS sigmas travel with the shards."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from configs.load import InputError
@@ -53,20 +53,6 @@ class Skeleton:
         for left, right in self.flip_pairs:
             order[left], order[right] = right, left
         return tuple(order)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Skeleton":
-        """The inverse of `to_json`; ValueError where the values make no skeleton."""
-        return cls(
-            names=tuple(values["names"]),
-            flip_pairs=tuple((int(a), int(b)) for a, b in values["flip_pairs"]),
-            bones=tuple((int(a), int(b)) for a, b in values["bones"]),
-            sigmas=tuple(float(sigma) for sigma in values["sigmas"]),
-        )
 
 
 COCO_17 = Skeleton(

@@ -8,7 +8,6 @@ from sharding.skeleton import (
     DEFAULT_SIGMA,
     LSP_14,
     MPII_16,
-    Skeleton,
     from_category,
     to_category,
 )
@@ -24,9 +23,6 @@ class TestKnownSets:
 
     def test_category_round_trip(self, skeleton):
         assert from_category(to_category(skeleton), where="f") == skeleton
-
-    def test_json_round_trip(self, skeleton):
-        assert Skeleton.from_json(skeleton.to_json()) == skeleton
 
     def test_pairs_follow_from_names(self, skeleton):
         category = to_category(skeleton)
