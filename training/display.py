@@ -13,7 +13,7 @@ LABELS: dict[str, tuple[str, str]] = {
     "loss_supervised": ("sup", "{:.3g}"),
     "loss_unlabelled": ("unl", "{:.3g}"),
     "loss_mixed": ("mix", "{:.3g}"),
-    "mean_masks": ("masks", "{:.1f}"),
+    "masks": ("masks", "{:.1f}"),
     "hard_share": ("hard", "{:.0%}"),
     "alpha": ("alpha", "{:.2f}"),
     "teacher_peak": ("peak", "{:.2f}"),

@@ -65,7 +65,8 @@ def train(job: Job) -> None:
             draw_pictures(job)
 
         rate = job.method.rate_position(progress)
-        set_learning_rate(job.optimizer, cfg.optim.lr * cfg.optim.schedule.scale(rate.step, rate.total_steps))
+        lr = cfg.optim.lr * cfg.optim.schedule.scale(rate.step, rate.total_steps)
+        set_learning_rate(job.optimizer, lr)
         result = job.wrapped(labelled, unlabelled, progress)
         accelerator.backward(result.loss)
         job.optimizer.step()
@@ -74,7 +75,8 @@ def train(job: Job) -> None:
 
         job.step += 1
         people = len(labelled.image) + (len(unlabelled.weak) if unlabelled else 0)
-        job.report.step(job.step, result.terms, waited, samples=people * accelerator.num_processes)
+        terms = {**result.terms, "lr": lr}
+        job.report.step(job.step, terms, waited, samples=people * accelerator.num_processes)
         is_last = job.step == cfg.steps
         if is_last or job.step % cfg.evaluate_every == 0:
             score_networks(job)
@@ -112,8 +114,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def score_networks(job: Job) -> None:
-    """Score every network and ensemble on `data.val` and write scores.json: last first, then best."""
+    """Score every network and ensemble on `data.val` and write scores.json: last first, then best.
+
+    Before it the terms since the last report are seen to be finite.
+    """
     cfg = job.cfg
+    job.report.flush()
     # Each rank has batch statistics of its own since the last pass; those of the first are kept and scored.
     broadcast(list(job.method.buffers()))
     with job.report.pause("scoring"):

@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
+import json
 from typing import Any
 
 import torch
@@ -156,7 +157,10 @@ def main(argv: list[str] | None = None) -> None:
         recipe = request.recipe if resumed is None else resumed / RECIPE_NAME
         if recipe is None:
             raise InputError(no_recipe("run"))
-        run(load(RunSettings, recipe, request.overrides), resume=resumed is not None)
+        overrides = request.overrides
+        if resumed is not None:  # a folder that was copied or moved since goes on where it lies now
+            overrides = (f"output={json.dumps(str(resumed))}", *overrides)
+        run(load(RunSettings, recipe, overrides), resume=resumed is not None)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ from accelerate import Accelerator
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.training.tiny import LATE, METHODS, make_batches, make_method
 from training import report as report_module
 from training.collapse import CollapseSettings, CollapseWatch
+from training.display import LABELS
 from training.report import Interval, JsonLines, NonFiniteLoss, Report
 
 
@@ -144,10 +146,15 @@ def test_line_of_text_where_there_is_no_terminal(tmp_path, accelerator, clock):
     with make(tmp_path, accelerator) as report:
         for step in range(1, 5):
             clock.now += 2.0
-            report.step(step, terms(0, mean_masks=4.25, hard_share=0.1, teacher_cells=0.0123), 0.5, samples=8)
+            report.step(step, terms(0, masks=4.25, hard_share=0.1, teacher_cells=0.0123), 0.5, samples=8)
     assert shown(report) == (
         "train 4/40  loss 0  masks 4.2  hard 10%  cells 1.23%  lr 0.5  4 samples/s  wait 25%  ETA 1:12\n"
     )
+
+
+def test_names_of_terms_are_those_that_a_run_gives():
+    given = make_method(**METHODS["adaptive"])(*make_batches(), LATE).terms
+    assert set(LABELS) <= {*given, "lr"}
 
 
 def test_bar_and_terms_on_a_terminal(tmp_path, accelerator):

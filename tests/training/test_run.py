@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from configs.load import InputError, dump
+from configs.load import InputError, dump, load
 from sharding.build import BuildSettings, build
 from sharding.formats.coco import CocoFormat
 from training import run as run_module
@@ -39,10 +39,21 @@ def test_resumed_equals_uninterrupted(
     again = run(tiny_run(method, f"output={folder}"), resume=True)
 
     assert sorted(expected) == [1, 2, 3, 4, 5, 6]
+    assert [row["lr"] for row in expected.values()] == pytest.approx([1e-3] * 4 + [1e-4, 1e-5])
     assert metrics(folder) == expected
     states = zip(whole.method.state_dict().items(), again.method.state_dict().items(), strict=True)
     assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in states)
     assert (folder / "scores.json").read_text() == (whole.folder / "scores.json").read_text()
+
+
+def test_a_copied_run_goes_on_in_its_own_folder(tiny_run: MakeRun, tmp_path: Path) -> None:
+    """Its recipe still names the folder that it was copied from, whose newer checkpoint is another run's."""
+    folder, copied = run(tiny_run("supervised", "steps=3"), resume=False).folder, tmp_path / "copy"
+    shutil.copytree(folder, copied)
+    main(["--resume", str(copied), "steps=4"])
+    assert (copied / "checkpoints" / "step-00000004").is_dir()
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000003"]
+    assert load(RunSettings, copied / "recipe.yaml").output == str(copied)
 
 
 def test_hidden_labels_change_no_loss(
@@ -207,9 +218,13 @@ def test_resuming_other_data_is_refused(tiny_run: MakeRun) -> None:
         run(tiny_run("supervised", "steps=2", "data.labelled=11"), resume=True)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("evaluate_every", [1, 100])
+def test_a_loss_that_is_not_finite_stops_the_run(
+    evaluate_every: int, tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a report or a scoring, whose keypoints would be no numbers, comes first."""
     monkeypatch.setattr(run_module, "build_method", broken(run_module.build_method))
-    cfg = tiny_run("supervised", "report_every=2", "checkpoint_every=100")
+    cfg = tiny_run("supervised", "report_every=2", "checkpoint_every=100", f"evaluate_every={evaluate_every}")
     with pytest.raises(RuntimeError, match="loss is not finite from step 1"):
         run(cfg, resume=False)
     assert not (Path(cfg.output) / "checkpoints").exists()
