@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from models.heatmap import decode, encode, warp
-from tests.training.tiny import LATE, SIGMA, SKELETON, K, make_batches, make_method
+from tests.training.tiny import LATE, SIGMA, SKELETON, K, make_batches, make_method, make_settings
 from training.losses import heatmap_loss
+from training.methods.consistency import pseudo_labels
 from training.methods.method import Method, Progress
 from training.methods.supervised import supervised_loss
 
@@ -133,6 +134,14 @@ def test_labels_may_be_gaussians_at_the_peaks_of_the_heatmaps() -> None:
     assert (labels.target.amax(dim=(2, 3)) > 0.9).all()
     plain = make_method(mixup=None).labels(make_batches()[1])
     assert plain.target is plain.heatmaps
+
+
+def test_a_heatmap_without_a_peak_is_no_gaussian_in_the_corner() -> None:
+    heatmaps = torch.full((1, 2, 16, 12), -0.1)
+    heatmaps[0, 1, 8, 6] = 0.5
+    target = pseudo_labels(make_settings(labels="keypoints"), heatmaps, SIGMA).target
+    assert not target[0, 0].any()
+    assert target[0, 1].argmax() == 8 * 12 + 6
 
 
 def test_no_gradient_reaches_the_network_through_the_teacher() -> None:

@@ -93,9 +93,9 @@ def pseudo_labels(cfg: ConsistencySettings, heatmaps: torch.Tensor, sigma: float
     """The teacher's heatmaps (N, K, h, w) as labels; `sigma` of the targets' Gaussians in cells."""
     target = heatmaps
     if cfg.labels == "keypoints":
-        points_cells, _ = decode(heatmaps, 1, sigma=sigma)
+        points_cells, peaks = decode(heatmaps, 1, sigma=sigma)
         size_hw = (heatmaps.shape[-2], heatmaps.shape[-1])
-        target, _ = encode(points_cells, torch.ones_like(points_cells[..., 0]), size_hw, 1, sigma)
+        target, _ = encode(points_cells, peaks > 0, size_hw, 1, sigma)  # without a peak there is no place
     if cfg.min_peak == 0:
         return PseudoLabels(heatmaps, target, heatmaps.new_ones(heatmaps.shape[:2]))
     return PseudoLabels(heatmaps, target, (heatmaps.amax(dim=(2, 3)) > cfg.min_peak).float())
