@@ -59,6 +59,11 @@ class Region(NamedTuple):
     bottom: int
     stored_wh: tuple[int, int]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of the photo lies in it."""
+        return self.right <= self.left or self.bottom <= self.top
+
 
 def person_region(
     box_xywh: tuple[float, float, float, float], source_size_wh: tuple[int, int], law: PersonCrop

@@ -49,7 +49,7 @@ def person_sample(
     size_wh = (photo.shape[1], photo.shape[0])
     if isinstance(law, PersonCrop):
         region = person_region(person.box_xywh, size_wh, law)
-        if region.right <= region.left or region.bottom <= region.top:
+        if region.is_empty:
             raise InputError(
                 f"{person.file_name}: the box of annotation {person.id} lies outside the photo, which has "
                 f"{size_wh[0]}x{size_wh[1]} pixels: correct the annotation"

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from configs.load import InputError
+from sharding.crop import PersonCrop, person_region
 from sharding.decode import UPRIGHT, decode_photo, orientation
 from sharding.executor import map_in_order
 from sharding.findings import Effect, Fault, Findings
@@ -23,6 +24,7 @@ from sharding.record import Annotations, Photo
 from sharding.settings import BuildSettings
 
 PHOTOS_PER_JOB = 8
+BOX_OUTSIDE = Fault("box outside the photo", cure="correct the box, or remove the person")
 
 Trouble = Literal[
     "leads out", "absent", "unreadable", "damaged", "mis-sized", "turned upright", "rotation not obeyed"
@@ -102,6 +104,8 @@ def survey_photos(settings: BuildSettings, annotations: Annotations, *, console:
         if trouble is not None:
             fault = _fault(trouble, settings, is_stored=photo.file_name in stored)
             findings.add(fault, photo.file_name, detail)
+    if isinstance(settings.crop, PersonCrop):
+        _find_boxes_outside(settings.crop, annotations, stored, sizes_wh, findings)
     return Survey(findings, len(there), unusable, sizes_wh)
 
 
@@ -125,6 +129,20 @@ def _stored_names(settings: BuildSettings, annotations: Annotations, absent: set
     tasks = photo_tasks(settings, annotations)
     stored = {task.photo.file_name for task in wanted_tasks(tasks, settings, skipped)}
     return stored | (skipped & {task.photo.file_name for task in tasks})
+
+
+def _find_boxes_outside(
+    law: PersonCrop,
+    annotations: Annotations,
+    stored: set[str],
+    sizes_wh: dict[str, tuple[int, int]],
+    findings: Findings,
+) -> None:
+    """Boxes that a build would refuse; a format that knows the sizes of its photos drops them itself."""
+    for person in annotations.persons:
+        size_wh = sizes_wh.get(person.file_name)
+        if size_wh and person.file_name in stored and person_region(person.box_xywh, size_wh, law).is_empty:
+            findings.add(BOX_OUTSIDE, person.id, f"{list(person.box_xywh)} of {size_wh[0]}x{size_wh[1]}")
 
 
 def _fault(trouble: Trouble, settings: BuildSettings, *, is_stored: bool) -> Fault:

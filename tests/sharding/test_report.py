@@ -12,6 +12,7 @@ from rich.console import Console
 
 from configs.load import InputError
 from sharding.build import BuildSettings, build
+from sharding.formats.aic import AicFormat
 from sharding.formats.coco import CocoFormat
 from sharding.formats.lsp import LspFormat
 from sharding.report import beside, check
@@ -279,3 +280,29 @@ def test_joints_of_photos_without_an_annotated_size(shared_data, output):
     check(BuildSettings(source=source, output=output, workers=1), console=Console(quiet=True))
     faults = json.loads(beside(output, "check.json").read_text())["faults"]
     assert [(fault["fault"], fault["ids"]) for fault in faults] == [("labelled joint outside the photo", [2])]
+
+
+@pytest.mark.parametrize(("limit", "ids"), [(None, [2]), (1, None)])
+def test_box_outside_a_photo_without_an_annotated_size(small, output, quiet, limit, ids):
+    """AI Challenger's list gives no sizes; a build stops at such a box, unless it stores nothing of it."""
+    joints = {"human1": [10, 20, 1] * 14}
+    boxes = {photo(small, 1).stem: [5, 10, 45, 90], photo(small, 2).stem: [905, 910, 945, 990]}
+    rows = [
+        {"image_id": name, "keypoint_annotations": joints, "human_annotations": {"human1": box}}
+        for name, box in boxes.items()
+    ]
+    (small.folder / "list.json").write_text(json.dumps(rows))
+    source = AicFormat(annotations=small.folder / "list.json", images=small.images)
+    settings = BuildSettings(source=source, output=output, workers=1, limit=limit)
+    if ids is None:
+        check(settings, console=quiet)
+        build(settings, console=quiet)
+    else:
+        with pytest.raises(InputError, match=r"faults stop this build \(box outside the photo\):"):
+            check(settings, console=quiet)
+        with pytest.raises(InputError, match="the box of annotation 2 lies outside the photo"):
+            build(settings, console=quiet)
+    faults = json.loads(beside(output, "check.json").read_text())["faults"]
+    assert [fault["ids"] for fault in faults if fault["fault"] == "box outside the photo"] == (
+        [ids] if ids else []
+    )
