@@ -155,6 +155,14 @@ def test_a_scene_holds_one_to_four() -> None:
         draw_scene(np.random.default_rng(0), size_wh=(192, 160), num_people=5, occluded=False)
 
 
+def test_people_who_cannot_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person of the least height is wider than the picture."""
+    monkeypatch.setattr("sharding.drawing.scene.MOST_TRIES", 20)
+    with pytest.raises(InputError, match=r"source\.size_wh: a picture of 48x2000 px had no room"):
+        DrawnFormat(folder=tmp_path / "drawn", people=1, crowded=0, size_wh=(48, 2000)).read()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["drawn", "drawn_val"])
 def test_recipes_load(name: str) -> None:
     cfg = load(BuildSettings, ROOT / f"configs/shards/{name}.yaml")
