@@ -81,8 +81,8 @@ def draw_scene(
         if all(seen.area >= LEAST_SHOWN * full for seen, full in zip(people, whole, strict=True)):
             return Scene(_photograph(rng, picture), people)
     raise InputError(
-        f"source.size_wh: a picture of {size_wh[0]}x{size_wh[1]} px had no room for its people ({num_people}) "
-        f"in {MOST_TRIES} tries: make it wider, or set source.crowded to 0"
+        f"source.size_wh: a picture of {size_wh[0]}x{size_wh[1]} px had no room for {num_people} people in "
+        f"{MOST_TRIES} tries: make it wider, or set source.crowded to 0"
     )
 
 
