@@ -32,6 +32,7 @@ CURL_SAYS = {
     18: "the transfer broke off",
     22: "the server refused, such as for a file that is not there",
     28: "no byte came for too long",
+    127: "it is not installed",
 }
 WAIT_S = 1.0
 """Before the first time; doubled for each further one."""

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from configs.load import InputError
+from pipelines import stream
 from pipelines.loader import LoaderSettings, Place, eval_loader, labelled_loader, unlabelled_loader
 from pipelines.source import labelled_split, open_split, unlabelled_split
 from sharding.build import build
@@ -88,6 +89,15 @@ def test_resumed_stream_is_exact(people_folder: Path, make: Any, steps: int, ran
     assert [bits(batch) for batch in islice(resumed, 3)] == expected[:3]
     resumed.close()  # and goes on
     assert [bits(batch) for batch in islice(resumed, 3)] == expected[3:]
+
+
+@pytest.mark.filterwarnings("ignore:.*opened again")
+def test_no_curl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "CURL", "no-such-program")
+    with pytest.raises(
+        InputError, match=r"dataset\.json: the file cannot be read \(curl: it is not installed"
+    ):
+        open_split("http://127.0.0.1:9/shards")
 
 
 def test_state_of_the_other_reader_is_refused(people_folder: Path) -> None:
