@@ -109,8 +109,8 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def load(path: Path, *, rank: int = 0, world: int = 1, map_location: Any = "cpu") -> Checkpoint:
-    """Read a checkpoint for one rank of a run that goes on.
+def load(path: Path, *, rank: int = 0, world: int = 1) -> Checkpoint:
+    """Read a checkpoint for one rank of a run that goes on, into main memory.
 
     Raises InputError where it is absent or unreadable, or was written by another number of ranks: their data
     streams cannot be divided anew.
@@ -123,14 +123,14 @@ def load(path: Path, *, rank: int = 0, world: int = 1, map_location: Any = "cpu"
         )
     return Checkpoint(
         step=written["step"],
-        shared=load_shared(path, map_location=map_location),
-        rank_state=read_state(path / _rank_file(rank), map_location=map_location),
+        shared=load_shared(path),
+        rank_state=read_state(path / _rank_file(rank)),
     )
 
 
-def load_shared(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
+def load_shared(path: Path) -> dict[str, Any]:
     """The part of a checkpoint that does not depend on the rank: enough to score it."""
-    return read_state(path / SHARED, map_location=map_location)
+    return read_state(path / SHARED)
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Any], where: Path | str) -> None:
@@ -166,10 +166,14 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     _sync_folder(path.parent)
 
 
-def read_state(path: Path, *, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read what `write_state` wrote, running no code from the file; InputError where it cannot be read."""
+def read_state(path: Path) -> dict[str, Any]:
+    """Read what `write_state` wrote, running no code from the file; InputError where it cannot be read.
+
+    Into main memory, from which whoever loads it copies to the device: torch knows no place named "cpu:0",
+    as the device of one of several ranks is called.
+    """
     try:
-        state = torch.load(path, map_location=map_location, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"There is no {path}: name a run folder that holds a checkpoint.") from None
     except Exception as error:  # torch raises half a dozen types for damaged files
@@ -203,11 +207,11 @@ def restore_rng(state: Mapping[str, Any]) -> None:
     """Put back what `capture_rng` took; a GPU state is skipped where there is no GPU."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
-    keys = numpy["keys"].cpu().numpy().astype(np.uint32)
+    keys = numpy["keys"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
-    torch.set_rng_state(state["torch"].cpu())
+    torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def step_folder(run_folder: Path, step: int) -> Path:

@@ -66,7 +66,7 @@ def evaluate_run(folder: Path, cfg: RunSettings, own_val: str) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     place = Place(device=device)
     method = build_method(cfg, val.skeleton, place, fresh=False)
-    checkpoint.load_weights(method, checkpoint.load_shared(path, map_location=device)["method"], path)
+    checkpoint.load_weights(method, checkpoint.load_shared(path)["method"], path)
     found = predict(
         method.networks(),
         eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, place=place, settings=cfg.loader),

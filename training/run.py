@@ -51,7 +51,7 @@ def run(cfg: RunSettings, *, resume: bool) -> Job:
     if resume:
         path = find_checkpoint(job)
         rank, world = accelerator.process_index, accelerator.num_processes
-        restore(job, checkpoint.load(path, rank=rank, world=world, map_location=accelerator.device), path)
+        restore(job, checkpoint.load(path, rank=rank, world=world), path)
         job.report.note(f"resumed from {path}")
     if accelerator.is_main_process:
         write_atomic(folder / RECIPE_NAME, dump(cfg).encode())

@@ -117,7 +117,7 @@ def test_random_states_go_on_where_they_were(tmp_path):
 def test_random_state_of_the_gpu_goes_on(tmp_path):
     path = checkpoint.save(tmp_path, 1, shared={}, rank_state={"rng": checkpoint.capture_rng()})
     expected = torch.rand(3, device="cuda")
-    checkpoint.restore_rng(checkpoint.load(path, map_location="cuda").rank_state["rng"])
+    checkpoint.restore_rng(checkpoint.load(path).rank_state["rng"])
     assert torch.equal(torch.rand(3, device="cuda"), expected)
 
 

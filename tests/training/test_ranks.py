@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,7 +41,9 @@ def launch(recipe: Path, folder: Path, *words: str) -> list[dict[str, object]]:
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
 
 
-def test_two_ranks_agree_and_share_the_work(tiny_run: Callable[..., RunSettings], tmp_path: Path) -> None:
+def test_two_ranks_agree_share_the_work_and_resume_exactly(
+    tiny_run: Callable[..., RunSettings], tmp_path: Path
+) -> None:
     recipe = tmp_path / "two.yaml"
     cfg = tiny_run("everything", "steps=4", "checkpoint_every=2")
     recipe.write_text(dump(cfg))
@@ -51,6 +54,12 @@ def test_two_ranks_agree_and_share_the_work(tiny_run: Callable[..., RunSettings]
     assert [rank["people"] for rank in ranks] == [6, 6]
     folder = Path(cfg.output)
     assert json.loads((folder / "card.json").read_text())["processes"] == 2
-    assert {"AP", "PCK"} <= set(json.loads((folder / "scores.json").read_text())["last"]["scores"]["network"])
+    scores = (folder / "scores.json").read_text()
+    assert {"AP", "PCK"} <= set(json.loads(scores)["last"]["scores"]["network"])
     files = {path.name for path in (folder / "checkpoints" / "step-00000002").iterdir()}
     assert files == {"shared.pt", "rank-0.pt", "rank-1.pt", "checksums.json"}
+
+    shutil.rmtree(folder / "checkpoints" / "step-00000004")
+    (folder / "scores.json").unlink()
+    assert launch(recipe, tmp_path, "resume") == ranks
+    assert (folder / "scores.json").read_text() == scores

@@ -28,5 +28,5 @@ class Draws:
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Restore what `state` gave."""
-        self.device.set_state(state["device"].cpu())
+        self.device.set_state(state["device"])
         self.decided = int(state["decided"])
