@@ -56,10 +56,11 @@ def build(settings: BuildSettings, *, console: Console) -> Manifest:
     annotations.findings.raise_errors()
     identity = identify(settings, annotations)
     with _named_disk_errors(settings.output), building_folder(settings.output) as aside:
+        journal = Journal(aside, identity)
         finished = _find_finished(settings.output, identity, console)
         if finished is not None:
+            journal.remove()  # a kill after the rename leaves one
             return finished
-        journal = Journal(aside, identity)
         manifest, num_photos = _build_aside(journal, settings, annotations, console)
         replace_folder(journal.shards, settings.output)
         journal.remove()

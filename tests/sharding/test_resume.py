@@ -157,6 +157,19 @@ def test_full_disk_is_one_sentence_and_the_next_build_goes_on(whole, tmp_path, q
     assert {name: (output / name).stat().st_mtime_ns for name in stamps} == stamps, "made again"
 
 
+def test_a_kill_after_the_rename_leaves_nothing_behind(whole, tmp_path, quiet, monkeypatch):
+    small, expected = whole
+    output = tmp_path / "renamed" / "small"
+    real = sharding.build.replace_folder
+    monkeypatch.setattr(sharding.build, "replace_folder", lambda *paths: real(*paths) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build(small.settings(output), console=quiet)
+    monkeypatch.undo()
+    assert files_of(output) == files_of(expected)
+    build(small.settings(output), console=quiet)
+    assert [path.name for path in output.parent.iterdir()] == ["small"]
+
+
 def test_second_build_of_one_output_refuses(whole, tmp_path, quiet):
     small, _ = whole
     output = tmp_path / "shared" / "small"
