@@ -83,3 +83,16 @@ def test_at_the_linear_layer_it_mixes_the_heatmaps(family: str) -> None:
         plain = net(IMAGES)
     heatmaps, _ = mixed(net, "head.final", ALPHA, PARTNERS)
     torch.testing.assert_close(heatmaps, 0.3 * plain + 0.7 * plain[PARTNERS], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("place", "is_whole"),
+    [("backbone.layer1", True), ("backbone.layer3", False), ("head", True), ("head.final", True)],
+)
+def test_finer_features_of_a_pyramid_go_past_layer_3_unmixed(place: str, is_whole: bool) -> None:
+    """With alpha 0 the heatmaps are the partner's, where nothing passes the place by."""
+    net = net_of("light")
+    with torch.no_grad():
+        partners = net(IMAGES)[PARTNERS]
+    heatmaps, _ = mixed(net, place, torch.tensor(0.0), PARTNERS)
+    assert torch.allclose(heatmaps, partners, atol=1e-3 * partners.abs().max().item()) == is_whole
