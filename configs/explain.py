@@ -54,10 +54,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def explain(cls: type, tree: Any, error: ValidationError) -> list[Problem]:
     """The problems in `error`, which came of checking the plain values `tree` as `cls`; one a path."""
     problems: dict[Path, Problem] = {}
+    too_short: set[Path] = set()
     for detail in error.errors(include_url=False):
         problem = _problem(cls, tree, detail)
         problems.setdefault(problem.path, problem)  # a union reports once for each of its members
-    return list(problems.values())
+        too_short |= {problem.path} if detail["type"] == "too_short" else set()
+    # Pydantic counts the right elements of a list alone, so one with a wrong element seems too short as well.
+    inside = {path[:length] for path in problems for length in range(len(path))}
+    return [problem for path, problem in problems.items() if path not in too_short & inside]
 
 
 def _problem(cls: type, tree: Any, detail: Any) -> Problem:

@@ -18,7 +18,7 @@ def targets() -> set[str]:
 def test_named_targets_files_and_links_exist(readme: Path) -> None:
     text = readme.read_text()
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE)) <= targets()
-    files = re.findall(r"(?<![\w/])(?:configs|sharding|training|docs)/[\w/]+\.(?:yaml|py|md)", text)
+    files = re.findall(r"(?<![\w/])(?:configs|sharding|training|docs)/[\w/+-]+\.(?:yaml|py|md)", text)
     links = re.findall(r"\]\(([^)#:]+)\)", text)
     assert [name for name in files if not (ROOT / name).exists() and "NAME" not in name] == []
     assert [link for link in links if not (readme.parent / link).exists()] == []

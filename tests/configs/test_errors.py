@@ -43,6 +43,7 @@ class Run:
     size_hw: tuple[int, int] = (64, 64)
     limit: Annotated[int | None, Field(ge=1)] = None
     at: tuple[float, ...] = ()
+    some: Annotated[tuple[int, ...], Field(min_length=1)] = (1,)
     folder: Path = Path("x")
     weights: dict[str, float] = Field(default_factory=dict)
     part: Annotated[Part | Other, Field(discriminator="name")] = Part()
@@ -95,6 +96,8 @@ def write(folder: Path, name: str, text: str) -> str:
         ("size_hw=[1, a]", "size_hw[1]: expected a whole number, found the text 'a'"),
         ("size_hw=3", "size_hw: expected a list of 2 (each a whole number), found 3"),
         ("at=[0.5, a]", "at[1]: expected a number, found the text 'a'"),
+        ("some=[a]", "some[0]: expected a whole number, found the text 'a'"),
+        ("some=[]", "some: expected a list (each a whole number) of length >= 1, found the list []"),
         ("limit=0", "limit: expected a whole number >= 1 or null, found 0"),
         ("folder=3", "folder: expected a path, found 3"),
         ("weights.a=b", "weights.a: expected a number, found the text 'b'"),
