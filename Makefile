@@ -29,7 +29,7 @@ demo: $(STAMP) ## the main job in small: draw people, shard, train with and with
 	$(BIN)/python training/demo.py $(ARGS)
 
 train: $(STAMP) ## train a recipe: make train RUN=configs/run/coco-1k/adaptive_mixup.yaml ARGS="seed=1"
-	$(BIN)/accelerate launch training/run.py $(RUN) $(ARGS)
+	$(BIN)/accelerate launch --quiet training/run.py $(RUN) $(ARGS)
 
 evaluate: $(STAMP) ## score a run's newest checkpoint: make evaluate RUN=runs/coco-1k/adaptive_mixup ARGS="..."
 	$(BIN)/python training/evaluate.py $(RUN) $(ARGS)
