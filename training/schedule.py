@@ -8,6 +8,9 @@ from pydantic import Field
 from configs.settings import settings
 
 
+Steps = Annotated[int, Field(ge=0)]
+
+
 @settings
 class Milestones:
     """Constant, times `factor` at each milestone (the published schedule, docs/methods.md 6)."""
@@ -15,9 +18,9 @@ class Milestones:
     name: Literal["milestones"] = "milestones"
     at: tuple[float, ...] = (2 / 3, 5 / 6)
     """Where the rate falls, as shares of the run (published: epochs 20 and 25 of 30)."""
-    factor: float = 0.1
+    factor: Annotated[float, Field(gt=0)] = 0.1
     """What the rate is multiplied by at each milestone."""
-    warm_up_steps: int = 0
+    warm_up_steps: Steps = 0
     """Steps over which the rate rises linearly from zero."""
 
     def __post_init__(self) -> None:
@@ -35,7 +38,7 @@ class Cosine:
     """Half a cosine from the base rate to zero."""
 
     name: Literal["cosine"] = "cosine"
-    warm_up_steps: int = 0
+    warm_up_steps: Steps = 0
     """Steps over which the rate rises linearly from zero."""
 
     def scale(self, step: int, total_steps: int) -> float:

@@ -1,4 +1,5 @@
 import pytest
+from pydantic import TypeAdapter
 
 from training.schedule import Cosine, Milestones
 
@@ -28,3 +29,9 @@ def test_warm_up_is_a_line_that_ends_at_the_base_rate() -> None:
 def test_milestones_outside_the_run_are_refused(at: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="rising shares of the run"):
         Milestones(at=at)
+
+
+@pytest.mark.parametrize("changes", [{"warm_up_steps": -1}, {"factor": 0.0}])
+def test_a_rate_that_would_not_be_positive_is_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="greater than"):
+        TypeAdapter(Milestones).validate_python(changes)
