@@ -7,7 +7,6 @@ from pydantic import Field
 
 from configs.settings import settings
 
-
 Steps = Annotated[int, Field(ge=0)]
 
 

@@ -1,7 +1,8 @@
 import pytest
-from pydantic import TypeAdapter
 
+from configs.load import InputError, load
 from training.schedule import Cosine, Milestones
+from training.settings import RunSettings
 
 
 def test_published_milestones_fall_at_epochs_20_and_25_of_30() -> None:
@@ -31,7 +32,8 @@ def test_milestones_outside_the_run_are_refused(at: tuple[float, ...]) -> None:
         Milestones(at=at)
 
 
-@pytest.mark.parametrize("changes", [{"warm_up_steps": -1}, {"factor": 0.0}])
-def test_a_rate_that_would_not_be_positive_is_refused(changes: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="greater than"):
-        TypeAdapter(Milestones).validate_python(changes)
+@pytest.mark.parametrize("change", ["{name: cosine, warm_up_steps: -1}", "{factor: 0.0}"])
+def test_a_rate_that_would_not_be_positive_is_refused(change: str) -> None:
+    words = ["output=x", "data={train: a, val: b}", f"optim.schedule={change}"]
+    with pytest.raises(InputError, match=r"expected a (whole )?number >"):
+        load(RunSettings, None, words)
