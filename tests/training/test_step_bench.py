@@ -27,6 +27,7 @@ from training.bench.rows import all_steps
 from training.bench.settings import Measured, StepLimits, StepTimes, TrainingBenchSettings
 from training.bench.watch import Watched, end_tree, run_measured, watch
 from training.losses import heatmap_loss
+from training.methods.method import Progress
 
 QUIET = Console(quiet=True)
 SMALL = (
@@ -87,6 +88,26 @@ def test_each_way_makes_steps(spec: Callable[..., Measured], step: str, way: dic
     assert all(0 <= share < 1 for share in times.data_wait_share)
     unlabelled = 4 if step == "semi" else 0
     assert times.images == {"labelled": 4} | dict.fromkeys(("weak", "strong", "mixed"), unlabelled)
+
+
+def test_weights_are_random_in_every_network(spec: Callable[..., Measured]) -> None:
+    net = "{backbone: {name: resnet, depth: 18}, weights: nowhere.pth}"
+    dual = ("method.name=dual", f"method.second_net={net}")
+    assert measure(replace(spec("semi"), changes=(*SMALL, *dual))).steps_per_s
+
+
+def test_steps_are_those_after_a_burn_in(
+    spec: Callable[..., Measured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+
+    def recorded(step: int, total_steps: int) -> Progress:
+        shares.append(step / total_steps)
+        return Progress(step, total_steps)
+
+    monkeypatch.setattr("training.bench.child.Progress", recorded)
+    measure(replace(spec("semi"), changes=(*SMALL, "method.burn_in=0.5", "method.ramp_up=0.1")))
+    assert 0.6 <= min(shares) < 0.61
 
 
 def test_targets_of_the_loop_are_ours_at_whole_cells() -> None:

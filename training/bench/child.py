@@ -101,7 +101,7 @@ def find_place(spec: Measured) -> Place:
 
 
 def run_settings(spec: Measured) -> RunSettings:
-    """The recipe, on the people of the spec and from random weights."""
+    """The recipe, on the people of the spec."""
     return load(
         RunSettings,
         spec.recipe,
@@ -123,9 +123,9 @@ def run_settings(spec: Measured) -> RunSettings:
 
 
 def our_steps(spec: Measured, cfg: RunSettings, place: Place) -> tuple[Steps, dict[str, int]]:
-    """The step of training/loop.py, from our loader or the classic one."""
+    """The step of training/loop.py with random weights, from our loader or the classic one."""
     labelled, unlabelled, _ = open_splits(cfg, spec.output.parent / f"index-{place.rank}")
-    method = build_method(cfg, labelled.skeleton, place).train()
+    method = build_method(cfg, labelled.skeleton, place, fresh=False).train()
     if spec.loader == "classic":
         batches = classic_loader(spec, cfg, place)
     else:
@@ -138,7 +138,7 @@ def our_steps(spec: Measured, cfg: RunSettings, place: Place) -> tuple[Steps, di
         wrapped = torch.nn.parallel.DistributedDataParallel(method, find_unused_parameters=False)
     optimizer = make_optimizer(method, cfg)
     autocast = torch.autocast(place.device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
-    done = 0
+    done = cfg.method.settled_from(TOTAL_STEPS)  # past a burn-in, which has no unlabelled people
 
     def step(batch: tuple[LabelledBatch, UnlabelledBatch | None]) -> None:
         nonlocal done
@@ -181,7 +181,7 @@ def read_annotations(spec: Measured) -> Annotations:
 def classic_steps(spec: Measured, cfg: RunSettings, place: Place) -> tuple[Steps, dict[str, int]]:
     """The step as the published code makes it."""
     labelled, _, _ = open_splits(cfg, spec.output.parent / "index")
-    method = build_method(cfg, labelled.skeleton, place).train()
+    method = build_method(cfg, labelled.skeleton, place, fresh=False).train()
     network = next(iter(method.networks().values()))
     optimizer = make_optimizer(network, cfg)
     generator = torch.Generator(place.device).manual_seed(0)
