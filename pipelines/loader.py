@@ -386,6 +386,8 @@ def _named_faults(split: Split) -> Iterator[None]:
     """Turn DALI's error about a sample that cannot be read into one that names it."""
     try:
         yield
+    except torch.OutOfMemoryError:  # no sample's fault: none is looked for, which would read them all
+        raise
     except RuntimeError as error:
         fault = split.find_fault(str(error))
         if fault is None:

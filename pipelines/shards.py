@@ -56,15 +56,15 @@ class Shards:
     """Whether the tars come through `pipelines.stream`, not through DALI's own reader."""
 
 
-def open_shards(root: str | Path, *, check_hashes: bool) -> Shards:
+def open_shards(root: str | Path) -> Shards:
     """Open a folder of shards, wherever it lives, and compare it with its manifest. Raises InputError.
 
-    A local folder: see `sharding.manifest.check_shards`, whose `deep` is `check_hashes`. Elsewhere: hashes
-    of indices and ground truth; in an object store also sizes, first and last headers of the tars.
+    A local folder: see `sharding.manifest.check_shards`. Elsewhere: hashes of indices and ground
+    truth; in an object store also sizes, first and last headers of the tars.
     """
     scheme = re.match(r"(pipe|\w+(?=://)):", str(root))
     if isinstance(root, Path) or scheme is None:
-        return _open_folder(Path(root), check_hashes)
+        return _open_folder(Path(root))
     if scheme[1] in STREAMED:
         return _open_elsewhere(root, partial(stream.locate, root), stream.fetch)
     if scheme[1] in EXTRAS:
@@ -77,9 +77,9 @@ def open_shards(root: str | Path, *, check_hashes: bool) -> Shards:
     )
 
 
-def _open_folder(folder: Path, check_hashes: bool) -> Shards:
+def _open_folder(folder: Path) -> Shards:
     manifest = read_manifest(folder)
-    check_shards(folder, manifest, deep=check_hashes)
+    check_shards(folder, manifest)
     tars = tuple(str(folder / shard.file) for shard in manifest.shards)
     return Shards(str(folder), folder, manifest, tars)
 

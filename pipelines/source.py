@@ -168,13 +168,13 @@ def damage(payloads: Payloads, num_keypoints: int) -> str | None:
     return None
 
 
-def open_split(root: str | Path, *, check_hashes: bool = True) -> Split:
+def open_split(root: str | Path) -> Split:
     """Open a folder of shards, wherever it lives, and choose every sample.
 
     root: a path, `s3://...`, `gs://...`, `http(s)://...`, or `pipe:COMMAND` that prints the file `{file}`.
     What is compared with the manifest: see `open_shards`. Raises InputError.
     """
-    shards = open_shards(root, check_hashes=check_hashes)
+    shards = open_shards(root)
     manifest = shards.manifest
     if manifest.kind != "person":
         raise InputError(f"{root}: the samples are whole photos; build the shards again with kind=person")

@@ -93,7 +93,7 @@ def _find_finished(output: Path, identity: Identity, console: Console) -> Manife
     if (manifest.annotations_sha256, manifest.settings_sha256) != identity:
         raise InputError(f"{other} (it was made from other annotations or settings)")
     try:
-        check_shards(output, manifest, deep=True)
+        check_shards(output, manifest)
     except InputError as error:
         console.print(f"making {output} again: {error}", highlight=False, soft_wrap=True)
         return None

@@ -113,12 +113,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
     return write_atomic(folder / MANIFEST_NAME, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
 
 
-def check_shards(folder: Path, manifest: Manifest, *, deep: bool = False) -> None:
-    """Compare every tar and index of `folder` with the manifest, and them with each other.
+def check_shards(folder: Path, manifest: Manifest) -> None:
+    """Compare tars, indices and ground truth of `folder` with the manifest, and them with each other.
 
-    Always: each tar is there with its size; each index is there, is the tar's own (by its hash) and describes
-    samples that DALI reads rightly (see `index.check_samples`). deep: also the hash and every header of every
-    tar (about a second per GB), and the hash of the ground truth.
+    Each tar is there with its size, hash and headers (about a second per GB); each index is there, is the
+    tar's own (by its hash) and describes samples that DALI reads rightly (see `index.check_samples`).
     Raises InputError naming the first file that differs, and the cure. DALI passes such faults silently.
     """
     for shard in manifest.shards:
@@ -127,13 +126,11 @@ def check_shards(folder: Path, manifest: Manifest, *, deep: bool = False) -> Non
             raise InputError(f"{tar}: the shard is missing; {_CURE}")
         check_size(tar.stat().st_size, shard, tar=str(tar))
         samples = check_index(folder / shard.idx_file, shard, tar=str(tar))
-        if deep and file_sha256(tar) != shard.sha256:
+        if file_sha256(tar) != shard.sha256:
             raise InputError(f"{tar}: the shard was altered: its SHA-256 is not the manifest's; {_CURE}")
-        if deep:
-            with tar.open("rb", buffering=0) as file:
-                check_headers(file, samples, tar=str(tar))
-    if deep:
-        check_truth(folder / GROUND_TRUTH_NAME, manifest)
+        with tar.open("rb", buffering=0) as file:
+            check_headers(file, samples, tar=str(tar))
+    check_truth(folder / GROUND_TRUTH_NAME, manifest)
 
 
 def check_index(

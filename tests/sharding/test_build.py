@@ -182,7 +182,7 @@ class TestOutput:
     def test_empty_folder_is_filled(self, small, output, quiet):
         output.mkdir(parents=True)
         build(small.settings(output), console=quiet)
-        check_shards(output, read_manifest(output), deep=True)
+        check_shards(output, read_manifest(output))
 
 
 class TestFaults:
@@ -273,7 +273,7 @@ def test_command_builds_and_exits_2_on_bad_input(small, output):
     right = run()
     assert right.returncode == 0, right.stderr
     assert "10 (person) of 5 photos" in right.stdout
-    check_shards(output, read_manifest(output), deep=True)
+    check_shards(output, read_manifest(output))
 
 
 def test_real_coco(shared_data, output, quiet):
