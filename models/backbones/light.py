@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from configs.settings import settings
+from models.backbones.next_stage import NextStage
 from models.backbones.timm_networks import load_weights
 
 
@@ -53,17 +54,15 @@ class Light(nn.Module):
         self.stem = nn.Sequential(
             conv_bn_relu(3, cfg.stem_channels, stride=2), conv_bn_relu(cfg.stem_channels, first, stride=2)
         )
-        self.layer1 = _stage(first, first, cfg.blocks[0], stride=1)
-        self.layer2 = _stage(first, second, cfg.blocks[1], stride=2)
-        self.layer3 = _stage(second, third, cfg.blocks[2], stride=2)
+        self.layer1 = nn.Sequential(*_blocks(first, first, cfg.blocks[0], stride=1))
+        self.layer2 = NextStage(*_blocks(first, second, cfg.blocks[1], stride=2))
+        self.layer3 = NextStage(*_blocks(second, third, cfg.blocks[2], stride=2))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        stride4 = self.layer1(self.stem(images))
-        stride8 = self.layer2(stride4)
-        return [stride4, stride8, self.layer3(stride8)]
+        return self.layer3(self.layer2([self.layer1(self.stem(images))]))
 
 
 class ResidualBlock(nn.Module):
@@ -98,6 +97,6 @@ def conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Seq
     )
 
 
-def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+def _blocks(in_channels: int, out_channels: int, count: int, stride: int) -> list[ResidualBlock]:
     first = ResidualBlock(in_channels, out_channels, stride)
-    return nn.Sequential(first, *(ResidualBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))
+    return [first, *(ResidualBlock(out_channels, out_channels, 1) for _ in range(count - 1))]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from configs.load import InputError
 from configs.settings import settings
+from models.backbones.next_stage import NextStage
 from models.backbones.timm_networks import build_network
 
 
@@ -42,19 +43,16 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1, self.bn1, self.act1 = network.conv1, network.bn1, network.act1
         self.maxpool = network.maxpool
-        self.layer1, self.layer2 = network.layer1, network.layer2
-        self.layer3, self.layer4 = network.layer3, network.layer4
+        self.layer1 = network.layer1
+        self.layer2, self.layer3 = NextStage(*network.layer2), NextStage(*network.layer3)
+        self.layer4 = NextStage(*network.layer4)
         stages = network.feature_info[1:]
         self.channels = tuple(stage["num_chs"] for stage in stages)
         self.strides = tuple(stage["reduction"] for stage in stages)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.maxpool(self.act1(self.bn1(self.conv1(images))))
-        features = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-            features.append(x)
-        return features
+        return self.layer4(self.layer3(self.layer2([self.layer1(x)])))
 
 
 def _prune(network: Any) -> None:

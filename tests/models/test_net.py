@@ -200,7 +200,7 @@ def test_stage_3_of_a_resnet_gets_stride_8() -> None:
     """Where the published feature mixing takes place: 128 channels of 32 x 24 for ResNet-18 at 256 x 192."""
     net, shapes = build_net(NetSettings(), 17), []
     stage = net.get_submodule("backbone.layer3")
-    stage.register_forward_pre_hook(lambda _module, inputs: shapes.append(tuple(inputs[0].shape)))
+    stage.register_forward_pre_hook(lambda _module, inputs: shapes.append(tuple(inputs[0][-1].shape)))
     with torch.no_grad():
         net(torch.zeros(1, 3, 256, 192))
     assert shapes == [(1, 128, 32, 24)]

@@ -120,3 +120,9 @@ def test_networks_of_a_method_are_mixed_apart() -> None:
     one, two = method.first_student.mixup.mixers, method.second_student.mixup.mixers
     assert one["backbone.layer3"] is not two["backbone.layer3"]
     assert torch.isfinite(method(*make_batches(), LATE).loss)
+
+
+@pytest.mark.parametrize("place", ["backbone.layer2.0", "backbone.layer1.0.body", "head.laterals.0"])
+def test_a_place_that_features_go_past_is_refused(place: str) -> None:
+    with pytest.raises(InputError, match=rf"only a part of what the heatmaps are made of enters '{place}'"):
+        make_method(mixup={"places": [place]})

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
+from configs.load import InputError
 from configs.settings import settings
 from models.net import PoseNet
 from pipelines.mixing import FeatureMixer, draw_alpha, draw_partners, mix
@@ -15,6 +16,7 @@ from training.losses import heatmap_loss
 from training.methods.draws import Draws
 
 INPUT = "input"
+PROBE_PX = 64
 
 
 @settings
@@ -41,6 +43,8 @@ class MixupBranch:
         self.student = student
         self.draws = draws
         self.mixers = {place: FeatureMixer(student, place) for place in cfg.places if place != INPUT}
+        for place in self.mixers:
+            self._require_whole(place)
 
     def loss(
         self, images: torch.Tensor, target: torch.Tensor, weights: torch.Tensor
@@ -69,6 +73,27 @@ class MixupBranch:
             return self.student(mix(images, alpha, partners))
         with self.mixers[place].mixing(alpha, partners):
             return self.student(images)
+
+    @torch.no_grad()
+    def _require_whole(self, place: str) -> None:
+        """Raise InputError where features go past a place unmixed, though the target is mixed.
+
+        With alpha 0 the heatmaps must be the partner's; where features pass, they are its own in part.
+        """
+        device = next(self.student.parameters()).device
+        drawn = torch.Generator().manual_seed(0)
+        images = torch.randn(2, 3, PROBE_PX, PROBE_PX, generator=drawn).to(device)
+        was_training = self.student.training
+        self.student.eval()
+        own, swapped = self.student(images), torch.tensor([1, 0], device=device)
+        mixed = self._predict(place, images, images.new_tensor(0.0), swapped)
+        self.student.train(was_training)
+        partners = own[swapped]
+        if (mixed - partners).abs().max() > 0.1 * (own - partners).abs().max():
+            raise InputError(
+                f"method.mixup.places: only a part of what the heatmaps are made of enters '{place}', the "
+                "rest would stay unmixed: name a module that all of it enters, such as head, or input"
+            )
 
     def example(self, images: torch.Tensor) -> torch.Tensor:
         """`images` (N, 3, H, W) mixed once, to look at."""
