@@ -24,6 +24,7 @@ from pipelines.source import Split
 from sharding.files import write_atomic
 from training import card, checkpoint
 from training.build import RECIPE_NAME, build_method, choose_kernels, open_splits
+from training.doubts import doubts
 from training.files import write_json
 from training.loop import Job, restore, train
 from training.report import Report
@@ -83,6 +84,8 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resum
         written = card.card(cfg, labelled, unlabelled, val, method, place, cached_bytes=cached_bytes)
         write_json(folder / CARD_NAME, written)
         report.note(card.describe(written))
+        for doubt in doubts(cfg, labelled, unlabelled, val):
+            report.note(f"note: {doubt}")
     return Job(
         cfg=cfg,
         folder=folder,

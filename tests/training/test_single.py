@@ -40,6 +40,12 @@ def test_ramp_rises_by_a_line_after_the_burn_in() -> None:
     assert make_method().cfg.ramp(Progress(0, 100)) == 1
 
 
+@pytest.mark.parametrize("name", ["single", "double_match"])
+def test_a_burn_in_and_a_ramp_longer_than_the_run_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"burn_in 0\.7 and ramp_up 0\.6 are more than the whole run"):
+        make_method(name, burn_in=0.7, ramp_up=0.6)
+
+
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     method = make_method(weight=0.7, mixup={"places": ["input"], "weight": 0.4}, ramp_up=0.01)
     for step, ramp in ((0, 0.5), (5, 1.0)):

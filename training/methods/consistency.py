@@ -62,6 +62,12 @@ class ConsistencySettings:
     uses_unlabelled = True
     uses_every_parameter = True
 
+    def __post_init__(self) -> None:
+        if self.burn_in + self.ramp_up > 1:
+            raise ValueError(
+                f"burn_in {self.burn_in} and ramp_up {self.ramp_up} are more than the whole run: lower one"
+            )
+
     def settled_from(self, total_steps: int) -> int:
         """The step from which the unlabelled losses have their full weights."""
         return round(self.burn_in * total_steps) + round(self.ramp_up * total_steps)

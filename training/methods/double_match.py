@@ -42,6 +42,7 @@ class DoubleMatchSettings(ConsistencySettings):
     uses_every_parameter = False  # the projection waits for the burn-in to end
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.ensemble.scales[0] != 1:
             raise ValueError("ensemble.scales must begin with 1.0: the features of that view are matched")
 

@@ -1,0 +1,40 @@
+"""What a run tells of itself that was hardly meant."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from training.build import open_splits
+from training.doubts import doubts
+from training.settings import RunSettings
+
+MakeRun = Callable[..., RunSettings]
+
+
+def told(cfg: RunSettings, folder: Path) -> list[str]:
+    return doubts(cfg, *open_splits(cfg, folder))
+
+
+@pytest.mark.parametrize("method", ["supervised", "everything"])
+def test_of_a_sound_run_nothing(tiny_run: MakeRun, tmp_path: Path, method: str) -> None:
+    assert told(tiny_run(method, "views.size_hw=[256,192]"), tmp_path) == []
+
+
+@pytest.mark.parametrize("size_hw", ["[260,192]", "[256,196]"])
+def test_views_larger_than_those_that_people_are_stored_for(
+    tiny_run: MakeRun, tmp_path: Path, size_hw: str
+) -> None:
+    train, val = told(tiny_run("everything", f"views.size_hw={size_hw}"), tmp_path)
+    height, width = size_hw.strip("[]").split(",")
+    assert f"stored for views of 256 x 192 pixels (height x width) and shown at {height} x {width}" in train
+    assert train.endswith(f"crop.input_size_wh=[{width},{height}]")
+    assert "/train: " in train
+    assert "/val: " in val
+
+
+def test_people_that_are_trained_on_and_scored(tiny_run: MakeRun, drawn_shards: Path, tmp_path: Path) -> None:
+    (sentence,) = told(tiny_run("supervised", f"data.val={drawn_shards / 'train'}"), tmp_path)
+    assert "the people that are scored are trained on" in sentence
+    (sentence,) = told(tiny_run("everything", f"data.unlabelled={drawn_shards / 'val'}"), tmp_path / "more")
+    assert sentence.startswith(f"{drawn_shards / 'val'}: ")

@@ -1,0 +1,38 @@
+"""What a run may do and was hardly meant to."""
+
+from pipelines.source import Split
+from sharding.crop import PersonCrop
+from training.settings import RunSettings
+
+
+def doubts(cfg: RunSettings, labelled: Split, unlabelled: Split | None, val: Split) -> list[str]:
+    """A sentence for each, to be told at the start of the run."""
+    trained_on = [labelled, unlabelled] if unlabelled else [labelled]
+    folders = {split.root: split for split in (*trained_on, val)}
+    told = [too_small(split, cfg.views.size_hw) for split in folders.values()]
+    if any(shards_of(val) & shards_of(split) for split in trained_on):
+        told.append(
+            f"{val.root}: the people that are scored are trained on, so that scores will say little: "
+            "give other shards as data.val"
+        )
+    return [each for each in told if each]
+
+
+def too_small(split: Split, size_hw: tuple[int, int]) -> str | None:
+    """Whether people were stored for smaller views than the run shows."""
+    crop = split.manifest.crop
+    if not isinstance(crop, PersonCrop):
+        return None
+    width, height = crop.input_size_wh
+    if height >= size_hw[0] and width >= size_hw[1]:
+        return None
+    return (
+        f"{split.root}: people are stored for views of {height} x {width} pixels (height x width) and shown "
+        f"at {size_hw[0]} x {size_hw[1]}, where details are missing: build the shards again with "
+        f"crop.input_size_wh=[{size_hw[1]},{size_hw[0]}]"
+    )
+
+
+def shards_of(split: Split) -> set[str]:
+    """The hashes of all tars of the folder."""
+    return {shard.sha256 for shard in split.manifest.shards}
