@@ -283,13 +283,15 @@ def test_paths_of_growth_are_paths_of_the_method(spec: Callable[..., Measured]) 
     assert measure(two).images == {"labelled": 4, "weak": 4, "strong": 8, "mixed": 4}
 
 
+def result(bench: Any, *rows: Any, gpu: str | None = None) -> Result:
+    return Result(bench=bench, machine={"gpu": gpu}, settings={}, data={}, rows=rows)
+
+
+def speed(name: str, rate: float, **facts: float) -> Any:
+    return make_row(name, [rate], group="g", unit="persons/s", facts=facts)
+
+
 def test_promises_compare_what_was_measured() -> None:
-    def result(bench: Any, *rows: Any) -> Result:
-        return Result(bench=bench, machine={"gpu": None}, settings={}, data={}, rows=rows)
-
-    def speed(name: str, rate: float, **facts: float) -> Any:
-        return make_row(name, [rate], group="g", unit="persons/s", facts=facts)
-
     pipelines = result(
         "pipelines",
         speed("classic loader", 100),
@@ -303,6 +305,20 @@ def test_promises_compare_what_was_measured() -> None:
     kept = [each.is_kept for each in found.values()]
     assert kept == [True, None, False, True, False, None]
     assert found["masking, as a share of a semi-supervised step"].measured == "1.00%"
+
+
+def test_promises_of_a_gpu_are_about_its_rows() -> None:
+    names = ("classic loader", "masking: counts, choice, op", "masking as published (loops)")
+    on_gpu = (
+        "whole loader, and masks, GPU",
+        "masking: counts, choice, op, GPU",
+        "masking as published (loops), GPU",
+    )
+    rates = dict(zip((*names, *on_gpu), (100, 2000, 1000, 900, 50_000, 500), strict=True))
+    pipelines = result("pipelines", *(speed(name, rate) for name, rate in rates.items()))
+    found = promises(pipelines, result("training", gpu="some"))
+    assert [each.measured for each in found[:3]] == ["9.00x", None, "100.00x"]
+    assert "GPU" in found[0].what
 
 
 def test_rows_that_are_not_there_are_refused_and_photos_are_needed(tmp_path: Path) -> None:

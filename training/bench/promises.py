@@ -1,7 +1,9 @@
 """The promises of the project beside what the results of one run say of them."""
 
 from collections.abc import Sequence
+from functools import partial
 
+import torch
 from rich.table import Table
 
 from pipelines.bench import rows as pipelines_rows
@@ -15,23 +17,25 @@ def promises(pipelines: Result | None, training: Result) -> tuple[Promise, ...]:
     """Every promise that this kind of machine can show; `pipelines`: the other result of the same run."""
     semi = [row for row in training.rows if row.name.startswith("semi, ")]
     ours = [row for row in semi if "classic" not in row.name]
+    has_gpu = bool(training.machine["gpu"])
     found = [
-        *loader_promises(pipelines),
+        *loader_promises(pipelines, has_gpu=has_gpu),
         masks_share(pipelines, ours),
         data_wait(ours),
         memory(training),
     ]
-    if training.machine["gpu"]:
+    if has_gpu:
         found += [gpu_busy(ours), published_hours(ours)]
     return tuple(found)
 
 
-def loader_promises(pipelines: Result | None) -> list[Promise]:
-    """Ratios of one run of the pipelines' benchmark."""
+def loader_promises(pipelines: Result | None, *, has_gpu: bool) -> list[Promise]:
+    """Ratios of one run of the pipelines' benchmark: of what a run on this machine takes."""
+    on = partial(pipelines_rows.on, device=torch.device("cuda" if has_gpu else "cpu"))
     asked = [
-        (pipelines_rows.LOADER_MASKS, pipelines_rows.CLASSIC, WHOLE),
-        (pipelines_rows.LOADER_CACHE, pipelines_rows.CLASSIC, CACHED),
-        (pipelines_rows.MASKS, pipelines_rows.MASKS_LOOP, MASKS),
+        (on(pipelines_rows.LOADER_MASKS), pipelines_rows.CLASSIC, WHOLE),
+        (on(pipelines_rows.LOADER_CACHE), pipelines_rows.CLASSIC, CACHED),
+        (on(pipelines_rows.MASKS), on(pipelines_rows.MASKS_LOOP), MASKS),
     ]
     found = []
     for name, base, least in asked:
