@@ -192,7 +192,7 @@ def group_runs(runs: Iterable[Run]) -> tuple[dict[Protocol, list[Group]], list[R
 
 def name_groups(groups: list[dict[int, Run]]) -> list[Group]:
     """Each group by its folder's name without the seed; where two share it, with the settings that differ."""
-    stems = [_stem(next(iter(seeds.values())).folder) for seeds in groups]
+    stems = [_stem(next(iter(seeds.values()))) for seeds in groups]
     flat = [dict(leaves(next(iter(seeds.values())).settings)) for seeds in groups]
     named = []
     for stem, own, seeds in zip(stems, flat, groups, strict=True):
@@ -202,11 +202,11 @@ def name_groups(groups: list[dict[int, Run]]) -> list[Group]:
     return named
 
 
-def _stem(folder: Path) -> str:
-    """`adaptive` for `.../adaptive-labelled=100-seed0` and for `.../adaptive/seed0`."""
-    path = folder.resolve()
+def _stem(run: Run) -> str:
+    """`adaptive` for `.../adaptive-labelled=100-seed0`, `.../adaptive/seed0`, and `.../adaptive-PROTOCOL`."""
+    path = run.folder.resolve()
     name = path.parent.name if re.fullmatch(r"seed=?\d+", path.name) else path.name
-    return re.sub(IN_CAPTION + r"(?=-|$)", "", name) or name
+    return re.sub(rf"({IN_CAPTION}|-{re.escape(run.protocol.name)})(?=-|$)", "", name) or name
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

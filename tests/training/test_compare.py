@@ -133,6 +133,13 @@ def test_what_changes_no_score_splits_no_row_and_other_settings_name_theirs(writ
     assert rows["a optim.lr=0.002"][1] == "0"
 
 
+def test_a_row_does_not_repeat_the_protocol_of_its_table(write, tmp_path):
+    write("best-coco-1k-seed0", "protocol=coco-1k", PCK=0.4)
+    write("best-coco-10k-seed0", "protocol=coco-1k", PCK=0.5, ids="other")
+    _, rows = table(tmp_path)
+    assert {"best", "best-coco-10k"} < set(rows)
+
+
 def test_chosen_metrics_replace_the_usual(write, tmp_path):
     write("a-seed0", PCK=0.4)
     assert table(tmp_path, metrics=("AP",))[1]["recipe"][2:] == ["AP", "AP, best step"]
