@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import cv2
+import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -42,9 +43,9 @@ class CpuWarp:
         # OpenCV's setting is the whole process's: its threads and these would stand in each other's way.
         cv2.setNumThreads(1)
         self._size_hw = size_hw
-        # As large as a view: numpy takes longer where it must repeat a row.
+        # One of each for a row's values: a loop over three channels is compiled to slower code.
         self._scale, self._shift = (
-            np.tile(each.astype(np.float32), (*size_hw, 1)) for each in (SCALE_RGB, SHIFT_RGB)
+            np.tile(each.astype(np.float32), size_hw[1]) for each in (SCALE_RGB, SHIFT_RGB)
         )
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="warp")
         self._scratch = threading.local()
@@ -82,13 +83,7 @@ class CpuWarp:
                 border = (*BORDER_GREYS[each.border], 0)
                 cv2.warpAffine(crop, each.from_stored[row], size_wh, dst=view, borderValue=border)
                 cv2.cvtColor(view, cv2.COLOR_RGBA2RGB, dst=grey)
-                self._normalise(grey, images[each.name][row])
-
-    def _normalise(self, grey: np.ndarray, normalised: np.ndarray) -> None:
-        """Write a view (H, W, 3) uint8 as normalised values; by table, torch or DALI it takes longer."""
-        np.copyto(normalised, grey)
-        np.multiply(normalised, self._scale, out=normalised)
-        np.add(normalised, self._shift, out=normalised)
+                _normalise(grey, self._scale, self._shift, images[each.name][row])
 
     def _view_buffers(self) -> tuple[np.ndarray, np.ndarray]:
         """This thread's own memory for a view, with four channels and with three."""
@@ -103,6 +98,16 @@ class CpuWarp:
             self._scratch.crop = np.empty(num_bytes, np.uint8)
         crop: np.ndarray = self._scratch.crop[:num_bytes].reshape(*size_hw, 4)
         return crop
+
+
+@numba.njit(nogil=True)
+def _normalise(greys: np.ndarray, scale: np.ndarray, shift: np.ndarray, normalised: np.ndarray) -> None:
+    """Write a view (H, W, 3) uint8 as normalised values, in one pass; numpy needs three."""
+    height, width, num_channels = greys.shape
+    for row in range(height):
+        grey, value = greys[row].reshape(-1), normalised[row].reshape(-1)
+        for at in range(width * num_channels):
+            value[at] = np.float32(grey[at]) * scale[at] + shift[at]
 
 
 def _finish(tasks: list[Future[None]], images: dict[str, np.ndarray]) -> dict[str, Tensor]:
