@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from configs.load import dump, load
-from configs.schema import fields, is_settings
+from configs.schema import fields, is_settings, plain
 from sharding.build import BuildSettings
 from training.settings import RunSettings
 from training.sweep_plan import SweepSettings, plan
@@ -119,6 +119,25 @@ def test_epochs_and_falls_of_the_rate_are_the_published_ones(protocol, labelled,
     for number, epoch in enumerate(falls, 1):
         before, after = (cfg.optim.schedule.scale(epoch * epoch_steps + d, cfg.steps) for d in (-1, 0))
         assert (before, after) == pytest.approx((0.1 ** (number - 1), 0.1**number))
+
+
+JC, JO = {"name": "joint_cutout", "count": 5}, {"name": "cut_occlude", "count": 2}
+JOCO, JCCM = [JO, {"name": "cutout", "count": 5}], [JC, {"name": "cutmix", "count": 2}]
+
+
+@pytest.mark.parametrize("networks", ["single", "dual"])
+@pytest.mark.parametrize(
+    ("protocol", "paths"),
+    [
+        *((protocol, [JOCO, JCCM, [JC], [JO]]) for protocol in ("coco-1k", "coco-5k", "coco-10k")),
+        *((protocol, [JOCO, JCCM]) for protocol in ("coco+wild", "coco+wild-384")),
+    ],
+)
+def test_multiaugs_has_the_published_paths_and_as_many_holes_with_two_networks(protocol, paths, networks):
+    """docs/methods.md 2.6: the release gives JCCM 2 holes with one network and 5 with two."""
+    cfg = loaded(CONFIGS / "run" / protocol / f"multiaugs_{networks}.yaml")
+    assert plain(cfg.method)["paths"] == paths
+    assert (cfg.method.name, cfg.method.weight) == (networks, 1.0)
 
 
 @pytest.mark.parametrize("labelled", [100, 250, 500])

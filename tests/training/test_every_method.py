@@ -1,15 +1,17 @@
-"""What holds for every method: known losses, a state that is whole, and that it can learn."""
+"""What holds for every method: known losses, also of the published rows, a whole state, that it can learn."""
 
 import io
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from configs.load import load
 from models.backbones.light import LightSettings
 from models.heads.pyramid import PyramidSettings
 from models.heatmap import decode
@@ -22,8 +24,15 @@ from tests.training.tiny import METHODS, NET, SIGMA, SIZE_HW, make_batches, make
 from tests.training.tiny import make_method as make_tiny_method
 from training.methods.draws import Draws
 from training.methods.method import Ingredients, Method, Progress
+from training.settings import RunSettings
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "five_steps.json"
+RUNS = Path(__file__).resolve().parents[2] / "configs" / "run"
+PUBLISHED = [
+    *(f"coco-1k/{file.stem}" for file in sorted((RUNS / "coco-1k").glob("*.yaml"))),
+    *("coco+wild/multiaugs_single", "coco+wild/multiaugs_dual"),
+]
+"""A recipe for each published row (docs/methods.md 10); more labels change the protocol alone."""
 UPDATE = "UPDATE_GOLDEN"
 LARGER = NetSettings(
     backbone=LightSettings(stem_channels=12, channels=(16, 24, 32), blocks=(1, 1, 1)),
@@ -102,6 +111,30 @@ def test_five_steps_have_the_known_losses(name: str, split: Split, batches: Call
     """Run with UPDATE_GOLDEN=1 after a change that is meant to move them, and say why in the commit."""
     method = make_method(name, split)
     losses = train(method, batches(ViewSettings(size_hw=SIZE_HW)), range(5), adam(method))
+    compare_with_known(name, losses)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("recipe", PUBLISHED)
+def test_five_steps_of_a_published_row_have_the_known_losses(
+    recipe: str, split: Split, batches: Callable[..., Batches]
+) -> None:
+    """Method and views are the recipe's own, network and people small; of six steps pseudo labels take the
+    last three."""
+    cfg = load(RunSettings, RUNS / f"{recipe}.yaml")
+    torch.manual_seed(0)
+    ingredients = Ingredients(
+        lambda _: build_net(NET, split.skeleton.num_keypoints),
+        split.skeleton,
+        SIGMA,
+        Draws(0, 0, torch.device("cpu")),
+    )
+    method = cfg.method.build(ingredients).train()
+    views = replace(cfg.views, size_hw=SIZE_HW)
+    compare_with_known(recipe, train(method, batches(views), range(5), adam(method), total_steps=6))
+
+
+def compare_with_known(name: str, losses: list[float]) -> None:
     known = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     if os.environ.get(UPDATE):
         GOLDEN.write_text(json.dumps(known | {name: losses}, indent=1) + "\n")
