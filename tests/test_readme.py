@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = "configs|sharding|pipelines|models|training|tests|docs"
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("[a-z]*/**/README.md"))]
 
 
@@ -18,7 +19,7 @@ def targets() -> set[str]:
 def test_named_targets_files_and_links_exist(readme: Path) -> None:
     text = readme.read_text()
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE)) <= targets()
-    files = re.findall(r"(?<![\w/])(?:configs|sharding|training|docs)/[\w/+-]+\.(?:yaml|py|md)", text)
+    files = re.findall(rf"(?<![\w/])(?:{FOLDERS})/[\w/+-]+\.(?:yaml|py|md)", text)
     links = re.findall(r"\]\(([^)#:]+)\)", text)
     assert [name for name in files if not (ROOT / name).exists() and "NAME" not in name] == []
     assert [link for link in links if not (readme.parent / link).exists()] == []
@@ -32,3 +33,9 @@ def test_make_alone_lists_every_target() -> None:
 def test_every_code_folder_has_a_readme() -> None:
     for folder in ("configs", "sharding", "pipelines", "models", "training", "tests"):
         assert (ROOT / folder / "README.md").is_file()
+
+
+@pytest.mark.parametrize("folder", ["pipelines/masking", "pipelines/strong"])
+def test_the_example_runs(folder: str) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / folder / "README.md").read_text(), flags=re.DOTALL)
+    exec(code, {})
