@@ -46,13 +46,6 @@ def linear_scale(target_from_origin: Tensor) -> Tensor:
     return (matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]).abs().sqrt()
 
 
-def inside(points_xy: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Return where points (N, K, 2) lie on a pixel of an image of that size, bool (N, K)."""
-    height, width = size_hw
-    x, y = points_xy[..., 0], points_xy[..., 1]
-    return (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
-
-
 def flip_keypoints(
     points_xy: Tensor, visible: Tensor, flipped: Tensor, flip_order: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ class DataSettings:
     """Shards of the people to score on."""
     labelled: Count | Literal["all"] = "all"
     """How many people of `train` are labelled: the first N of its order (published), or all."""
-    subset_seed: int | None = None
+    subset_seed: Annotated[int, Field(ge=0)] | None = None
     """Draw the labelled people at random with this seed instead of taking the first N."""
     unlabelled: str | None = None
     """Shards of the unlabelled people; without it they come from `train`."""

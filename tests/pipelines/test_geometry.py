@@ -46,11 +46,6 @@ def test_linear_scale_ignores_rotation_shift_and_flip() -> None:
     )
 
 
-def test_inside_counts_whole_pixels() -> None:
-    points = torch.tensor([[[-0.5, 0.0], [-0.51, 0.0], [3.49, 1.4], [3.5, 1.0], [1.0, 1.5]]])
-    assert geometry.inside(points, (2, 4)).tolist() == [[True, False, True, False, False]]
-
-
 def test_flip_exchanges_left_and_right_of_mirrored_samples_only() -> None:
     points = torch.arange(12.0).view(2, 3, 2)
     visible = torch.tensor([[1.0, 1, 0], [1, 1, 0]])

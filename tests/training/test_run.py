@@ -162,6 +162,7 @@ def test_sigterm_saves_and_exits_well_and_kill_9_leaves_a_resumable_run(
         (["data.labelled=25"], ["labelled = 25", "24 samples", "lower `labelled`"]),
         (["net.head.widht=8"], ["net.head.widht", "did you mean 'width'"]),
         (["steps=0", "optim.lr=-1"], ["steps", "optim.lr"]),
+        (["data.subset_seed=-1"], ["data.subset_seed", "a whole number >= 0 or null"]),
         (["method={name: single, mixup: {places: [backbone.layr3]}}"], ["backbone.layer3"]),
     ],
 )
