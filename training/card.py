@@ -8,6 +8,7 @@ import torch
 from configs.versions import versions
 from pipelines.loader import Place
 from pipelines.source import Split
+from training.evaluate import how
 from training.methods.method import Method
 from training.settings import RunSettings
 
@@ -28,14 +29,15 @@ def card(
     labelled: Split,
     unlabelled: Split | None,
     val: Split,
+    ground_truth: dict[str, Any],
     method: Method,
     place: Place,
     *,
     cached_bytes: int = 0,
 ) -> dict[str, Any]:
-    """The card as plain values: protocol, people, networks, versions, hardware.
+    """The card as plain values: protocol, people, how they are scored, networks, versions, hardware.
 
-    cached_bytes: what this process keeps of decoded crops.
+    ground_truth: of `val`; cached_bytes: what this process keeps of decoded crops.
     """
     network = next(iter(method.networks().values()))
     height, width = cfg.views.size_hw
@@ -48,8 +50,10 @@ def card(
         "labelled": {"choice": choice(cfg), **people(labelled)},
         "unlabelled": people(unlabelled) if unlabelled else None,
         "val": people(val),
+        "scoring": how(cfg, val, ground_truth),
         "cache": {"home": cfg.data.cache, "bytes": cached_bytes},
         "steps": cfg.steps,
+        "learning_rate": f"{cfg.optim.lr:g}, {cfg.optim.schedule.words}",
         "processes": place.world,
         "labelled_epochs": cfg.steps * cfg.labelled_batch * place.world / labelled.num_samples,
         "parameters": sum(p.numel() for p in network.parameters()),
@@ -60,8 +64,9 @@ def card(
 
 
 def describe(written: dict[str, Any]) -> str:
-    """One line of a card for the start of a run: protocol, how many people of which ids, networks, steps."""
-    unlabelled = written["unlabelled"]
+    """One line of a card for the start of a run: protocol, people and their ids, scoring, networks, steps."""
+    unlabelled, scoring = written["unlabelled"], written["scoring"]
+    flip_test = "the flip test" if scoring["flip_test"] else "no flip test"
     networks, cache = written["networks"], written["cache"]
     kept = [f"{cache['bytes'] / 2**30:.3g} GiB of crops kept on the {cache['home']}"] * bool(cache["bytes"])
     return "; ".join(
@@ -69,10 +74,11 @@ def describe(written: dict[str, Any]) -> str:
             f"protocol {written['protocol']}: {written['labelled']['choice']}",
             f"{counted(written['labelled'])} labelled",
             f"{counted(unlabelled)} unlabelled" if unlabelled else "none unlabelled",
-            f"{counted(written['val'])} scored",
+            f"{counted(written['val'])} scored in {scoring['boxes']} boxes with {flip_test}",
             *kept,
             f"{networks} {'network' if networks == 1 else 'networks'}",
             f"{written['steps']:,} steps",
+            f"learning rate {written['learning_rate']}",
         ]
     )
 

@@ -81,7 +81,8 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resum
     report = build_report(cfg, accelerator)
     if accelerator.is_main_process:
         cached_bytes = few.cached_bytes + (many.cached_bytes if many else 0)
-        written = card.card(cfg, labelled, unlabelled, val, method, place, cached_bytes=cached_bytes)
+        whom = (labelled, unlabelled, val, ground_truth)
+        written = card.card(cfg, *whom, method, place, cached_bytes=cached_bytes)
         write_json(folder / CARD_NAME, written)
         report.note(card.describe(written))
         for doubt in doubts(cfg, labelled, unlabelled, val):

@@ -31,6 +31,12 @@ class Milestones:
         passed = sum(step >= round(share * total_steps) for share in self.at)
         return warm_up(step, self.warm_up_steps) * self.factor**passed
 
+    @property
+    def words(self) -> str:
+        """`times 0.1 at 0.667 and 0.833 of the schedule`."""
+        falls = " and ".join(f"{share:.3g}" for share in self.at)
+        return f"times {self.factor:g} at {falls} of the schedule" if falls else "constant"
+
 
 @settings
 class Cosine:
@@ -43,6 +49,11 @@ class Cosine:
     def scale(self, step: int, total_steps: int) -> float:
         """What the base rate is multiplied by in step `step` of `total_steps` (counted from 0)."""
         return warm_up(step, self.warm_up_steps) * 0.5 * (1 + math.cos(math.pi * step / total_steps))
+
+    @property
+    def words(self) -> str:
+        """How the rate falls."""
+        return "half a cosine to 0"
 
 
 Schedule = Annotated[Milestones | Cosine, Field(discriminator="name")]

@@ -20,7 +20,7 @@ def card_of(cfg: RunSettings, folder: Path) -> dict:
     place = Place(device=torch.device("cpu"))
     labelled, unlabelled, val = open_splits(cfg, folder)
     method = build_method(cfg, labelled.skeleton, place)
-    return card(cfg, labelled, unlabelled, val, method, place)
+    return card(cfg, labelled, unlabelled, val, val.ground_truth(), method, place)
 
 
 def test_the_card_names_protocol_networks_and_labelled_people(
@@ -33,6 +33,21 @@ def test_the_card_names_protocol_networks_and_labelled_people(
     assert written["labelled"]["people"] == 10
     assert written["labelled"]["ids_sha256"] == hashlib.sha256(ids.encode()).hexdigest()
     assert json.loads(json.dumps(written)) == written
+
+
+def test_the_card_says_how_people_are_scored_and_how_the_rate_falls(
+    tiny_run: MakeRun, tmp_path: Path
+) -> None:
+    words = (
+        "evaluation={flip_test: true}",
+        "heatmap.decode=dark",
+        "optim={lr: 2e-3, schedule: {name: cosine}}",
+    )
+    written = card_of(tiny_run("supervised", *words), tmp_path / "index")
+    scoring = {name: written["scoring"][name] for name in ("boxes", "flip_test", "decode", "metric")}
+    assert scoring == {"boxes": "annotated", "flip_test": True, "decode": "dark", "metric": "AP"}
+    assert written["learning_rate"] == "0.002, half a cosine to 0"
+    assert "scored in annotated boxes with the flip test; " in describe(written)
 
 
 def test_two_networks_and_their_ensemble_are_named(tiny_run: MakeRun, tmp_path: Path) -> None:
@@ -62,7 +77,8 @@ def test_the_line_at_the_start_of_a_run(tiny_run: MakeRun, tmp_path: Path) -> No
     line = describe(written)
     assert line.startswith("protocol tiny-10: the first 10 people of ")
     assert f"; 10 (ids {short}) labelled; none unlabelled; 12 (ids " in line
-    assert line.endswith("; 1 network; 6 steps")
+    assert "scored in annotated boxes with no flip test; 1 network; 6 steps; " in line
+    assert line.endswith("; learning rate 0.001, times 0.1 at 0.667 and 0.833 of the schedule")
     everything = describe(card_of(tiny_run("everything"), tmp_path / "other"))
     assert "protocol own" in everything
     assert "; 24 (ids " in everything
