@@ -48,4 +48,5 @@ class EvalBatch:
     image_from_view: Tensor
     """(N, 2, 3) float32: source photo pixels from view pixels."""
     records: list[dict[str, Any]]
-    """The shard's `KEY.json` of each: id, image_id, file_name, area, source_size, image_from_stored."""
+    """The shard's `KEY.json` of each: id, image_id, file_name, area, source_size, image_from_stored; `head`
+    where the set has head boxes, `score` where a detector found the person."""

@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
+REAL_SETS = ("aic", "coco", "crowdpose", "lspet", "mpii")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real images and annotations; tests that need it skip where it is absent."""
+    """The folder of real images and annotations; tests that need it skip where it or a part is absent."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("SEMIPOSE_TEST_DATA", default))
-    if not folder.is_dir():
+    absent = [name for name in REAL_SETS if not (folder / name).is_dir()]
+    if absent:
         pytest.skip(
-            f"no real test data at {folder} (set SEMIPOSE_TEST_DATA to a folder that has coco/ and lspet/)"
+            f"no real test data: {folder} has no {', '.join(absent)} (SEMIPOSE_TEST_DATA names the folder)"
         )
     return folder
 

@@ -1,4 +1,4 @@
-"""The rules between the rooms (README, "How it is built"): imports run one way, some libraries live in one file."""
+"""The rules between the rooms (README, "How it is built"): imports run one way, some libraries have one home."""
 
 import ast
 import re

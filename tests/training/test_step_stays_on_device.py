@@ -39,7 +39,7 @@ def test_step_calls_nothing_that_reads_a_tensor(name: str, monkeypatch: pytest.M
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a number of a tensor was read")
 
-    # the CPU kernel of the masks is numpy's; what a GPU would run is its caller
+    # the CPU kernel of the masks takes numpy's arrays; what a GPU would run is its caller
     for part in ("joint_cutout", "holes"):
         monkeypatch.setattr(f"pipelines.strong.{part}.mask_keypoints", lambda *_: None)
     for reader in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__"):

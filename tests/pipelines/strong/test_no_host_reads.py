@@ -65,7 +65,7 @@ def test_part_makes_no_tensor_from_the_host_and_reads_none(part) -> None:
     views = [torch.ones(shape) for shape in SHAPES]
     with NoHostCopies(), pytest.raises(AssertionError, match="lift_fresh"):
         torch.tensor([1.0, 2.0])
-    # the CPU kernel of the masks is numpy's; what a GPU would run is its caller
+    # the CPU kernel of the masks takes numpy's arrays; what a GPU would run is its caller
     kernel = (
         mock.patch("pipelines.strong.joint_cutout.mask_keypoints"),
         mock.patch("pipelines.strong.holes.mask_keypoints"),
