@@ -1,4 +1,4 @@
-"""The rules between the rooms (README, "How it is built"): imports run one way, some libraries have one home."""
+"""The rules between the rooms (README, "How it is built"): who may import whom, and which libraries."""
 
 import ast
 import re
