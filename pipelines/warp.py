@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import cv2
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,8 +39,11 @@ class CpuWarp:
     """Warps the views of batches in its own threads."""
 
     def __init__(self, size_hw: tuple[int, int], threads: int) -> None:
+        from pipelines.warp_kernel import normalise  # only here: a run on a GPU needs no Numba
+
         # OpenCV's setting is the whole process's: its threads and these would stand in each other's way.
         cv2.setNumThreads(1)
+        self._normalise = normalise
         self._size_hw = size_hw
         # One of each for a row's values: a loop over three channels is compiled to slower code.
         self._scale, self._shift = (
@@ -83,7 +85,7 @@ class CpuWarp:
                 border = (*BORDER_GREYS[each.border], 0)
                 cv2.warpAffine(crop, each.from_stored[row], size_wh, dst=view, borderValue=border)
                 cv2.cvtColor(view, cv2.COLOR_RGBA2RGB, dst=grey)
-                _normalise(grey, self._scale, self._shift, images[each.name][row])
+                self._normalise(grey, self._scale, self._shift, images[each.name][row])
 
     def _view_buffers(self) -> tuple[np.ndarray, np.ndarray]:
         """This thread's own memory for a view, with four channels and with three."""
@@ -98,16 +100,6 @@ class CpuWarp:
             self._scratch.crop = np.empty(num_bytes, np.uint8)
         crop: np.ndarray = self._scratch.crop[:num_bytes].reshape(*size_hw, 4)
         return crop
-
-
-@numba.njit(nogil=True)
-def _normalise(greys: np.ndarray, scale: np.ndarray, shift: np.ndarray, normalised: np.ndarray) -> None:
-    """Write a view (H, W, 3) uint8 as normalised values, in one pass; numpy needs three."""
-    height, width, num_channels = greys.shape
-    for row in range(height):
-        grey, value = greys[row].reshape(-1), normalised[row].reshape(-1)
-        for at in range(width * num_channels):
-            value[at] = np.float32(grey[at]) * scale[at] + shift[at]
 
 
 def _finish(tasks: list[Future[None]], images: dict[str, np.ndarray]) -> dict[str, Tensor]:

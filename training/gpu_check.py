@@ -8,12 +8,15 @@ is well; 1: something is not; 2: no GPU here, or a wrong setting.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs.load import command
+from training.gpu import BEGAN
 from training.gpu.check import GpuCheckSettings, main
 
 if __name__ == "__main__":
-    command(GpuCheckSettings, main, description="Check everything that needs a GPU, and measure it.")
+    main_since = partial(main, began=BEGAN)
+    command(GpuCheckSettings, main_since, description="Check everything that needs a GPU, and measure it.")

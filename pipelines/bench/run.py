@@ -14,30 +14,36 @@ from configs.schema import plain
 from pipelines.bench.limits import gpu_limits
 from pipelines.bench.measure import Variant, describe_machine, measure
 from pipelines.bench.plot import plot
-from pipelines.bench.result import Result, Row, compare, make_row, write_result
+from pipelines.bench.result import Result, Row, compare, make_row, short, write_result
 from pipelines.bench.rows import BASES, all_variants
 from pipelines.bench.settings import BenchSettings, open_people
 
 
 def run(cfg: BenchSettings, console: Console) -> Result:
-    """Measure, write the result file and the plot, print the table; returns the result."""
+    """Measure, write the result file and the plot, print the table; returns the result.
+
+    The file is written anew after every round, so that a benchmark that is cut short leaves what it has.
+    """
     machine = describe_machine()
+    limits = gpu_limits(cfg) if torch.cuda.is_available() else {}  # before any loader fills its queues
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         people = open_people(cfg, cfg.views, Path(folder), console)
         variants, skipped = all_variants(cfg, people, stack)
-        rounds = track(range(cfg.rounds), "rounds", console=console)
-        rates = measure(variants, rounds=rounds)
+        rates: dict[str, list[float]] = {variant.name: [] for variant in variants}
         described = people.describe()
-    result = Result(
-        bench="pipelines",
-        machine=machine,
-        settings=plain(cfg),
-        data=described,
-        rows=make_rows(variants, rates),
-        skipped=skipped,
-        facts=gpu_limits(cfg) if torch.cuda.is_available() else {},
-    )
-    write_result(cfg.output, result)
+        for number in track(range(cfg.rounds), "rounds", console=console):
+            for name, found in measure(variants, rounds=[number]).items():
+                rates[name] += found
+            result = Result(
+                bench="pipelines",
+                machine=machine,
+                settings=plain(cfg),
+                data=described,
+                rows=make_rows(variants, rates),
+                skipped=skipped,
+                facts=limits,
+            )
+            write_result(cfg.output, result)
     plot(result, cfg.output.with_suffix(".png"))
     console.print(table(result))
     console.print(f"written to {cfg.output}, plot beside it", highlight=False)
@@ -68,6 +74,9 @@ def table(result: Result) -> Table:
     shown.add_section()
     for name, reason in result.skipped.items():
         shown.add_row(name, "", reason, "")
+    shown.add_section()
+    for name, limit in result.facts.items():
+        shown.add_row(name, short(limit), "limit of this machine, in its own unit", "")
     return shown
 
 

@@ -210,6 +210,25 @@ def test_bench_writes_every_row(people: People, tmp_path: Path, monkeypatch: pyt
     assert result.data["people"] == 6
 
 
+def test_a_bench_cut_short_leaves_its_whole_rounds(
+    people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(variants: list[Variant], rounds: list[int]) -> dict[str, list[float]]:
+        if rounds == [1]:
+            raise KeyboardInterrupt
+        return {variant.name: [100.0] for variant in variants}
+
+    masking = Variant(rows.MASKS, "masking", lambda: None, 1, 1, 0)
+    monkeypatch.setattr("pipelines.bench.run.open_people", lambda *_: people)
+    monkeypatch.setattr("pipelines.bench.run.all_variants", lambda *_: ([masking], {}))
+    monkeypatch.setattr("pipelines.bench.run.measure", measured)
+    cfg = tiny(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        run(cfg, QUIET)
+    (row,) = read_result(cfg.output).rows
+    assert row.rounds == (100.0,)
+
+
 @pytest.mark.usefixtures("no_waiting")
 def test_shards_alone_leave_out_what_reads_photos(people: People, tmp_path: Path) -> None:
     result = run(tiny(tmp_path, shards=people.crops.root, rounds=1), QUIET)

@@ -35,7 +35,7 @@ class GpuCheckSettings:
     parts: Annotated[tuple[PartName, ...], Field(min_length=1)] = ("tests", "train", "bench")
     """What is run, in this order."""
     seconds: Annotated[float, Field(gt=0)] = 540.0
-    """Limit of all parts together; time that one leaves over goes to the next."""
+    """Limit of the whole check, its start included; time that a part leaves over goes to the next."""
     output: Path = Path("runs/gpu-check")
     """Folder of result.json, result.md and the logs."""
     commit: str | None = None
@@ -57,10 +57,17 @@ def parts_of(cfg: GpuCheckSettings) -> dict[str, Part]:
 
 
 def check(
-    cfg: GpuCheckSettings, parts: Mapping[str, Part], shares: Mapping[str, float] = SHARES
+    cfg: GpuCheckSettings,
+    parts: Mapping[str, Part],
+    shares: Mapping[str, float] = SHARES,
+    *,
+    began: float | None = None,
 ) -> dict[str, Any]:
-    """Run the parts one after the other, write the result after every step of each, and return it."""
-    began, folder = time.monotonic(), cfg.output.resolve()
+    """Run the parts one after the other, write the result after every step of each, and return it.
+
+    began: from when on its seconds count, by the monotonic clock; without it from now.
+    """
+    began, folder = began or time.monotonic(), cfg.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     waiting = {"state": "waiting", "seconds": 0.0, "problems": ["not begun"]}
     result: dict[str, Any] = {
@@ -107,7 +114,7 @@ def write(folder: Path, result: dict[str, Any], seconds: float) -> None:
     write_atomic(folder / "result.md", to_markdown(result).encode())
 
 
-def main(cfg: GpuCheckSettings) -> None:
+def main(cfg: GpuCheckSettings, *, began: float | None = None) -> None:
     """Check that there is a GPU, run the parts, and say by the exit code how it went. Raises InputError."""
     if not torch.cuda.is_available():
         raise InputError(
@@ -115,7 +122,7 @@ def main(cfg: GpuCheckSettings) -> None:
         )
     # A kill from outside is an exit like any other, so that what runs is ended with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    result = check(cfg, parts_of(cfg))
+    result = check(cfg, parts_of(cfg), began=began)
     console.print(to_markdown(result), highlight=False, markup=False, soft_wrap=True)
     console.print(f"written to {cfg.output / 'result.json'} and result.md", highlight=False)
     raise SystemExit(0 if result["is_ok"] else 1)

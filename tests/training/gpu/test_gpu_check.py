@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,19 @@ def test_time_left_over_goes_to_the_next_part(tmp_path: Path) -> None:
     assert given["tests"] == pytest.approx(28, abs=2)
     assert given["train"] == pytest.approx(100 * 32 / 72, abs=4)
     assert given["bench"] == pytest.approx(100, abs=6)
+
+
+def test_time_since_the_start_is_counted(tmp_path: Path) -> None:
+    given: list[float] = []
+
+    def part(work: Path, seconds: float) -> Iterator[dict[str, Any]]:
+        given.append(seconds)
+        yield GOOD
+
+    began = time.monotonic() - 40
+    result = check(GpuCheckSettings(output=tmp_path, seconds=100.0), {"bench": part}, began=began)
+    assert given[0] == pytest.approx(60, abs=2)
+    assert result["seconds"] >= 40
 
 
 def test_parts_are_chosen_by_name() -> None:
