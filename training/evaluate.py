@@ -4,7 +4,8 @@
 
 takes the newest checkpoint of the run, its own recipe and the overrides given (evaluation.flip_test=true,
 heatmap.decode=dark, data.val=OTHER, ...), and writes into RUN_DIR/evaluation `scores.json` and, for each
-network and ensemble, the COCO results `NAME-predictions.json`.
+network and ensemble, the COCO results `NAME-predictions.json`. Of people whom nobody annotated, such as those
+that a detector found in new photos (data.val=shards/my-photos), there are results and no scores.
 """
 
 import sys
@@ -27,7 +28,7 @@ from training import checkpoint
 from training.build import RECIPE_NAME, build_method
 from training.files import write_json
 from training.predict import Predictions, join, predict
-from training.scoring.metrics import coco_results, require, score
+from training.scoring.metrics import coco_results, metrics_of, require, score
 from training.scoring.truth import is_detected
 from training.settings import RunSettings
 
@@ -54,15 +55,18 @@ def summary(history: list[dict[str, Any]], metric: str) -> dict[str, Any]:
 def evaluate_run(folder: Path, cfg: RunSettings, own_val: str) -> None:
     """Score the newest checkpoint of the run in `folder`, whose recipe scores on `own_val`.
 
-    Raises InputError where there is no intact checkpoint, and where the people of `cfg.data.val` have other
-    keypoints than the network or cannot give `cfg.metric`: before anything is predicted.
+    People without any annotated keypoint are predicted and not scored. Raises InputError where there is no
+    intact checkpoint, and where the people of `cfg.data.val` have other keypoints than the network or cannot
+    give `cfg.metric`: before anything is predicted.
     """
     path = checkpoint.latest(folder)
     if path is None:
         raise InputError(f"{folder} holds no intact checkpoint to score")
     val = open_val(cfg, own_val)
     ground_truth = val.ground_truth()
-    require(cfg.metric, ground_truth, val.skeleton, where=cfg.data.val)
+    is_annotated = bool(metrics_of(ground_truth, val.skeleton))
+    if is_annotated:
+        require(cfg.metric, ground_truth, val.skeleton, where=cfg.data.val)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     place = Place(device=device)
     method = build_method(cfg, val.skeleton, place, fresh=False)
@@ -80,7 +84,8 @@ def evaluate_run(folder: Path, cfg: RunSettings, own_val: str) -> None:
     for name, people in found.items():
         results = coco_results(people, val.skeleton)
         write_json(folder / "evaluation" / f"{name}-predictions.json", results)
-        scores[name] = score(people, results, ground_truth, val.skeleton)
+        if is_annotated:
+            scores[name] = score(people, results, ground_truth, val.skeleton)
     content = {"checkpoint": path.name, **how(cfg, val, ground_truth), "scores": scores}
     write_json(folder / "evaluation" / "scores.json", content)
     Console().print_json(data=content)

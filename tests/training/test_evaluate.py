@@ -1,13 +1,18 @@
 """The command that scores a run, and what scores.json says."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from configs.load import InputError
+from sharding.build import build
+from sharding.formats.folder import FolderFormat
+from sharding.settings import BuildSettings
 from training import evaluate
 from training.run import run
 from training.settings import RunSettings
@@ -101,13 +106,25 @@ def test_a_metric_that_the_people_cannot_give_stops_the_command(
     assert not (finished / "evaluation").exists()
 
 
+def test_people_whom_nobody_annotated_are_predicted_alone(
+    finished: Path, tmp_path: Path, drawn_shards: Path
+) -> None:
+    coco = drawn_shards / "val-coco"
+    source = FolderFormat(images=coco / "images", skeleton=str(coco / "annotations.json"))
+    settings = BuildSettings(source=source, output=tmp_path / "photos", workers=1)
+    build(settings, console=Console(quiet=True))
+    content = scored(finished, f"data.val={tmp_path / 'photos'}")
+    assert content["scores"] == {}
+    rows = json.loads((finished / "evaluation" / "network-predictions.json").read_text())
+    photos = json.loads((tmp_path / "photos" / "ground_truth.json").read_text())["images"]
+    assert len(rows) == content["people"] == len(photos) > 1
+    assert {row["image_id"] for row in rows} == {photo["id"] for photo in photos}
+
+
 def test_people_with_other_keypoints_are_refused(
     finished: Path, tmp_path: Path, drawn_shards: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    for path in (drawn_shards / "val").iterdir():
-        (other / path.name).write_bytes(path.read_bytes())
+    other = shutil.copytree(drawn_shards / "val", tmp_path / "other")
     manifest = json.loads((other / "dataset.json").read_text())
     manifest["skeleton"]["names"][0] = "tail"
     (other / "dataset.json").write_text(json.dumps(manifest))

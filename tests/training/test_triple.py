@@ -133,3 +133,12 @@ def test_the_teachers_may_be_larger_and_the_student_is_the_product() -> None:
     assert method.networks()["student"] is method.network
     assert method.ensembles() == {"teachers": ("teacher_a", "teacher_b")}
     assert torch.isfinite(method(*make_batches(), LATE).loss)
+
+
+def test_the_second_teacher_may_start_elsewhere() -> None:
+    other = {"backbone": {"name": "light", "stem_channels": 8, "channels": [8, 8, 16], "blocks": [1, 1, 1]}}
+    method = make_method(
+        "triple", **PLAIN, second_teacher_net={**other, "head": {"name": "pyramid", "width": 8}}
+    )
+    assert method.b.backbone.channels == (8, 8, 16)
+    assert method.a.backbone.channels == method.network.backbone.channels != method.b.backbone.channels

@@ -40,6 +40,8 @@ class TripleSettings(ConsistencySettings):
     """Keypoints count where the mean of both teachers' peaks is above this."""
     teacher_net: NetSettings | None = None
     """The network of both teachers, where it is a larger one; null: `net`, as the student's."""
+    second_teacher_net: NetSettings | None = None
+    """The second teacher's, where it starts from other weights; null: as the first one's."""
     epoch_steps: Annotated[int, Field(ge=1)] = 4_682
     """Steps of an epoch: at the end of each the teachers are copied, to label in the next one."""
     max_inconsistency: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -65,7 +67,8 @@ class Triple(Method):
         self.cfg = cfg
         self.sigma = ingredients.sigma
         self.network = ingredients.make_network(None)
-        self.a, self.b = (ingredients.make_network(cfg.teacher_net) for _ in range(2))
+        self.a = ingredients.make_network(cfg.teacher_net)
+        self.b = ingredients.make_network(cfg.second_teacher_net or cfg.teacher_net)
         self.labeller_a, self.labeller_b = cfg.teacher.build(self.a), cfg.teacher.build(self.b)
         self.ensemble = Ensemble(cfg.ensemble, ingredients, self.network)
         period = PreviousEpochTeacherSettings(epoch_steps=cfg.epoch_steps)
