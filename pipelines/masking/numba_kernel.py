@@ -23,7 +23,8 @@ def paint(
         colours = np.tile(colour, width)[None]
     else:
         rows, colours = pixels, colour.repeat(width).reshape(num_channels, width)
-    _paint_rows(rows, points_xy, counts, half_sizes, order, colours, rows.shape[3] // width if width else 1)
+    values_a_pixel = max(1, rows.shape[3] // max(1, width))  # 1 where there is no pixel, or no channel
+    _paint_rows(rows, points_xy, counts, half_sizes, order, colours, values_a_pixel)
 
 
 @numba.njit(nogil=True)

@@ -134,10 +134,10 @@ def test_order_entries_that_are_no_keypoint_paint_nothing() -> None:
     assert torch.equal(images, before)
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 20, 14), (3, 3, 20, 0), (1, 3, 20, 14)])
+@pytest.mark.parametrize("shape", [(0, 3, 20, 14), (3, 3, 20, 0), (3, 0, 20, 14), (1, 3, 20, 14)])
 def test_empty_and_single_batches(shape: tuple[int, ...]) -> None:
     _, *masks, fill = make_case(num_samples=shape[0])
-    images = torch.zeros(shape)
+    images, fill = torch.zeros(shape), fill[: shape[1]]
     expected = plain_masks(images, *masks, fill)
     mask_keypoints(images, *masks, fill)
     assert torch.equal(images, expected)
