@@ -9,7 +9,7 @@ DATA ?=
 RUN ?=
 ARGS ?=
 
-.PHONY: help setup shards demo train evaluate sweep compare bench test test-gpu gpu-check lint format
+.PHONY: help setup shards demo train evaluate sweep compare bench test test-slow test-gpu gpu-check lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench: $(STAMP) ## throughput of loader and training step against the classic on
 
 test: $(STAMP) ## the tests that need no GPU, in minutes
 	$(BIN)/python -m pytest -m "not gpu and not slow" $(ARGS)
+
+test-slow: $(STAMP) ## the tests that take minutes on a CPU
+	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
 
 test-gpu: $(STAMP) ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu $(ARGS)

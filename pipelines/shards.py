@@ -35,7 +35,7 @@ from sharding.manifest import (
 )
 
 STREAMED = ("http", "https", "pipe")
-EXTRAS = {"s3": "s3fs", "gs": "gcsfs"}
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 """Object stores that DALI reads by itself, and the package that fetches the small files."""
 FETCHES_AT_ONCE = 8
 HEADER_BYTES = 512
@@ -67,7 +67,7 @@ def open_shards(root: str | Path) -> Shards:
         return _open_folder(Path(root))
     if scheme[1] in STREAMED:
         return _open_elsewhere(root, partial(stream.locate, root), stream.fetch)
-    if scheme[1] in EXTRAS:
+    if scheme[1] in PACKAGES:
         store = _file_system(root, scheme[1])
         shards = _open_elsewhere(root, lambda file: f"{root.rstrip('/')}/{file}", partial(_fetch, store))
         _check_tars(store, shards)
@@ -107,7 +107,7 @@ def _file_system(root: str, scheme: str) -> Any:
         return fsspec.filesystem(scheme)
     except ImportError as error:
         raise InputError(
-            f"{root}: reading {scheme}:// needs {EXTRAS[scheme]}: pip install 'semipose[{scheme}]'"
+            f"{root}: reading {scheme}:// needs {PACKAGES[scheme]}: pip install {PACKAGES[scheme]}"
         ) from error
 
 

@@ -66,7 +66,7 @@ def _open(executor: str, workers: int) -> Iterator[tuple[Executor, int]]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise InputError(f'{executor}: Dask is not installed: pip install "semipose[cluster]"') from error
+        raise InputError(f"{executor}: Dask is not installed: pip install distributed") from error
     try:
         client = Client(executor.replace("dask://", "tcp://"), timeout=ANSWER_TIMEOUT_S)
     except (OSError, TimeoutError) as error:

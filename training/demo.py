@@ -23,7 +23,7 @@ from rich.table import Table
 
 from configs.load import command
 from configs.settings import settings
-from training.files import write_json
+from training.files import SCORES_NAME, write_json
 
 FOLDER = Path("runs/demo")
 METHODS = ("supervised", "adaptive_mixup")
@@ -65,7 +65,7 @@ def train(method: str, seed: int) -> dict[str, Any]:
     call(*LAUNCH, "training/run.py", f"configs/run/demo/{method}.yaml", f"seed={seed}", f"output={folder}")
     seconds = time.perf_counter() - began
     card = json.loads((folder / "card.json").read_text())
-    scores = next(iter(json.loads((folder / "scores.json").read_text())["last"]["scores"].values()))
+    scores = next(iter(json.loads((folder / SCORES_NAME).read_text())["last"]["scores"].values()))
     return {
         "method": method,
         "labelled": card["labelled"]["people"],

@@ -26,7 +26,7 @@ from pipelines.source import Split, open_split
 from sharding.skeleton import Skeleton
 from training import checkpoint
 from training.build import RECIPE_NAME, build_method
-from training.files import write_json
+from training.files import SCORES_NAME, write_json
 from training.predict import Predictions, join, predict
 from training.scoring.metrics import coco_results, metrics_of, require, score
 from training.scoring.truth import is_detected
@@ -87,7 +87,7 @@ def evaluate_run(folder: Path, cfg: RunSettings, own_val: str) -> None:
         if is_annotated:
             scores[name] = score(people, results, ground_truth, val.skeleton)
     content = {"checkpoint": path.name, **how(cfg, val, ground_truth), "scores": scores}
-    write_json(folder / "evaluation" / "scores.json", content)
+    write_json(folder / "evaluation" / SCORES_NAME, content)
     Console().print_json(data=content)
 
 

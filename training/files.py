@@ -6,6 +6,9 @@ from typing import Any
 
 from sharding.files import write_atomic
 
+CARD_NAME = "card.json"
+SCORES_NAME = "scores.json"
+
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, aside first."""

@@ -12,10 +12,9 @@ from typing import Any
 from configs import yaml12
 from configs.load import InputError, dump, load
 from training.build import RECIPE_NAME
+from training.files import CARD_NAME, SCORES_NAME
 from training.settings import RunSettings
 
-CARD_NAME = "card.json"
-SCORES_NAME = "scores.json"
 WITHOUT_EFFECT = ("output", "seed", "report_every", "checkpoint_every", "keep_checkpoints", "collapse")
 LOADER_WITHOUT_EFFECT = ("threads", "prefetch")
 IN_CAPTION = r"-(?:seed|labelled|steps)=?\d+"  # parts of a folder's name that the row need not repeat

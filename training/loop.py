@@ -16,7 +16,7 @@ from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.loader import EvalLoader, TrainLoader
 from sharding.skeleton import Skeleton
 from training import checkpoint, evaluate, pictures
-from training.files import write_json
+from training.files import SCORES_NAME, write_json
 from training.methods.method import Method, Progress
 from training.predict import compare, predict
 from training.report import Report
@@ -138,7 +138,7 @@ def score_networks(job: Job) -> None:
     if job.accelerator.is_main_process:
         job.history.append({"step": job.step, "scores": scores})
         job.report.scores(job.step, scores)
-        write_json(job.folder / "scores.json", evaluate.summary(job.history, job.cfg.metric))
+        write_json(job.folder / SCORES_NAME, evaluate.summary(job.history, job.cfg.metric))
 
 
 def draw_pictures(job: Job) -> None:

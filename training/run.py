@@ -25,13 +25,12 @@ from sharding.files import write_atomic
 from training import card, checkpoint
 from training.build import RECIPE_NAME, build_method, choose_kernels, open_splits
 from training.doubts import doubts
-from training.files import write_json
+from training.files import CARD_NAME, write_json
 from training.loop import Job, restore, train
 from training.report import Report
 from training.scoring.metrics import require
 from training.settings import RunSettings
 
-CARD_NAME = "card.json"
 PREVIEW_PEOPLE = 8
 
 

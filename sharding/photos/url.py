@@ -27,7 +27,14 @@ from sharding.photos.base import (
 RETRY_SECONDS = (0.5, 2.0)
 """Waits before the second and the third try over a network."""
 
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
+_PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "http": "aiohttp",
+    "https": "aiohttp",
+}
 _FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError)
 _Result = TypeVar("_Result")
 
@@ -129,8 +136,8 @@ def file_system(location: str, _pid: int) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(location)
     except ImportError as error:
-        extras = [_EXTRAS[each] for each in re.findall(r"(\w+)://", location) if each in _EXTRAS]
-        cure = f'pip install "semipose[{",".join(extras)}]"' if extras else str(error)
+        packages = [_PACKAGES[each] for each in re.findall(r"(\w+)://", location) if each in _PACKAGES]
+        cure = f"pip install {' '.join(packages)}" if packages else str(error)
         raise InputError(f"{location}: a package for this protocol is not installed: {cure}") from error
     except FileNotFoundError as error:
         raise no_location(location) from error

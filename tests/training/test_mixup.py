@@ -103,8 +103,8 @@ def test_mixing_before_the_linear_last_layer_mixes_the_heatmaps() -> None:
     loss, alpha = method.student.mixup.loss(images, target, torch.ones(4, 1, 1, 1))
     method.load_rank_state(state)
     method.draws.one_of(1)
-    assert torch.equal(alpha, draw_alpha(0.75, generator=method.draws.device))
-    partners = draw_partners(4, generator=method.draws.device)
+    assert torch.equal(alpha, draw_alpha(0.75, generator=method.draws.generator))
+    partners = draw_partners(4, generator=method.draws.generator)
     expected = heatmap_loss(mix(twin(images), alpha, partners), mix(target, alpha, partners))
     assert torch.isclose(loss, expected)
 

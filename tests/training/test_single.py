@@ -188,7 +188,7 @@ def test_ranks_draw_other_masks_but_take_the_same_branch() -> None:
     def drawn(method: Method) -> tuple[list[int], torch.Tensor]:
         assert method.draws
         branch = [method.draws.one_of(2) for _ in range(40)]
-        return branch, torch.rand(4, generator=method.draws.device)
+        return branch, torch.rand(4, generator=method.draws.generator)
 
     (branch_0, numbers_0), (branch_1, numbers_1) = (drawn(make_method(seed=3, rank=rank)) for rank in (0, 1))
     assert branch_0 == branch_1

@@ -166,10 +166,10 @@ def test_a_failed_run_is_told_and_the_queue_goes_on(make, tmp_path, capsys):
 
 def test_when_time_is_up_the_run_saves_and_the_next_sweep_finishes_it(make, tmp_path, monkeypatch):
     monkeypatch.setenv("STEP_S", "0.2")
-    sweep(make("a", seeds=(0, 1), set={"steps": 1000}, minutes=2 / 60))
+    sweep(make("a", seeds=(0, 1), set={"steps": 1000}, minutes=5 / 60))
     assert [line.split()[0] for line in journal(tmp_path)] == ["a-seed0"]
     (saved,) = (tmp_path / "out" / "a-seed0" / "checkpoints").iterdir()
-    assert 0 < int(saved.name.removeprefix("step-")) < 20
+    assert 0 < int(saved.name.removeprefix("step-")) < 100
     monkeypatch.setenv("STEP_S", "0")
     sweep(make("a", seeds=(0,), set={"steps": 1000}))
     assert journal(tmp_path)[1:] == ["a-seed0 resumed with lock"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.files import SCORES_NAME
 from training.gpu.commands import Ended, run_one
 
 SHARDS: Mapping[str, tuple[str, ...]] = {"train": ("source.people=4000",), "val": ("source.people=500",)}
@@ -79,7 +80,7 @@ def read_run(folder: Path, ended: Ended) -> dict[str, Any]:
         "folder": str(folder),
         "seconds": ended.seconds,
         "steps": last,
-        "scores": last_scores(folder / "scores.json"),
+        "scores": last_scores(folder / SCORES_NAME),
         "loss": speed[-1].get("loss") if speed else None,
         **found,
     }

@@ -186,7 +186,7 @@ class Student:
         images = scene.strong.clone()
         terms: dict[str, torch.Tensor] = {}
         for part in path:
-            images, part_terms = part.apply(images, scene, self.draws.device)
+            images, part_terms = part.apply(images, scene, self.draws.generator)
             terms |= part_terms
         return images, terms
 

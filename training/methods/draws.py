@@ -13,7 +13,7 @@ class Draws:
     """
 
     def __init__(self, seed: int, rank: int, device: torch.device) -> None:
-        self.device = torch.Generator(device).manual_seed(2 * (seed * 1009 + rank))
+        self.generator = torch.Generator(device).manual_seed(2 * (seed * 1009 + rank))
         self.seed = seed
         self.decided = 0
 
@@ -24,9 +24,9 @@ class Draws:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Where both streams stand."""
-        return {"device": self.device.get_state(), "decided": torch.tensor(self.decided)}
+        return {"device": self.generator.get_state(), "decided": torch.tensor(self.decided)}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Restore what `state` gave."""
-        self.device.set_state(state["device"])
+        self.generator.set_state(state["device"])
         self.decided = int(state["decided"])

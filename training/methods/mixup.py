@@ -59,8 +59,8 @@ class MixupBranch:
             places = (places[self.draws.one_of(len(places))],)
         losses = []
         for place in places:
-            alpha = draw_alpha(self.cfg.beta, generator=self.draws.device)
-            partners = draw_partners(len(images), generator=self.draws.device)
+            alpha = draw_alpha(self.cfg.beta, generator=self.draws.generator)
+            partners = draw_partners(len(images), generator=self.draws.generator)
             mixed_target, mixed_weights = mix_labels(target, weights, alpha, partners)
             predicted = self._predict(place, images, alpha, partners)
             losses.append(heatmap_loss(predicted, mixed_target, mixed_weights))
@@ -97,8 +97,8 @@ class MixupBranch:
 
     def example(self, images: torch.Tensor) -> torch.Tensor:
         """`images` (N, 3, H, W) mixed once, to look at."""
-        alpha = draw_alpha(self.cfg.beta, generator=self.draws.device)
-        return mix(images, alpha, draw_partners(len(images), generator=self.draws.device))
+        alpha = draw_alpha(self.cfg.beta, generator=self.draws.generator)
+        return mix(images, alpha, draw_partners(len(images), generator=self.draws.generator))
 
 
 def mix_labels(
