@@ -6,10 +6,11 @@ of 10 covers exactly 20 pixels, as the published slices do. A comparison with "n
 point that is not finite paints nothing; rectangles beyond the image are cut or paint nothing.
 
 The random numbers are drawn beforehand (choice.py), so the op is deterministic and its kernels can be
-compared. It is a custom op because `torch.compile` must not look inside: the CPU kernel is Numba's, the
-CUDA kernel Triton's, each imported at its first launch.
+compared. It is a custom op because `torch.compile` must not look inside: the CPU kernel loops over
+rectangles in numpy, the CUDA kernel is Triton's, imported at its first launch.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,13 +36,17 @@ def mask_keypoints(
         ValueError: shapes, dtypes or devices that do not fit together, or images that need a gradient.
     """
     _check(images, points_xy, counts, half_sizes, order, fill)
-    from pipelines.masking.numba_kernel import paint
-
     # Painting copies bits, so the pixels are seen as integers: numpy has no bfloat16.
     bits = _BITS[images.element_size()]
     pixels = images.detach().view(bits).numpy()
     colour = fill.to(images.dtype).view(bits).numpy()
-    paint(pixels, points_xy.numpy(), counts.numpy(), half_sizes.numpy(), order.numpy(), colour)
+    rectangles = _painted_rectangles(
+        points_xy.numpy(), counts.numpy(), half_sizes.numpy(), order.numpy(), images.shape[2:]
+    )
+    if images.is_contiguous(memory_format=torch.channels_last):
+        _paint_channels_last(pixels.transpose(0, 2, 3, 1), rectangles, colour)
+    else:
+        _paint_channels_first(pixels, rectangles, colour)
 
 
 @mask_keypoints.register_kernel("cuda")
@@ -59,6 +64,40 @@ def _mask_keypoints_fake(
     images: Tensor, points_xy: Tensor, counts: Tensor, half_sizes: Tensor, order: Tensor, fill: Tensor
 ) -> None:
     _check(images, points_xy, counts, half_sizes, order, fill)
+
+
+def _paint_channels_last(pixels: np.ndarray, rectangles: list[list[int]], colour: np.ndarray) -> None:
+    """Paint in (N, H, W, C): from a painted row, so that numpy copies runs of it."""
+    images, row = list(pixels), np.tile(colour, (pixels.shape[2], 1))
+    for sample, left, top, right, bottom in rectangles:
+        images[sample][top:bottom, left:right] = row[left:right]
+
+
+def _paint_channels_first(pixels: np.ndarray, rectangles: list[list[int]], colour: np.ndarray) -> None:
+    """Paint in (N, C, H, W)."""
+    images, planes = list(pixels), colour[:, None, None]
+    for sample, left, top, right, bottom in rectangles:
+        images[sample][:, top:bottom, left:right] = planes
+
+
+def _painted_rectangles(
+    points_xy: np.ndarray, counts: np.ndarray, half_sizes: np.ndarray, order: np.ndarray, size_hw: torch.Size
+) -> list[list[int]]:
+    """[sample, left, top, right, bottom] of each rectangle that paints something; right, bottom excluded."""
+    num_keypoints = points_xy.shape[1]
+    is_chosen = (np.arange(num_keypoints) < counts[:, None]) & (order >= 0) & (order < num_keypoints)
+    samples, ranks = np.nonzero(is_chosen)
+    joints = order[samples, ranks]
+    centres, halves = points_xy[samples, joints], half_sizes[samples, joints]
+    with np.errstate(invalid="ignore", over="ignore"):
+        edges = np.concatenate((centres - halves, centres + halves), axis=1)
+    width, height = size_hw[1], size_hw[0]
+    edges = np.ceil(edges.clip(0, np.array([width, height, width, height], np.float32)))
+    # False for "not a number", which therefore never becomes an integer.
+    is_painted = (edges[:, 0] < edges[:, 2]) & (edges[:, 1] < edges[:, 3])
+    edges, samples = edges[is_painted].astype(np.int64), samples[is_painted]
+    rectangles: list[list[int]] = np.concatenate((samples[:, None], edges), axis=1).tolist()
+    return rectangles
 
 
 def _check(

@@ -13,7 +13,7 @@ from training.gpu.commands import Ended, run_one
 SHARDS: Mapping[str, tuple[str, ...]] = {"train": ("source.people=4000",), "val": ("source.people=500",)}
 RECIPES = ("supervised", "adaptive_mixup")
 ON_THE_GPU = (
-    *("precision=bf16", "compile=true", "data.cache=device", "loader.threads=8"),
+    *("precision=bf16", "data.cache=device", "loader.threads=8"),
     *("evaluate_every=1600", "checkpoint_every=1600"),
 )
 DRAWING_SHARE = 0.3

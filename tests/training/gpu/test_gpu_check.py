@@ -99,9 +99,10 @@ def test_time_left_over_goes_to_the_next_part(tmp_path: Path) -> None:
         return part
 
     parts = {name: note(name) for name in ("tests", "train", "bench")}
-    check(GpuCheckSettings(output=tmp_path, seconds=100.0), parts)
-    assert given["tests"] == pytest.approx(28, abs=2)
-    assert given["train"] == pytest.approx(100 * 32 / 72, abs=4)
+    shares = {"tests": 0.2, "train": 0.2, "bench": 0.6}
+    check(GpuCheckSettings(output=tmp_path, seconds=100.0), parts, shares)
+    assert given["tests"] == pytest.approx(20, abs=2)
+    assert given["train"] == pytest.approx(25, abs=4)
     assert given["bench"] == pytest.approx(100, abs=6)
 
 
