@@ -39,15 +39,12 @@ class CpuWarp:
     """Warps the views of batches in its own threads."""
 
     def __init__(self, size_hw: tuple[int, int], threads: int) -> None:
-        from pipelines.warp_kernel import normalise  # only here: a run on a GPU needs no Numba
-
         # OpenCV's setting is the whole process's: its threads and these would stand in each other's way.
         cv2.setNumThreads(1)
-        self._normalise = normalise
         self._size_hw = size_hw
-        # One of each for a row's values: a loop over three channels is compiled to slower code.
+        # As large as a view: numpy takes longer where it must repeat a row.
         self._scale, self._shift = (
-            np.tile(each.astype(np.float32), size_hw[1]) for each in (SCALE_RGB, SHIFT_RGB)
+            np.tile(each.astype(np.float32), (*size_hw, 1)) for each in (SCALE_RGB, SHIFT_RGB)
         )
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="warp")
         self._scratch = threading.local()
@@ -85,7 +82,13 @@ class CpuWarp:
                 border = (*BORDER_GREYS[each.border], 0)
                 cv2.warpAffine(crop, each.from_stored[row], size_wh, dst=view, borderValue=border)
                 cv2.cvtColor(view, cv2.COLOR_RGBA2RGB, dst=grey)
-                self._normalise(grey, self._scale, self._shift, images[each.name][row])
+                self._normalise(grey, images[each.name][row])
+
+    def _normalise(self, grey: np.ndarray, normalised: np.ndarray) -> None:
+        """Write a view (H, W, 3) uint8 as normalised values; by table, torch or DALI it takes longer."""
+        np.copyto(normalised, grey)
+        np.multiply(normalised, self._scale, out=normalised)
+        np.add(normalised, self._shift, out=normalised)
 
     def _view_buffers(self) -> tuple[np.ndarray, np.ndarray]:
         """This thread's own memory for a view, with four channels and with three."""

@@ -59,13 +59,6 @@ def test_sharding_loads_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_a_run_on_a_gpu_loads_without_numba():
-    """Its kernels are the CPU's, imported where the first of them is needed."""
-    modules = "pipelines.bench.run, training.bench.child, training.run"
-    code = f"import sys; sys.modules['numba'] = None; import {modules}"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
 def test_no_script_folder_hides_a_standard_module():
     """`python training/run.py` puts training/ first on the import path."""
     hidden = [file for file in FILES if Path(file).stem in sys.stdlib_module_names]

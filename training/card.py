@@ -21,7 +21,6 @@ PACKAGES = (
     "accelerate",
     "pycocotools",
     "numpy",
-    "numba",
 )
 
 
