@@ -60,6 +60,8 @@ class Reading:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     threads: int = 2
     prefetch: int = 2
+    hw_decoder_load: float = 0.65
+    """Share of a batch that a GPU's JPEG engines decode."""
     feed: Feed | None = None
     """Reads instead of DALI what DALI cannot: streams."""
     crops: bool = False
@@ -145,8 +147,9 @@ def read_person(reading: Reading) -> tuple[Node, Node]:
 
 def decode(jpeg: Node, reading: Reading) -> Node:
     """Decode to uint8 HWC, RGB. The chroma filter is the one of libjpeg, on the GPU too."""
-    device = "mixed" if reading.place == "gpu" else "cpu"
-    return fn.decoders.image(jpeg, device=device, output_type=DALIImageType.RGB, jpeg_fancy_upsampling=True)
+    gpu = {"device": "mixed", "hw_decoder_load": reading.hw_decoder_load}
+    where = gpu if reading.place == "gpu" else {"device": "cpu"}
+    return fn.decoders.image(jpeg, **where, output_type=DALIImageType.RGB, jpeg_fancy_upsampling=True)
 
 
 def draw_scale(law: ViewLaw) -> Node | float:

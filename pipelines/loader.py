@@ -51,6 +51,8 @@ class LoaderSettings:
     """CPU threads of each stream; where there is no GPU, as many again warp."""
     prefetch: Annotated[int, Field(ge=1)] = 2
     """Batches that each stream prepares ahead."""
+    hw_decoder_load: Annotated[float, Field(ge=0, le=1)] = 0.65
+    """Share of a batch that the JPEG engines of a data-centre GPU decode; its cores decode the rest."""
     shuffle_buffer: Annotated[int, Field(ge=1)] = 2048
     """Encoded samples that each training stream holds to draw from; more mixes better, takes memory."""
     bad_samples: Annotated[int, Field(ge=0)] = 0
@@ -288,6 +290,7 @@ def eval_loader(
         device=place.device,
         threads=settings.threads,
         prefetch=settings.prefetch,
+        hw_decoder_load=settings.hw_decoder_load,
     )
     reading = _with_feed(reading, split, endless=False)
     return EvalLoader(views, reading, split)
@@ -353,6 +356,7 @@ def _training_reading(
         device=place.device,
         threads=settings.threads,
         prefetch=settings.prefetch,
+        hw_decoder_load=settings.hw_decoder_load,
     )
     return _with_feed(reading, split, bad_samples=settings.bad_samples)
 

@@ -16,7 +16,7 @@ from training.files import CARD_NAME, SCORES_NAME
 from training.settings import RunSettings
 
 WITHOUT_EFFECT = ("output", "seed", "report_every", "checkpoint_every", "keep_checkpoints", "collapse")
-LOADER_WITHOUT_EFFECT = ("threads", "prefetch")
+LOADER_WITHOUT_EFFECT = ("threads", "prefetch", "hw_decoder_load")
 IN_CAPTION = r"-(?:seed|labelled|steps)=?\d+"  # parts of a folder's name that the row need not repeat
 
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from pipelines import geometry
+from pipelines import graph as graph_module
 from pipelines.graph import Graph, Pipeline, Reading, labelled_graph, unlabelled_graph
 from pipelines.source import Split, open_split
 from pipelines.views import MEAN_RGB, PUBLISHED_STRONG, PUBLISHED_WEAK, STD_RGB, ViewLaw, ViewSettings
@@ -107,6 +109,22 @@ def test_dot_moves_from_weak_to_strong(dots: tuple[Path, torch.Tensor], size_hw:
     torch.testing.assert_close(centroids(batch["strong"]), strong_xy, atol=0.2, rtol=0)
     composed = geometry.compose(batch["strong_from_weak"], batch["weak_from_stored"])
     torch.testing.assert_close(composed, batch["strong_from_stored"], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [("cpu", {"device": "cpu"}), ("cuda", {"device": "mixed", "hw_decoder_load": 0.25})],
+)
+def test_the_jpeg_engines_get_their_share_on_a_gpu_alone(
+    device: str, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(graph_module.fn.decoders, "image", lambda _, **words: given.update(words))
+    reading = Reading(
+        tars=(), indices=(), batch_size=1, seed=0, hw_decoder_load=0.25, device=torch.device(device)
+    )
+    graph_module.decode(None, reading)
+    assert {name: given[name] for name in ("device", "hw_decoder_load") if name in given} == expected
 
 
 @pytest.mark.parametrize("size_hw", SIZES_HW)

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 
 from configs.settings import settings
@@ -45,7 +44,7 @@ class TrainingBenchSettings(PeopleSettings):
     threads: Count = Field(default_factory=threads_here)
     """Worker processes of the classic loader, and CPU threads of each of our streams; by default two, and
     beside a GPU as many as there are cores."""
-    rounds: Count = Field(default_factory=lambda: 1 if torch.cuda.is_available() else 2)
+    rounds: Count = 2
     """How often each step is measured, in a new process each time, in turns."""
     limits: StepLimits = Field(default_factory=StepLimits)
     """How long each time."""

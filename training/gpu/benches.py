@@ -24,6 +24,7 @@ BENCHES: Mapping[str, tuple[str, ...]] = {
         "-m",
         "training.bench",
         f"only={json.dumps(ROWS)}",
+        "rounds=1",
         "limits.seconds=5",
         "longest_s=110",
         "pipelines=WORK/pipelines.json",
