@@ -4,6 +4,7 @@ A pixel is sampled bilinearly where its matrix says, with the law's border colou
 normalised: the very grey levels of the DALI graph on the CPU, in less time (docs/results.md).
 """
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,8 @@ from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, Border
 SCALE_RGB = 1 / (255 * np.array(STD_RGB))
 SHIFT_RGB = -np.array(MEAN_RGB) / STD_RGB
 """A grey level's normalised value is SCALE * level + SHIFT."""
+MOST_ROWS = 64
+"""Rows of a view that are normalised by one array, at most."""
 SAMPLES_A_TASK = 4
 """Few enough that threads end a batch together, enough that handing out costs nothing."""
 
@@ -42,9 +45,10 @@ class CpuWarp:
         # OpenCV's setting is the whole process's: its threads and these would stand in each other's way.
         cv2.setNumThreads(1)
         self._size_hw = size_hw
-        # As large as a view: numpy takes longer where it must repeat a row.
+        # Of so many rows that numpy repeats them in few loops, and so few that they stay in a core's cache.
+        values = size_hw[1] * math.gcd(size_hw[0], MOST_ROWS)
         self._scale, self._shift = (
-            np.tile(each.astype(np.float32), (*size_hw, 1)) for each in (SCALE_RGB, SHIFT_RGB)
+            np.tile(each.astype(np.float32), values) for each in (SCALE_RGB, SHIFT_RGB)
         )
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="warp")
         self._scratch = threading.local()
@@ -86,9 +90,10 @@ class CpuWarp:
 
     def _normalise(self, grey: np.ndarray, normalised: np.ndarray) -> None:
         """Write a view (H, W, 3) uint8 as normalised values; by table, torch or DALI it takes longer."""
-        np.copyto(normalised, grey)
-        np.multiply(normalised, self._scale, out=normalised)
-        np.add(normalised, self._shift, out=normalised)
+        values = normalised.reshape(-1, len(self._scale))
+        np.copyto(values, grey.reshape(values.shape))
+        np.multiply(values, self._scale, out=values)
+        np.add(values, self._shift, out=values)
 
     def _view_buffers(self) -> tuple[np.ndarray, np.ndarray]:
         """This thread's own memory for a view, with four channels and with three."""
