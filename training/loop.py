@@ -18,7 +18,7 @@ from sharding.skeleton import Skeleton
 from training import checkpoint, evaluate, pictures
 from training.files import SCORES_NAME, write_json
 from training.methods.method import Method, Progress
-from training.predict import compare, predict
+from training.predict import beside_truth, predict
 from training.report import Report
 from training.settings import RunSettings
 
@@ -150,7 +150,7 @@ def draw_pictures(job: Job) -> None:
         if job.preview is not None and (seen := job.method.inspect(job.preview)) is not None:
             pictures.view_sheet(folder / f"views-{job.step:08d}.png", seen, job.skeleton)
         network = next(iter(job.method.networks().values()))
-        some = compare(network, next(iter(job.val)), job.ground_truth, decoding=job.cfg.heatmap)
+        some = beside_truth(network, next(iter(job.val)), job.ground_truth, decoding=job.cfg.heatmap)
         path = folder / f"predictions-{job.step:08d}.png"
         pictures.prediction_sheet(path, skeleton=job.skeleton, **some)
 

@@ -151,7 +151,7 @@ def in_eval_mode(networks: Iterable[Network]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def compare(
+def beside_truth(
     network: Network, batch: EvalBatch, ground_truth: dict[str, Any], *, decoding: HeatmapSettings
 ) -> dict[str, Any]:
     """Predictions beside the truth for one batch, all in view px: what a sheet of predictions shows.

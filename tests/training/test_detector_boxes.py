@@ -20,7 +20,7 @@ from sharding.settings import BuildSettings
 from tests.training.oracle import Oracle
 from tests.training.test_metrics import plain_pycocotools
 from training import evaluate
-from training.predict import Predictions, compare, predict
+from training.predict import Predictions, beside_truth, predict
 from training.run import run
 from training.scoring.metrics import coco_results, metrics_of, score
 from training.settings import HeatmapSettings, RunSettings
@@ -99,7 +99,7 @@ def test_card_and_sheet_know_that_boxes_have_no_truth(detected: Detected) -> Non
     assert metrics_of(truth, split.skeleton) == ("AP",)
     oracle = Oracle(detected.whom, 14)
     batch = next(oracle.watch(eval_loader(split, ViewSettings(), batch_size=5)))
-    seen = compare(oracle, batch, truth, decoding=DECODING)
+    seen = beside_truth(oracle, batch, truth, decoding=DECODING)
     assert not seen["visible"].any()
 
 

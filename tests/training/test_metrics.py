@@ -146,7 +146,7 @@ def test_every_metric_gets_the_right_people() -> None:
         )
         keypoints = np.array([row["keypoints"] for row in truth["annotations"]]).reshape(30, -1, 3)
         ours = scores_of(shuffled, truth, skeleton)
-        expected = pck(people.points_xy, keypoints, skeleton.names).scores
+        expected = pck(people.points_xy, keypoints, skeleton.names)
         if heads:
             diagonals = np.array([np.hypot(*row["head_bbox"][2:]) for row in truth["annotations"]])
             expected |= pckh(people.points_xy, keypoints, diagonals, skeleton.names)

@@ -15,7 +15,7 @@ from pipelines.source import open_split
 from pipelines.views import ViewSettings
 from sharding.skeleton import Skeleton
 from tests.training.oracle import Oracle
-from training.predict import Predictions, compare, heatmaps_of, in_eval_mode, join, mirror, predict
+from training.predict import Predictions, beside_truth, heatmaps_of, in_eval_mode, join, mirror, predict
 from training.scoring.truth import keypoints_of
 from training.settings import HeatmapSettings
 
@@ -190,7 +190,7 @@ def test_comparison_shows_prediction_and_truth_in_one_frame(drawn_shards: Path) 
     truth = json.loads((drawn_shards / "val" / "ground_truth.json").read_text())
     oracle = Oracle(truth, 14)
     batch = next(oracle.watch(eval_loader(split, ViewSettings(), batch_size=12)))
-    seen = compare(oracle, batch, truth, decoding=DARK)
+    seen = beside_truth(oracle, batch, truth, decoding=DARK)
     visible = seen["visible"] > 0
     errors = np.linalg.norm(seen["predicted"] - seen["truth"], axis=-1)[visible]
     assert visible.any()

@@ -82,7 +82,7 @@ def score(
     records, points_xy = predictions.records, predictions.points_xy
     truth = keypoints_of(records, ground_truth, num_keypoints=skeleton.num_keypoints)
     if "PCK" in given:
-        scores |= pck.pck(points_xy, truth, skeleton.names).scores
+        scores |= pck.pck(points_xy, truth, skeleton.names)
     if "PCKh" in given:
         heads_px = head_diagonals_of(records, ground_truth)
         scores |= pckh.pckh(points_xy, truth, heads_px, skeleton.names)

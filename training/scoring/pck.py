@@ -1,7 +1,6 @@
 """PCK: the share of keypoints that land within a fraction of the person's torso from the truth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,19 +8,6 @@ from configs.load import InputError
 
 THRESHOLD = 0.2
 TORSO = ("left_shoulder", "right_hip")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PckScores:
-    """What `pck` found: shares in 0..1, and how many persons they speak of."""
-
-    scores: dict[str, float]
-    """"PCK" (mean over all counted joints) and "PCK/<joint>" for every joint labelled at least once; empty
-    where nobody has a usable torso."""
-    persons: int
-    """Persons that were scored."""
-    left_out: int
-    """Persons without a usable torso: one of its two joints is unlabelled, or both lie on one spot."""
 
 
 def has_torso(names: Sequence[str]) -> bool:
@@ -42,12 +28,14 @@ def torso_joints(names: Sequence[str]) -> tuple[int, int]:
 
 def pck(
     predicted: np.ndarray, truth: np.ndarray, names: Sequence[str], *, threshold: float = THRESHOLD
-) -> PckScores:
+) -> dict[str, float]:
     """Share of joints with distance(predicted, truth) <= threshold * distance(left shoulder, right hip).
 
     `predicted` (N, K, 2) and `truth` (N, K, 3: x, y, v) in one frame (source pixels). A joint counts where it
-    is labelled (v > 0), whether visible or occluded. A prediction that is not finite counts as a miss.
-    Raises InputError where the skeleton has no torso.
+    is labelled (v > 0), whether visible or occluded. A prediction that is not finite counts as a miss. People
+    without a usable torso are left out: one of its two joints is unlabelled, or both lie on one spot. Returns
+    shares in 0..1: "PCK" (over all counted joints), "PCK/<joint>" for every joint that is labelled; nothing
+    where nobody can be scored. Raises InputError where the skeleton has no torso.
     """
     shoulder, hip = torso_joints(names)
     if predicted.shape != (*truth.shape[:2], 2) or truth.shape[1:] != (len(names), 3):
@@ -65,7 +53,7 @@ def pck(
     for joint, name in enumerate(names):
         if counted[:, joint].any():
             scores[f"PCK/{name}"] = float(hits[:, joint].sum() / counted[:, joint].sum())
-    return PckScores(scores=scores, persons=int(usable.sum()), left_out=int((~usable).sum()))
+    return scores
 
 
 def _plain(names: Sequence[str]) -> list[str]:
