@@ -147,8 +147,8 @@ def read_person(reading: Reading) -> tuple[Node, Node]:
 
 def decode(jpeg: Node, reading: Reading) -> Node:
     """Decode to uint8 HWC, RGB. The chroma filter is the one of libjpeg, on the GPU too."""
-    gpu = {"device": "mixed", "hw_decoder_load": reading.hw_decoder_load}
-    where = gpu if reading.place == "gpu" else {"device": "cpu"}
+    on_gpu = {"device": "mixed", "hw_decoder_load": reading.hw_decoder_load}
+    where = on_gpu if reading.place == "gpu" else {"device": "cpu"}
     return fn.decoders.image(jpeg, **where, output_type=DALIImageType.RGB, jpeg_fancy_upsampling=True)
 
 

@@ -169,7 +169,7 @@ def test_when_time_is_up_the_run_saves_and_the_next_sweep_finishes_it(make, tmp_
     sweep(make("a", seeds=(0, 1), set={"steps": 1000}, minutes=5 / 60))
     assert [line.split()[0] for line in journal(tmp_path)] == ["a-seed0"]
     (saved,) = (tmp_path / "out" / "a-seed0" / "checkpoints").iterdir()
-    assert 0 < int(saved.name.removeprefix("step-")) < 100
+    assert 0 < int(saved.name.removeprefix("step-")) < 50
     monkeypatch.setenv("STEP_S", "0")
     sweep(make("a", seeds=(0,), set={"steps": 1000}))
     assert journal(tmp_path)[1:] == ["a-seed0 resumed with lock"]

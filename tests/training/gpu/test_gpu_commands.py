@@ -38,7 +38,7 @@ def test_what_fails_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
 def test_what_hangs_is_stopped_at_its_limit(code: str, tmp_path: Path) -> None:
     began = time.monotonic()
     ended = run_one(["-c", code], tmp_path / "a.log", seconds=3, grace_s=1)
-    assert time.monotonic() - began < 60  # its own time is ten minutes
+    assert time.monotonic() - began < 5
     assert ended.hit_limit
     assert "limit" in str(ended.problem)
     assert "begun" in ended.log.read_text()
