@@ -104,10 +104,11 @@ def open_val(cfg: RunSettings, own_val: str) -> Split:
 
 def how(cfg: RunSettings, val: Split, ground_truth: dict[str, Any]) -> dict[str, Any]:
     """What the scores depend on beside the weights."""
+    annotated = "annotated" if metrics_of(ground_truth, val.skeleton) else "given"
     return {
         "val": cfg.data.val,
         "people": val.num_samples,
-        "boxes": "detector" if is_detected(ground_truth) else "annotated",
+        "boxes": "detector" if is_detected(ground_truth) else annotated,
         "flip_test": cfg.evaluation.flip_test,
         "decode": cfg.heatmap.decode,
         "metric": cfg.metric,
