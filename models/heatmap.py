@@ -6,7 +6,7 @@ even under autocast. Shape letters: pipelines/batch.py.
 """
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -48,10 +48,21 @@ def _gaussian(centre: Tensor, size: int, sigma: float) -> tuple[Tensor, Tensor]:
     return torch.where(kept, values, 0.0), kept.any(-1)
 
 
-def peak_points(heatmaps: Tensor, stride: float) -> Tensor:
-    """Return the cell of each highest value as points (N, K, 2) float32, view px; (0, 0) where it is <= 0."""
-    points, _ = _peaks(heatmaps.float())
-    return points * stride
+class Peaks(NamedTuple):
+    """The highest value of each heatmap."""
+
+    cells: Tensor
+    """(N, K, 2) float32: x and y of its cell, times the stride in view px; (0, 0) where it is not above 0."""
+    heights: Tensor
+    """(N, K) float32."""
+
+
+def find_peaks(heatmaps: Tensor) -> Peaks:
+    """Find the peaks of heatmaps (N, K, h, w) of any float type, in one reading."""
+    width = heatmaps.shape[-1]
+    heights, index = heatmaps.flatten(2).max(dim=-1)
+    cells = torch.stack((index % width, index // width), dim=-1).float()
+    return Peaks(torch.where((heights > 0)[..., None], cells, 0.0), heights.float())
 
 
 def decode(
@@ -69,7 +80,7 @@ def decode(
     """
     with torch.autocast(heatmaps.device.type, enabled=False):
         heatmaps = heatmaps.float()
-        cells, peaks = _peaks(heatmaps)
+        cells, peaks = find_peaks(heatmaps)
         step = _quarter_shift(heatmaps, cells) if method == "shift" else _dark_step(heatmaps, cells, sigma)
         return (cells + step) * stride, peaks
 
@@ -95,14 +106,6 @@ def warp(heatmaps: Tensor, strong_from_weak: Tensor, stride: float) -> tuple[Ten
     edge = ROUNDING_CELLS
     inside = (x >= -edge) & (x <= width - 1 + edge) & (y >= -edge) & (y <= height - 1 + edge)
     return warped, inside[:, None].float()
-
-
-def _peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cells (x, y) of the highest values (N, K, 2) float32 and the values (N, K)."""
-    width = heatmaps.shape[-1]
-    peaks, index = heatmaps.flatten(2).max(dim=-1)
-    cells = torch.stack((index % width, index // width), dim=-1).float()
-    return torch.where((peaks > 0)[..., None], cells, 0.0), peaks
 
 
 def _around(heatmaps: Tensor, cells: Tensor, offsets_xy: list[tuple[int, int]]) -> list[Tensor]:

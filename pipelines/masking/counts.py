@@ -1,6 +1,7 @@
-"""How many keypoints of each image to mask, from the teacher's heatmaps (AKM, arXiv 2404.14835, Algorithm 1).
+"""How many keypoints of each image to mask (AKM, arXiv 2404.14835, Algorithm 1).
 
-Everything stays on the heatmaps' device: no function here returns a number to the host.
+From the teacher's responses, which are the heights of its heatmaps' peaks. Everything stays on their device:
+no function here returns a number to the host.
 """
 
 from typing import NamedTuple
@@ -13,12 +14,10 @@ SMALLEST_SPAN = 1e-6
 
 
 class MaskCounts(NamedTuple):
-    """What the adaptive rule says of each sample; all on the heatmaps' device."""
+    """What the adaptive rule says of each sample; all on the responses' device."""
 
     counts: Tensor
     """(N,) int64: how many keypoints to mask."""
-    responses: Tensor
-    """(N, K) float32: the peak of each heatmap, not below 0."""
     hard: Tensor
     """(N,) bool: the best response is under `min_response` (an extremely difficult sample)."""
     easy_joints: Tensor
@@ -26,7 +25,7 @@ class MaskCounts(NamedTuple):
 
 
 def adaptive_mask_counts(
-    heatmaps: Tensor,
+    responses: Tensor,
     *,
     gamma: float = 0.55,
     max_masks: int = 8,
@@ -40,34 +39,33 @@ def adaptive_mask_counts(
     Equal responses make every joint easy; a best response under `min_response` gives `min_masks`.
 
     Args:
-        heatmaps: (N, K, h, w), any floating dtype; the arithmetic is float32. Values that are not finite
-            give `min_masks`.
+        responses: (N, K), any floating dtype; the arithmetic is float32. Values below 0 count as 0; those
+            that are not finite give `min_masks`.
         gamma: bound of the relative response of an easy joint, in (0, 1].
         max_masks, min_masks: bounds of the count; with fewer than that many joints, K takes their place.
         min_response: best response below which a sample is extremely difficult (a target's peak is 1).
     """
-    responses = heatmaps.detach().amax(dim=(2, 3)).float().clamp_min(0.0)
+    responses = responses.detach().float().clamp_min(0.0)
     best = responses.amax(dim=1, keepdim=True)
     span = best - responses.amin(dim=1, keepdim=True)
     easy_joints = ((best - responses) / span.clamp_min(SMALLEST_SPAN) < gamma).sum(dim=1)
     # "not at least", so that a sample that is not a number is a difficult one, too
     hard = ~(best.squeeze(1) >= min_response)
 
-    num_joints = heatmaps.shape[1]
+    num_joints = responses.shape[1]
     most = min(max_masks, num_joints)
     counts = _round_half_up(easy_joints * most, num_joints).clamp(min(min_masks, most), most)
     return MaskCounts(
         counts=torch.where(hard, min(min_masks, most), counts),
-        responses=responses,
         hard=hard,
         easy_joints=easy_joints,
     )
 
 
-def fixed_mask_counts(heatmaps: Tensor, count: int) -> Tensor:
-    """(N,) int64: the same count for every sample, at most K. `heatmaps` (N, K, h, w) lends its device."""
-    num_samples, num_joints = heatmaps.shape[:2]
-    return torch.full((num_samples,), min(count, num_joints), dtype=torch.int64, device=heatmaps.device)
+def fixed_mask_counts(responses: Tensor, count: int) -> Tensor:
+    """(N,) int64: the same count for every sample, at most K. `responses` (N, K) lends its device."""
+    num_samples, num_joints = responses.shape
+    return torch.full((num_samples,), min(count, num_joints), dtype=torch.int64, device=responses.device)
 
 
 def _round_half_up(numerator: Tensor, denominator: int) -> Tensor:

@@ -28,15 +28,15 @@ class JointCutout:
     count: Annotated[int, Field(ge=0)] = 5
     """Keypoints masked in each image."""
 
-    def counts(self, heatmaps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(N,) int64 for heatmaps (N, K, h, w), and nothing for the report."""
-        return fixed_mask_counts(heatmaps, self.count), {}
+    def counts(self, responses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(N,) int64 for responses (N, K), and nothing for the report."""
+        return fixed_mask_counts(responses, self.count), {}
 
     def apply(
         self, images: Tensor, scene: Scene, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mask `images` (N, 3, H, W), normalised, in place; nothing for the report."""
-        counts, terms = self.counts(scene.heatmaps)
+        counts, terms = self.counts(scene.responses)
         return cut_out_joints(images, scene, counts, generator), terms
 
 
@@ -58,10 +58,10 @@ class AdaptiveMasks:
         if self.min_masks > self.max_masks:
             raise ValueError(f"min_masks {self.min_masks} is above max_masks {self.max_masks}")
 
-    def counts(self, heatmaps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(N,) int64 for heatmaps (N, K, h, w); the means of masks, easy joints, hard samples."""
+    def counts(self, responses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(N,) int64 for responses (N, K); the means of masks, easy joints, hard samples."""
         found = adaptive_mask_counts(
-            heatmaps,
+            responses,
             gamma=self.gamma,
             max_masks=self.max_masks,
             min_masks=self.min_masks,
@@ -78,7 +78,7 @@ class AdaptiveMasks:
         self, images: Tensor, scene: Scene, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mask `images` (N, 3, H, W), normalised, in place; the terms of `counts` for the report."""
-        counts, terms = self.counts(scene.heatmaps)
+        counts, terms = self.counts(scene.responses)
         return cut_out_joints(images, scene, counts, generator), terms
 
 

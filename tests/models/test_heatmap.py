@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.heatmap import decode, encode, peak_points, warp
+from models.heatmap import decode, encode, find_peaks, warp
 from pipelines.geometry import apply
 
 STRIDE = 4
@@ -99,7 +99,7 @@ def test_quarter_shift_is_within_a_quarter(num_keypoints: int, hw: tuple[int, in
     error = ((found - points) / STRIDE).abs()
     assert error.max() <= 0.2501
     assert error.mean() < 0.14  # a peak without the shift: 0.25
-    assert torch.equal(peak_points(drawn(points, hw), STRIDE), STRIDE * (points / STRIDE + 0.5).floor())
+    assert torch.equal(STRIDE * find_peaks(drawn(points, hw)).cells, STRIDE * (points / STRIDE + 0.5).floor())
 
 
 def shift_by_loop(heatmap: Tensor) -> tuple[float, float]:
@@ -176,7 +176,15 @@ def test_dark_takes_no_step_without_a_summit() -> None:
     maps[0, 2] = torch.rand(16, 16, generator=generator)
     found, _ = decode(maps, 1, method="dark")
     assert found.isfinite().all()
-    assert ((found - peak_points(maps, 1)).abs() <= 2).all()
+    assert ((found - find_peaks(maps).cells).abs() <= 2).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_map_that_is_not_finite_shows_it_in_its_height(bad: float) -> None:
+    maps = torch.ones(1, 2, 8, 6)
+    maps[0, 1, 5, 3] = bad
+    heights = find_peaks(maps).heights
+    assert heights.isfinite().tolist() == [[True, False]]
 
 
 @pytest.mark.parametrize("method", ["shift", "dark"])
@@ -194,7 +202,7 @@ def test_half_precision_maps_are_read(dtype: torch.dtype, tolerance: float) -> N
     found, peaks = decode(maps, STRIDE, method="dark")
     assert found.dtype == peaks.dtype == torch.float32
     assert ((found - points) / STRIDE).abs().max() < tolerance
-    assert peak_points(maps, STRIDE).dtype == torch.float32
+    assert [each.dtype for each in find_peaks(maps)] == [torch.float32, torch.float32]
 
 
 def test_autocast_changes_nothing() -> None:
@@ -302,7 +310,7 @@ def test_no_step_waits_for_the_gpu() -> None:
     try:
         maps, _ = encode(points, visible, (64, 48), STRIDE, 2.0)
         warped, _ = warp(maps, matrices, STRIDE)
-        peak_points(warped, STRIDE)
+        find_peaks(warped)
         decode(warped, STRIDE)
         found, _ = decode(maps, STRIDE, method="dark")
     finally:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from models.heatmap import peak_points
+from models.heatmap import find_peaks
 from models.heatmap import warp as warp_by_matrix
 from pipelines.bench import classic, masks
 from pipelines.mixing import draw_alpha, draw_partners, mix
@@ -92,9 +92,10 @@ def unlabelled_loss(network: nn.Module, batch: dict[str, Tensor], generator: tor
     with torch.no_grad():
         heatmaps = network(weak)
     upright = torch.eye(2, 3, device=weak.device).repeat(len(weak), 1, 1)
-    points_xy = peak_points(heatmaps, STRIDE)
+    cells, heights = find_peaks(heatmaps)
     fill = torch.zeros(3, device=weak.device)
-    masked = masks.mask_as_published(masks.Step(weak.clone(), heatmaps, points_xy, upright, fill, generator))
+    step = masks.Step(weak.clone(), heatmaps, heights, cells * STRIDE, upright, fill, generator)
+    masked = masks.mask_as_published(step)
     strong, _ = warp_by_matrix(masked, matrix, 1)
     target, _ = warp_by_matrix(heatmaps, matrix, STRIDE)
     ones = heatmaps.new_ones(heatmaps.shape[:2])

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from configs.settings import settings
-from models.heatmap import decode, encode, peak_points, warp
+from models.heatmap import Peaks, decode, encode, find_peaks, warp
 from models.net import PoseNet
 from pipelines.batch import UnlabelledBatch
 from pipelines.geometry import apply
@@ -89,6 +89,8 @@ class PseudoLabels:
 
     heatmaps: torch.Tensor
     """(N, K, h, w), no gradient."""
+    peaks: Peaks
+    """Of the heatmaps."""
     target: torch.Tensor
     """(N, K, h, w): what is taught, still in the weak view."""
     joint_weights: torch.Tensor
@@ -97,14 +99,15 @@ class PseudoLabels:
 
 def pseudo_labels(cfg: ConsistencySettings, heatmaps: torch.Tensor, sigma: float) -> PseudoLabels:
     """The teacher's heatmaps (N, K, h, w) as labels; `sigma` of the targets' Gaussians in cells."""
-    target = heatmaps
+    peaks, target = find_peaks(heatmaps), heatmaps
     if cfg.labels == "keypoints":
-        points_cells, peaks = decode(heatmaps, 1, sigma=sigma)
+        points_cells, _ = decode(heatmaps, 1, sigma=sigma)
         size_hw = (heatmaps.shape[-2], heatmaps.shape[-1])
-        target, _ = encode(points_cells, peaks > 0, size_hw, 1, sigma)  # without a peak there is no place
-    if cfg.min_peak == 0:
-        return PseudoLabels(heatmaps, target, heatmaps.new_ones(heatmaps.shape[:2]))
-    return PseudoLabels(heatmaps, target, (heatmaps.amax(dim=(2, 3)) > cfg.min_peak).float())
+        target, _ = encode(
+            points_cells, peaks.heights > 0, size_hw, 1, sigma
+        )  # without a peak there is no place
+    counted = peaks.heights > cfg.min_peak if cfg.min_peak > 0 else torch.ones_like(peaks.heights)
+    return PseudoLabels(heatmaps, peaks, target, counted.float())
 
 
 @dataclass(frozen=True)
@@ -177,8 +180,8 @@ class Student:
         target, inside = warp(labels.target, unlabelled.strong_from_weak, self.network.stride)
         weights = labels.joint_weights[:, :, None, None]
         weights = weights * inside if self.cfg.outside == "ignore" else weights.expand_as(target)
-        points_weak = peak_points(labels.heatmaps, self.network.stride)
-        scene = Scene(unlabelled.strong, labels.heatmaps, points_weak, unlabelled.strong_from_weak)
+        cells, heights = labels.peaks
+        scene = Scene(unlabelled.strong, heights, cells * self.network.stride, unlabelled.strong_from_weak)
         return StrongView(scene, target, weights)
 
     def augment(self, path: StrongPath, scene: Scene) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -222,7 +225,7 @@ def label_terms(labels: PseudoLabels) -> dict[str, torch.Tensor]:
     """What tells a healthy teacher from a collapsing one: its mean peak, its share of cells above 0.1, and
     the share of keypoints that count."""
     return {
-        "teacher_peak": labels.heatmaps.float().amax(dim=(2, 3)).mean(),
+        "teacher_peak": labels.peaks.heights.mean(),
         "teacher_cells": (labels.heatmaps > 0.1).float().mean(),
         "trusted_share": labels.joint_weights.mean(),
     }

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from configs.settings import settings
-from models.heatmap import decode, encode, peak_points
+from models.heatmap import decode, encode, find_peaks
 from models.net import PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.geometry import apply
@@ -115,7 +115,7 @@ class PseudoLabel(Method):
         """What the teacher labels and the student is taught."""
         with self.without_trace():
             heatmaps = self.label(unlabelled.weak)
-            points_weak = peak_points(heatmaps, self.network.stride)
+            points_weak = find_peaks(heatmaps).cells * self.network.stride
             return Inspection(
                 weak=unlabelled.weak,
                 strong=unlabelled.strong,

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from configs.settings import settings
-from models.heatmap import peak_points
+from models.heatmap import find_peaks
 from models.net import NetSettings, PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.strong.cut_occlude import CutOcclude
@@ -116,7 +116,7 @@ class Triple(Method):
     def joint_weights(self, of_a: torch.Tensor, of_b: torch.Tensor) -> torch.Tensor:
         """(N, K): which keypoints of the teachers' heatmaps (N, K, h, w) count, and how much."""
         cfg = self.cfg
-        peaks_a, peaks_b = of_a.amax(dim=(2, 3)), of_b.amax(dim=(2, 3))
+        peaks_a, peaks_b = find_peaks(of_a).heights, find_peaks(of_b).heights
         weights = (0.5 * (peaks_a + peaks_b) > cfg.min_peak).float()
         inconsistency = position_inconsistency(of_a, of_b)
         if cfg.max_inconsistency is not None:
@@ -155,16 +155,17 @@ class Triple(Method):
             return self.students[2].inspect(unlabelled, labels)
 
 
-def peak_distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Distance between the highest cells of two stacks of heatmaps (N, K, h, w), in cells: (N, K)."""
-    return torch.linalg.vector_norm(peak_points(one, 1) - peak_points(other, 1), dim=-1)
+def distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Distance between places (N, K, 2): (N, K)."""
+    return torch.linalg.vector_norm(one - other, dim=-1)
 
 
 def position_inconsistency(of_a: torch.Tensor, of_b: torch.Tensor) -> torch.Tensor:
     """PIS (N, K): min(d, D - 1) / D for the peaks' distance d and the heatmap's diagonal D, in cells."""
     height, width = of_a.shape[-2:]
     diagonal = (height**2 + width**2) ** 0.5
-    return peak_distance(of_a, of_b).clamp_max(diagonal - 1) / diagonal
+    apart = distance(find_peaks(of_a).cells, find_peaks(of_b).cells)
+    return apart.clamp_max(diagonal - 1) / diagonal
 
 
 def closest_pair_mean(
@@ -174,18 +175,15 @@ def closest_pair_mean(
 
     All (N, K, h, w). The pairs are (A, B), (A', B), (A, B'), (A', B'); of equally close ones the first wins.
     """
-    pairs = [(of_a, of_b), (before_a, of_b), (of_a, before_b), (before_a, before_b)]
-    least = peak_distance(*pairs[0])
-    takes_before_a = torch.zeros_like(least, dtype=torch.bool)
-    takes_before_b = torch.zeros_like(least, dtype=torch.bool)
-    for (one, other), (is_before_a, is_before_b) in zip(
-        pairs[1:], ((True, False), (False, True), (True, True)), strict=True
-    ):
-        distance = peak_distance(one, other)
-        closer = distance < least
-        least = torch.where(closer, distance, least)
-        takes_before_a = torch.where(closer, is_before_a, takes_before_a)
-        takes_before_b = torch.where(closer, is_before_b, takes_before_b)
-    chosen_a = torch.where(takes_before_a[..., None, None], before_a, of_a)
-    chosen_b = torch.where(takes_before_b[..., None, None], before_b, of_b)
+    cells_a, cells_b = find_peaks(of_a).cells, find_peaks(of_b).cells
+    cells_before_a, cells_before_b = find_peaks(before_a).cells, find_peaks(before_b).cells
+    distances = (
+        distance(cells_a, cells_b),
+        distance(cells_before_a, cells_b),
+        distance(cells_a, cells_before_b),
+        distance(cells_before_a, cells_before_b),
+    )
+    closest = torch.stack(distances).argmin(dim=0)[..., None, None]
+    chosen_a = torch.where(closest % 2 == 1, before_a, of_a)
+    chosen_b = torch.where(closest >= 2, before_b, of_b)
     return 0.5 * (chosen_a + chosen_b)

@@ -37,7 +37,7 @@ def coordinate_scene() -> Callable[..., Scene]:
         strong[:, 2] = torch.arange(num_samples)[:, None, None]
         return Scene(
             strong.contiguous(memory_format=torch.channels_last),
-            torch.ones(num_samples, num_keypoints, height // 4, width // 4),
+            torch.ones(num_samples, num_keypoints),
             points_weak,
             strong_from_weak,
         )

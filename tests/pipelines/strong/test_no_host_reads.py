@@ -14,7 +14,7 @@ from pipelines.mixing import draw_alpha, draw_partners, mix
 from pipelines.strong import Part, Scene
 
 PARTS = [part() for part in get_args(get_args(Part)[0])]
-SHAPES = [(4, 3, 64, 48), (4, 17, 16, 12), (4, 17, 2), (4, 2, 3)]
+SHAPES = [(4, 3, 64, 48), (4, 17), (4, 17, 2), (4, 2, 3)]
 READERS = ["item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__"]
 
 
@@ -23,8 +23,8 @@ def name_of(part) -> str:
 
 
 def augment_and_mix(part, generator: torch.Generator, views: list[torch.Tensor]) -> torch.Tensor:
-    strong, heatmaps, points_weak, strong_from_weak = views
-    images, _ = part.apply(strong.clone(), Scene(strong, heatmaps, points_weak, strong_from_weak), generator)
+    strong, responses, points_weak, strong_from_weak = views
+    images, _ = part.apply(strong.clone(), Scene(strong, responses, points_weak, strong_from_weak), generator)
     alpha = draw_alpha(0.75, generator=generator)
     return mix(images, alpha, draw_partners(len(images), generator=generator))
 

@@ -154,7 +154,7 @@ def test_operations_signs_and_places_are_uniform_and_independent() -> None:
 def test_part_works_on_the_levels_of_normalised_views() -> None:
     images = photos()
     normalised = from_levels(images, torch.empty(images.shape).contiguous(memory_format=torch.channels_last))
-    scene = Scene(normalised, torch.ones(6, 5, 8, 6), torch.ones(6, 5, 2), torch.eye(2, 3).repeat(6, 1, 1))
+    scene = Scene(normalised, torch.ones(6, 5), torch.ones(6, 5, 2), torch.eye(2, 3).repeat(6, 1, 1))
     ours, terms = RandAugment(operations=3, magnitude=9).apply(normalised.clone(), scene, seeded(7))
     drawn = draw_operations(6, 3, (32, 24), generator=seeded(7))
     expected = from_levels(apply_operations(images, drawn, 9), normalised)
