@@ -42,8 +42,8 @@ def heatmap_matrix(target_from_origin: Tensor, stride: float) -> Tensor:
 
 def linear_scale(target_from_origin: Tensor) -> Tensor:
     """Return by how much lengths grow, (N,): the root of the determinant's size; a flip does not count."""
-    matrix = target_from_origin.float()
-    return (matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]).abs().sqrt()
+    a, b, _, c, d, _ = target_from_origin.float().flatten(-2).unbind(-1)
+    return (a * d - b * c).abs().sqrt()
 
 
 def flip_keypoints(
