@@ -52,13 +52,15 @@ def save(
     world: int = 1,
     barrier: Callable[[], None] = lambda: None,
     keep: int = 2,
+    spare: int | None = None,
 ) -> Path:
     """Write the checkpoint of `step`; every rank calls this, and all return when it is complete.
 
     `shared` is read on rank 0 only. States are tensors and plain containers (dict, list, tuple, numbers,
     text, bytes): what `torch.load(weights_only=True)` accepts; anything else is a TypeError here, not a
-    surprise on resume. Older checkpoints beyond the last `keep` go only after the new one is complete. An
-    intact checkpoint of the same step is left as it is (a resumed run would write the same).
+    surprise on resume. Older checkpoints beyond the last `keep`, but for that of step `spare`, go only after
+    the new one is complete. An intact checkpoint of the same step is left as it is (a resumed run would write
+    the same).
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}")
@@ -74,7 +76,7 @@ def save(
     barrier()
     if rank == 0:
         _complete(aside, final, step=step, world=world)
-        _prune(final, keep)
+        _prune(final, keep, spare)
     barrier()
     return final
 
@@ -90,6 +92,11 @@ def latest(run_folder: Path, *, warn: Callable[[str], None] = warnings.warn) -> 
             return path
         warn(f"Checkpoint {path} is damaged ({problem}); passing over it to an older one.")
     return None
+
+
+def kept_steps(run_folder: Path) -> list[int]:
+    """The steps whose checkpoints are complete, rising; damaged ones among them."""
+    return [step_of(path) for path in _complete_folders(run_folder / FOLDER)]
 
 
 def damage(path: Path) -> str | None:
@@ -219,6 +226,11 @@ def step_folder(run_folder: Path, step: int) -> Path:
     return run_folder / FOLDER / f"step-{step:08d}"
 
 
+def step_of(path: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(path.name.removeprefix("step-"))
+
+
 def _rank_file(rank: int) -> str:
     return f"rank-{rank}.pt"
 
@@ -226,11 +238,7 @@ def _rank_file(rank: int) -> str:
 def _complete_folders(checkpoints: Path) -> list[Path]:
     """Checkpoint folders by rising step; those still being written are not among them."""
     found = [path for path in checkpoints.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)]
-    return sorted(found, key=_step_of)
-
-
-def _step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
+    return sorted(found, key=step_of)
 
 
 def _sweep(checkpoints: Path) -> None:
@@ -261,11 +269,12 @@ def _complete(aside: Path, final: Path, *, step: int, world: int) -> None:
     _sync_folder(final.parent)
 
 
-def _prune(newest: Path, keep: int) -> None:
-    """Remove checkpoints older than `newest`, but for the last `keep - 1` of them."""
-    older = [path for path in _complete_folders(newest.parent) if _step_of(path) < _step_of(newest)]
+def _prune(newest: Path, keep: int, spare: int | None) -> None:
+    """Remove checkpoints older than `newest`, but for the last `keep - 1` of them and that of `spare`."""
+    older = [path for path in _complete_folders(newest.parent) if step_of(path) < step_of(newest)]
     for path in older[: max(len(older) - (keep - 1), 0)]:
-        _remove(path)
+        if step_of(path) != spare:
+            _remove(path)
 
 
 def _remove(path: Path) -> None:

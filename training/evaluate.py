@@ -1,11 +1,13 @@
 """Score a run: predict every person of a split with each network and ensemble, write predictions and scores.
 
-    python training/evaluate.py RUN_DIR [key=value ...]
+    python training/evaluate.py RUN_DIR [checkpoint=newest|best|STEP] [key=value ...]
 
-takes the newest checkpoint of the run, its own recipe and the overrides given (evaluation.flip_test=true,
-heatmap.decode=dark, data.val=OTHER, ...), and writes into RUN_DIR/evaluation `scores.json` and, for each
-network and ensemble, the COCO results `NAME-predictions.json`. Of people whom nobody annotated, such as those
-that a detector found in new photos (data.val=shards/my-photos), there are results and no scores.
+takes the newest checkpoint of the run or the one that is named, the run's own recipe and the overrides given
+(evaluation.flip_test=true, heatmap.decode=dark, data.val=OTHER, ...), and writes into RUN_DIR/evaluation
+`scores.json` and, for each network and ensemble, the COCO results `NAME-predictions.json`; for a checkpoint
+that was named, into a folder of its own there (RUN_DIR/evaluation/step-00001200). Of people whom nobody
+annotated, such as those that a detector found in new photos (data.val=shards/my-photos), there are results
+and no scores.
 """
 
 import sys
@@ -13,26 +15,37 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 
 from configs.load import InputError, exit_on_input_error, load, read_request
+from configs.settings import settings
 from pipelines.loader import Place, eval_loader
 from pipelines.source import Split, open_split
 from sharding.skeleton import Skeleton
 from training import checkpoint
 from training.build import RECIPE_NAME, build_method
 from training.files import SCORES_NAME, write_json
+from training.finished import read_scores
 from training.predict import Predictions, join, predict
 from training.scoring.metrics import coco_results, metrics_of, require, score
 from training.scoring.truth import is_detected
-from training.settings import RunSettings
+from training.settings import Count, RunSettings
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@settings
+class EvaluateSettings(RunSettings):
+    """A run's own settings, and which of its checkpoints is scored."""
+
+    checkpoint: Literal["newest", "best"] | Count = "newest"
+    """Which checkpoint is scored: the newest, the best (of those kept, the one that the run scored best, by
+    `metric`), or that of a step, such as 1200. One that is named leaves its scores in a folder of its own."""
 
 
 def score_all(
@@ -48,20 +61,53 @@ def score_all(
 
 def summary(history: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     """What scores.json holds: the last scoring, the best by the product network's `metric`, and all."""
-    best = max(history, key=lambda row: next(iter(row["scores"].values())).get(metric, -1.0))
-    return {"metric": metric, "last": history[-1], "best": best, "history": history}
+    return {"metric": metric, "last": history[-1], "best": _best(history, metric), "history": history}
 
 
-def evaluate_run(folder: Path, cfg: RunSettings, own_val: str) -> None:
-    """Score the newest checkpoint of the run in `folder`, whose recipe scores on `own_val`.
+def best_step(history: list[dict[str, Any]], metric: str, among: Collection[int]) -> int | None:
+    """The step of the best scoring, as in `summary`, of those at the steps `among`; None without any."""
+    rows = [row for row in history if row["step"] in among]
+    return _best(rows, metric)["step"] if rows else None
 
-    People without any annotated keypoint are predicted and not scored. Raises InputError where there is no
-    intact checkpoint, and where the people of `cfg.data.val` have other keypoints than the network or cannot
-    give `cfg.metric`: before anything is predicted.
+
+def _best(history: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    return max(history, key=lambda row: next(iter(row["scores"].values())).get(metric, -1.0))
+
+
+def find_checkpoint(folder: Path, cfg: EvaluateSettings) -> Path:
+    """The checkpoint that `cfg.checkpoint` means; InputError, which lists those kept, where it is gone."""
+    if cfg.checkpoint == "newest":
+        newest = checkpoint.latest(folder)
+        if newest is None:
+            raise InputError(f"{folder} holds no intact checkpoint to score")
+        return newest
+    kept = checkpoint.kept_steps(folder)
+    step: int | None
+    if cfg.checkpoint == "best":
+        step = best_step(read_scores(folder).get("history", []), cfg.metric, among=kept)
+        problem = "the run scored none of the checkpoints that it keeps"
+    else:
+        step = cfg.checkpoint
+        problem = "the run keeps no checkpoint of that step"
+    if step in kept:
+        path = checkpoint.step_folder(folder, step)
+        damage = checkpoint.damage(path)
+        if damage is None:
+            return path
+        problem = f"{path.name} is damaged ({damage})"
+    listed = f"choose among {', '.join(map(str, kept))}" if kept else "it keeps none"
+    raise InputError(f"checkpoint={cfg.checkpoint}: {problem}, in {folder}: {listed}")
+
+
+def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
+    """Score a checkpoint of the run in `folder`, whose recipe scores on `own_val`.
+
+    People without any annotated keypoint are predicted and not scored. Raises InputError where the checkpoint
+    is absent or damaged, and where the people of `cfg.data.val` have other keypoints than the network or
+    cannot give `cfg.metric`: before anything is predicted.
     """
-    path = checkpoint.latest(folder)
-    if path is None:
-        raise InputError(f"{folder} holds no intact checkpoint to score")
+    path = find_checkpoint(folder, cfg)
+    output = folder / "evaluation" / ("" if cfg.checkpoint == "newest" else path.name)
     val = open_val(cfg, own_val)
     ground_truth = val.ground_truth()
     is_annotated = bool(metrics_of(ground_truth, val.skeleton))
@@ -83,11 +129,12 @@ def evaluate_run(folder: Path, cfg: RunSettings, own_val: str) -> None:
     scores = {}
     for name, people in found.items():
         results = coco_results(people, val.skeleton)
-        write_json(folder / "evaluation" / f"{name}-predictions.json", results)
+        write_json(output / f"{name}-predictions.json", results)
         if is_annotated:
             scores[name] = score(people, results, ground_truth, val.skeleton)
-    content = {"checkpoint": path.name, **how(cfg, val, ground_truth), "scores": scores}
-    write_json(folder / "evaluation" / SCORES_NAME, content)
+    which = {"checkpoint": path.name, "step": checkpoint.step_of(path)}
+    content = {**which, **how(cfg, val, ground_truth), "scores": scores}
+    write_json(output / SCORES_NAME, content)
     Console().print_json(data=content)
 
 
@@ -119,7 +166,10 @@ def main(argv: list[str] | None = None) -> None:
     """The command line."""
     with exit_on_input_error():
         request = read_request(
-            RunSettings, description="Score a run's newest checkpoint.", path_name="RUN_DIR", argv=argv
+            EvaluateSettings,
+            description="Score a run's newest checkpoint, or another by checkpoint=best or checkpoint=STEP.",
+            path_name="RUN_DIR",
+            argv=argv,
         )
         if request.recipe is None:
             raise InputError("command line: RUN_DIR is missing: name the folder of the run to score")
@@ -127,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
         if not recipe.is_file():
             raise InputError(f"{request.recipe}: the folder holds no {RECIPE_NAME}, so it is no run")
         own_val = load(RunSettings, recipe).data.val
-        evaluate_run(request.recipe, load(RunSettings, recipe, request.overrides), own_val)
+        evaluate_run(request.recipe, load(EvaluateSettings, recipe, request.overrides), own_val)
 
 
 if __name__ == "__main__":

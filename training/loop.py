@@ -159,6 +159,7 @@ def save(job: Job) -> None:
     """Write a checkpoint, once the terms since the last report have been seen to be finite."""
     job.report.flush()
     shared, rank_state = state(job)
+    saved = [*checkpoint.kept_steps(job.folder), job.step]
     with job.report.pause("saving"):
         checkpoint.save(
             job.folder,
@@ -169,6 +170,7 @@ def save(job: Job) -> None:
             world=job.accelerator.num_processes,
             barrier=job.accelerator.wait_for_everyone,
             keep=job.cfg.keep_checkpoints,
+            spare=evaluate.best_step(job.history, job.cfg.metric, among=saved),
         )
 
 

@@ -100,7 +100,8 @@ class RunSettings:
     checkpoint_every: Count = 1_000
     """Steps between two checkpoints; the last step always leaves one."""
     keep_checkpoints: Count = 2
-    """How many checkpoints stay."""
+    """How many of the newest checkpoints stay. The one of the best scoring, of those saved at a step that was
+    scored, stays beside them."""
     metric: Metric = "AP"
     """The score that decides which scoring was the best one; one that `data.val` cannot give is refused."""
     precision: Literal["no", "bf16", "fp16"] = "no"

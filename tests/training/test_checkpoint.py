@@ -48,9 +48,9 @@ print(json.dumps({"kills": kills, "torn": torn, "steps": done, "left": left_over
 """
 
 
-def save(folder: Path, step: int, *, keep: int = 2) -> Path:
+def save(folder: Path, step: int, *, keep: int = 2, spare: int | None = None) -> Path:
     shared = {"weights": torch.full((8,), float(step)), "history": [{"AP": 0.5}], "note": None}
-    return checkpoint.save(folder, step, shared=shared, rank_state={"place": step}, keep=keep)
+    return checkpoint.save(folder, step, shared=shared, rank_state={"place": step}, keep=keep, spare=spare)
 
 
 def names(folder: Path) -> list[str]:
@@ -126,6 +126,14 @@ def test_last_checkpoints_are_kept(tmp_path):
         save(tmp_path, step)
     assert names(tmp_path) == ["step-100000000", "step-99999999"]
     assert checkpoint.latest(tmp_path) == checkpoint.step_folder(tmp_path, 100_000_000)
+
+
+def test_a_spared_checkpoint_stays_beside_the_last_ones(tmp_path):
+    kept = []
+    for step, spare in ((1, None), (2, None), (3, 2), (4, 2), (5, 2), (6, 6), (7, 6)):
+        save(tmp_path, step, spare=spare)
+        kept.append(checkpoint.kept_steps(tmp_path))
+    assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6], [6, 7]]
 
 
 def test_older_checkpoint_goes_only_after_the_new_one_is_complete(tmp_path, monkeypatch):

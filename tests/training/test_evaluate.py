@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from configs.load import InputError
+from configs.load import InputError, dump
 from sharding.build import build
 from sharding.formats.folder import FolderFormat
 from sharding.settings import BuildSettings
-from training import evaluate
+from training import checkpoint, evaluate
+from training.finished import read_run
 from training.run import run
 from training.settings import RunSettings
 
@@ -60,6 +61,73 @@ def test_overrides_reach_the_scoring(finished: Path, drawn_shards: Path) -> None
     assert (finished / "evaluation" / "network-predictions.json").read_text() != rows
     other = scored(finished, f"data.val={drawn_shards / 'train'}")
     assert (plain["people"], other["people"]) == (12, 24)
+
+
+def test_a_named_checkpoint_is_scored_apart_from_the_newest(tiny_run: MakeRun) -> None:
+    cfg = tiny_run("supervised", "steps=3", "evaluate_every=1", "checkpoint_every=1")
+    folder = run(cfg, resume=False).folder
+    in_run = json.loads((folder / "scores.json").read_text())
+    in_run["history"][1]["scores"]["network"]["AP"] = 0.9  # the best of the three, which are all 0
+    (folder / "scores.json").write_text(json.dumps(in_run))
+    assert scored(folder)["step"] == 3
+    newest = [folder / "scores.json", *(folder / "evaluation").iterdir()]
+    before, in_table = [path.read_bytes() for path in newest], read_run(folder)
+    predictions = set()
+    for asked, step in (("1", 1), ("best", 2), ("3", 3)):
+        evaluate.main([str(folder), f"checkpoint={asked}"])
+        own = folder / "evaluation" / f"step-{step:08d}"
+        content = json.loads((own / "scores.json").read_text())
+        assert (content["step"], content["checkpoint"]) == (step, own.name)
+        assert content["scores"]["network"]["PCK"] == in_run["history"][step - 1]["scores"]["network"]["PCK"]
+        predictions.add((own / "network-predictions.json").read_bytes())
+    assert len(predictions) == 3
+    assert [path.read_bytes() for path in newest] == before
+    assert read_run(folder) == in_table
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ("7", "the run keeps no checkpoint of that step, in {}: choose among 1, 2"),
+        ("1", "step-00000001 is damaged (shared.pt is missing), in {}: choose among 1, 2"),
+        ("best", "the run scored none of the checkpoints that it keeps, in {}: choose among 1, 2"),
+        ("first", "expected 'newest' or 'best' or a whole number >= 1, found the text 'first'"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_scored_is_one_sentence(
+    asked: str, sentence: str, tiny_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, shared={}, rank_state={})
+    (checkpoint.step_folder(tmp_path, 1) / "shared.pt").unlink()
+    (tmp_path / "recipe.yaml").write_text(dump(tiny_run("supervised")))
+    with pytest.raises(SystemExit):
+        evaluate.main([str(tmp_path), f"checkpoint={asked}"])
+    error = capsys.readouterr().err
+    assert sentence.format(tmp_path) in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_without_checkpoints_says_so(
+    tiny_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(dump(tiny_run("supervised")))
+    for word, sentence in (("newest", "holds no intact checkpoint"), ("3", f"in {tmp_path}: it keeps none")):
+        with pytest.raises(SystemExit):
+            evaluate.main([str(tmp_path), f"checkpoint={word}"])
+        assert sentence in capsys.readouterr().err
+
+
+def test_a_run_keeps_its_best_checkpoint_beside_the_last(
+    tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fifth step scores best of all, and left no checkpoint."""
+    found = iter([0.1, 0.5, 0.3, 0.4, 0.9, 0.2])
+    monkeypatch.setattr(evaluate, "score_all", lambda *_: {"network": {"AP": next(found)}})
+    cfg = tiny_run("supervised", "evaluate_every=1", "checkpoint_every=2", "keep_checkpoints=1")
+    folder = run(cfg, resume=False).folder
+    assert checkpoint.kept_steps(folder) == [2, 6]
+    assert json.loads((folder / "scores.json").read_text())["best"]["step"] == 5
 
 
 def test_networks_and_ensembles_are_scored_separately(tiny_run: MakeRun, monkeypatch: Any) -> None:
