@@ -35,6 +35,7 @@ from sharding.record import Annotations
 from sharding.report import check
 from sharding.sample import TarSample
 from sharding.settings import BuildSettings
+from sharding.split import SplitCard, describe_split, take_side
 from sharding.truth import write_ground_truth
 from sharding.verify import verify_command
 from sharding.work import PhotoSamples, do_job, make_jobs
@@ -54,6 +55,9 @@ def build(settings: BuildSettings, *, console: Console) -> Manifest:
     annotations = settings.source.read()
     inspect_people(annotations)
     annotations.findings.raise_errors()
+    annotations, split = take_side(annotations, settings.split)
+    if split is not None:
+        console.print(describe_split(split), highlight=False, soft_wrap=True)
     identity = identify(settings, annotations)
     with _named_disk_errors(settings.output), building_folder(settings.output) as aside:
         journal = Journal(aside, identity)
@@ -61,7 +65,7 @@ def build(settings: BuildSettings, *, console: Console) -> Manifest:
         if finished is not None:
             journal.remove()  # a kill after the rename leaves one
             return finished
-        manifest, num_photos = _build_aside(journal, settings, annotations, console)
+        manifest, num_photos = _build_aside(journal, settings, annotations, console, split=split)
         replace_folder(journal.shards, settings.output)
         journal.remove()
     _print_summary(
@@ -102,7 +106,12 @@ def _find_finished(output: Path, identity: Identity, console: Console) -> Manife
 
 
 def _build_aside(
-    journal: Journal, settings: BuildSettings, annotations: Annotations, console: Console
+    journal: Journal,
+    settings: BuildSettings,
+    annotations: Annotations,
+    console: Console,
+    *,
+    split: SplitCard | None,
 ) -> tuple[Manifest, int]:
     """Fill the journal's folder with shards, ground truth and manifest; also the number of photos stored."""
     dropped = Counter(annotations.findings.counts("dropped"))
@@ -141,6 +150,7 @@ def _build_aside(
         ground_truth_sha256=file_sha256(truth),
         dropped=dict(+dropped),
         problems=annotations.findings.counts("mended", "kept"),
+        split=split,
     )
     write_manifest(journal.shards, manifest)
     return manifest, len(stored)

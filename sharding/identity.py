@@ -55,4 +55,6 @@ def _hash_annotations(annotations: Annotations) -> str:
 
 def _hash_settings(settings: BuildSettings) -> str:
     values = TypeAdapter(BuildSettings).dump_python(settings, mode="json", exclude=set(EXECUTION))
+    if settings.split is None:  # so that shards made before there were splits stay what they are
+        del values["split"]
     return hashlib.sha256(json.dumps([FORMAT_VERSION, values], sort_keys=True).encode()).hexdigest()

@@ -12,6 +12,7 @@ from sharding.crop import CropLaw
 from sharding.files import file_sha256, write_atomic
 from sharding.index import Component, check_headers, check_samples, read_index, read_lines
 from sharding.skeleton import Skeleton
+from sharding.split import SplitCard
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "dataset.json"
@@ -44,6 +45,8 @@ class Manifest:
     kind: what a sample is. order, seed: how the samples were ordered (seed counts for `shuffle`).
     annotations_sha256: of every record that the format gave, settings_sha256: of what the build was told to
     make of them, ground_truth_sha256: of `ground_truth.json`. dropped, problems: counts by reason.
+    split: where these are one side of a source, how it was divided; faulty annotations are then counted on
+    both sides.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -61,6 +64,7 @@ class Manifest:
     ground_truth_sha256: str
     dropped: dict[str, int]
     problems: dict[str, int]
+    split: SplitCard | None = None
 
     @property
     def num_samples(self) -> int:

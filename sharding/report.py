@@ -16,6 +16,7 @@ from sharding.people import inspect_people
 from sharding.plan import make_plan
 from sharding.settings import BuildSettings
 from sharding.sheet import draw_sheet
+from sharding.split import describe_split, take_side
 from sharding.survey import survey_photos
 
 EFFECTS: dict[Effect, tuple[str, str]] = {
@@ -34,9 +35,12 @@ def check(settings: BuildSettings, *, console: Console) -> None:
     Beside the output: `OUTPUT.check.json` with all ids, and `OUTPUT.check.jpg`, 16 random people (by `seed`)
     with their keypoints. Raises InputError where a build would refuse the input.
     """
-    annotations = settings.source.read()
+    everyone = settings.source.read()
+    annotations, split = take_side(everyone, settings.split)
+    if split is not None:
+        console.print(describe_split(split), highlight=False, soft_wrap=True)
     survey = survey_photos(settings, annotations, console=console)
-    inspect_people(annotations, survey.sizes_wh)
+    inspect_people(everyone, survey.sizes_wh)
     found = (annotations.findings, survey.findings)
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     summary = {"people": len(annotations.persons), "photos": survey.num_photos}

@@ -10,6 +10,7 @@ from configs.settings import settings
 from sharding.crop import CropLaw, PersonCrop
 from sharding.detections import Detections
 from sharding.formats.source import Source
+from sharding.split import TrainValSplit
 
 
 @settings
@@ -26,6 +27,8 @@ class BuildSettings:
     """What of each photo is stored; `kind: image` takes crop.name=none."""
     empty_photos: Literal["drop", "keep"] = "drop"
     """What `kind: image` does with photos that have no person; kept, they come after the others."""
+    split: TrainValSplit | None = None
+    """Where one source is to be divided into train and val: how, and which of the two to build."""
     order: Literal["file", "shuffle"] = "file"
     """Order of the photos: as annotated (published subsets are the first N persons), or shuffled. The people
     of one photo stay together."""

@@ -1,0 +1,286 @@
+"""One annotation file to a train and a val set: who falls to which side, and what each build then holds."""
+
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from configs.load import InputError
+from sharding.build import build
+from sharding.detections import Detections
+from sharding.formats.coco import CocoFormat
+from sharding.formats.lsp import LspFormat
+from sharding.manifest import MANIFEST_NAME, check_shards, read_manifest
+from sharding.report import beside, check
+from sharding.split import TrainValSplit, take_side
+from sharding.verify import VerifySettings, verify
+from tests.tars import stored_samples
+
+SIDES = ("train", "val")
+
+
+def names(count, start=0):
+    return [f"{number:06d}.jpg" for number in range(start, start + count)]
+
+
+def val_of(photos, **changes):
+    split = TrainValSplit(take="val", **changes)
+    return {name for name in photos if split.side_of(name) == "val"}
+
+
+class TestLaw:
+    def test_the_shares_are_near_those_asked(self):
+        for val_share in (0.05, 0.2, 0.5, 0.9):
+            for seed in range(5):  # five standard deviations of a binomial
+                expected, spread = 4000 * val_share, (4000 * val_share * (1 - val_share)) ** 0.5
+                assert abs(len(val_of(names(4000), val_share=val_share, seed=seed)) - expected) < 5 * spread
+
+    def test_a_larger_share_keeps_whom_a_smaller_one_took(self):
+        assert val_of(names(500), val_share=0.1) < val_of(names(500), val_share=0.3)
+
+    def test_another_seed_is_another_division(self):
+        first, second = (val_of(names(2000), seed=seed) for seed in (0, 1))
+        assert 40 < len(first & second) < 130  # 0.2 of 0.2 of them
+
+    def test_it_stays_what_it_is(self):
+        """The bytes of every split that was ever built hang on this."""
+        assert sorted(val_of(names(20), seed=7)) == ["000000.jpg", "000004.jpg", "000011.jpg"]  # sha256sum
+
+    @given(st.lists(st.sampled_from(["a/x1.jpg", "a/x2.jpg", "a/b/1.png", "b/x1.jpg", "x1.jpg", "y.jpg"])))
+    def test_groups_are_never_divided(self, photos):
+        for group, key in (("folder", lambda name: name.rpartition("/")[0]), ("sequence", sequence)):
+            split = TrainValSplit(take="val", val_share=0.5, group=group)
+            sides = {(key(name), split.side_of(name)) for name in photos}
+            assert len(sides) == len({key(name) for name in photos})
+
+
+def sequence(name):
+    return {"a/x1.jpg": "a/x", "a/x2.jpg": "a/x"}.get(name, name)
+
+
+@pytest.mark.parametrize(
+    ("group", "groups"),
+    [
+        ("photo", [["a/1.jpg"], ["a/2.jpg"], ["a/run3_7.jpg"], ["b/1.jpg"], ["9.jpg"], ["10.png"]]),
+        ("folder", [["a/1.jpg", "a/2.jpg", "a/run3_7.jpg"], ["b/1.jpg"], ["9.jpg", "10.png"]]),
+        ("sequence", [["a/1.jpg", "a/2.jpg"], ["a/run3_7.jpg"], ["b/1.jpg"], ["9.jpg", "10.png"]]),
+    ],
+)
+def test_what_a_group_is(group, groups):
+    split = TrainValSplit(take="val", group=group)
+    found = [{split.group_of(name) for name in members} for members in groups]
+    assert [len(each) for each in found] == [1] * len(groups)
+    assert len(set.union(*found)) == len(groups)
+
+
+@pytest.fixture
+def small(make_set):
+    """Twelve photos; one person of photo 1 has no joints, one of photo 2 is a crowd, nobody is on photo 3."""
+    small = make_set(photos=12)
+    rows = [row for row in small.content["annotations"] if row["image_id"] != 3]
+    rows[0].update(keypoints=[0] * 51)
+    rows[2].update(iscrowd=1)
+    small.content["annotations"] = rows
+    small.save()
+    return small
+
+
+def both(small, tmp_path, quiet, **changes):
+    """The folders of both sides."""
+    for side in SIDES:
+        split = TrainValSplit(take=side, val_share=0.4, **changes)
+        build(small.settings(tmp_path / side, split=split), console=quiet)
+    return [tmp_path / side for side in SIDES]
+
+
+def truth_of(folder):
+    return json.loads((folder / "ground_truth.json").read_text())
+
+
+def ids(rows):
+    return [row["id"] for row in rows]
+
+
+class TestBuild:
+    def test_both_sides_make_up_the_whole(self, small, tmp_path, quiet):
+        folders = both(small, tmp_path, quiet)
+        build(small.settings(tmp_path / "whole"), console=quiet)
+        whole, parts = truth_of(tmp_path / "whole"), [truth_of(folder) for folder in folders]
+        for key in ("images", "annotations"):
+            of_sides = [ids(part[key]) for part in parts]
+            assert all(of_sides)
+            assert sorted(of_sides[0] + of_sides[1]) == sorted(ids(whole[key]))
+            rows = {row["id"]: row for row in whole[key]}
+            assert all(row == rows[row["id"]] for part in parts for row in part[key])
+        photos = [{row["image_id"] for row in part["annotations"]} for part in parts]
+        assert not photos[0] & photos[1]
+
+    def test_samples_are_the_people_of_the_side_in_the_order_of_the_file(self, small, tmp_path, quiet):
+        for folder in both(small, tmp_path, quiet):
+            check_shards(folder, read_manifest(folder))
+            verify(VerifySettings(verify=folder, workers=1), console=quiet)
+            stored = [json.loads(members["json"]) for _, members in stored_samples(folder)]
+            known = truth_of(folder)
+            assert {card["image_id"] for card in stored} == set(ids(known["images"]))
+            scored = (row for row in known["annotations"] if row["num_keypoints"] and not row["iscrowd"])
+            assert ids(stored) == ids(scored)
+
+    def test_the_manifest_and_the_terminal_tell_both_sides(self, small, tmp_path, quiet):
+        folders = both(small, tmp_path, quiet, seed=3)
+        cards = [read_manifest(folder).split for folder in folders]
+        assert [card.take for card in cards] == list(SIDES)
+        assert (cards[0].train, cards[0].val) == (cards[1].train, cards[1].val)
+        assert (cards[0].val_share, cards[0].seed, cards[0].group) == (0.4, 3, "photo")
+        for side, folder in zip(SIDES, folders, strict=True):
+            count = getattr(cards[0], side)
+            assert count.photos == count.groups == len(truth_of(folder)["images"])
+            assert count.people == read_manifest(folder).num_samples
+        console = Console(file=io.StringIO(), width=200)
+        build(
+            small.settings(tmp_path / "val", split=TrainValSplit(take="val", val_share=0.4, seed=3)),
+            console=console,
+        )
+        train, val = cards[0].train, cards[0].val
+        assert (
+            f"split by photo (val_share 0.4, seed 3): train {train.photos} photos, {train.people} people; "
+            f"val (taken) {val.photos} photos, {val.people} people\n" in console.file.getvalue()
+        )
+
+    def test_photos_added_later_and_another_order_move_none(self, small):
+        def sides():
+            parts = [
+                take_side(small.source.read(), TrainValSplit(take=side, val_share=0.4)) for side in SIDES
+            ]
+            photos = [{person.image_id for person in part.persons} for part, _ in parts]
+            assert [(card.train.photos, card.val.photos) for _, card in parts] == [
+                tuple(map(len, photos))
+            ] * 2
+            return photos
+
+        everyone = sides()
+        added = {2, 7, 9}
+        small.content["images"] = [row for row in small.content["images"] if row["id"] not in added][::-1]
+        kept = [row for row in small.content["annotations"] if row["image_id"] not in added]
+        small.content["annotations"] = kept
+        small.save()
+        assert sides() == [photos - added for photos in everyone]
+
+    def test_a_side_to_which_nothing_was_added_is_there_already(self, small, tmp_path, quiet):
+        split = {side: TrainValSplit(take=side, val_share=0.4) for side in SIDES}
+        row = small.content["images"][-1]
+        name = next(f"{i:012d}.jpg" for i in range(20, 99) if split["val"].side_of(f"{i:012d}.jpg") == "val")
+        both(small, tmp_path, quiet)
+        (small.images / row["file_name"]).rename(small.images / name)
+        small.content["images"].append({**row, "id": 50, "file_name": name})
+        person = small.content["annotations"][-1]
+        small.content["annotations"].append({**person, "id": 999, "image_id": 50})
+        small.save()
+        build(small.settings(tmp_path / "train", split=split["train"]), console=quiet)
+        with pytest.raises(InputError, match="other annotations or settings"):
+            build(small.settings(tmp_path / "val", split=split["val"]), console=quiet)
+
+    @pytest.mark.parametrize(
+        "change", [{"seed": 1}, {"val_share": 0.5}, {"take": "train"}, {"group": "folder"}]
+    )
+    def test_every_value_is_part_of_what_shards_are(self, make_set, tmp_path, quiet, change):
+        small = make_set(photos=12)
+        for row in small.content["images"]:
+            (small.images / f"{row['id'] % 4}").mkdir(exist_ok=True)
+            name = f"{row['id'] % 4}/{row['file_name']}"
+            (small.images / row["file_name"]).rename(small.images / name)
+            row["file_name"] = name
+        small.save()
+        values = {"take": "val", "val_share": 0.4}
+        build(small.settings(tmp_path / "x", split=TrainValSplit(**values)), console=quiet)
+        for split in (TrainValSplit(**(values | change)), None):
+            with pytest.raises(InputError, match="other annotations or settings"):
+                build(small.settings(tmp_path / "x", split=split), console=quiet)
+
+    def test_a_manifest_from_before_there_were_splits_is_read(self, small, tmp_path, quiet):
+        manifest = build(small.settings(tmp_path / "x"), console=quiet)
+        path = tmp_path / "x" / MANIFEST_NAME
+        content = json.loads(path.read_text())
+        assert content.pop("split") is None
+        path.write_text(json.dumps(content))
+        assert read_manifest(tmp_path / "x") == manifest
+
+
+class TestEmptySide:
+    @pytest.mark.parametrize("take", SIDES)
+    def test_is_one_sentence_whichever_side_is_built(self, make_set, tmp_path, quiet, take):
+        small = make_set(photos=2)
+        split = TrainValSplit(take=take, val_share=0.01)
+        with pytest.raises(
+            InputError,
+            match=r"annotations\.json: nobody falls to the val side of the split \(split\.val_share=0\.01, "
+            r"split\.seed=0\) of 2 photos with people: give another split\.val_share or split\.seed$",
+        ):
+            build(small.settings(tmp_path / "x", split=split), console=quiet)
+        assert list(tmp_path.iterdir()) == [small.folder]
+
+    @pytest.mark.parametrize("group", ["folder", "sequence"])
+    def test_of_one_group_that_is_never_divided(self, make_set, tmp_path, quiet, group):
+        split = TrainValSplit(take="val", group=group)
+        with pytest.raises(InputError, match=f"of 1 {group} with people: give split.group=photo$"):
+            build(make_set(photos=3).settings(tmp_path / "x", split=split), console=quiet)
+
+    def test_a_file_without_people_has_its_own_sentence(self, make_set, tmp_path, quiet):
+        small = make_set(photos=2)
+        small.content["annotations"] = []
+        small.save()
+        with pytest.raises(InputError, match="no person is left to store"):
+            build(small.settings(tmp_path / "x", split=TrainValSplit(take="val")), console=quiet)
+
+
+def test_check_looks_at_the_side_alone(small, tmp_path):
+    split = TrainValSplit(take="val", val_share=0.4)
+    annotations, card = take_side(small.source.read(), split)
+    other = next(row for row in small.content["images"] if split.side_of(row["file_name"]) == "train")
+    (small.images / other["file_name"]).unlink()
+    console = Console(file=io.StringIO(), width=200)
+    check(small.settings(tmp_path / "x", split=split, check="only"), console=console)
+    assert "val (taken)" in console.file.getvalue()
+    content = json.loads(beside(tmp_path / "x", "check.json").read_text())
+    assert (content["people"], content["errors"]) == (len(annotations.persons), 0)
+    assert card.val.people == len(annotations.persons)
+
+
+def test_detected_people_are_divided_with_their_truth(make_set, tmp_path):
+    small = make_set(photos=10)
+    boxes = [
+        {"image_id": number, "bbox": [10, 10, 40, 60], "score": 0.5, "category_id": 1}
+        for number in range(1, 9)
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    found = Detections(results=tmp_path / "boxes.json")
+    source = CocoFormat(annotations=small.annotations, images=small.images, boxes=found)
+    parts = [take_side(source.read(), TrainValSplit(take=side, val_share=0.4))[0] for side in SIDES]
+    photos = [{row.image_id for row in part.annotated} for part in parts]
+    assert photos[0] | photos[1] == set(range(1, 11))
+    assert not photos[0] & photos[1]
+    for part, there in zip(parts, photos, strict=True):
+        assert {p.image_id for p in part.persons} | {p.id for p in part.empty_photos} == there
+
+
+def test_a_photo_listed_under_two_ids_falls_to_one_side(make_set):
+    small = make_set(photos=8)
+    for row in small.content["images"]:
+        row["file_name"] = f"{(row['id'] + 1) // 2:012d}.jpg"
+    small.save()
+    parts = [take_side(small.source.read(), TrainValSplit(take=side, val_share=0.5))[0] for side in SIDES]
+    shown = [{person.file_name for person in part.persons} for part in parts]
+    assert not shown[0] & shown[1]
+    assert len(shown[0] | shown[1]) == 4
+
+
+def test_every_format_is_divided_alike(shared_data):
+    folder = shared_data / "lspet"
+    source = LspFormat(joints=folder / "joints.mat", images=folder / "images", first=1, last=200)
+    parts = [take_side(source.read(), TrainValSplit(take=side))[0] for side in SIDES]
+    people = [{person.id for person in part.persons} for part in parts]
+    assert people[1] == {int(name[2:7]) for name in val_of(f"im{number:05d}.jpg" for number in range(1, 201))}
+    assert people[0] | people[1] == set(range(1, 201))
+    assert not people[0] & people[1]
