@@ -101,8 +101,3 @@ def photos_of(annotations: Annotations) -> dict[int, Photo]:
         for person in annotations.persons
     }
     return photos | {photo.id: photo for photo in annotations.empty_photos}
-
-
-def with_boxes(annotations: Annotations, boxes: Detections | None) -> Annotations:
-    """The annotations as they are, or with a detector's boxes."""
-    return annotations if boxes is None else boxes.put_into(annotations)

@@ -10,12 +10,12 @@ import numpy as np
 from configs.load import InputError
 from configs.settings import settings
 from sharding.boxes import AREA_OF_BOX
-from sharding.detections import Detections, with_boxes
+from sharding.detections import Detections
 from sharding.findings import Fault, Findings
 from sharding.formats.rows import RowReader, read_json
 from sharding.photos import open_photos
 from sharding.record import Annotations, Person, Photo
-from sharding.skeleton import Skeleton, from_category
+from sharding.skeleton import COCO_17, Skeleton, from_category, to_category
 
 CROWD = Fault("crowd", "dropped", "")
 NO_KEYPOINTS = Fault("no labelled keypoints", "dropped", "")
@@ -40,7 +40,8 @@ class CocoFormat:
 
     name: Literal["coco"] = "coco"
     annotations: Path
-    """The JSON file, such as person_keypoints_train2017.json."""
+    """The JSON file, such as person_keypoints_train2017.json; with `boxes` also a list of photos without
+    annotations, such as image_info_test-dev2017.json."""
     images: str | Path
     """The photos that the `file_name` of each image is relative to: a folder, a zip file or a URL."""
     boxes: Detections | None = None
@@ -48,13 +49,13 @@ class CocoFormat:
 
     def read(self) -> Annotations:
         """The persons of the published rule, in the order of the JSON `images`, then of the annotations."""
-        return with_boxes(read_coco(self.annotations, self.images), self.boxes)
+        return read_coco(self.annotations, self.images, boxes=self.boxes)
 
 
 class _File(msgspec.Struct):
     images: list[msgspec.Raw]
-    annotations: list[msgspec.Raw]
-    categories: list[dict[str, Any]]
+    annotations: list[msgspec.Raw] | None = None
+    categories: list[dict[str, Any]] = []  # msgspec gives each file its own
 
 
 class ImageRow(msgspec.Struct):
@@ -104,18 +105,21 @@ def read_coco(
     describe: Callable[[dict[str, Any], str], Skeleton] | None = None,
     category_name: str | None = None,
     area_from_box: bool = False,
+    boxes: Detections | None = None,
 ) -> Annotations:
     """The persons of a COCO keypoint file, in the order of its `images`, then of its annotations.
 
     Kept: not a crowd, area above 0, a box that is not empty after clipping, some keypoint number above 0
     (COCO 2017: 149,813 train and 6,352 val persons). describe: the skeleton of a category (its row and the
     file's name); COCO's own way without it. category_name: without it the one that has keypoints, or "person"
-    among several. Raises InputError for anything but a COCO keypoint file; the faults of single rows
-    are findings.
+    among several. boxes: a detector's, whose people take the place of the annotated ones; then a list of
+    photos without `annotations` will do. Raises InputError for any other file; the faults of single rows are
+    findings.
     """
-    file = read_json(path, _File, expected="a COCO keypoint file")
+    file = _read_file(path, is_list_enough=boxes is not None)
     findings = Findings(path)
-    category = choose_category(file.categories, path, category_name)
+    categories = file.categories if describe else _described(file)
+    category = choose_category(categories, path, category_name)
     skeleton = describe(category, str(path)) if describe else from_category(category, where=str(path))
     rule = Rule(findings, category["id"], skeleton.num_keypoints, area_from_box)
     persons: list[Person] = []
@@ -130,7 +134,7 @@ def read_coco(
             empty.append(Photo(id=image.id, file_name=image.file_name, size_wh=(image.width, image.height)))
         if image.crowdIndex is not None:
             facts[image.id] = {"crowdIndex": image.crowdIndex}
-    return Annotations(
+    annotations = Annotations(
         skeleton=skeleton,
         photos=open_photos(images),
         persons=tuple(persons),
@@ -139,6 +143,24 @@ def read_coco(
         ignored=tuple(ignored),
         photo_facts=facts,
     )
+    return annotations if boxes is None else boxes.put_into(annotations)
+
+
+def _read_file(path: Path, *, is_list_enough: bool) -> _File:
+    file = read_json(path, _File, expected="a COCO keypoint file")
+    if file.annotations is None and not is_list_enough:
+        raise InputError(
+            f"{path}: this is not a COCO keypoint file (it has photos and no `annotations`): give that file, "
+            "or a detector's boxes of these photos (source.boxes.results=...)"
+        )
+    return file
+
+
+def _described(file: _File) -> list[dict[str, Any]]:
+    """The categories; COCO's own lists of photos describe no keypoints: those that its people have."""
+    if file.annotations is None and not any(row.get("keypoints") for row in file.categories):
+        return [to_category(COCO_17)]
+    return file.categories
 
 
 def choose_category(categories: list[dict[str, Any]], path: Path, name: str | None) -> dict[str, Any]:
@@ -192,7 +214,7 @@ def _group(
     hashes: dict[int, int] = {}
     groups: dict[int, list[tuple[int, msgspec.Raw]]] = {}
     places = RowReader(_Place, findings, subject="annotation")
-    for number, raw in enumerate(file.annotations, start=1):
+    for number, raw in enumerate(file.annotations or (), start=1):
         place = places.decode(raw, number)
         if place is None:
             continue

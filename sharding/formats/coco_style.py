@@ -8,7 +8,7 @@ from pydantic import Field
 
 from configs.load import InputError
 from configs.settings import settings
-from sharding.detections import Detections, with_boxes
+from sharding.detections import Detections
 from sharding.formats.coco import read_coco
 from sharding.record import Annotations
 from sharding.skeleton import Skeleton, from_category
@@ -48,8 +48,13 @@ class CocoStyleFormat:
         the keypoints.
         """
         describe = partial(_describe, self)
-        annotations = read_coco(self.annotations, self.images, describe=describe, category_name=self.category)
-        return with_boxes(annotations, self.boxes)
+        return read_coco(
+            self.annotations,
+            self.images,
+            describe=describe,
+            category_name=self.category,
+            boxes=self.boxes,
+        )
 
 
 def _describe(cfg: CocoStyleFormat, category: dict[str, Any], where: str) -> Skeleton:

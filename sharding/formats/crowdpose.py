@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from configs.load import InputError
 from configs.settings import settings
-from sharding.detections import Detections, with_boxes
+from sharding.detections import Detections
 from sharding.formats.coco import read_coco
 from sharding.record import Annotations
 from sharding.skeleton import CROWDPOSE_14, Skeleton
@@ -30,8 +30,9 @@ class CrowdPoseFormat:
         COCO's, of 17 keypoints, and are replaced. `photo_facts` has the crowd index of each photo. Raises
         InputError for a file with other joints.
         """
-        annotations = read_coco(self.annotations, self.images, describe=_describe, area_from_box=True)
-        return with_boxes(annotations, self.boxes)
+        return read_coco(
+            self.annotations, self.images, describe=_describe, area_from_box=True, boxes=self.boxes
+        )
 
 
 def _describe(category: dict[str, Any], where: str) -> Skeleton:

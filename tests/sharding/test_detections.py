@@ -1,6 +1,7 @@
 """A detector's boxes on annotated photos: what becomes a sample, what stays the truth."""
 
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sharding.formats.coco import CocoFormat
 from sharding.formats.coco_style import CocoStyleFormat
 from sharding.formats.crowdpose import CrowdPoseFormat
 from sharding.settings import BuildSettings
+from sharding.skeleton import COCO_17, to_category
 from sharding.verify import VerifySettings, verify
 from tests.sharding.test_round_trips import samples_of
 
@@ -181,6 +183,73 @@ def test_own_data_takes_them_too(small, found):
     boxes = found().boxes
     source = CocoStyleFormat(annotations=small.annotations, images=small.images, boxes=boxes)
     assert len(source.read().persons) == 4
+
+
+class TestListOfPhotos:
+    """COCO's image_info files: photos and the names of the categories, without annotations or keypoints."""
+
+    NAMES: ClassVar = [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}]
+
+    @pytest.fixture
+    def listed(self, small):
+        def make(**changes):
+            small.content = {
+                "info": {},
+                "images": small.content["images"],
+                "categories": self.NAMES,
+                **changes,
+            }
+            small.content = {key: value for key, value in small.content.items() if value is not None}
+            small.save()
+
+        return make
+
+    @pytest.mark.parametrize("categories", [NAMES, [], None, [to_category(COCO_17)]])
+    def test_people_are_the_boxes_with_coco_keypoints(self, found, listed, categories):
+        annotated = found().read()
+        listed(categories=categories)
+        annotations = found().read()
+        assert annotations.skeleton == COCO_17
+        assert annotations.annotated == ()
+        pairs = list(zip(annotations.persons, annotated.persons, strict=True))
+        assert all(
+            (a.id, a.image_id, a.box_xywh, a.score) == (b.id, b.image_id, b.box_xywh, b.score)
+            for a, b in pairs
+        )
+        assert [photo.id for photo in annotations.empty_photos] == [4]
+
+    def test_shards_have_the_ids_of_the_list_and_nobody_to_be_scored_by(
+        self, found, listed, small, tmp_path, quiet
+    ):
+        for row in small.content["images"]:
+            row["id"] += 580000
+        listed()
+        rows = [{**row, "image_id": row["image_id"] + 580000} for row in ROWS]
+        output = tmp_path / "shards"
+        build(BuildSettings(source=found(rows), output=output, workers=1), console=quiet)
+        assert [card["image_id"] for card, *_ in samples_of(output)] == [580003, 580003, 580001, 580002]
+        truth = truth_of(output)
+        assert truth["annotations"] == []
+        assert len(truth["detections"]) == 4
+        assert sorted(row["id"] for row in truth["images"]) == [580001, 580002, 580003, 580004]
+        verify(VerifySettings(verify=output, workers=1), console=quiet)
+
+    def test_without_boxes_it_is_refused(self, listed, small):
+        listed()
+        with pytest.raises(
+            InputError, match=r"`annotations`\): give that file, or .*source\.boxes\.results="
+        ) as error:
+            small.source.read()
+        assert "\n" not in str(error.value)
+
+    def test_of_other_keypoints_says_which(self, found, listed, small):
+        listed()
+        own = {"annotations": small.annotations, "images": small.images, "boxes": found().boxes}
+        with pytest.raises(InputError, match=r"category 'person' names no keypoints: .*source\.keypoints"):
+            CocoStyleFormat(**own).read()
+        annotations = CocoStyleFormat(**own, keypoints=("head", "tail")).read()
+        assert annotations.skeleton.names == ("head", "tail")
+        assert annotations.persons[0].keypoints.shape == (2, 3)
 
 
 def test_real_boxes_on_real_photos(shared_data, tmp_path, quiet):
