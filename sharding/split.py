@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from configs.load import InputError
 from configs.settings import settings
-from sharding.record import Annotations
+from sharding.record import Annotations, Person
 
 Side = Literal["train", "val"]
 Group = Literal["photo", "folder", "sequence"]
@@ -30,7 +31,7 @@ class TrainValSplit:
     take: Side
     """The side to build; build both, with otherwise equal values, each into an output of its own."""
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the photos (of the groups) that falls to val, on average over seeds."""
+    """Share of the photos (of the groups) that falls to val, on average: of few it can be far from this."""
     seed: int = 0
     """Another seed is another division."""
     group: Group = "photo"
@@ -80,10 +81,12 @@ def take_side(annotations: Annotations, split: TrainValSplit | None) -> tuple[An
     if split is None:
         return annotations, None
     names = {person.image_id: person.file_name for person in annotations.persons}
-    with_people = dict(names)
     names |= {photo.id: photo.file_name for photo in annotations.empty_photos}
     sides = {image_id: split.side_of(name) for image_id, name in names.items()}
-    counts = {side: _count(side, annotations, split, with_people, sides) for side in _SIDES}
+    persons: dict[Side, list[Person]] = {"train": [], "val": []}
+    for person in annotations.persons:
+        persons[sides[person.image_id]].append(person)
+    counts = {side: _count(people, split) for side, people in persons.items()}
     card = SplitCard(**asdict(split), train=counts["train"], val=counts["val"])
     _refuse_empty(card, annotations)
     taken = {image_id for image_id, side in sides.items() if side == split.take}
@@ -92,7 +95,7 @@ def take_side(annotations: Annotations, split: TrainValSplit | None) -> tuple[An
         annotated = tuple(person for person in annotated if person.image_id in taken)
     of_side = replace(
         annotations,
-        persons=tuple(person for person in annotations.persons if person.image_id in taken),
+        persons=tuple(persons[split.take]),
         empty_photos=tuple(photo for photo in annotations.empty_photos if photo.id in taken),
         ignored=tuple(row for row in annotations.ignored if row["image_id"] in taken),
         annotated=annotated,
@@ -117,18 +120,10 @@ def _plural(noun: str, count: int) -> str:
     return noun if count == 1 else f"{noun}s"
 
 
-def _count(
-    side: Side,
-    annotations: Annotations,
-    split: TrainValSplit,
-    with_people: dict[int, str],
-    sides: dict[int, Side],
-) -> SideCount:
-    names = {name for image_id, name in with_people.items() if sides[image_id] == side}
+def _count(people: Sequence[Person], split: TrainValSplit) -> SideCount:
+    names = {person.file_name for person in people}
     return SideCount(
-        groups=len({split.group_of(name) for name in names}),
-        photos=len(names),
-        people=sum(sides[person.image_id] == side for person in annotations.persons),
+        groups=len({split.group_of(name) for name in names}), photos=len(names), people=len(people)
     )
 
 
