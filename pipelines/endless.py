@@ -42,15 +42,10 @@ class TrainLoader(ABC, Generic[Batch]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the batch that `state` belongs to. Raises InputError where it is another stream's."""
-        saved = state["signature"]
-        keys = [key for key in {**self._signature, **saved} if self._signature.get(key) != saved.get(key)]
-        if keys:
-            changes = ", ".join(
-                f"{key} was {saved.get(key)} and is {self._signature.get(key)}" for key in keys
-            )
+        if changes := list(_changes(state["signature"], self._signature)):
             raise InputError(
-                f"the saved data stream is not this one ({changes}): resume with the settings and shards of "
-                "the run, or start a new run"
+                f"the saved data stream is not this one ({', '.join(changes)}): resume with the settings and "
+                "shards of the run, or start a new run"
             )
         self._go_on(state)
 
@@ -70,3 +65,13 @@ class TrainLoader(ABC, Generic[Batch]):
     @abstractmethod
     def close(self) -> None:
         """Stop the threads and free the memory; the next batch would start them again."""
+
+
+def _changes(saved: dict[str, Any], own: dict[str, Any], within: str = "") -> Iterator[str]:
+    """Say of each value that differs what it was and is, by its dotted key."""
+    for key in {**own, **saved}:
+        was, now = saved.get(key), own.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            yield from _changes(was, now, f"{within}{key}.")
+        elif was != now:
+            yield f"{within}{key} was {was} and is {now}"

@@ -376,7 +376,7 @@ def _signature(role: str, split: Split, reading: Reading, seed: int, views: View
     return {
         "stream": role,
         "samples": split.selection_sha256,
-        "views": json.dumps(dataclasses.asdict(views)),
+        "views": json.loads(json.dumps(dataclasses.asdict(views))),  # lists, as a checkpoint gives them back
         "batch_size": reading.batch_size,
         "seed": seed,
         "rank": reading.rank,

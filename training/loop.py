@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
 
+from configs.load import InputError
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.loader import EvalLoader, TrainLoader
 from sharding.skeleton import Skeleton
@@ -194,7 +195,12 @@ def state(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def restore(job: Job, found: checkpoint.Checkpoint, where: Path) -> None:
-    """Bring `job` to the state of a checkpoint of the same run."""
+    """Bring `job` to the state of a checkpoint of the same run. Raises InputError where it is not one."""
+    if found.step > job.cfg.steps:
+        raise InputError(
+            f"steps: {job.cfg.steps} are fewer than the {found.step} that {where} has had already: resume "
+            "with as many or more, or start a new run"
+        )
     shared, rank_state = found.shared, found.rank_state
     checkpoint.load_weights(job.method, shared["method"], where)
     job.optimizer.load_state_dict(shared["optimizer"])

@@ -95,7 +95,7 @@ class RunSettings:
     """Steps between two lines of the report; each costs one transfer from the device."""
     collapse: CollapseSettings = CollapseSettings()
     """When the fall of a teacher is called a collapse."""
-    evaluate_every: Count = 4_682
+    evaluate_every: Count = 5_000
     """Steps between two scorings of the people in `data.val`; the last step is always scored."""
     checkpoint_every: Count = 1_000
     """Steps between two checkpoints; the last step always leaves one."""

@@ -217,6 +217,17 @@ def test_resuming_other_data_is_refused(tiny_run: MakeRun) -> None:
     run(tiny_run("supervised", "steps=1"), resume=False)
     with pytest.raises(InputError, match="not this one"):
         run(tiny_run("supervised", "steps=2", "data.labelled=11"), resume=True)
+    only_this = r"not this one \(views\.labelled\.scale_sd was [0-9.]+ and is 0\.125\)"
+    with pytest.raises(InputError, match=only_this):
+        run(tiny_run("supervised", "steps=2", "views.labelled.scale_sd=0.125"), resume=True)
+
+
+def test_resuming_to_fewer_steps_is_refused_and_changes_nothing(tiny_run: MakeRun) -> None:
+    folder = run(tiny_run("supervised", "steps=2"), resume=False).folder
+    before = (folder / "recipe.yaml").read_bytes()
+    with pytest.raises(InputError, match="steps: 1 are fewer than the 2"):
+        run(tiny_run("supervised", "steps=1"), resume=True)
+    assert (folder / "recipe.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize("evaluate_every", [1, 100])

@@ -98,7 +98,7 @@ def test_state_of_another_stream_is_refused(grey_shards: GreyShards, tmp_path: P
         "batch_size": start(batch_size=5),
         "seed": start(seed=1),
         "rank": start(place=Place(1, 2)),
-        "views": cached_labelled(whole, ViewSettings(size_hw=(64, 64)), batch_size=4, seed=0),
+        r"views\.size_hw": cached_labelled(whole, ViewSettings(size_hw=(64, 64)), batch_size=4, seed=0),
         "samples": cached_labelled(
             labelled_split(whole, 11, index_dir=tmp_path), VIEWS, batch_size=4, seed=0
         ),
