@@ -31,7 +31,7 @@ demo: $(STAMP) ## the main job in small: draw people, shard, train with and with
 train: $(STAMP) ## train a recipe: make train RUN=configs/run/coco-1k/adaptive_mixup.yaml ARGS="seed=1"
 	$(BIN)/accelerate launch --quiet training/run.py $(RUN) $(ARGS)
 
-evaluate: $(STAMP) ## score a run's newest checkpoint: make evaluate RUN=runs/coco-1k/adaptive_mixup ARGS="..."
+evaluate: $(STAMP) ## score a run: make evaluate RUN=runs/coco-1k/adaptive_mixup ARGS="checkpoint=best" (the newest without)
 	$(BIN)/python training/evaluate.py $(RUN) $(ARGS)
 
 sweep: $(STAMP) ## work on a queue of runs, and on from where it stopped: make sweep RUN=configs/sweeps/drawn.yaml

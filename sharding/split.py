@@ -71,6 +71,16 @@ class SplitCard:
     train: SideCount
     val: SideCount
 
+    @property
+    def division(self) -> tuple[float, int, Group]:
+        """What decides who falls where."""
+        return self.val_share, self.seed, self.group
+
+    @property
+    def num_people(self) -> int:
+        """People of both sides."""
+        return self.train.people + self.val.people
+
 
 def take_side(annotations: Annotations, split: TrainValSplit | None) -> tuple[Annotations, SplitCard | None]:
     """The annotations of the photos on the side that `split` takes, and the card; without it all of them.

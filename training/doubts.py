@@ -8,13 +8,16 @@ from training.settings import RunSettings
 def doubts(cfg: RunSettings, labelled: Split, unlabelled: Split | None, val: Split) -> list[str]:
     """A sentence for each, to be told at the start of the run."""
     trained_on = [labelled, unlabelled] if unlabelled else [labelled]
-    folders = {split.root: split for split in (*trained_on, val)}
+    train_folders = {split.root: split for split in trained_on}
+    folders = train_folders | {val.root: val}
     told = [too_small(split, cfg.views.size_hw) for split in folders.values()]
     if any(shards_of(val) & shards_of(split) for split in trained_on):
         told.append(
             f"{val.root}: the people that are scored are trained on, so that scores will say little: "
             "give other shards as data.val"
         )
+    else:
+        told += [divided_otherwise(val, split) for split in train_folders.values()]
     return [each for each in told if each]
 
 
@@ -36,3 +39,17 @@ def too_small(split: Split, size_hw: tuple[int, int]) -> str | None:
 def shards_of(split: Split) -> set[str]:
     """The hashes of all tars of the folder."""
     return {shard.sha256 for shard in split.manifest.shards}
+
+
+def divided_otherwise(val: Split, trained_on: Split) -> str | None:
+    """Whether both are sides of one source, but not the two sides of one division of it."""
+    one, other = val.manifest.split, trained_on.manifest.split
+    if one is None or other is None or one.num_people != other.num_people:
+        return None
+    if one.division == other.division and one.take != other.take:
+        return None
+    return (
+        f"{val.root} and {trained_on.root} are not the two sides of one division, so that people who are scored "
+        "may be trained on: build them with the same split.val_share, split.seed and split.group, one with "
+        "split.take=train, the other with split.take=val"
+    )

@@ -1,10 +1,14 @@
 """What a run tells of itself that was hardly meant."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipelines.source import Split
+from sharding.split import SideCount, SplitCard
 from training.build import open_splits
 from training.doubts import doubts
 from training.settings import RunSettings
@@ -38,3 +42,34 @@ def test_people_that_are_trained_on_and_scored(tiny_run: MakeRun, drawn_shards: 
     assert "the people that are scored are trained on" in sentence
     (sentence,) = told(tiny_run("everything", f"data.unlabelled={drawn_shards / 'val'}"), tmp_path / "more")
     assert sentence.startswith(f"{drawn_shards / 'val'}: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "is_doubtful"),
+    [
+        ({}, False),
+        ({"seed": 1}, True),
+        ({"val_share": 0.5}, True),
+        ({"group": "folder"}, True),
+        ({"take": "train"}, True),
+        ({"val": SideCount(groups=9, photos=9, people=99)}, False),  # of another source
+    ],
+)
+def test_sides_of_different_divisions(
+    change: dict[str, Any], is_doubtful: bool, tiny_run: MakeRun, tmp_path: Path
+) -> None:
+    cfg = tiny_run("supervised", "views.size_hw=[256,192]")
+    labelled, unlabelled, val = open_splits(cfg, tmp_path)
+    count = SideCount(groups=2, photos=2, people=3)
+    card = SplitCard(take="train", val_share=0.2, seed=0, group="photo", train=count, val=count)
+    trained_on = with_card(labelled, card)
+    scored = with_card(val, replace(card, **{"take": "val", **change}))
+    found = doubts(cfg, trained_on, unlabelled, scored)
+    assert len(found) == is_doubtful
+    assert all("are not the two sides of one division" in each for each in found)
+
+
+def with_card(split: Split, card: SplitCard) -> Split:
+    """The same people, as one side of a source."""
+    shards = replace(split.shards, manifest=replace(split.manifest, split=card))
+    return replace(split, shards=shards)
