@@ -49,7 +49,7 @@ def divided_otherwise(val: Split, trained_on: Split) -> str | None:
     if one.division == other.division and one.take != other.take:
         return None
     return (
-        f"{val.root} and {trained_on.root} are not the two sides of one division, so that people who are scored"
-        " may be trained on: build them with the same split.val_share, split.seed and split.group, one with"
+        f"{val.root} and {trained_on.root} are not the two sides of one division: people who are scored"
+        " may be trained on. Build them with the same split.val_share, split.seed and split.group, one with"
         " split.take=train, the other with split.take=val"
     )
