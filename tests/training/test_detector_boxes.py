@@ -120,3 +120,24 @@ def test_a_run_is_scored_by_them(tiny_run: Callable[..., RunSettings], detected:
             tiny_run("supervised", "metric=PCK", f"data.val={detected.shards}", f"output={folder}-2"),
             resume=False,
         )
+
+
+def test_a_list_of_photos_gives_results_by_its_ids(
+    tiny_run: Callable[..., RunSettings], detected: Detected, tmp_path: Path
+) -> None:
+    """As COCO's test-dev: photos and a detector's boxes, and nobody annotated."""
+    content = json.loads(detected.annotations.read_text())
+    del content["annotations"]
+    (tmp_path / "image_info.json").write_text(json.dumps(content))
+    boxes = Detections(results=detected.shards.parent / "found.json")
+    images = detected.annotations.parent / "images"
+    source = CocoFormat(annotations=tmp_path / "image_info.json", images=images, boxes=boxes)
+    build(BuildSettings(source=source, output=tmp_path / "dev", workers=1), console=Console(quiet=True))
+    folder = run(tiny_run("supervised", "steps=1"), resume=False).folder
+    evaluate.main([str(folder), f"data.val={tmp_path / 'dev'}"])
+    scores = json.loads((folder / "evaluation" / "scores.json").read_text())
+    assert (scores["scores"], scores["boxes"]) == ({}, "detector")
+    results = json.loads((folder / "evaluation" / "network-predictions.json").read_text())
+    found = {row["image_id"] for row in json.loads(boxes.results.read_text())}
+    assert {row["image_id"] for row in results} == found
+    assert all(len(row["keypoints"]) == 3 * 14 for row in results)
