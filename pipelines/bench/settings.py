@@ -76,7 +76,7 @@ class BenchSettings(PeopleSettings):
     """Worker processes of the loaders that we are compared with, and CPU threads of ours; by default two, and
     beside a GPU as many as there are cores."""
     keypoints: Count = 17
-    """Keypoints of the heatmaps that masks are counted on."""
+    """Keypoints of each person that is masked."""
     rounds: Count = 7
     """How often each variant is timed."""
     batches: Count = 20

@@ -103,9 +103,8 @@ def pseudo_labels(cfg: ConsistencySettings, heatmaps: torch.Tensor, sigma: float
     if cfg.labels == "keypoints":
         points_cells, _ = decode(heatmaps, 1, sigma=sigma)
         size_hw = (heatmaps.shape[-2], heatmaps.shape[-1])
-        target, _ = encode(
-            points_cells, peaks.heights > 0, size_hw, 1, sigma
-        )  # without a peak there is no place
+        has_place = peaks.heights > 0
+        target, _ = encode(points_cells, has_place, size_hw, 1, sigma)
     counted = peaks.heights > cfg.min_peak if cfg.min_peak > 0 else torch.ones_like(peaks.heights)
     return PseudoLabels(heatmaps, peaks, target, counted.float())
 

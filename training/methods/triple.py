@@ -183,6 +183,7 @@ def closest_pair_mean(
         distance(cells_a, cells_before_b),
         distance(cells_before_a, cells_before_b),
     )
+    # argmin gives the first of equals
     closest = torch.stack(distances).argmin(dim=0)[..., None, None]
     chosen_a = torch.where(closest % 2 == 1, before_a, of_a)
     chosen_b = torch.where(closest >= 2, before_b, of_b)
