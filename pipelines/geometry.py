@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 
 
+def identity(num_samples: int, device: torch.device) -> Tensor:
+    """Return matrices (N, 2, 3) float32 that leave every point where it is."""
+    return torch.eye(2, 3, device=device).expand(num_samples, 2, 3)
+
+
 def compose(a_from_b: Tensor, b_from_c: Tensor) -> Tensor:
     """Return `a_from_c`: first `b_from_c`, then `a_from_b`. All (N, 2, 3)."""
     linear = _product(a_from_b[..., :2], b_from_c[..., :2])

@@ -59,6 +59,13 @@ def test_sharding_loads_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_only_masks_on_a_cpu_need_numba():
+    """Its compiler takes memory: it is imported where the first mask is painted, and not on a GPU."""
+    modules = "pipelines.bench.run, training.bench.child, training.run"
+    code = f"import sys; sys.modules['numba'] = None; import {modules}"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_no_script_folder_hides_a_standard_module():
     """`python training/run.py` puts training/ first on the import path."""
     hidden = [file for file in FILES if Path(file).stem in sys.stdlib_module_names]

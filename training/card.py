@@ -21,6 +21,7 @@ PACKAGES = (
     "accelerate",
     "pycocotools",
     "numpy",
+    "numba",
 )
 
 

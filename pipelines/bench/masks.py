@@ -101,7 +101,7 @@ def mask_as_published(step: Step) -> Tensor:
     half_sizes = torch.randint(low, high + 1, shape, generator=step.generator, device=device)
     centres = geometry.apply(step.strong_from_weak, step.points_xy + jitter)
     order = torch.rand(num_people, num_keypoints, generator=step.generator, device=device).argsort(dim=1)
-    paint_in_a_loop(step.images, Masks(centres, counts, half_sizes.float(), order))
+    paint_in_a_loop(step.images, centres, counts, half_sizes, order)
     return step.images
 
 
@@ -126,14 +126,16 @@ def count_in_a_loop(
     return torch.tensor(found, device=responses.device)
 
 
-def paint_in_a_loop(images: Tensor, masks: Masks) -> None:
+def paint_in_a_loop(
+    images: Tensor, centres_xy: Tensor, counts: Tensor, half_sizes: Tensor, order: Tensor
+) -> None:
     """Paint as `mask_keypoints` does, by a slice for each joint whose bounds are scalars on the device."""
     height, width = images.shape[2:]
     limits = torch.tensor([width, height], device=images.device)
-    firsts = (masks.points_xy - masks.half_sizes).ceil().clamp_min(0).minimum(limits).int()
-    ends = (masks.points_xy + masks.half_sizes).ceil().clamp_min(0).minimum(limits).int()
+    firsts = (centres_xy - half_sizes).ceil().clamp_min(0).minimum(limits).int()
+    ends = (centres_xy + half_sizes).ceil().clamp_min(0).minimum(limits).int()
     for person in range(len(images)):
-        for joint in masks.order[person, : masks.counts[person]]:
+        for joint in order[person, : counts[person]]:
             left, top = firsts[person, joint]
             right, bottom = ends[person, joint]
             images[person, :, top:bottom, left:right] = 0

@@ -27,6 +27,7 @@ PACKAGES = (
     "opencv-python-headless",
     "pillow",
     "numpy",
+    "numba",
 )
 IDLE_SHARE = 0.2
 """Of one core: below it the processes of a variant count as waiting."""

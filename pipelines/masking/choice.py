@@ -10,8 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipelines import geometry
-
 LAW_HEIGHT_PX = 256
 """Height of the view for which the sizes below are published."""
 HALF_SIDE_PX = (10, 19)
@@ -20,16 +18,18 @@ JITTER_SD_PX = 10.0
 
 
 class Masks(NamedTuple):
-    """Rectangles in the strong view, in the order in which `mask_keypoints` takes them."""
+    """Rectangles over the keypoints of a view, in the order in which `mask_keypoints` takes them."""
 
     points_xy: Tensor
-    """(N, K, 2) float32, strong-view px: the jittered centres."""
+    """(N, K, 2) float32, weak-view px: the jittered centres."""
     counts: Tensor
     """(N,) int64: how many of `order` are masked."""
     half_sizes: Tensor
-    """(N, K, 2) float32, strong-view px: half-sides along x and y."""
+    """(N, K, 2) float32, weak-view px: half-sides along x and y."""
     order: Tensor
     """(N, K) int64: a permutation of the keypoints; the first `counts` of it are masked."""
+    strong_from_weak: Tensor
+    """(N, 2, 3) float32: where in the strong view they lie."""
 
 
 def draw_masks(
@@ -40,9 +40,14 @@ def draw_masks(
     *,
     generator: torch.Generator,
 ) -> Masks:
-    """Draw the masks in the weak view, where the published law is stated, and move them to the strong view.
+    """Draw the masks in the weak view, where the published law is stated; the op moves them on.
 
     Always draws for all K keypoints, so what is drawn does not depend on `counts`.
+
+    Differs from docs/methods.md 9 row 11: the rectangle is laid in the strong view instead of being warped
+    with the weak crop, because the strong view is sampled once from the stored pixels. Its centre moves
+    with the joint and its sides grow with the view, so that it hides the same part of the body; only
+    its sides stay upright where the published ones turn with the view.
 
     Args:
         points_weak: (N, K, 2) weak-view px, where the teacher sees the keypoints.
@@ -54,17 +59,10 @@ def draw_masks(
     num_samples, num_keypoints = points_weak.shape[:2]
     height_px = view_hw[0]
     order = draw_order(num_samples, num_keypoints, generator=generator)
-    half_weak = draw_half_sizes(num_samples, num_keypoints, height_px, generator=generator)
-    centres_weak = points_weak.float() + draw_jitter(
-        num_samples, num_keypoints, height_px, generator=generator
-    )
-    # Differs from docs/methods.md 9 row 11: the rectangle is laid in the strong view instead of being warped
-    # with the weak crop, because the strong view is sampled once from the stored pixels. Its centre moves
-    # with the joint and its sides grow with the view, so that it hides the same part of the body; only
-    # its sides stay upright where the published ones turn with the view.
-    matrices = strong_from_weak.float()
-    scale = geometry.linear_scale(matrices)[:, None, None]
-    return Masks(geometry.apply(matrices, centres_weak), counts, half_weak * scale, order)
+    half_sizes = draw_half_sizes(num_samples, num_keypoints, height_px, generator=generator)
+    jitter = draw_jitter(num_samples, num_keypoints, height_px, generator=generator)
+    centres = points_weak.float() + jitter
+    return Masks(centres, counts, half_sizes, order, strong_from_weak.float())
 
 
 def draw_order(num_samples: int, num_keypoints: int, *, generator: torch.Generator) -> Tensor:
@@ -78,15 +76,20 @@ def draw_half_sizes(
 ) -> Tensor:
     """(N, K, 2) float32 px: uniform integers 10..19 along x and y, times view height / 256."""
     low, high = HALF_SIDE_PX
-    shape = (num_samples, num_keypoints, 2)
-    half_sides = torch.randint(low, high + 1, shape, generator=generator, device=generator.device)
-    return half_sides.float() * (view_height_px / LAW_HEIGHT_PX)
+    half_sides = torch.randint(
+        low,
+        high + 1,
+        (num_samples, num_keypoints, 2),
+        generator=generator,
+        dtype=torch.float32,
+        device=generator.device,
+    )
+    return half_sides.mul_(view_height_px / LAW_HEIGHT_PX)
 
 
 def draw_jitter(
     num_samples: int, num_keypoints: int, view_height_px: int, *, generator: torch.Generator
 ) -> Tensor:
     """(N, K, 2) float32 px: 10 N(0, 1) cut toward 0 to an integer, times view height / 256."""
-    shape = (num_samples, num_keypoints, 2)
-    normal = torch.randn(shape, generator=generator, device=generator.device)
-    return (normal * JITTER_SD_PX).trunc() * (view_height_px / LAW_HEIGHT_PX)
+    normal = torch.randn((num_samples, num_keypoints, 2), generator=generator, device=generator.device)
+    return normal.mul_(JITTER_SD_PX).trunc_().mul_(view_height_px / LAW_HEIGHT_PX)

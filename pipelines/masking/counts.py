@@ -46,17 +46,18 @@ def adaptive_mask_counts(
         min_response: best response below which a sample is extremely difficult (a target's peak is 1).
     """
     responses = responses.detach().float().clamp_min(0.0)
-    best = responses.amax(dim=1, keepdim=True)
-    span = best - responses.amin(dim=1, keepdim=True)
-    easy_joints = ((best - responses) / span.clamp_min(SMALLEST_SPAN) < gamma).sum(dim=1)
+    lowest, best = responses.aminmax(dim=1, keepdim=True)
+    span = (best - lowest).clamp_min(SMALLEST_SPAN)
+    easy_joints = ((best - responses) / span < gamma).sum(dim=1)
     # "not at least", so that a sample that is not a number is a difficult one, too
     hard = ~(best.squeeze(1) >= min_response)
 
     num_joints = responses.shape[1]
     most = min(max_masks, num_joints)
-    counts = _round_half_up(easy_joints * most, num_joints).clamp(min(min_masks, most), most)
+    least = min(min_masks, most)
+    counts = _round_half_up(easy_joints, most, num_joints).clamp(least, most)
     return MaskCounts(
-        counts=torch.where(hard, min(min_masks, most), counts),
+        counts=torch.where(hard, least, counts),
         hard=hard,
         easy_joints=easy_joints,
     )
@@ -68,10 +69,10 @@ def fixed_mask_counts(responses: Tensor, count: int) -> Tensor:
     return torch.full((num_samples,), min(count, num_joints), dtype=torch.int64, device=responses.device)
 
 
-def _round_half_up(numerator: Tensor, denominator: int) -> Tensor:
-    """numerator / denominator to the nearest integer, halves up, exactly (both non-negative integers).
+def _round_half_up(numbers: Tensor, times: int, over: int) -> Tensor:
+    """numbers * times / over to the nearest integer, halves up, exactly (all non-negative integers).
 
     Integers rather than `torch.round`: no float can fall on the wrong side of a half, and halves to even
     would give K = 16, m = 8 the same count for n = 3 and 5, then two more at n = 7. K = 17 has no halves.
     """
-    return torch.div(2 * numerator + denominator, 2 * denominator, rounding_mode="floor")
+    return (numbers * (2 * times) + over) // (2 * over)

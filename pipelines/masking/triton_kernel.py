@@ -10,7 +10,13 @@ TILE_HW = (16, 64)
 
 
 def launch(
-    images: Tensor, points_xy: Tensor, counts: Tensor, half_sizes: Tensor, order: Tensor, fill: Tensor
+    images: Tensor,
+    points_xy: Tensor,
+    counts: Tensor,
+    half_sizes: Tensor,
+    order: Tensor,
+    image_from_points: Tensor,
+    fill: Tensor,
 ) -> None:
     """Paint as op.py defines; arguments checked there. One program for each (image, rank of `order`).
 
@@ -27,6 +33,7 @@ def launch(
             counts.contiguous(),
             half_sizes.contiguous(),
             order.contiguous(),
+            image_from_points.contiguous(),
             fill.to(images.dtype).contiguous(),
             *images.stride(),
             num_channels,
@@ -47,6 +54,7 @@ def paint(  # type: ignore[no-untyped-def]  # Triton reads the types at launch
     counts,
     half_sizes,
     order,
+    image_from_points,
     fill,
     stride_n,
     stride_c,
@@ -64,8 +72,14 @@ def paint(  # type: ignore[no-untyped-def]  # Triton reads the types at launch
     joint = tl.load(order + sample * num_keypoints + rank)
     is_painted = (rank < tl.load(counts + sample)) & (joint >= 0) & (joint < num_keypoints)
     pair = (sample * num_keypoints + tl.where(is_painted, joint, 0)) * 2
-    half_x, half_y = tl.load(half_sizes + pair), tl.load(half_sizes + pair + 1)
-    x, y = tl.load(points_xy + pair), tl.load(points_xy + pair + 1)
+    matrix = image_from_points + sample * 6
+    a, b, shift_x = tl.load(matrix), tl.load(matrix + 1), tl.load(matrix + 2)
+    c, d, shift_y = tl.load(matrix + 3), tl.load(matrix + 4), tl.load(matrix + 5)
+    scale = tl.sqrt_rn(tl.abs(a * d - b * c))
+    half_x, half_y = tl.load(half_sizes + pair) * scale, tl.load(half_sizes + pair + 1) * scale
+    point_x, point_y = tl.load(points_xy + pair), tl.load(points_xy + pair + 1)
+    x = a * point_x + b * point_y + shift_x
+    y = c * point_x + d * point_y + shift_y
 
     # The loops only bound the work; which pixel is painted is decided by the comparisons inside.
     first_column, end_column = _bounds(x - half_x, x + half_x, width)

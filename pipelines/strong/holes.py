@@ -32,7 +32,9 @@ class Cutout:
         )
         counts = torch.full((len(images),), self.count, device=images.device)
         order = torch.arange(self.count, device=images.device).expand(len(images), -1)
-        mask_keypoints(images, centres_xy, counts, half_sizes, order, images.new_zeros(images.shape[1]))
+        still = geometry.identity(len(images), images.device)
+        fill = images.new_zeros(images.shape[1])
+        mask_keypoints(images, centres_xy, counts, half_sizes, order, still, fill)
         return images, {}
 
 

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from configs.load import InputError, load
-from pipelines import graph
+from pipelines import geometry, graph
 from pipelines.bench import growth, masks, rows
 from pipelines.bench.classic import ClassicDataset, cut_out_joints, normalise, read_photo
 from pipelines.bench.measure import Variant, measure
@@ -179,7 +179,9 @@ def test_published_loop_paints_what_the_op_paints() -> None:
     chosen = masks.choose(step, counts)
     by_op, by_loop = step.images.clone(), step.images.clone()
     mask_keypoints(by_op, *chosen, step.fill)
-    masks.paint_in_a_loop(by_loop, chosen)
+    scale = geometry.linear_scale(chosen.strong_from_weak)[:, None, None]
+    centres_xy = geometry.apply(chosen.strong_from_weak, chosen.points_xy)
+    masks.paint_in_a_loop(by_loop, centres_xy, counts, chosen.half_sizes * scale, chosen.order)
     assert (by_op == 0).any()
     torch.testing.assert_close(by_op, by_loop, atol=0, rtol=0)
 

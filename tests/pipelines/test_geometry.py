@@ -12,6 +12,11 @@ def rotation(degrees: float, scale: float = 1.0, shift: tuple[float, float] = (0
     return torch.tensor([[[c, -s, shift[0]], [s, c, shift[1]]]])
 
 
+def test_identity_leaves_points_where_they_are() -> None:
+    points = torch.rand(3, 17, 2, generator=torch.Generator().manual_seed(0)) * 300
+    assert torch.equal(geometry.apply(geometry.identity(3, points.device), points), points)
+
+
 def test_compose_reads_right_to_left() -> None:
     turn, move = rotation(90), rotation(0, shift=(10, 0))
     point = torch.tensor([[[1.0, 0.0]]])

@@ -31,6 +31,48 @@ def test_loss_is_made_of_tensors_without_numbers(name: str) -> None:
         assert method(LabelledBatch(**fake), UnlabelledBatch(**more), LATE).loss.shape == ()
 
 
+class CudaGenerator(torch.Generator):
+    """A CPU's generator that says it is a GPU's; fake tensors never ask it for a number."""
+
+    device = torch.device("cuda:0")
+
+
+def moved_to_fake_gpu(method: Method, mode: FakeTensorMode, real: dict[int, torch.Tensor]) -> None:
+    """Put fake tensors on a GPU into the places of all parameters and buffers; shared ones stay shared."""
+    fakes: dict[int, torch.Tensor] = {}
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in fakes:
+            on_gpu = mode.from_tensor(real[id(tensor)]).to("cuda")
+            is_parameter = isinstance(tensor, torch.nn.Parameter)
+            fakes[id(tensor)] = torch.nn.Parameter(on_gpu, tensor.requires_grad) if is_parameter else on_gpu
+        return fakes[id(tensor)]
+
+    for module in method.modules():
+        for tensors in (module._parameters, module._buffers):
+            tensors.update({name: fake(each) for name, each in tensors.items() if each is not None})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_all_of_a_step_is_on_the_gpu(name: str) -> None:
+    """Fake tensors know their device without there being one: whoever mixes two gets an error."""
+    method, batches = make_method(**METHODS[name]), make_batches()
+    held = [*method.parameters(), *method.buffers()]
+    real = {id(each): each.detach().clone() for each in held}
+    with FakeTensorMode() as mode:
+        moved_to_fake_gpu(method, mode, real)
+        labelled, unlabelled = (
+            {key: mode.from_tensor(value).to("cuda") for key, value in vars(batch).items()}
+            for batch in batches
+        )
+        with pytest.raises(RuntimeError, match="devices"):
+            labelled["image"] + torch.ones(4, 1, 1, 1)
+        if method.draws:
+            method.draws.generator = CudaGenerator()
+        result = method(LabelledBatch(**labelled), UnlabelledBatch(**unlabelled), LATE)
+    assert {each.device.type for each in (result.loss, *result.terms.values())} == {"cuda"}
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_step_calls_nothing_that_reads_a_tensor(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, batches = make_method(**METHODS[name]), make_batches()

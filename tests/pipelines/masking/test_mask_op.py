@@ -9,14 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipelines import geometry
 from pipelines.masking.op import mask_keypoints
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
+STILL = geometry.identity(1, torch.device("cpu"))
 
 
-def plain_masks(images: Tensor, points_xy, counts, half_sizes, order, fill) -> Tensor:
+def plain_masks(images: Tensor, points_xy, counts, half_sizes, order, image_from_points, fill) -> Tensor:
     """The definition, pixel by pixel."""
+    points_xy = geometry.apply(image_from_points, points_xy)
+    half_sizes = half_sizes * geometry.linear_scale(image_from_points)[:, None, None]
     painted = images.clone()
     num_samples, _, height, width = images.shape
     for sample in range(num_samples):
@@ -37,7 +41,7 @@ def plain_masks(images: Tensor, points_xy, counts, half_sizes, order, fill) -> T
 def make_case(
     num_samples: int = 3, num_keypoints: int = 6, size_hw: tuple[int, int] = (20, 14), *, seed: int = 0
 ) -> tuple[Tensor, ...]:
-    """Random images, and points of which some lie outside and some half outside."""
+    """Random images, and points that are turned and sheared: some fall outside, some half outside."""
     draws = torch.Generator().manual_seed(seed)
     images = torch.randn(num_samples, 3, *size_hw, generator=draws)
     size_wh = torch.tensor([size_hw[1], size_hw[0]])
@@ -45,7 +49,9 @@ def make_case(
     half_sizes = torch.rand(num_samples, num_keypoints, 2, generator=draws) * 4
     order = torch.rand(num_samples, num_keypoints, generator=draws).argsort(dim=1)
     counts = torch.randint(1, num_keypoints + 1, (num_samples,), generator=draws)
-    return images, points_xy, counts, half_sizes, order, torch.tensor([0.25, -1.5, 3.3])
+    changes = torch.randn(num_samples, 2, 3, generator=draws) / 6
+    matrices = geometry.identity(num_samples, images.device) + changes
+    return images, points_xy, counts, half_sizes, order, matrices, torch.tensor([0.25, -1.5, 3.3])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -75,7 +81,7 @@ def test_integer_half_sizes_paint_exactly_twice_as_many_pixels() -> None:
     images = torch.zeros(1, 1, 60, 50)
     points_xy, half_sizes = torch.tensor([[[24.3, 30.0]]]), torch.tensor([[[10.0, 19.0]]])
     one, first = torch.tensor([1]), torch.tensor([[0]])
-    mask_keypoints(images, points_xy, one, half_sizes, first, torch.ones(1))
+    mask_keypoints(images, points_xy, one, half_sizes, first, STILL, torch.ones(1))
     assert images[0, 0, 30].nonzero().flatten().tolist() == list(range(15, 35))
     assert images[0, 0, :, 24].nonzero().flatten().tolist() == list(range(11, 49))
 
@@ -85,7 +91,8 @@ def test_count_is_kept_between_none_and_all(count: int, painted: int) -> None:
     images = torch.zeros(1, 1, 4, 30)
     points_xy = torch.stack([torch.arange(6) * 5.0 + 1, torch.full((6,), 2.0)], dim=-1)[None]
     order = torch.tensor([[3, 1, 0, 5, 4, 2]])
-    mask_keypoints(images, points_xy, torch.tensor([count]), torch.ones(1, 6, 2), order, torch.ones(1))
+    counts, half_sizes = torch.tensor([count]), torch.ones(1, 6, 2)
+    mask_keypoints(images, points_xy, counts, half_sizes, order, STILL, torch.ones(1))
     columns = images[0, 0, 2].nonzero().flatten() // 5
     assert set(columns.tolist()) == set(order[0, :painted].tolist())
 
@@ -105,9 +112,8 @@ def test_rectangle_is_cut_by_the_border(border: str) -> None:
     images, expected = torch.zeros(1, 1, 20, 14), torch.zeros(1, 1, 20, 14)
     expected[:, :, area[0], area[1]] = 1
     points_xy, half_sizes = torch.tensor([[point_xy]]), torch.tensor([[[5.0, 4.0]]])
-    mask_keypoints(
-        images, points_xy, torch.tensor([1]), half_sizes, torch.zeros(1, 1, dtype=torch.int64), torch.ones(1)
-    )
+    one, first = torch.tensor([1]), torch.tensor([[0]])
+    mask_keypoints(images, points_xy, one, half_sizes, first, STILL, torch.ones(1))
     assert torch.equal(images, expected)
 
 
@@ -117,21 +123,49 @@ WILD = [float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 3e9, -3e9]
 @pytest.mark.parametrize("wild", WILD)
 @pytest.mark.parametrize("axis", [0, 1])
 def test_wild_points_paint_nothing(wild: float, axis: int) -> None:
-    images, points_xy, _, half_sizes, order, fill = make_case()
+    images, points_xy, _, half_sizes, order, matrices, fill = make_case()
     before = images.clone()
     points_xy[..., axis] = wild
     if not math.isfinite(wild):
         half_sizes[:, :3] = float("inf")  # inf - inf is no number
-    mask_keypoints(images, points_xy, torch.full((3,), 6), half_sizes, order, fill)
+    mask_keypoints(images, points_xy, torch.full((3,), 6), half_sizes, order, matrices, fill)
     assert torch.equal(images, before)
 
 
 def test_order_entries_that_are_no_keypoint_paint_nothing() -> None:
-    images, points_xy, _, half_sizes, order, fill = make_case()
+    images, points_xy, _, half_sizes, order, matrices, fill = make_case()
     before = images.clone()
     order = torch.where(order < 3, -1 - order, order + 3)
-    mask_keypoints(images, points_xy, torch.full((3,), 6), half_sizes, order, fill)
+    mask_keypoints(images, points_xy, torch.full((3,), 6), half_sizes, order, matrices, fill)
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 2), (1, 1)])
+@pytest.mark.parametrize("wild", [float("nan"), float("inf")])
+def test_a_matrix_that_is_not_finite_paints_nothing(wild: float, place: tuple[int, int]) -> None:
+    images, points_xy, _, half_sizes, order, matrices, fill = make_case()
+    before = images.clone()
+    matrices[:, place[0], place[1]] = wild
+    mask_keypoints(images, points_xy, torch.full((3,), 6), half_sizes, order, matrices, fill)
+    assert torch.equal(images, before)
+
+
+def test_rectangle_moves_and_grows_with_the_matrix_and_stays_upright() -> None:
+    images = torch.zeros(1, 1, 60, 50)
+    points_xy, half_sizes = torch.tensor([[[10.0, 4.0]]]), torch.tensor([[[3.0, 5.0]]])
+    quarter_turn = torch.tensor([[[0.0, -2.0, 40.0], [2.0, 0.0, 7.0]]])  # to (32, 27), twice as large
+    one, first = torch.tensor([1]), torch.tensor([[0]])
+    mask_keypoints(images, points_xy, one, half_sizes, first, quarter_turn, torch.ones(1))
+    expected = torch.zeros(60, 50)
+    expected[17:37, 26:38] = 1
+    assert torch.equal(images[0, 0], expected)
+
+
+def test_op_tells_autograd_that_the_images_changed() -> None:
+    images, *masks, fill = make_case()
+    version = images._version
+    mask_keypoints(images, *masks, fill)
+    assert images._version == version + 1
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 20, 14), (3, 3, 20, 0), (3, 0, 20, 14), (1, 3, 20, 14)])
@@ -152,8 +186,10 @@ def test_empty_and_single_batches(shape: tuple[int, ...]) -> None:
         (2, torch.zeros(3), "counts must be integers"),
         (3, torch.zeros(3, 6), r"half_sizes must be \(3, 6, 2\)"),
         (4, torch.zeros(3, 5, dtype=torch.int64), r"order must be \(3, 6\)"),
-        (5, torch.zeros(1), r"fill must be \(3,\)"),
-        (5, torch.zeros(3, device="meta"), "fill is on meta"),
+        (5, torch.zeros(2, 3), r"image_from_points must be \(3, 2, 3\)"),
+        (5, torch.zeros(3, 2, 3, dtype=torch.float64), "image_from_points must be float32"),
+        (6, torch.zeros(1), r"fill must be \(3,\)"),
+        (6, torch.zeros(3, device="meta"), "fill is on meta"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(position: int, wrong: Tensor, words: str) -> None:
@@ -164,7 +200,7 @@ def test_arguments_that_do_not_fit_are_refused(position: int, wrong: Tensor, wor
 
 
 def test_opcheck() -> None:
-    torch.library.opcheck(mask_keypoints, make_case())
+    torch.library.opcheck(torch.ops.semipose.mask_keypoints.default, make_case())
 
 
 def test_op_compiles_into_one_graph() -> None:
@@ -201,7 +237,7 @@ def test_triton_kernel_equals_cpu_kernel_in_the_interpreter(tmp_path) -> None:
     case, expected = [], []
     for dtype in DTYPES:
         for layout in LAYOUTS:
-            images, points_xy, _, half_sizes, order, fill = make_case(2, 10, (24, 70))
+            images, points_xy, _, half_sizes, order, matrices, fill = make_case(2, 10, (24, 70))
             points_xy[0, : len(WILD), 0] = torch.tensor(WILD)
             half_sizes[0, 1] = float("inf")
             half_sizes[1, 0], half_sizes[1, 1] = float("inf"), float("nan")
@@ -209,7 +245,7 @@ def test_triton_kernel_equals_cpu_kernel_in_the_interpreter(tmp_path) -> None:
             order[1, 3] = 10
             half_sizes[1, 0, 1] = 0.6
             images = images.to(dtype).contiguous(memory_format=layout)
-            masks = (points_xy, torch.tensor([99, 9]), half_sizes, order, fill)
+            masks = (points_xy, torch.tensor([99, 9]), half_sizes, order, matrices, fill)
             case.append((images.clone(memory_format=torch.preserve_format), masks))
             mask_keypoints(images, *masks)
             expected.append(images)
@@ -239,6 +275,7 @@ def test_triton_kernel_compiles_without_a_gpu(capability: int, unit_stride: str)
         "fill": "*bf16",
         "points_xy": "*fp32",
         "half_sizes": "*fp32",
+        "image_from_points": "*fp32",
         "counts": "*i64",
         "order": "*i64",
         **dict.fromkeys(constants, "constexpr"),
@@ -254,11 +291,11 @@ def test_triton_kernel_compiles_without_a_gpu(capability: int, unit_stride: str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cuda_kernel_equals_cpu_kernel(dtype: torch.dtype, layout: torch.memory_format) -> None:
-    images, points_xy, counts, half_sizes, order, fill = make_case(32, 17, (256, 192))
+    images, points_xy, counts, half_sizes, order, matrices, fill = make_case(32, 17, (256, 192))
     points_xy[0, : len(WILD), 0] = torch.tensor(WILD)
     half_sizes[1:] *= 8
     images = images.to(dtype).contiguous(memory_format=layout)
-    arguments = (points_xy, counts, half_sizes, order, fill)
+    arguments = (points_xy, counts, half_sizes, order, matrices, fill)
     on_gpu = images.cuda()
     moved = tuple(argument.cuda() for argument in arguments)
     torch.cuda.synchronize()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from pipelines import geometry
 from pipelines.masking.choice import draw_masks
 from pipelines.masking.op import mask_keypoints
 from pipelines.mixing import draw_partners
@@ -169,7 +170,8 @@ def test_joco_is_cut_occlude_and_then_cutout(coordinate_scene) -> None:
     )
     centres_xy, half_sizes = draw_holes(5, *drawn, generator=draws)
     every = torch.arange(5).expand(4, 5)
-    mask_keypoints(expected, centres_xy, torch.full((4,), 5), half_sizes, every, torch.zeros(3))
+    still = geometry.identity(4, every.device)
+    mask_keypoints(expected, centres_xy, torch.full((4,), 5), half_sizes, every, still, torch.zeros(3))
     assert torch.equal(along([CutOcclude(count=2), Cutout(count=5)], scene, seeded(5)), expected)
 
 
