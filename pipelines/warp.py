@@ -4,7 +4,6 @@ A pixel is sampled bilinearly where its matrix says, with the law's border colou
 normalised: the very grey levels of the DALI graph on the CPU, in less time (docs/results.md).
 """
 
-import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,11 +18,10 @@ from torch import Tensor
 from pipelines.memory import RecycledMemory
 from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, Border
 
-SCALE_RGB = 1 / (255 * np.array(STD_RGB))
-SHIFT_RGB = -np.array(MEAN_RGB) / STD_RGB
-"""A grey level's normalised value is SCALE * level + SHIFT."""
-MOST_ROWS = 64
-"""Rows of a view that are normalised by one array, at most."""
+NORMALISED_FROM_GREY = np.column_stack(
+    [np.diag(1 / (255 * np.array(STD_RGB))), -np.array(MEAN_RGB) / STD_RGB]
+)
+"""(3, 4): a pixel's normalised values from its grey levels and 1."""
 SAMPLES_A_TASK = 4
 """Few enough that threads end a batch together, enough that handing out costs nothing."""
 
@@ -45,11 +43,6 @@ class CpuWarp:
         # OpenCV's setting is the whole process's: its threads and these would stand in each other's way.
         cv2.setNumThreads(1)
         self._size_hw = size_hw
-        # Of so many rows that numpy repeats them in few loops, and so few that they stay in a core's cache.
-        values = size_hw[1] * math.gcd(size_hw[0], MOST_ROWS)
-        self._scale, self._shift = (
-            np.tile(each.astype(np.float32), values) for each in (SCALE_RGB, SHIFT_RGB)
-        )
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="warp")
         self._scratch = threading.local()
         self._memory = RecycledMemory()
@@ -78,7 +71,7 @@ class CpuWarp:
         than the rest, for the same pixels.
         """
         size_wh = (self._size_hw[1], self._size_hw[0])
-        view, grey = self._view_buffers()
+        view, grey, level = self._view_buffers()
         for row in range(start, min(start + SAMPLES_A_TASK, len(crops))):
             crop = self._crop_buffer(crops[row].shape[:2])
             cv2.cvtColor(crops[row], cv2.COLOR_RGB2RGBA, dst=crop)
@@ -86,19 +79,14 @@ class CpuWarp:
                 border = (*BORDER_GREYS[each.border], 0)
                 cv2.warpAffine(crop, each.from_stored[row], size_wh, dst=view, borderValue=border)
                 cv2.cvtColor(view, cv2.COLOR_RGBA2RGB, dst=grey)
-                self._normalise(grey, images[each.name][row])
+                np.copyto(level, grey)
+                cv2.transform(level, NORMALISED_FROM_GREY, dst=images[each.name][row])
 
-    def _normalise(self, grey: np.ndarray, normalised: np.ndarray) -> None:
-        """Write a view (H, W, 3) uint8 as normalised values; by table, torch or DALI it takes longer."""
-        values = normalised.reshape(-1, len(self._scale))
-        np.copyto(values, grey.reshape(values.shape))
-        np.multiply(values, self._scale, out=values)
-        np.add(values, self._shift, out=values)
-
-    def _view_buffers(self) -> tuple[np.ndarray, np.ndarray]:
-        """This thread's own memory for a view, with four channels and with three."""
+    def _view_buffers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """This thread's own memory for a view: with four channels, with three, and with three as floats."""
         if not hasattr(self._scratch, "views"):
-            self._scratch.views = tuple(np.empty((*self._size_hw, count), np.uint8) for count in (4, 3))
+            kinds = ((4, np.uint8), (3, np.uint8), (3, np.float32))
+            self._scratch.views = tuple(np.empty((*self._size_hw, count), dtype) for count, dtype in kinds)
         return self._scratch.views
 
     def _crop_buffer(self, size_hw: tuple[int, int]) -> np.ndarray:
