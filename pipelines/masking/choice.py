@@ -92,4 +92,5 @@ def draw_jitter(
 ) -> Tensor:
     """(N, K, 2) float32 px: 10 N(0, 1) cut toward 0 to an integer, times view height / 256."""
     normal = torch.randn((num_samples, num_keypoints, 2), generator=generator, device=generator.device)
-    return normal.mul_(JITTER_SD_PX).trunc_().mul_(view_height_px / LAW_HEIGHT_PX)
+    # to integers, as `trunc` would wake all threads of a CPU for these few numbers
+    return normal.mul_(JITTER_SD_PX).int() * (view_height_px / LAW_HEIGHT_PX)

@@ -46,8 +46,8 @@ def adaptive_mask_counts(
         min_response: best response below which a sample is extremely difficult (a target's peak is 1).
     """
     responses = responses.detach().float().clamp_min(0.0)
-    lowest, best = responses.aminmax(dim=1, keepdim=True)
-    span = (best - lowest).clamp_min(SMALLEST_SPAN)
+    best = responses.amax(dim=1, keepdim=True)
+    span = (best - responses.amin(dim=1, keepdim=True)).clamp_min(SMALLEST_SPAN)
     easy_joints = ((best - responses) / span < gamma).sum(dim=1)
     # "not at least", so that a sample that is not a number is a difficult one, too
     hard = ~(best.squeeze(1) >= min_response)
@@ -55,12 +55,8 @@ def adaptive_mask_counts(
     num_joints = responses.shape[1]
     most = min(max_masks, num_joints)
     least = min(min_masks, most)
-    counts = _round_half_up(easy_joints, most, num_joints).clamp(least, most)
-    return MaskCounts(
-        counts=torch.where(hard, least, counts),
-        hard=hard,
-        easy_joints=easy_joints,
-    )
+    counts = _round_half_up(easy_joints, most, num_joints).clamp_(least, most)
+    return MaskCounts(counts=counts.masked_fill_(hard, least), hard=hard, easy_joints=easy_joints)
 
 
 def fixed_mask_counts(responses: Tensor, count: int) -> Tensor:
