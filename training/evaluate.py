@@ -2,12 +2,13 @@
 
     python training/evaluate.py RUN_DIR [checkpoint=newest|best|STEP] [key=value ...]
 
-takes the newest checkpoint of the run or the one that is named, the run's own recipe and the overrides given
-(evaluation.flip_test=true, heatmap.decode=dark, data.val=OTHER, ...), and writes into RUN_DIR/evaluation
-`scores.json` and, for each network and ensemble, the COCO results `NAME-predictions.json`; for a checkpoint
-that was named, into a folder of its own there (RUN_DIR/evaluation/step-00001200). Of people whom nobody
-annotated, such as those that a detector found in new photos (data.val=shards/my-photos), there are results
-and no scores.
+takes the newest checkpoint of the run or the one that is named, the run's own recipe and the overrides
+given (evaluation.flip_test=true, heatmap.decode=dark, data.val=OTHER, ...), and writes into
+RUN_DIR/evaluation `scores.json` and, for each network and ensemble, the COCO results
+`NAME-predictions.json`. Those of other people than the recipe's, and of a checkpoint that was named, go into
+folders of their own there: evaluation/my-photos (data.val=shards/my-photos), evaluation/step-00001200, and
+evaluation/my-photos/step-00001200 for both. Of people whom nobody annotated, such as those that a detector
+found in new photos, there are results and no scores.
 """
 
 import sys
@@ -107,7 +108,8 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     cannot give `cfg.metric`: before anything is predicted.
     """
     path = find_checkpoint(folder, cfg)
-    output = folder / "evaluation" / ("" if cfg.checkpoint == "newest" else path.name)
+    others = "" if cfg.data.val == own_val else Path(cfg.data.val).name
+    output = folder / "evaluation" / others / ("" if cfg.checkpoint == "newest" else path.name)
     val = open_val(cfg, own_val)
     ground_truth = val.ground_truth()
     is_annotated = bool(metrics_of(ground_truth, val.skeleton))

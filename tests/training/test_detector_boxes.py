@@ -135,9 +135,9 @@ def test_a_list_of_photos_gives_results_by_its_ids(
     build(BuildSettings(source=source, output=tmp_path / "dev", workers=1), console=Console(quiet=True))
     folder = run(tiny_run("supervised", "steps=1"), resume=False).folder
     evaluate.main([str(folder), f"data.val={tmp_path / 'dev'}"])
-    scores = json.loads((folder / "evaluation" / "scores.json").read_text())
+    scores = json.loads((folder / "evaluation" / "dev" / "scores.json").read_text())
     assert (scores["scores"], scores["boxes"]) == ({}, "detector")
-    results = json.loads((folder / "evaluation" / "network-predictions.json").read_text())
+    results = json.loads((folder / "evaluation" / "dev" / "network-predictions.json").read_text())
     found = {row["image_id"] for row in json.loads(boxes.results.read_text())}
     assert {row["image_id"] for row in results} == found
     assert all(len(row["keypoints"]) == 3 * 14 for row in results)

@@ -21,9 +21,9 @@ from training.settings import RunSettings
 MakeRun = Callable[..., RunSettings]
 
 
-def scored(folder: Path, *overrides: str) -> dict[str, Any]:
+def scored(folder: Path, *overrides: str, into: str = "") -> dict[str, Any]:
     evaluate.main([str(folder), *overrides])
-    return json.loads((folder / "evaluation" / "scores.json").read_text())
+    return json.loads((folder / "evaluation" / into / "scores.json").read_text())
 
 
 @pytest.fixture
@@ -59,8 +59,11 @@ def test_overrides_reach_the_scoring(finished: Path, drawn_shards: Path) -> None
     flipped = scored(finished, "evaluation.flip_test=true", "heatmap.decode=dark")
     assert (flipped["flip_test"], flipped["decode"], plain["decode"]) == (True, "dark", "shift")
     assert (finished / "evaluation" / "network-predictions.json").read_text() != rows
-    other = scored(finished, f"data.val={drawn_shards / 'train'}")
+    other = scored(finished, f"data.val={drawn_shards / 'train'}", into="train")
     assert (plain["people"], other["people"]) == (12, 24)
+    assert json.loads((finished / "evaluation" / "scores.json").read_text()) == flipped
+    named = scored(finished, f"data.val={drawn_shards / 'train'}", "checkpoint=2", into="train/step-00000002")
+    assert named == other
 
 
 def test_a_named_checkpoint_is_scored_apart_from_the_newest(tiny_run: MakeRun) -> None:
@@ -181,9 +184,9 @@ def test_people_whom_nobody_annotated_are_predicted_alone(
     source = FolderFormat(images=coco / "images", skeleton=str(coco / "annotations.json"))
     settings = BuildSettings(source=source, output=tmp_path / "photos", workers=1)
     build(settings, console=Console(quiet=True))
-    content = scored(finished, f"data.val={tmp_path / 'photos'}")
+    content = scored(finished, f"data.val={tmp_path / 'photos'}", into="photos")
     assert (content["scores"], content["boxes"]) == ({}, "given")
-    rows = json.loads((finished / "evaluation" / "network-predictions.json").read_text())
+    rows = json.loads((finished / "evaluation" / "photos" / "network-predictions.json").read_text())
     photos = json.loads((tmp_path / "photos" / "ground_truth.json").read_text())["images"]
     assert len(rows) == content["people"] == len(photos) > 1
     assert {row["image_id"] for row in rows} == {photo["id"] for photo in photos}
