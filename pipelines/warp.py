@@ -79,7 +79,7 @@ class CpuWarp:
                 border = (*BORDER_GREYS[each.border], 0)
                 cv2.warpAffine(crop, each.from_stored[row], size_wh, dst=view, borderValue=border)
                 cv2.cvtColor(view, cv2.COLOR_RGBA2RGB, dst=grey)
-                np.copyto(level, grey)
+                np.copyto(level, grey)  # because transform keeps the type
                 cv2.transform(level, NORMALISED_FROM_GREY, dst=images[each.name][row])
 
     def _view_buffers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
