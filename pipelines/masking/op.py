@@ -50,19 +50,12 @@ def mask_keypoints(
     _op(images, points_xy, counts, half_sizes, order, image_from_points, fill)
 
 
-@torch.library.impl("semipose::mask_keypoints", "cpu")
-def _paint_on_cpu(images: Tensor, *masks: Tensor) -> None:
-    from pipelines.masking.numba_kernel import launch
-
-    _check(images, *masks)
-    launch(images, *masks)
-    torch.autograd.graph.increment_version(images)
-
-
-@torch.library.impl("semipose::mask_keypoints", "cuda")
-def _paint_on_cuda(images: Tensor, *masks: Tensor) -> None:
-    from pipelines.masking.triton_kernel import launch
-
+@torch.library.impl("semipose::mask_keypoints", ("cpu", "cuda"))
+def _paint(images: Tensor, *masks: Tensor) -> None:
+    if images.is_cuda:
+        from pipelines.masking.triton_kernel import launch
+    else:
+        from pipelines.masking.numba_kernel import launch
     _check(images, *masks)
     launch(images, *masks)
     torch.autograd.graph.increment_version(images)

@@ -57,7 +57,7 @@ def moved_to_fake_gpu(method: Method, mode: FakeTensorMode, real: dict[int, torc
 def test_all_of_a_step_is_on_the_gpu(name: str) -> None:
     """Fake tensors know their device without there being one: whoever mixes two gets an error."""
     method, batches = make_method(**METHODS[name]), make_batches()
-    held = [*method.parameters(), *method.buffers()]
+    held = [*method.parameters(), *method.buffers()]  # until the end, so that no id is given out again
     real = {id(each): each.detach().clone() for each in held}
     with FakeTensorMode() as mode:
         moved_to_fake_gpu(method, mode, real)
