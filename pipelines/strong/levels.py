@@ -1,8 +1,9 @@
-"""Normalised images as grey levels 0..255 and back, and the operations on levels that take a factor a sample.
+"""Normalised images as grey levels 0..255 and back, and the operations on levels.
 
-torchvision's `adjust_*` take one factor for the whole batch, and the one for sharpness copies its kernel
-from the host, which stops a GPU's queue; hence these. The definitions are Pillow's `ImageEnhance`:
-degenerate + factor * (image - degenerate), kept in 0..255.
+torchvision has them too, but its `adjust_*` take one factor for the whole batch, and some of its operations
+copy from the host or select by a mask, which makes a GPU's queue wait; which ones do depends on its version.
+The definitions are Pillow's: `ImageOps`, and `ImageEnhance` for those with a factor per sample
+(degenerate + factor * (image - degenerate), kept in 0..255).
 """
 
 import torch
@@ -65,3 +66,40 @@ def grey(levels: Tensor) -> Tensor:
 
 def _blend(degenerate: Tensor, levels: Tensor, factors: Tensor) -> Tensor:
     return (degenerate + factors[:, None, None, None] * (levels - degenerate)).clamp(0.0, 255.0)
+
+
+def autocontrast(levels: Tensor) -> Tensor:
+    """Stretch each channel of each image (N, 3, H, W), uint8 here and below, to 0..255; one level stays."""
+    values = levels.float()
+    lowest = values.amin(dim=(2, 3), keepdim=True)
+    reach = values.amax(dim=(2, 3), keepdim=True) - lowest
+    stretched = ((values - lowest) / (reach * (1.0 / 255.0)).clamp_min(1.0 / 255.0)).clamp(0.0, 255.0)
+    return torch.where(reach > 0, stretched.to(torch.uint8), levels)
+
+
+def equalize(levels: Tensor) -> Tensor:
+    """Even out the histogram of each channel of each image; a channel of too few pixels for it stays."""
+    flat = levels.flatten(start_dim=2).long()
+    counts = flat.new_zeros(*flat.shape[:2], 256).scatter_add_(2, flat, torch.ones_like(flat))
+    up_to = counts.cumsum(dim=2)
+    brightest = up_to.argmax(dim=2, keepdim=True)  # the first that has all pixels up to it
+    step = (flat.shape[2] - counts.gather(2, brightest)) // 255
+    table = ((up_to[..., :-1] + step // 2) // step.clamp_min(1)).clamp_max(255)
+    table = torch.cat([torch.zeros_like(step), table], dim=2)
+    even = table.gather(2, flat).to(torch.uint8).view_as(levels)
+    return torch.where(step[..., None] > 0, even, levels)
+
+
+def invert(levels: Tensor) -> Tensor:
+    """Exchange bright and dark."""
+    return 255 - levels
+
+
+def posterize(levels: Tensor, bits: int) -> Tensor:
+    """Keep the highest `bits` of the 8 bits of each level."""
+    return levels & (256 - (1 << (8 - bits)))
+
+
+def solarize(levels: Tensor, threshold: int) -> Tensor:
+    """Invert the levels from `threshold` up."""
+    return torch.where(levels >= threshold, 255 - levels, levels)

@@ -1,7 +1,7 @@
 """RandAugment without geometry, as the pose papers use it (Xie et al., ICCV 2021; docs/methods.md 2.4).
 
 Batched: each operation is computed for the whole batch and kept where a sample drew it, so the choice never
-reaches the host. The operations without a factor are torchvision's.
+reaches the host.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,10 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from configs.settings import settings
 from pipelines.masking.choice import LAW_HEIGHT_PX
-from pipelines.strong import levels as enhance
+from pipelines.strong import levels as ops
 from pipelines.strong.levels import from_levels, to_levels
 from pipelines.strong.scene import Scene
 
@@ -92,44 +91,44 @@ def apply_operations(levels: Tensor, drawn: Operations, magnitude: int) -> Tenso
 
 
 def _autocontrast(levels: Tensor, _turn: Turn, _magnitude: int) -> Tensor:
-    return functional.autocontrast(levels)
+    return ops.autocontrast(levels)
 
 
 def _equalize(levels: Tensor, _turn: Turn, _magnitude: int) -> Tensor:
-    return functional.equalize(levels)
+    return ops.equalize(levels)
 
 
 def _invert(levels: Tensor, _turn: Turn, _magnitude: int) -> Tensor:
-    return functional.invert(levels)
+    return ops.invert(levels)
 
 
 def _posterize(levels: Tensor, _turn: Turn, magnitude: int) -> Tensor:
-    return functional.posterize(levels, max(2, 6 - 4 * magnitude // LARGEST_MAGNITUDE))
+    return ops.posterize(levels, max(2, 6 - 4 * magnitude // LARGEST_MAGNITUDE))
 
 
 def _solarize(levels: Tensor, _turn: Turn, magnitude: int) -> Tensor:
-    return functional.solarize(levels, 256 * (LARGEST_MAGNITUDE - magnitude) // LARGEST_MAGNITUDE)
+    return ops.solarize(levels, 256 * (LARGEST_MAGNITUDE - magnitude) // LARGEST_MAGNITUDE)
 
 
 def _solarize_add(levels: Tensor, _turn: Turn, magnitude: int) -> Tensor:
     brighter = (levels.to(torch.int16) + 110 * magnitude // LARGEST_MAGNITUDE).clamp_max(255).to(torch.uint8)
-    return functional.solarize(brighter, 128)
+    return ops.solarize(brighter, 128)
 
 
 def _colour(levels: Tensor, turn: Turn, magnitude: int) -> Tensor:
-    return _enhanced(enhance.saturation, levels, turn, magnitude)
+    return _enhanced(ops.saturation, levels, turn, magnitude)
 
 
 def _contrast(levels: Tensor, turn: Turn, magnitude: int) -> Tensor:
-    return _enhanced(enhance.contrast, levels, turn, magnitude)
+    return _enhanced(ops.contrast, levels, turn, magnitude)
 
 
 def _brightness(levels: Tensor, turn: Turn, magnitude: int) -> Tensor:
-    return _enhanced(enhance.brightness, levels, turn, magnitude)
+    return _enhanced(ops.brightness, levels, turn, magnitude)
 
 
 def _sharpness(levels: Tensor, turn: Turn, magnitude: int) -> Tensor:
-    return _enhanced(enhance.sharpness, levels, turn, magnitude)
+    return _enhanced(ops.sharpness, levels, turn, magnitude)
 
 
 def _enhanced(
