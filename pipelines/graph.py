@@ -16,22 +16,27 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import nvidia.dali
 import torch
-from nvidia.dali import Pipeline as DaliPipeline
-from nvidia.dali import fn, math
-from nvidia.dali.types import Constant, DALIDataType, DALIImageType
 from torch import Tensor
 
+from configs.load import InputError
 from pipelines.feed import Feed
 from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, ViewLaw, ViewSettings
 from sharding.crop import BOX_PADDING
 from sharding.index import VERSION as INDEX_VERSION
 
+try:
+    import nvidia.dali
+    from nvidia.dali import Pipeline as DaliPipeline
+    from nvidia.dali import fn, math
+    from nvidia.dali.types import Constant, DALIDataType, DALIImageType
+
+    DALI_VERSION: str | None = nvidia.dali.__version__
+except ImportError:  # There is no DALI for macOS and Windows, where settings, scores and tables work without.
+    DALI_VERSION = None
+
 VERSION = 2
 """Raised when a graph changes so that an old checkpoint would continue another stream."""
-
-DALI_VERSION: str = nvidia.dali.__version__
 
 Node = Any
 """An edge of a DALI graph (`nvidia.dali.pipeline.DataNode`)."""
@@ -66,6 +71,13 @@ class Reading:
     """Reads instead of DALI what DALI cannot: streams."""
     crops: bool = False
     """Give decoded crops instead of views, which `pipelines/warp.py` makes of them, on a CPU in less time."""
+
+    def __post_init__(self) -> None:
+        if DALI_VERSION is None:
+            raise InputError(
+                "NVIDIA DALI, which reads shards for training and evaluation, is not installed; it exists "
+                "for Linux alone: run this on Linux, where `pip install nvidia-dali-cuda130` gives it"
+            )
 
     @property
     def place(self) -> str:

@@ -66,6 +66,28 @@ def test_sharding_loads_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_what_reads_no_shards_imports_without_dali_and_triton():
+    """Both exist for Linux alone; sharding, models, scores and tables are used on macOS and Windows too."""
+    modules = ", ".join(
+        file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for file in FILES
+        if file.startswith(("configs/", "sharding/", "models/", "training/scoring/"))
+        and "/bench/" not in file
+    )
+    code = f"""if True:
+        import sys
+        sys.modules |= dict.fromkeys(["nvidia", "nvidia.dali", "triton", "fcntl"])
+        import {modules}, training.settings, training.predict, training.compare
+        from pipelines.graph import Reading
+        try:
+            Reading(tars=(), indices=(), batch_size=1, seed=0)
+        except configs.load.InputError as error:
+            assert "DALI" in str(error) and "Linux" in str(error)
+        else:
+            raise AssertionError("a reading was made without DALI")"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT)
+
+
 def test_only_masks_on_a_cpu_need_numba():
     """Its compiler takes memory: it is imported where the first mask is painted, and not on a GPU."""
     modules = "pipelines.bench.run, training.bench.child, training.run"
