@@ -5,18 +5,22 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The versions that `make setup` installs; empty (`make setup LOCK=`) takes the newest that pyproject.toml allows.
+LOCK ?= requirements.lock
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 DATA ?=
 RUN ?=
 ARGS ?=
 
-.PHONY: help setup shards demo train evaluate sweep compare bench test test-slow test-gpu gpu-check lint format
+.PHONY: help setup shards demo train evaluate sweep compare bench test test-slow test-gpu test-lowest gpu-check lock lint format
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(if $(LOCK),$(PIP) --require-hashes --requirement $(LOCK))
+	$(PIP) $(if $(LOCK),--no-deps --no-build-isolation --editable .,--upgrade --editable '.[dev]')
 	@touch $@
 
 setup: $(STAMP) ## make the environment (.venv) with everything in it
@@ -55,6 +59,15 @@ test-gpu: $(STAMP) ## the tests that need a GPU
 
 gpu-check: $(STAMP) ## what only a machine with a GPU can show, in 9 minutes: tests, benchmarks, a training
 	$(BIN)/python training/gpu_check.py $(ARGS)
+
+test-lowest: $(STAMP) ## the fast tests with the lowest versions that pyproject.toml names (.venv-lowest)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-lowest
+	$(BIN)/uv pip install --quiet --python .venv-lowest --resolution lowest-direct --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest -m "not gpu and not slow" $(ARGS)
+
+lock: $(STAMP) ## renew requirements.lock: the newest versions of everything, with their hashes
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 \
+		--generate-hashes --extra dev --output-file requirements.lock pyproject.toml
 
 lint: $(STAMP) ## style and types
 	$(BIN)/ruff check .
