@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import Field
 
-from configs.load import InputError
+from configs.errors import InputError, why_unreadable
 from configs.settings import settings
 from sharding.boxes import Box, FoundBoxes, number_photos, place_boxes, sized
 from sharding.decode import decode_photo
@@ -217,10 +217,10 @@ def _load_model(cfg: DetectorBoxes) -> Any:
         if cfg.weights in ("DEFAULT", *get_model_weights(cfg.model).__members__):
             return get_model(cfg.model, weights=cfg.weights)
     except Exception as error:  # torch and the download have many kinds
-        reason = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"source.boxes.weights: {cfg.weights} cannot be loaded into {cfg.model} ({reason}): give the "
-            "path of a state dict of this model, or a name of its weights where there is a network"
+            f"source.boxes.weights: {cfg.weights} cannot be loaded into {cfg.model} "
+            f"({why_unreadable(error)}): give the path of a state dict of this model, or a name of its "
+            "weights where there is a network"
         ) from error
     raise InputError(
         f"source.boxes.weights: {cfg.weights} is no file, and no weights of {cfg.model} have this name: give "

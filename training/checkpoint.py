@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from configs.load import InputError
+from configs.errors import InputError, why_unreadable
 from sharding.files import file_sha256, write_atomic
 
 FOLDER = "checkpoints"
@@ -184,9 +184,9 @@ def read_state(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"There is no {path}: name a run folder that holds a checkpoint.") from None
     except Exception as error:  # torch raises half a dozen types for damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{path} cannot be read ({reason}): remove its folder to fall back on an older one."
+            f"{path} cannot be read ({why_unreadable(error)}): remove its folder to fall back on an older "
+            "one."
         ) from error
     if not isinstance(state, dict):
         raise InputError(f"{path} holds a {type(state).__name__} where a state dict is expected.")

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from configs.load import InputError
+from configs.errors import InputError, one_line
 from configs.settings import settings
 from models.backbones.padding import pad_to_multiple
-from models.backbones.timm_networks import build_network, one_line
+from models.backbones.timm_networks import build_network
 
 FINEST_STRIDE = 4
 

@@ -12,7 +12,7 @@ import timm.models
 from huggingface_hub import constants, try_to_load_from_cache
 from torch import Tensor, nn
 
-from configs.load import InputError
+from configs.errors import InputError, one_line, why_unreadable
 
 REACH_TIMEOUT_S = 5.0
 
@@ -60,12 +60,14 @@ def create(name: str, **options: Any) -> Any:
 def load_weights(module: nn.Module, path: Path, *, spare: Collection[str] = ()) -> None:
     """Load a state dict of torchvision or timm; what it holds under the names `spare` is left out.
 
-    Raises InputError where there is no such file, or it does not hold exactly these weights.
+    No code in the file is run. Raises InputError where there is no such file, or it does not hold exactly
+    these weights.
     """
     if not path.is_file():
         raise InputError(f"net.weights: there is no file {path}: name a state dict of torchvision or timm")
     try:
-        state: dict[str, Tensor] = timm.models.load_state_dict(str(path))
+        # timm before 1.0.26 runs the code in a pickle unless it is told not to.
+        state: dict[str, Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
         found = module.load_state_dict(state, strict=False)
         foreign = [name for name in found.unexpected_keys if name not in spare]
         if found.missing_keys:
@@ -74,7 +76,7 @@ def load_weights(module: nn.Module, path: Path, *, spare: Collection[str] = ()) 
             raise ValueError(f"the backbone has no {_few(foreign)}")
     except Exception as error:  # whatever unpickling a file that is no checkpoint may raise
         raise InputError(
-            f"net.weights: {path} does not hold the weights of this backbone ({one_line(error)}): "
+            f"net.weights: {path} does not hold the weights of this backbone ({why_unreadable(error)}): "
             "name a state dict of torchvision or timm for the same model"
         ) from error
 
@@ -120,8 +122,3 @@ def _tags(name: str) -> str:
 
 def _few(names: list[str]) -> str:
     return f"'{names[0]}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-
-
-def one_line(error: Exception) -> str:
-    """Return what an error says, without line breaks, in 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

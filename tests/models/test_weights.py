@@ -65,6 +65,43 @@ def test_wrong_weights_are_refused_by_name(tmp_path: Path, content: str) -> None
     assert "\n" not in str(caught.value)
 
 
+class Malicious:
+    """What runs code when it is unpickled: it would make the folder `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_a_file_of_weights_is_named_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the default that timm had before 1.0.26, too."""
+    now = timm.models.load_state_dict
+
+    def as_in_1_0_20(
+        checkpoint_path: str, use_ema: bool = True, device: str = "cpu", weights_only: bool = False
+    ) -> object:
+        return now(checkpoint_path, use_ema, device=device, weights_only=weights_only)
+
+    monkeypatch.setattr(timm.models, "load_state_dict", as_in_1_0_20)
+    torch.save({"conv1.weight": Malicious(tmp_path / "made")}, tmp_path / "zip.pth")
+    torch.save(
+        {"conv1.weight": Malicious(tmp_path / "made")},
+        tmp_path / "old.pth",
+        _use_new_zipfile_serialization=False,
+    )
+    for name in ("zip.pth", "old.pth"):
+        with pytest.raises(InputError) as caught:
+            build_net(NetSettings(backbone=TINY, weights=str(tmp_path / name)), 17)
+        assert f"{name} does not hold" in str(caught.value)
+        assert "mkdir), which is not run" in str(caught.value)
+        assert "weights_only" not in str(caught.value)
+        assert not (tmp_path / "made").exists()
+
+
 @pytest.fixture
 def silent_server() -> Iterator[str]:
     """The address of a server that accepts and never answers."""

@@ -1,6 +1,7 @@
 """Checkpoints: complete or absent at any moment, equal bit for bit, honest about damage."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -196,6 +197,18 @@ def test_file_that_is_no_state_is_one_sentence(tmp_path):
     (path / "shared.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match=r"shared\.pt cannot be read"):
         checkpoint.load(path)
+
+
+def test_code_in_a_checkpoint_is_named_and_not_run(tmp_path):
+    class Malicious:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    path = save(tmp_path, 1)
+    torch.save({"network": Malicious()}, path / "shared.pt")
+    with pytest.raises(InputError, match=r"shared\.pt cannot be read \(it holds code \(\w+\.mkdir\), which"):
+        checkpoint.load(path)
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize(
