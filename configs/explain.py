@@ -17,6 +17,7 @@ from configs.schema import (
     is_settings,
     plugins,
     settings_class,
+    takes_text,
 )
 
 Path = tuple[str | int, ...]
@@ -41,7 +42,7 @@ class _Place:
 
 def dotted(path: Path) -> str:
     """`a.b[2].c`, as people write it."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{_short(step)}" for step in path)
     return text.removeprefix(".")
 
 
@@ -142,6 +143,8 @@ def _hint(place: _Place) -> str:
         return f" (write {int(value)})"
     if isinstance(value, str) and (int in members or float in members) and _is_number(value.replace("_", "")):
         return f" (write {value.replace('_', '')}, without quotes and underscores)"
+    if isinstance(value, bool | int | float) and takes_text(place.kind):
+        return " (put quotes around it)"
     if isinstance(value, str):
         return nearest(value, [c for m in members for c in get_args(m) if isinstance(c, str)])
     return ""

@@ -13,13 +13,56 @@ from configs import yaml12
 from configs.errors import InputError
 from configs.explain import Path as KeyPath
 from configs.explain import Problem, found
-from configs.schema import default_of, element_kind, fields, holds_settings, plugins, settings_class
+from configs.schema import (
+    arms,
+    default_of,
+    element_kind,
+    fields,
+    holds_settings,
+    plugins,
+    settings_class,
+    takes_beside_text,
+    takes_text,
+)
 
 OVERRIDE = re.compile(r"(?P<path>[A-Za-z_]\w*(?:\.(?:[A-Za-z_]\w*|\d+))*)=(?P<value>.*)", re.DOTALL)
+
+MAX_BASES_DEEP = 40
+MAX_PATH, MAX_PART = 4096, 255  # bytes in a path, and in one part of it
 
 
 class Elements(dict[int, Any]):
     """Values for some elements of the list below, by index; only the command line makes one."""
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A value of the command line: `text` as it was typed, and `value`, what it is as YAML.
+
+    `fault` says why it is no YAML, or what of it YAML would drop; "" where it is sound.
+    """
+
+    text: str
+    value: Any = None
+    fault: str = ""
+
+    def read(self, kind: Any, lower: Any, problems: list[Problem], place: KeyPath) -> Any:
+        """The plain value for a setting of type `kind`: as typed where it is text or a path, else YAML.
+
+        Quotes around the whole value, and what is not text in a union of types (null, a list), stay YAML.
+        `lower`, the value below, stays where this one is added to `problems`.
+        """
+        if not takes_text(kind):
+            if self.fault:
+                problems.append(Problem(place, self.fault))
+            return lower if self.fault else self.value
+        is_quoted = self.text[:1] in ("'", '"') and isinstance(self.value, str)
+        if not self.text or (not self.fault and (is_quoted or takes_beside_text(kind, self.value))):
+            return self.value
+        if any("\ud800" <= letter <= "\udfff" for letter in self.text):  # bytes that are not UTF-8
+            problems.append(Problem(place, "this is not UTF-8: give a text or a file name that is"))
+            return lower
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -38,8 +81,10 @@ def merge(kind: Any, lower: Any, upper: Any, problems: list[Problem], place: Key
     that changing one value of `views: ViewLaw = PUBLISHED_WEAK` keeps the others. The default of a free
     mapping (`dict[str, float]`) is replaced, as only then can a recipe take a key of it away. A list
     replaces, but for `Elements`; those that do not fit the list below are added to `problems`, `place` being
-    where `upper` stands.
+    where `upper` stands. `Typed` values become plain ones by their type.
     """
+    if isinstance(upper, Typed):
+        upper = upper.read(kind, lower, problems, place)
     if isinstance(upper, Elements):
         return _merge_elements(kind, lower, upper, problems, place)
     if isinstance(upper, list):
@@ -49,7 +94,7 @@ def merge(kind: Any, lower: Any, upper: Any, problems: list[Problem], place: Key
     if not isinstance(upper, dict):
         return upper
     merged = dict(lower) if isinstance(lower, dict) else {}
-    cls = settings_class(kind, {**merged, **upper})
+    cls = settings_class(kind, {key: _plain(value) for key, value in {**merged, **upper}.items()})
     if plugins(kind) and "name" in merged and cls is not settings_class(kind, merged):
         merged = {}  # what was set for another plug-in says nothing about this one
     for key, value in upper.items():
@@ -66,7 +111,8 @@ def _merge_elements(
     kind: Any, lower: Any, upper: Elements, problems: list[Problem], place: KeyPath
 ) -> list[Any] | None:
     if kind is Any:
-        return list(upper.values())  # a key above is unknown, which is said there
+        # A key above is unknown, which is said there.
+        return [merge(Any, None, value, problems, (*place, i)) for i, value in upper.items()]
     if not isinstance(lower, list):
         problems.append(Problem(place, f"an index needs a list below it, found {found(lower)}"))
         return lower
@@ -82,8 +128,19 @@ def _merge_elements(
     return merged
 
 
-def read_recipe(file: Path, parents: tuple[Path, ...], problems: list[str]) -> list[Layer]:
+def read_recipe(file: Path, problems: list[str]) -> list[Layer]:
     """The layers of a recipe, its bases first; what cannot be read is added to `problems`."""
+    return _read(file, (), {}, problems)
+
+
+def _read(
+    file: Path, parents: tuple[Path, ...], known: dict[Path, list[Layer]], problems: list[str]
+) -> list[Layer]:
+    """The same for a base of the files `parents`; each file is read once and kept in `known`."""
+    here = file.resolve()
+    if here in known:
+        return known[here]
+    known[here] = []
     try:
         document = yaml12.parse(_read_text(file), str(file))
         if document.value is None:
@@ -95,28 +152,41 @@ def read_recipe(file: Path, parents: tuple[Path, ...], problems: list[str]) -> l
     except InputError as error:
         problems.append(str(error))
         return []
-    tree = {key: value for key, value in document.value.items() if key != "base"}
-    layers: list[Layer] = []
-    chain = (*parents, file.resolve())
+    layers: dict[str, Layer] = {}
+    chain = (*parents, here)
     for base in bases:
         where = f"{file}:{document.lines[('base',)]}: base"
         if base.resolve() in chain:
             problems.append(f"{where}: {base} leads back to itself; take this `base:` away")
         elif not base.is_file():
             problems.append(f"{where}: {no_such_file(base)}")
+        elif len(chain) > MAX_BASES_DEEP:
+            problems.append(f"{where}: the files name each other more than {MAX_BASES_DEEP} deep: merge some")
         else:
-            layers += read_recipe(base, chain, problems)
-    return [*layers, Layer(str(file), tree, document.lines)]
+            for layer in _read(base, chain, known, problems):
+                layers.pop(layer.source, None)  # of a file that two bases name, the later place counts
+                layers[layer.source] = layer
+    tree = {key: value for key, value in document.value.items() if key != "base"}
+    known[here] = [*layers.values(), Layer(str(file), tree, document.lines)]
+    return known[here]
 
 
 def _bases(document: yaml12.Document, file: Path) -> list[Path]:
     """The files that `base:` names, relative to the recipe's own folder."""
     base = document.value.get("base", [])
     names = [base] if isinstance(base, str) else base
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and _can_be_a_file(name) for name in names
+    ):
         line = document.lines[("base",)]
         raise InputError(f"{file}:{line}: base: expected a path or a list of paths, found {found(base)}")
     return [Path(os.path.normpath(file.parent / name)) for name in names]
+
+
+def _can_be_a_file(name: str) -> bool:
+    """Whether a name is one that a file can have: not empty, not too long, no NUL in it."""
+    parts = name.encode(errors="surrogateescape").split(b"/")
+    return 0 < len(name) < MAX_PATH and max(map(len, parts)) <= MAX_PART and "\0" not in name
 
 
 def _read_text(file: Path) -> str:
@@ -151,23 +221,54 @@ def read_overrides(words: Sequence[str], problems: list[str]) -> list[Layer]:
             problems.append(f"command line: {word!r} is not of the form key.path=value")
             continue
         path = tuple(int(step) if step.isdecimal() else step for step in match["path"].split("."))
-        try:
-            document = yaml12.parse(match["value"], f"command line: {word}", has_lines=False)
-        except InputError as error:
-            problems.append(str(error))
-            continue
-        _set(inside if any(isinstance(step, int) for step in path) else whole, path, document)
+        _set(inside if any(isinstance(step, int) for step in path) else whole, path, match["value"])
     return [whole, inside]
 
 
-def _set(layer: Layer, path: KeyPath, document: yaml12.Document) -> None:
+def _set(layer: Layer, path: KeyPath, text: str) -> None:
     node: dict[Any, Any] = layer.tree
     for key, after in pairwise(path):
         container = Elements if isinstance(after, int) else dict
-        if type(node.get(key)) is not container:
-            node[key] = container()
+        below = _plain(node.get(key))
+        node[key] = below if type(below) is container else container()
         node = node[key]
-    below, value = node.get(path[-1]), document.value
-    node[path[-1]] = {**below, **value} if type(below) is dict and isinstance(value, dict) else value
-    layer.lines.update({(*path, *inner): 0 for inner in document.lines})  # 0: a command line has no lines
-    layer.lines.update({path[:length]: 0 for length in range(1, len(path))})
+    typed, lines = _read_typed(text)
+    below, value = _plain(node.get(path[-1])), _plain(typed)
+    is_merged = type(below) is dict and isinstance(value, dict)
+    node[path[-1]] = {**below, **value} if is_merged else typed
+    layer.lines.update({(*path, *inner): 0 for inner in lines})  # 0: a command line has no lines
+    layer.lines.update({path[:length]: 0 for length in range(1, len(path) + 1)})
+
+
+def _read_typed(text: str) -> tuple[Typed, dict[yaml12.Path, int]]:
+    try:
+        document = yaml12.parse(text, "", has_lines=False)
+    except InputError as error:
+        return Typed(text, fault=str(error).removeprefix(": ")), {}
+    dropped = yaml12.comment(text)
+    cure = "leave it out, or put quotes around a text that it is a part of"
+    fault = f"{dropped!r} is a comment here, which would be dropped: {cure}" if dropped else ""
+    return Typed(text, document.value, fault), document.lines
+
+
+def _plain(value: Any) -> Any:
+    """The value, read as YAML where it was typed and can be."""
+    return value.value if isinstance(value, Typed) and not value.fault else value
+
+
+def with_home(kind: Any, value: Any) -> Any:
+    """A plain value for the type `kind` in which `~/` at the start of a text is the home folder.
+
+    In a path, which no other text can be, `~` and `~USER` are home folders too.
+    """
+    if isinstance(value, dict):
+        cls = settings_class(kind, value)
+        known = fields(cls) if cls else {}
+        kinds = {key: known[key].annotation if key in known else element_kind(kind, key) for key in value}
+        return {key: with_home(kinds[key], inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [with_home(element_kind(kind, i), inner) for i, inner in enumerate(value)]
+    is_home = (
+        isinstance(value, str) and takes_text(kind) and value.startswith("~" if Path in arms(kind) else "~/")
+    )
+    return os.path.expanduser(value) if is_home else value

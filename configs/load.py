@@ -19,7 +19,7 @@ from configs import yaml12
 from configs.errors import InputError
 from configs.explain import Problem, dotted, explain
 from configs.help import help_text, print_help
-from configs.layers import OVERRIDE, Layer, merge, read_overrides, read_recipe
+from configs.layers import OVERRIDE, Layer, merge, read_overrides, read_recipe, with_home
 from configs.schema import plain
 
 __all__ = [
@@ -44,7 +44,8 @@ def load(cls: type[T], recipe: Path | str | None, overrides: Sequence[str] = ())
     Args:
         cls: a class made by `configs.settings.settings`.
         recipe: a YAML file, relative to the current directory; None takes the defaults.
-        overrides: `a.b.c=value`, the value read as YAML; the last of two for one path holds.
+        overrides: `a.b.c=value`; the value of a text or a path is taken as it was typed, any other is read
+            as YAML. The last of two for one path holds.
 
     Mappings merge key by key, from the default up; any other value replaces what was below it. Where a
     `name` chooses another plug-in, its other settings start from that one's defaults.
@@ -52,7 +53,7 @@ def load(cls: type[T], recipe: Path | str | None, overrides: Sequence[str] = ())
     Raises InputError with a line for every problem found.
     """
     problems: list[str] = []
-    layers = read_recipe(Path(recipe), (), problems) if recipe is not None else []
+    layers = read_recipe(Path(recipe), problems) if recipe is not None else []
     is_readable = not problems
     layers += read_overrides(overrides, problems)
     if is_readable:
@@ -60,7 +61,7 @@ def load(cls: type[T], recipe: Path | str | None, overrides: Sequence[str] = ())
         if settings is not None and not problems:
             return settings
         problems += [_line(problem, layers, recipe) for problem in wrong]
-    raise InputError("\n".join(problems))
+    raise InputError("\n".join(dict.fromkeys(problems)))
 
 
 def dump(settings: Any) -> str:
@@ -198,11 +199,13 @@ def _check(cls: type[T], layers: list[Layer]) -> tuple[T | None, list[Problem]]:
     problems: list[Problem] = []
     for layer in layers:
         tree = merge(cls, tree, layer.tree, problems)
+    tree = with_home(cls, tree)
     try:
         settings = TypeAdapter(cls).validate_json(json.dumps(tree))
         return (None if problems else settings), problems
     except ValidationError as error:
-        return None, [*problems, *explain(cls, tree, error)]
+        told = {problem.path for problem in problems}
+        return None, [*problems, *(each for each in explain(cls, tree, error) if each.path not in told)]
 
 
 def _line(problem: Problem, layers: list[Layer], recipe: Path | str | None) -> str:

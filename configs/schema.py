@@ -2,6 +2,7 @@
 
 import types
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
@@ -56,6 +57,29 @@ def settings_class(kind: Any, value: Any) -> type | None:
         return by_name.get(name) if isinstance(name, str) else None
     found = [arm for arm in arms(kind) if is_settings(arm)]
     return found[0] if len(found) == 1 else None
+
+
+def takes_text(kind: Any) -> bool:
+    """Whether any text, or any path, is a value of `kind`."""
+    return any(arm in (str, Path) for arm in arms(kind))
+
+
+def takes_beside_text(kind: Any, value: Any) -> bool:
+    """Whether a plain value that is not text (a list, a number, null, ...) has one of the types in `kind`."""
+    if get_origin(kind) is Annotated:
+        return takes_beside_text(get_args(kind)[0], value)
+    if get_origin(kind) in (Union, types.UnionType):
+        return any(takes_beside_text(member, value) for member in get_args(kind))
+    match value:
+        case None | bool():
+            return kind is type(value)
+        case int() | float():
+            return kind in (type(value), float)
+        case list():
+            return get_origin(kind) is tuple
+        case dict():
+            return get_origin(kind) is dict or is_settings(kind)
+    return False
 
 
 def holds_settings(kind: Any) -> bool:

@@ -15,8 +15,10 @@ from configs.errors import InputError
 Path = tuple[str | int, ...]  # keys and list indices from the root of a document
 MAX_CHARACTERS = 1_000_000
 MAX_DEPTH = 40
+MAX_SAID = 200  # characters of the text in an error
 MAX_VALUES = 20_000  # counted after aliases are expanded, so a "billion laughs" file stops here
 
+_SYNTAX_ERRORS = (yaml.scanner.ScannerError, yaml.parser.ParserError)
 _TAG = "tag:yaml.org,2002:"
 _RESOLVERS = (  # tag, pattern, characters that such a value can begin with; YAML 1.2.2, section 10.3.2
     ("null", r"(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
@@ -31,8 +33,19 @@ _RESOLVERS = (  # tag, pattern, characters that such a value can begin with; YAM
 )
 
 
+class _TooManyNodesError(Exception):
+    pass
+
+
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+    num_nodes = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.num_nodes += 1
+        if self.num_nodes > 2 * MAX_VALUES:  # keys and values
+            raise _TooManyNodesError  # before PyYAML spends many seconds on the rest
+        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -64,8 +77,8 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def _to_text(text: str) -> str:
-    text.encode()  # an escaped lone surrogate is not text; UnicodeEncodeError is a ValueError
-    return text
+    # JSON escapes a sign beyond 16 bits as two surrogates; a lone one is no text and raises a ValueError.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 def _to_int(text: str) -> int:
@@ -108,14 +121,34 @@ def parse(text: str, source: str, *, has_lines: bool = True) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark and has_lines else source
-        said = [getattr(error, part, None) for part in ("context", "problem", "reason")]
-        raise InputError(f"{where}: this is not YAML: {', '.join(filter(None, said))}") from None
+        said = ", ".join(
+            filter(None, (getattr(error, part, None) for part in ("context", "problem", "reason")))
+        )
+        cure = (
+            ": complete it, or put quotes around a text that holds such signs"
+            if isinstance(error, _SYNTAX_ERRORS)
+            else ""
+        )
+        raise InputError(f"{where}: this is not YAML: {said[:MAX_SAID]}{cure}") from None
+    except _TooManyNodesError:
+        raise InputError(f"{source}: too many values, at most {MAX_VALUES} are read") from None
     except RecursionError:
         raise InputError(f"{source}: nested too deeply, at most {MAX_DEPTH} levels are read") from None
     document = Document()
     if node is not None:
         document.value = _Builder(source, document.lines, has_lines=has_lines).build(node, ())
     return document
+
+
+def comment(text: str) -> str:
+    """The first part of a YAML text that is a comment, from its `#` on; "" where there is none."""
+    end = 0
+    for token in yaml.scan(text, Loader=_Loader):
+        between = text[end : token.start_mark.index]
+        if "#" in between:
+            return between[between.index("#") :].rstrip()
+        end = max(end, token.end_mark.index)
+    return ""
 
 
 def emit(value: Any) -> str:
@@ -142,7 +175,7 @@ class _Builder:
             return [self.build(child, (*path, i)) for i, child in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
             return self._scalar(node, kind)
-        raise self._error(node, f"the tag {node.tag} is not known here, take it away")
+        raise self._error(node, f"the tag {node.tag[:MAX_SAID]} is not known here, take it away")
 
     def _scalar(self, node: yaml.ScalarNode, kind: str) -> Any:
         try:
@@ -159,7 +192,7 @@ class _Builder:
                 raise self._error(key_node, problem)
             self.lines.pop((*path, "?"), None)
             if key in values:
-                raise self._error(key_node, f"the key {key!r} is given twice")
+                raise self._error(key_node, f"the key {key[:MAX_SAID]!r} is given twice")
             here = (*path, key)
             self.lines[here] = key_node.start_mark.line + 1
             values[key] = self.build(value_node, here)

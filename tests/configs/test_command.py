@@ -45,7 +45,7 @@ def test_errors_go_to_stderr_one_a_line_with_code_2(tmp_path, capsys):
     assert (left.value.code, out) == (2, "")
     assert sorted(err.splitlines()) == [
         f"error: {recipe}:1: stps: unknown setting (did you mean 'steps'?)",
-        f"error: {recipe}:2: folder: expected text, found 3",
+        f"error: {recipe}:2: folder: expected text, found 3 (put quotes around it)",
     ]
 
 

@@ -99,7 +99,6 @@ def write(folder: Path, name: str, text: str) -> str:
         ("some=[a]", "some[0]: expected a whole number, found the text 'a'"),
         ("some=[]", "some: expected a list (each a whole number) of length >= 1, found the list []"),
         ("limit=0", "limit: expected a whole number >= 1 or null, found 0"),
-        ("folder=3", "folder: expected a path, found 3"),
         ("weights.a=b", "weights.a: expected a number, found the text 'b'"),
         ("parts=[{gamma: 2}]", "parts[0].gamma: expected a number > 0 <= 1, found 2"),
         ("data.labelled=0", "data.labelled: expected a whole number > 0 or 'all', found 0"),
@@ -131,8 +130,8 @@ def test_all_problems_come_at_once_each_with_its_place(tmp_path):
             f"{recipe}:5: stps: unknown setting (did you mean 'steps'?)",
             "command line: decode: expected 'shift' or 'dark', found the text 'no'",
             "command line: 'oops' is not of the form key.path=value",
-            "command line: at=[: this is not YAML: while parsing a flow node, expected the node content, but "
-            "found '<stream end>'",
+            "command line: at: this is not YAML: while parsing a flow node, expected the node content, but "
+            "found '<stream end>': complete it, or put quotes around a text that holds such signs",
         ]
     )
 
@@ -169,7 +168,11 @@ def test_absent_bases_and_circles_are_named_together(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("base", ["3", "[1]", "null", "{a: b}", "''"])
+@pytest.mark.parametrize(
+    "base",
+    ["3", "[1]", "null", "{a: b}", "''", r'"a\0b"', "x" * 10_000, f"[{'x' * 256}]"],
+    ids=lambda base: base[:9],
+)
 def test_base_must_be_paths(tmp_path, base):
     recipe = write(tmp_path, "r.yaml", f"base: {base}\n")
     assert problems(recipe)[0].startswith(f"{recipe}:1: base: expected a path or a list of paths, found ")
@@ -179,3 +182,40 @@ def test_value_under_a_replaced_plugin_does_not_lend_its_line(tmp_path):
     write(tmp_path, "base.yaml", "\n\ndata: {train: x}\nmaybe: {name: part, gamma: 1}\n")
     recipe = write(tmp_path, "r.yaml", "base: base.yaml\nmaybe: {name: other, gamma: 2}\n")
     assert problems(recipe) == [f"{recipe}:2: maybe.gamma: unknown setting; known here: name"]
+
+
+def test_bases_that_name_each_other_many_times_are_read_once(tmp_path):
+    """A doubling at each level: 2^60 layers would never end."""
+    write(tmp_path, "b0.yaml", "steps: 7\n")
+    for level in range(1, 40):
+        name = f"b{level - 1}.yaml"
+        write(tmp_path, f"b{level}.yaml", f"base: [{name}, {name}]\ndata: {{train: x}}\n")
+    assert load(Run, tmp_path / "b39.yaml").steps == 7
+    write(tmp_path, "b40.yaml", "base: [b39.yaml, b39.yaml]\n")
+    write(tmp_path, "b41.yaml", "base: b40.yaml\n")
+    assert problems(tmp_path / "b41.yaml") == [
+        f"{tmp_path}/b1.yaml:1: base: the files name each other more than 40 deep: merge some"
+    ]
+
+
+def test_a_fault_of_a_base_that_two_files_name_is_told_once(tmp_path):
+    write(tmp_path, "root.yaml", "lr: [\n")
+    write(tmp_path, "x.yaml", "base: root.yaml\n")
+    write(tmp_path, "y.yaml", "base: root.yaml\n")
+    assert len(problems(write(tmp_path, "r.yaml", "base: [x.yaml, y.yaml]\n"))) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"a: !{'x' * 90_000} 1",
+        f"a: *{'x' * 90_000}",
+        f"? {'x' * 90_000}\n: 1\n? {'x' * 90_000}\n: 2",
+        f"? {'x' * 90_000}\n: 1",
+        f"lr: {'x' * 90_000}",
+        f"base: {'x' * 90_000}",
+    ],
+    ids=["tag", "alias", "key twice", "key", "value", "base"],
+)
+def test_an_error_does_not_print_a_giant_text(tmp_path, text):
+    assert max(map(len, problems(write(tmp_path, "r.yaml", text)))) < 400 + len(str(tmp_path))

@@ -125,6 +125,14 @@ def test_one_file_may_be_the_base_of_two_bases(tmp_path):
     assert load(Run, write(tmp_path, "r.yaml", "base: [x.yaml, y.yaml]\n")).lr == 0.3
 
 
+def test_of_a_base_that_two_files_name_the_later_place_counts(tmp_path):
+    write(tmp_path, "root.yaml", "lr: 0.3\ntitle: root\n")
+    write(tmp_path, "x.yaml", "base: root.yaml\nlr: 0.1\n")
+    write(tmp_path, "y.yaml", "base: root.yaml\ntitle: y\n")
+    run = load(Run, write(tmp_path, "r.yaml", "base: [x.yaml, y.yaml]\n"))
+    assert (run.lr, run.title) == (0.3, "y")
+
+
 def test_another_plugin_starts_from_its_own_defaults(tmp_path):
     write(tmp_path, "base.yaml", "masking: {name: adaptive, gamma: 0.1}\nlaw: {scale_sd: 0.1}\n")
     recipe = write(tmp_path, "r.yaml", "base: base.yaml\nmasking: {name: fixed}\n")
