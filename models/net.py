@@ -16,6 +16,7 @@ from models.backbones.timm_features import TimmFeatures, TimmSettings
 from models.heads.deconv import DeconvSettings
 from models.heads.plain import PlainSettings
 from models.heads.pyramid import PyramidSettings
+from models.normalisation import renormalise_for
 
 Backbone = Annotated[
     ResNetSettings | HRNetSettings | TimmSettings | LightSettings, Field(discriminator="name")
@@ -32,7 +33,8 @@ class NetSettings:
     pretrained: bool = False
     """Start the backbone from ImageNet weights, downloaded once through timm."""
     weights: str | None = None
-    """A local file of backbone weights (torchvision's or timm's state dict); goes before `pretrained`."""
+    """A local file of backbone weights (torchvision's or timm's state dict); goes before `pretrained`. Their
+    images are taken to be normalised as timm says for the backbone's name and tag."""
 
     def __post_init__(self) -> None:
         if self.pretrained and self.weights is None and isinstance(self.backbone, LightSettings):
@@ -44,13 +46,15 @@ class NetSettings:
 class PoseNet(nn.Module):
     """Images (N, 3, H, W), H and W multiples of 4 -> heatmaps (N, K, H/4, W/4) float32, under autocast too.
 
-    Cell i of a heatmap sits at input pixel 4 i. Raises InputError for another input size.
+    Images are normalised by ImageNet's mean and deviation; `renormalise` turns them into what the pretrained
+    weights expect. Cell i of a heatmap sits at input pixel 4 i. Raises InputError for another input size.
     """
 
     stride = 4
 
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, renormalise: nn.Module | None = None) -> None:
         super().__init__()
+        self.renormalise = renormalise
         self.backbone = backbone
         self.head = head
 
@@ -61,25 +65,31 @@ class PoseNet(nn.Module):
                 f"the network's input is {height} x {width} pixels (height x width): "
                 f"make both multiples of {self.stride}"
             )
+        if self.renormalise is not None:
+            images = self.renormalise(images)
         heatmaps = self.head(self.backbone(images))
         # A backbone rounds an odd size up, e.g. 144 to 5 cells of 32: its head then answers beyond the image.
         return heatmaps[..., : height // self.stride, : width // self.stride].float()
 
 
-def build_net(cfg: NetSettings, num_keypoints: int) -> PoseNet:
+def build_net(cfg: NetSettings, num_keypoints: int, *, loads_weights: bool = True) -> PoseNet:
     """Return the network with one output channel a keypoint, a new draw of its weights at every call.
 
+    Without `loads_weights` the same network, for a state dict that is loaded later, has no weights fetched.
     Raises InputError where weights cannot be had or the head cannot read the backbone's features.
     """
-    weights = None if cfg.weights is None else Path(cfg.weights)
+    has_weights = cfg.pretrained or cfg.weights is not None
+    weights = Path(cfg.weights) if cfg.weights is not None and loads_weights else None
     if isinstance(cfg.backbone, LightSettings):
         backbone: Light | ResNet | HRNet | TimmFeatures = cfg.backbone.build(weights=weights)
+        renormalise = None
     else:
-        backbone = cfg.backbone.build(pretrained=cfg.pretrained, weights=weights)
+        backbone = cfg.backbone.build(pretrained=cfg.pretrained and loads_weights, weights=weights)
+        renormalise = renormalise_for(cfg.backbone.timm_name) if has_weights else None
     try:
         head = cfg.head.build(backbone.channels, backbone.strides, num_keypoints)
     except ValueError as error:
         raise InputError(
             f"net.head '{cfg.head.name}' does not fit net.backbone '{cfg.backbone.name}': {error}"
         ) from error
-    return PoseNet(backbone, head)
+    return PoseNet(backbone, head, renormalise)

@@ -1,7 +1,6 @@
 """What training and scoring a run both need: its people, its method, its kernels."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -58,10 +57,7 @@ def build_method(cfg: RunSettings, skeleton: Skeleton, place: Place, *, fresh: b
     pretrained ones are fetched."""
 
     def make_network(net: NetSettings | None) -> PoseNet:
-        net = net or cfg.net
-        if not fresh:
-            net = replace(net, pretrained=False, weights=None)
-        network = build_net(net, skeleton.num_keypoints).to(place.device)
+        network = build_net(net or cfg.net, skeleton.num_keypoints, loads_weights=fresh).to(place.device)
         return network.to(memory_format=torch.channels_last) if cfg.channels_last else network
 
     draws = Draws(cfg.seed, place.rank, place.device)

@@ -16,10 +16,13 @@ class HRNetSettings:
     width: Literal[18, 32, 48] = 32
     """Channels at stride 4; the published pose networks are W32 and W48."""
 
+    @property
+    def timm_name(self) -> str:
+        return f"hrnet_w{self.width}.ms_in1k"
+
     def build(self, *, pretrained: bool = False, weights: Path | None = None) -> "HRNet":
         """Return the network, from scratch, with ImageNet weights or a file of them, else InputError."""
-        name = f"hrnet_w{self.width}.ms_in1k"
-        return HRNet(build_network(name, prune=_prune, pretrained=pretrained, weights=weights))
+        return HRNet(build_network(self.timm_name, prune=_prune, pretrained=pretrained, weights=weights))
 
 
 class HRNet(nn.Module):

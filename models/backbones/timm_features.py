@@ -19,7 +19,12 @@ FINEST_STRIDE = 4
 class TimmSettings:
     name: Literal["timm"] = "timm"
     model: str
-    """The network's timm name, with the tag of its weights if need be: convnext_tiny, vit_tiny_patch16_224"""
+    """The network's timm name, with the tag of its weights if it has several: convnext_tiny,
+    vit_small_patch16_224.dino. With weights, the tag also says how their images are normalised."""
+
+    @property
+    def timm_name(self) -> str:
+        return self.model
 
     def build(self, *, pretrained: bool = False, weights: Path | None = None) -> "TimmFeatures":
         """Return the network, from scratch, with its weights of timm or a file of them.

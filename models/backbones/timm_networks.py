@@ -57,6 +57,15 @@ def create(name: str, **options: Any) -> Any:
         ) from error
 
 
+def input_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation, of RGB in 0..1, by which the images for timm's weights are normalised.
+
+    `name` with a tag stands for the weights of that tag, without one for timm's default.
+    """
+    cfg: Any = timm.models.get_pretrained_cfg(name)
+    return tuple(cfg.mean), tuple(cfg.std)
+
+
 def load_weights(module: nn.Module, path: Path, *, spare: Collection[str] = ()) -> None:
     """Load a state dict of torchvision or timm; what it holds under the names `spare` is left out.
 

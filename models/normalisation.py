@@ -1,0 +1,38 @@
+"""From the normalisation of our images to the one that a network's pretrained weights expect."""
+
+from collections.abc import Sequence
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from models.backbones.timm_networks import input_statistics
+
+
+class Renormalise(nn.Module):
+    """Images (N, 3, H, W), normalised by ImageNet's mean and deviation -> the same, normalised by others.
+
+    mean, deviation: of each channel of RGB, for values in 0..1. The state dict stays empty.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        super().__init__()
+        ours = torch.tensor([IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD], dtype=torch.float64)
+        theirs = torch.tensor([list(mean), list(deviation)], dtype=torch.float64)
+        scale, shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
+        self.register_buffer("scale", scale.float().view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", shift.float().view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, images, self.scale)
+
+
+def renormalise_for(timm_name: str) -> Renormalise | None:
+    """Return what comes before timm's network with its pretrained weights; None where they expect ours."""
+    mean, deviation = input_statistics(timm_name)
+    if (mean, deviation) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD):
+        return None
+    return Renormalise(mean, deviation)
