@@ -2,14 +2,17 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import median
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from configs.load import InputError
 from configs.settings import settings
+from sharding.findings import Fault
 from sharding.record import Annotations, Person
 
 Side = Literal["train", "val"]
@@ -17,8 +20,38 @@ Group = Literal["photo", "folder", "sequence"]
 
 _SIDES: tuple[Side, Side] = ("train", "val")
 _FOLDER = re.compile(r"[^/]*$")
-_NUMBER_AND_ENDING = re.compile(r"[0-9]*(\.[^./]*)?$")
+_ENDING = re.compile(r"\.[^./]*$")
+# Copies of one photo: Roboflow's clip_3_jpg.rf.8f1c0b.jpg, clip_3_aug1.jpg, "clip_3 - Copy (2).jpg".
+_ROBOFLOW = re.compile(r"(?:_(jpe?g|png|bmp|webp|tiff?))*\.rf\.[0-9a-z]{6,}(\.[^./]*)?$", re.IGNORECASE)
+_COPY = re.compile(
+    r"(?:(?: - copy|_copy| copy)(?: ?\d+| ?\(\d+\))?|[_-]aug\d+|_aug_\d+|_augmented_?\d*)+(\.[^./]*)?$",
+    re.IGNORECASE,
+)
+# What tools write before a frame's number (Label Studio: daa66d13-clip_3.jpg) and after it.
+_DATE = r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
+_LABEL_STUDIO = re.compile(rf"(^|/)(?!{_DATE})[0-9a-f]{{8}}-(?=[^/]+$)")
+_AFTER_NUMBER = re.compile(
+    r"(?:(?<=\d)(?:[ _-](?:left|right)|[ _-]?of[ _-]?\d+|[ _-]\d{2,5}x\d{2,5})+"
+    r"|(?:(?<=\d{9})|(?<=\d\d[-_.:]\d\d[-_.:]\d\d))[.,]\d{1,9})$",  # the last: parts of a second
+    re.IGNORECASE,
+)
+_LAST_NUMBER = re.compile(r"\d+(?=[^\d/]*$)")
 _HASH_BYTES = 8
+_ALONE = {
+    "sequence": Fault(
+        "photo that is a sequence of its own, though split.group=sequence",
+        "kept",
+        "name the frames of a clip alike except for their number (clip7_0001.jpg), or put each clip into a "
+        "folder and give split.group=folder; otherwise frames of one clip can fall to both sides",
+        "photo",
+    ),
+    "folder": Fault(
+        "photo that is alone in its folder, though split.group=folder",
+        "kept",
+        "put photos that belong together into one folder; otherwise they can fall to both sides",
+        "photo",
+    ),
+}
 
 
 @settings
@@ -35,20 +68,37 @@ class TrainValSplit:
     seed: int = 0
     """Another seed is another division."""
     group: Group = "photo"
-    """What is never divided: photo (each stands for itself), folder (all photos of one), sequence (photos
-    whose names differ only in the number at their end, as frames do: clip7_0001.jpg, clip7_0002.jpg)."""
+    """What is never divided: photo (with the copies that a tool made of it, as clip_0001_jpg.rf.8f1c.jpg),
+    folder (all photos of one), sequence (photos of one folder whose names differ only in their last number,
+    as frames do: clip7_0001.jpg, clip7_0002.jpg; what tools add to a name does not count)."""
 
     def group_of(self, file_name: str) -> str:
         """The name of the group that a photo belongs to."""
+        name = "/".join(part for part in file_name.replace("\\", "/").split("/") if part not in ("", "."))
         if self.group == "folder":
-            return _FOLDER.sub("", file_name)
-        return _NUMBER_AND_ENDING.sub("", file_name, count=1) if self.group == "sequence" else file_name
+            return _FOLDER.sub("", name)
+        photo = _photo_of(name)
+        return _sequence_of(photo) if self.group == "sequence" else photo
 
     def side_of(self, file_name: str) -> Side:
         """The side that a photo falls to."""
         digest = hashlib.sha256(f"{self.seed}/{self.group_of(file_name)}".encode()).digest()
         place = int.from_bytes(digest[:_HASH_BYTES], "big") / 256**_HASH_BYTES
         return "val" if place < self.val_share else "train"
+
+
+def _photo_of(name: str) -> str:
+    """The photo that a tool made a copy of, plain or augmented; any other name as it is."""
+    name = _ROBOFLOW.sub(lambda found: f".{found[1]}" if found[1] else found[2] or "", name)
+    return _COPY.sub(r"\1", name)
+
+
+def _sequence_of(name: str) -> str:
+    """A name without its ending, its last number and what tools add."""
+    name, before = _LABEL_STUDIO.sub(r"\1", _ENDING.sub("", name)), ""
+    while name != before:
+        name, before = _AFTER_NUMBER.sub("", name), name
+    return _LAST_NUMBER.sub("", name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +111,20 @@ class SideCount:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupSizes:
+    """How many photos with people the groups of both sides hold, and how many groups hold one alone."""
+
+    median: float
+    largest: int
+    alone: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplitCard:
-    """How photos were divided (see `TrainValSplit`) and what fell to each side, for the manifest."""
+    """How photos were divided (see `TrainValSplit`) and what fell to each side, for the manifest.
+
+    sizes: of the groups; None in manifests from before it was counted.
+    """
 
     take: Side
     val_share: float
@@ -70,6 +132,7 @@ class SplitCard:
     group: Group
     train: SideCount
     val: SideCount
+    sizes: GroupSizes | None = None
 
     @property
     def division(self) -> tuple[float, int, Group]:
@@ -85,8 +148,8 @@ class SplitCard:
 def take_side(annotations: Annotations, split: TrainValSplit | None) -> tuple[Annotations, SplitCard | None]:
     """The annotations of the photos on the side that `split` takes, and the card; without it all of them.
 
-    The findings stay those of the whole file. Raises InputError where no person falls to one of the sides,
-    unless the file has none at all.
+    The findings stay those of the whole file; one is added where most groups hold a single photo. Raises
+    InputError where no person falls to one of the sides, unless the file has none at all.
     """
     if split is None:
         return annotations, None
@@ -97,8 +160,14 @@ def take_side(annotations: Annotations, split: TrainValSplit | None) -> tuple[An
     for person in annotations.persons:
         persons[sides[person.image_id]].append(person)
     counts = {side: _count(people, split) for side, people in persons.items()}
-    card = SplitCard(**asdict(split), train=counts["train"], val=counts["val"])
+    photos = dict.fromkeys(person.file_name for person in annotations.persons)
+    sizes = Counter(map(split.group_of, photos))
+    card = SplitCard(**asdict(split), train=counts["train"], val=counts["val"], sizes=_sizes(sizes.values()))
     _refuse_empty(card, annotations)
+    alone = [name for name in photos if sizes[split.group_of(name)] == 1]
+    if split.group != "photo" and len(alone) > len(sizes) / 2:
+        for name in alone:
+            annotations.findings.add(_ALONE[split.group], name)
     taken = {image_id for image_id, side in sides.items() if side == split.take}
     annotated = annotations.annotated
     if annotated is not None:
@@ -123,7 +192,14 @@ def describe_split(card: SplitCard) -> str:
         photos = f"{count.photos:,} {_plural('photo', count.photos)}"
         taken = " (taken)" if side == card.take else ""
         sides.append(f"{side}{taken} {groups}{photos}, {count.people:,} people")
-    return f"split by {card.group} (val_share {card.val_share:g}, seed {card.seed}): {'; '.join(sides)}"
+    told = f"split by {card.group} (val_share {card.val_share:g}, seed {card.seed}): {'; '.join(sides)}"
+    sizes = card.sizes
+    if sizes is None or (sizes.largest < 2 and card.group == "photo"):
+        return told
+    return (
+        f"{told}; groups hold {sizes.median:g} photos in the median, {sizes.largest:,} at most; "
+        f"{sizes.alone:,} {'holds' if sizes.alone == 1 else 'hold'} a single one"
+    )
 
 
 def _plural(noun: str, count: int) -> str:
@@ -137,11 +213,19 @@ def _count(people: Sequence[Person], split: TrainValSplit) -> SideCount:
     )
 
 
+def _sizes(photos: Iterable[int]) -> GroupSizes:
+    counts = list(photos) or [0]
+    return GroupSizes(median=median(counts), largest=max(counts), alone=counts.count(1))
+
+
 def _refuse_empty(card: SplitCard, annotations: Annotations) -> None:
     groups = card.train.groups + card.val.groups
     cure = "give another split.val_share or split.seed"
     if groups == 1 and card.group != "photo":
-        cure = "give split.group=photo"
+        cure = (
+            "take val from another recording, or put each clip or person into a folder and give "
+            "split.group=folder; split.group=photo is for photos of which no two show the same scene"
+        )
     for side in _SIDES:
         if annotations.persons and not getattr(card, side).people:
             raise InputError(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -74,6 +75,149 @@ def test_what_a_group_is(group, groups):
     found = [{split.group_of(name) for name in members} for members in groups]
     assert [len(each) for each in found] == [1] * len(groups)
     assert len(set.union(*found)) == len(groups)
+
+
+FRAMES = {  # names that frames of one clip have, by who names them so: the one sequence that they are
+    "plain": ("a/clip_{:04d}.jpg", "a/clip_"),
+    "no name but a number": ("a/{:08d}.jpg", "a/"),
+    "roboflow": ("clipA_mp4-{:04d}_jpg.rf.{hash}.jpg", "clipA_mp4-"),
+    "roboflow of png, long hash": ("x/clip{}_png.rf.{hash}{hash}{hash}{hash}.jpg", "x/clip"),
+    "roboflow, old": ("clip-{}.rf.{hash}.jpg", "clip-"),
+    "roboflow, frame of a file with an ending": ("clip_{:04d}_png_jpg.rf.{hash}.jpg", "clip_"),
+    "brackets": ("clip ({}).jpg", "clip ()"),
+    "left camera": ("clip_{:04d}_left.jpg", "clip_"),
+    "right camera": ("clip_{:04d}-right.png", "clip_"),
+    "augmented": ("clip_{:04d}_aug1.jpg", "clip_"),
+    "augmented often": ("clip_{0:04d}_aug_{0}.jpg", "clip_"),
+    "copies": ("clip_{:04d} - Copy (2).jpg", "clip_"),
+    "seconds": ("cam_2024-05-01_12-00-{:02d}.jpg", "cam_2024-05-01_12-00-"),
+    "milliseconds": ("cam_2024-05-01_12-00-{:02d}.{:03d}.jpg", "cam_2024-05-01_12-00-"),
+    "seconds since 1970": ("cam1_17145000{:02d}.jpg", "cam1_"),
+    "seconds since 1970 and parts": ("cam1_17145000{:02d}.{:03d}.jpg", "cam1_"),
+    "of so many": ("clip-{:05d}-of-00024.jpg", "clip-"),
+    "number first": ("{:04d}_clip.jpg", "_clip"),
+    "number amid": ("clip_frame{:04d}_rgb.jpg", "clip_frame_rgb"),
+    "label studio": ("{hash}-clip_{:04d}.jpg", "clip_"),
+    "label studio, in folders": ("data/upload/1/{hash}-clip_{:04d}.jpg", "data/upload/1/clip_"),
+    "resolution": ("clip_{:04d}_640x480.jpg", "clip_"),
+    "resolution of a camera": ("clip_{:04d}_left_640x480.jpg", "clip_"),
+    "capitals": ("clip_{:04d}.JPG", "clip_"),
+    "backslashes": ("a\\clip_{:04d}.jpg", "a/clip_"),
+    "a dot": ("./a/clip_{:04d}.jpg", "a/clip_"),
+    "no ending": ("clip{}", "clip"),
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_frames_of_one_clip_are_one_sequence(kind):
+    pattern, sequence = FRAMES[kind]
+    split = TrainValSplit(take="val", group="sequence")
+    photos = [pattern.format(n, n, hash=f"{n * 2654435761 % 2**32:08x}") for n in range(24)]
+    assert {split.group_of(name) for name in photos} == {sequence}
+
+
+@pytest.mark.parametrize("digits", ["۰۱۲۳۴۵۶۷۸۹", "٠١٢٣٤٥٦٧٨٩", "०१२३४५६७८९", "０１２３４５６７８９"])
+def test_digits_of_other_scripts_are_numbers(digits):
+    split = TrainValSplit(take="val", group="sequence")
+    table = str.maketrans("0123456789", digits)
+    assert {split.group_of(f"clip_{n:04d}.jpg".translate(table)) for n in range(24)} == {"clip_"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("clipA_mp4-0003_jpg.rf.daa685b49f.jpg", "clipB_mp4-0003_jpg.rf.daa685b49f.jpg"),
+        ("a/0001.jpg", "b/0001.jpg"),
+        ("a3/x.jpg", "a4/x.jpg"),
+        ("20240501-clip_0001.jpg", "20240502-clip_0001.jpg"),  # days, no prefix of a tool
+        ("clip1.0003.jpg", "clip2.0003.jpg"),
+        ("0003_walk.jpg", "0004_run.jpg"),
+        ("run3_1_left.jpg", "run4_1_left.jpg"),
+    ],
+)
+def test_other_clips_are_other_sequences(one, other):
+    split = TrainValSplit(take="val", group="sequence")
+    assert split.group_of(one) != split.group_of(other)
+
+
+@given(
+    st.from_regex(
+        r"([a-z]{1,5}[0-9]{0,2}/){0,2}([a-z]{1,5}[0-9]{0,3}[_-]){0,2}[0-9]{1,9}(\.jpg|\.PNG)?", fullmatch=True
+    )
+)
+def test_plain_names_keep_the_sides_that_they_had(name):
+    """A number before the ending: what a sequence was before names of tools were known."""
+    split = TrainValSplit(take="val", group="sequence")
+    assert split.group_of(name) == re.sub(r"[0-9]*(\.[^./]*)?$", "", name, count=1)
+    assert TrainValSplit(take="val").group_of(name) == name
+    assert TrainValSplit(take="val", group="folder").group_of(name) == re.sub(r"[^/]*$", "", name)
+
+
+def test_copies_of_one_photo_are_one_photo():
+    for group in ("photo", "sequence"):
+        split = TrainValSplit(take="val", group=group)
+        for copies in (
+            [
+                "a/7.jpg",
+                "a/7_jpg.rf.0a1b2c.jpg",
+                "a/7_jpg.rf.9f8e7d6c5b.jpg",
+                "a/7_aug1_jpg.rf.9f8e7d6c5b.jpg",
+            ],
+            ["b/7.png", "b/7_aug1.png", "b/7_aug_12.png", "b/7-aug3.png", "b/7_augmented.png"],
+            ["c.jpg", "c - Copy.jpg", "c - Copy (2).jpg", "c copy.jpg", "c copy 2.jpg", "c_copy.jpg"],
+        ):
+            assert len({split.group_of(name) for name in copies}) == 1
+    split = TrainValSplit(take="val")
+    alone = [
+        "a/7.jpg",
+        "a/8.jpg",
+        "2021-aug-05.jpg",
+        "05-aug.jpg",
+        "copy.jpg",
+        "7 (1).jpg",
+        "surf.jpg",
+        "x.rf.jpg",
+    ]
+    assert [split.group_of(name) for name in alone] == alone
+
+
+@pytest.mark.parametrize(
+    ("group", "pattern", "sizes"),
+    [
+        ("sequence", "scene{}b/x.jpg", (1, 1, 12)),
+        ("sequence", "clip_{:04x}.jpg", (1, 9, 3)),  # hexadecimal: a, b and c lack a number
+        ("sequence", "clip{0:04b}.jpg", (12, 12, 0)),
+        ("folder", "in{}/x.jpg", (1, 1, 12)),
+        ("photo", "{}_jpg.rf.0a1b2c.jpg", (1, 1, 12)),
+    ],
+)
+def test_how_much_a_group_holds_is_told_and_noted_where_it_is_one_photo(
+    make_set, tmp_path, group, pattern, sizes
+):
+    small = make_set(photos=12)
+    for row in small.content["images"]:
+        name = pattern.format(row["id"])
+        (small.images / name).parent.mkdir(exist_ok=True)
+        (small.images / row["file_name"]).rename(small.images / name)
+        row["file_name"] = name
+    small.save()
+    settings = small.settings(tmp_path / "x", split=TrainValSplit(take="train", group=group, val_share=0.4))
+    if sizes[1] == 12:
+        with pytest.raises(InputError, match="of 1 sequence with people: take val from another recording"):
+            build(settings, console=Console(file=io.StringIO()))
+        return
+    console = Console(file=io.StringIO(), width=300)
+    manifest = build(settings, console=console)
+    found = manifest.split.sizes
+    assert (found.median, found.largest, found.alone) == sizes
+    told = (
+        f"; groups hold {sizes[0]} photos in the median, {sizes[1]} at most; {sizes[2]} hold a single one\n"
+    )
+    assert (told in console.file.getvalue()) == (group != "photo")
+    noted = [count for what, count in manifest.problems.items() if f"split.group={group}" in what]
+    assert noted == ([] if group == "photo" else [sizes[2]])
+    check(small.settings(tmp_path / "x", split=settings.split, check="only"), console=console)
+    assert ("can fall to both sides" in console.file.getvalue()) == (group != "photo")
 
 
 @pytest.fixture
@@ -223,8 +367,13 @@ class TestEmptySide:
 
     @pytest.mark.parametrize("group", ["folder", "sequence"])
     def test_of_one_group_that_is_never_divided(self, make_set, tmp_path, quiet, group):
+        """Dividing it by photos puts the frames of one clip on both sides: that is said beside the advice."""
         split = TrainValSplit(take="val", group=group)
-        with pytest.raises(InputError, match=f"of 1 {group} with people: give split.group=photo$"):
+        with pytest.raises(
+            InputError,
+            match=f"of 1 {group} with people: take val from another recording, .*; "
+            "split.group=photo is for photos of which no two show the same scene$",
+        ):
             build(make_set(photos=3).settings(tmp_path / "x", split=split), console=quiet)
 
     def test_a_file_without_people_has_its_own_sentence(self, make_set, tmp_path, quiet):
