@@ -160,11 +160,37 @@ def test_a_sweep_can_be_planned(file, monkeypatch):
 
 
 def test_the_sweep_of_table_3_is_masks_and_mixtures_each_off_and_on(monkeypatch):
+    """docs/methods.md 9.1; the published row with neither is the run of Xie et al., of weight 1."""
     monkeypatch.chdir(ROOT)
     items = plan(load(SweepSettings, CONFIGS / "sweeps" / "table3.yaml", ["seeds=[0]"]))
-    kinds = {(len(item.cfg.method.paths[0]), item.cfg.method.mixup is not None) for item in items}
-    assert kinds == {(0, False), (1, False), (0, True), (1, True)}
-    assert len(items) == 12
+    rows = [
+        (item.cfg.protocol, len(method.paths[0]), method.mixup is not None, method.weight)
+        for item in items
+        for method in [item.cfg.method]
+    ]
+    kinds = [(0, False, 1.0), (1, False, 0.7), (0, True, 0.7), (1, True, 0.7)]
+    assert rows == [(f"coco-{n}", *kind) for n in ("1k", "5k", "10k") for kind in kinds]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "deconvolutions"), [("table5", "head.deconvs"), ("drawn_places", "head")], ids=str
+)
+def test_the_sweep_of_table_5_mixes_images_too_wherever_it_mixes_features(sweep, deconvolutions, monkeypatch):
+    """docs/methods.md 9, rows 17 and 18: "image-level mixing is also applied simultaneously"."""
+    monkeypatch.chdir(ROOT)
+    items = plan(load(SweepSettings, CONFIGS / "sweeps" / f"{sweep}.yaml", ["seeds=[0]"]))
+    features = ["backbone.layer1", "backbone.layer3", deconvolutions, "head.final"]
+    places = [item.cfg.method.mixup.places for item in items]
+    assert places[:5] == [("input",), *(("input", feature) for feature in features)]
+    assert {item.cfg.method.mixup.passes for item in items} == {"one"}
+
+
+def test_the_other_reading_of_table_5_is_a_word_on_the_command_line(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    file = CONFIGS / "sweeps" / "table5.yaml"
+    (word,) = re.findall(r'"(set=.*)"', file.read_text())
+    items = plan(load(SweepSettings, file, [word]))
+    assert {(item.cfg.method.mixup.passes, item.cfg.method.weight) for item in items} == {("all", 0.7)}
 
 
 def test_bases_are_used():
