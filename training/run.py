@@ -26,6 +26,7 @@ from training import card, checkpoint
 from training.build import RECIPE_NAME, build_method, choose_kernels, open_splits
 from training.doubts import doubts
 from training.files import CARD_NAME, write_json
+from training.launcher import require_plain_launch
 from training.loop import Job, restore, train
 from training.report import Report
 from training.scoring.metrics import require
@@ -36,6 +37,7 @@ PREVIEW_PEOPLE = 8
 
 def run(cfg: RunSettings, *, resume: bool) -> Job:
     """Train by `cfg`, into a new folder or on from the newest checkpoint of its folder; the finished job."""
+    require_plain_launch(cfg.precision)
     folder = Path(cfg.output)
     if not resume and (folder / checkpoint.FOLDER).exists():
         raise InputError(
