@@ -65,6 +65,11 @@ def draw_masks(
     return Masks(centres, counts, half_sizes, order, strong_from_weak.float())
 
 
+def draw_counts(num_samples: int, fewest: int, most: int, *, generator: torch.Generator) -> Tensor:
+    """(N,) int64 on the generator's device: uniform integers from `fewest` to `most`, both included."""
+    return torch.randint(fewest, most + 1, (num_samples,), generator=generator, device=generator.device)
+
+
 def draw_order(num_samples: int, num_keypoints: int, *, generator: torch.Generator) -> Tensor:
     """(N, K) int64 on the generator's device: a uniform permutation of the keypoints for each sample."""
     keys = torch.rand(num_samples, num_keypoints, generator=generator, device=generator.device)

@@ -10,12 +10,12 @@ from pydantic import Field
 from pipelines.strong.colour import Colour
 from pipelines.strong.cut_occlude import CutOcclude
 from pipelines.strong.holes import CutMix, Cutout
-from pipelines.strong.joint_cutout import AdaptiveMasks, JointCutout
+from pipelines.strong.joint_cutout import AdaptiveMasks, JointCutout, RandomMasks
 from pipelines.strong.rand_augment import RandAugment
 from pipelines.strong.scene import Scene
 
 Part = Annotated[
-    AdaptiveMasks | JointCutout | CutOcclude | Cutout | CutMix | RandAugment | Colour,
+    AdaptiveMasks | JointCutout | RandomMasks | CutOcclude | Cutout | CutMix | RandAugment | Colour,
     Field(discriminator="name"),
 ]
 """Any part that a recipe can name."""
@@ -29,5 +29,6 @@ __all__ = [
     "JointCutout",
     "Part",
     "RandAugment",
+    "RandomMasks",
     "Scene",
 ]

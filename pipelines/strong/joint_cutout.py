@@ -1,4 +1,4 @@
-"""Joint cutout: hide keypoints of the strong view behind rectangles, in a fixed or an adaptive number.
+"""Joint cutout: hide keypoints of the strong view behind rectangles, in a fixed, random or adaptive number.
 
 How many is said here, which and with what rectangles in pipelines/masking.
 """
@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from configs.settings import settings
-from pipelines.masking.choice import draw_masks
+from pipelines.masking.choice import draw_counts, draw_masks
 from pipelines.masking.counts import adaptive_mask_counts, fixed_mask_counts
 from pipelines.masking.op import mask_keypoints
 from pipelines.strong.scene import Scene
@@ -38,6 +38,36 @@ class JointCutout:
         """Mask `images` (N, 3, H, W), normalised, in place; nothing for the report."""
         counts, terms = self.counts(scene.responses)
         return cut_out_joints(images, scene, counts, generator), terms
+
+
+@settings
+class RandomMasks:
+    """A random number of keypoints in each image, whatever the teacher finds there.
+
+    So Meng et al. (arXiv 2404.14835) describe the masking that their adaptive number is compared with: from
+    0 to 4 keypoints for each person (docs/methods.md 2.3). The release of Xie et al. has this law too, but
+    switched off. Differs from it: distinct real joints.
+    """
+
+    name: Literal["random_masks"] = "random_masks"
+    min_masks: Annotated[int, Field(ge=0)] = 0
+    """Fewest keypoints masked in an image."""
+    max_masks: Annotated[int, Field(ge=0)] = 4
+    """Most keypoints masked in an image; every number from the fewest to this is equally likely."""
+
+    def __post_init__(self) -> None:
+        if self.min_masks > self.max_masks:
+            raise ValueError(f"min_masks {self.min_masks} is above max_masks {self.max_masks}")
+
+    def apply(
+        self, images: Tensor, scene: Scene, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mask `images` (N, 3, H, W), normalised, in place; the mean number of masks for the report."""
+        num_samples, num_joints = scene.responses.shape
+        most = min(self.max_masks, num_joints)
+        counts = draw_counts(num_samples, min(self.min_masks, most), most, generator=generator)
+        images = cut_out_joints(images, scene, counts, generator)
+        return images, {"masks": counts.to(torch.float32).mean()}
 
 
 @settings

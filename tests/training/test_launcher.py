@@ -97,6 +97,7 @@ def test_options_that_the_launcher_drops_are_read_off_its_command_line(
     assert option_of_launcher("gradient_accumulation_steps") == found
 
 
+@pytest.mark.slow
 def test_the_launcher_itself_is_refused_though_it_drops_the_option(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("from training.launcher import require_plain_launch\nrequire_plain_launch('no')\n")

@@ -32,6 +32,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "affine": {"name": "single", "paths": [[]], "mixup": None},
     "adaptive": {"name": "single", "mixup": {"places": ["input"]}, "min_peak": 0.1},
     "features": {"name": "single", "mixup": {"places": ["backbone.layer3"]}, "teacher": {"name": "ema"}},
+    "random masks": {"name": "single", "paths": [[{"name": "random_masks"}]], "mixup": None},
     "multiaugs": {"name": "single", "paths": [JOCO, JCCM], "mixup": None},
     "colour": {"name": "single", "paths": [[{"name": "rand_augment"}, {"name": "colour"}]], "mixup": None},
     "dual": {"name": "dual", "paths": [JOCO, JCCM], "mixup": {"views": "masked"}},

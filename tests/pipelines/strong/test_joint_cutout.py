@@ -1,4 +1,4 @@
-"""How many joints the two parts hide, and that they hide just those."""
+"""How many joints the three parts hide, and that they hide just those."""
 
 import json
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from pipelines.masking.choice import draw_masks
+from pipelines.masking.choice import draw_counts, draw_masks
 from pipelines.masking.op import mask_keypoints
-from pipelines.strong import AdaptiveMasks, JointCutout, Part
+from pipelines.strong import AdaptiveMasks, JointCutout, Part, RandomMasks, Scene
 
 ANY_PART: TypeAdapter = TypeAdapter(Part)
 EASY_THEN_HARD = torch.stack([torch.ones(17), torch.zeros(17)])
@@ -59,6 +59,55 @@ def test_adaptive_report_tells_masks_easy_joints_and_hard_share(coordinate_scene
     }
 
 
+def far_apart(num_samples: int, num_joints: int = 5) -> Scene:
+    """Joints so far apart that no mask reaches another's, in white images of one channel."""
+    points = torch.stack((torch.arange(num_joints) * 100.0 + 50, torch.full((num_joints,), 32.0)), dim=-1)
+    points, still = points.expand(num_samples, -1, -1), torch.eye(2, 3).expand(num_samples, -1, -1)
+    strong = torch.ones(num_samples, 1, 64, 100 * num_joints)
+    return Scene(strong, torch.ones(num_samples, num_joints), points, still)
+
+
+def hidden(images: torch.Tensor, num_joints: int = 5) -> torch.Tensor:
+    """Which joints of `far_apart` are hidden, (N, K) bool."""
+    return (images[:, 0] == 0).any(dim=1).view(len(images), num_joints, 100).any(dim=2)
+
+
+def test_random_masks_hide_every_number_of_joints_equally_often() -> None:
+    """docs/methods.md 2.3: (0, 4) for each person; five distinct joints, so that all are seen."""
+    scene = far_apart(2000)
+    images, terms = RandomMasks().apply(scene.strong.clone(), scene, seeded())
+    numbers = hidden(images).sum(dim=1)
+    shares = torch.bincount(numbers, minlength=5).float() / len(numbers)
+    assert len(shares) == 5
+    assert (shares - 0.2).abs().max() < 0.03
+    assert terms["masks"] == numbers.float().mean()
+    assert (hidden(images).float().mean(dim=0) - 0.4).abs().max() < 0.04  # no joint more often than another
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_joints", "expected"),
+    [
+        ({"min_masks": 2, "max_masks": 3}, 5, {2, 3}),
+        ({"min_masks": 3, "max_masks": 3}, 5, {3}),
+        ({}, 2, {0, 1, 2}),
+        ({"min_masks": 4}, 2, {2}),
+    ],
+)
+def test_the_bounds_of_the_random_number_are_kept(changes, num_joints: int, expected: set[int]) -> None:
+    scene = far_apart(100, num_joints)
+    images, _ = RandomMasks(**changes).apply(scene.strong.clone(), scene, seeded(1))
+    assert set(hidden(images, num_joints).sum(dim=1).tolist()) == expected
+
+
+def test_the_random_number_does_not_depend_on_the_teacher() -> None:
+    scene = far_apart(50)
+    images, _ = RandomMasks().apply(scene.strong.clone(), scene, seeded(2))
+    unsure = Scene(scene.strong, torch.zeros(50, 5), scene.points_weak, scene.strong_from_weak)
+    assert torch.equal(RandomMasks().apply(scene.strong.clone(), unsure, seeded(2))[0], images)
+    counts = draw_counts(50, 0, 4, generator=seeded(2))
+    assert hidden(images).sum(dim=1).tolist() == counts.tolist()
+
+
 @pytest.mark.parametrize("part", [JointCutout(count=4), AdaptiveMasks(max_masks=6)])
 def test_part_paints_the_drawn_masks_with_the_mean_colour(part, coordinate_scene) -> None:
     scene = coordinate_scene(3, size_hw=(64, 48))
@@ -84,7 +133,8 @@ def test_joint_cutout_hides_distinct_joints(coordinate_scene) -> None:
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        ({"name": "adaptiv"}, "'adaptive_masks', 'joint_cutout'"),
+        ({"name": "adaptiv"}, "'adaptive_masks', 'joint_cutout', 'random_masks'"),
+        ({"name": "random_masks", "min_masks": 5}, "min_masks 5 is above max_masks 4"),
         ({"name": "adaptive_masks", "min_masks": 9}, "min_masks 9 is above max_masks 8"),
         ({"name": "adaptive_masks", "gamma": 0.0}, "greater than 0"),
         ({"name": "joint_cutout", "count": -1}, "greater than or equal to 0"),

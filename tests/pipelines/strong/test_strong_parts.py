@@ -56,6 +56,7 @@ def test_every_part_has_its_name() -> None:
     assert [part.name for part in PARTS] == [
         "adaptive_masks",
         "joint_cutout",
+        "random_masks",
         "cut_occlude",
         "cutout",
         "cutmix",
