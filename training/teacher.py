@@ -64,20 +64,26 @@ class AverageTeacher(nn.Module):
 
 
 class PreviousEpochTeacher(nn.Module):
-    """The network as it was at the end of the previous epoch, in train mode (SSPCM; docs/methods.md 4.1).
+    """The network as it was at the end of the previous epoch (SSPCM; docs/methods.md 4.1).
 
-    In the first epoch the network as it began.
+    In the first epoch the network as it began. The copy answers in the mode that `network` is in when the
+    teacher is made: in train mode as published, or, where it copies an average, in eval mode like that one.
     """
 
     def __init__(self, network: nn.Module, epoch_steps: int) -> None:
         super().__init__()
         self.epoch_steps = epoch_steps
         self.previous = copy.deepcopy(network).requires_grad_(False)
+        self._is_trained = network.training
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor, network: nn.Module) -> torch.Tensor:  # noqa: ARG002
-        """(N, 3, H, W) images to (N, K, h, w) heatmaps of the copy, by the statistics of this batch."""
+        """(N, 3, H, W) images to (N, K, h, w) heatmaps of the copy, without gradient."""
         return self.previous(images)
+
+    def train(self, mode: bool = True) -> "PreviousEpochTeacher":
+        """The copy of an average stays in eval mode."""
+        return super().train(mode and self._is_trained)
 
     def source(self, network: nn.Module) -> nn.Module:  # noqa: ARG002
         """The module that answers: the copy."""

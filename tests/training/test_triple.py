@@ -4,6 +4,7 @@ import copy
 import math
 from typing import Any
 
+import pytest
 import torch
 
 from models.heatmap import warp
@@ -58,26 +59,75 @@ def test_inconsistency_is_a_share_of_the_diagonal() -> None:
     assert torch.isclose(position_inconsistency(wide_a, wide_b)[0, 0], torch.tensor(99 / math.hypot(1, 100)))
 
 
-def test_the_loss_before_and_after_the_first_epoch() -> None:
-    for step in (9, 10):
-        method = make_method("triple", **PLAIN)
-        labelled, unlabelled = make_batches()
-        with torch.no_grad():  # so that the copies differ from the teachers
-            for parameter in method.previous_a.previous.parameters():
-                parameter.mul_(1.5)
-        a, b, student = (copy.deepcopy(net) for net in (method.a, method.b, method.network))
-        old_a, old_b = copy.deepcopy(method.previous_a.previous), copy.deepcopy(method.previous_b.previous)
-        supervised = [supervised_loss(net, labelled, SIGMA) for net in (a, b, student)]
-        weak = unlabelled.weak
-        of_a, of_b = a(weak).detach(), b(weak).detach()
-        corrected = (of_a + of_b) / 2
-        if step >= 10:
-            corrected = closest_pair_mean(of_a, of_b, old_a(weak).detach(), old_b(weak).detach())
-        total = 0.5 * sum(supervised)
-        for net, label in ((a, of_b), (b, of_a), (student, corrected)):
-            target, inside = warp(label, unlabelled.strong_from_weak, 4)
-            total = total + heatmap_loss(net(unlabelled.strong), target, inside)
-        assert torch.isclose(method(labelled, unlabelled, Progress(step, 100)).loss, total), step
+@pytest.mark.parametrize("teacher", ["shared", "ema"])
+@pytest.mark.parametrize(("step", "ramp"), [(9, 10 / 21), (10, 11 / 21)])
+def test_the_loss_before_and_after_the_first_epoch(step: int, ramp: float, teacher: str) -> None:
+    """The copies agree with each other, so that theirs is the closest pair wherever the teachers differ."""
+    method = make_method("triple", **PLAIN, ramp_up=0.2, teacher={"name": teacher})
+    labelled, unlabelled = make_batches()
+    old_a, old_b = method.previous_a.previous, method.previous_b.previous
+    old_b.load_state_dict(old_a.state_dict())
+    a, b, student = (copy.deepcopy(net) for net in (method.a, method.b, method.network))
+    supervised = [supervised_loss(net, labelled, SIGMA) for net in (a, b, student)]
+    weak = unlabelled.weak
+    teachers = (a, b) if teacher == "shared" else tuple(copy.deepcopy(each).eval() for each in (a, b))
+    if teacher == "ema":  # what a batch did to the statistics is not in the averages yet
+        for average, net in zip(teachers, (method.a, method.b), strict=True):
+            average.load_state_dict(net.state_dict())
+    of_a, of_b = (each(weak).detach() for each in teachers)
+    corrected = mean = (of_a + of_b) / 2
+    if step >= 10:
+        before = [copy.deepcopy(each)(weak).detach() for each in (old_a, old_b)]
+        corrected = closest_pair_mean(of_a, of_b, *before)
+        differs = (corrected != mean).flatten(2).any(dim=2)
+        assert differs.float().mean() > 0.5
+        assert torch.equal(corrected[differs], before[0][differs])
+    total = 0.5 * sum(supervised)
+    for net, label in ((a, of_b), (b, of_a), (student, corrected)):
+        target, inside = warp(label, unlabelled.strong_from_weak, 4)
+        total = total + ramp * heatmap_loss(net(unlabelled.strong), target, inside)
+    assert torch.isclose(method(labelled, unlabelled, Progress(step, 100)).loss, total)
+
+
+def test_averaged_teachers_are_compared_with_their_own_averages_of_the_epoch_before() -> None:
+    method = make_method("triple", **{**PLAIN, "epoch_steps": 3}, teacher={"name": "ema", "momentum": 0.9})
+    pairs = [
+        (method.a, method.labeller_a, method.previous_a.previous),
+        (method.b, method.labeller_b, method.previous_b.previous),
+    ]
+    for net, labeller, previous in pairs:
+        average = labeller.networks()["average"]
+        (name, weight), *_ = net.named_parameters()
+        seen = []
+        for step in range(5):
+            with torch.no_grad():
+                weight.add_(step + 1)
+            seen.append(weight.detach().clone())
+            method.after_update(Progress(step, 100))
+            expected = torch.stack(seen).mean(dim=0)  # a plain mean while the average is warm
+            assert torch.allclose(average.get_parameter(name), expected, atol=1e-5), step
+            if step == 2:
+                kept = expected
+        assert torch.allclose(previous.get_parameter(name), kept, atol=1e-5)
+        assert not previous.training
+        assert not average.training
+
+
+def test_the_copies_of_trained_teachers_answer_in_train_mode() -> None:
+    method = make_method("triple", **PLAIN)
+    method.eval()
+    method.train()
+    assert method.previous_a.previous.training
+    averaged = make_method("triple", **PLAIN, teacher={"name": "ema"})
+    averaged.train()
+    assert not averaged.previous_a.previous.training
+    for each in (method.previous_a, averaged.previous_a):
+        assert not any(p.requires_grad for p in each.parameters())
+
+
+def test_a_teacher_that_is_itself_a_copy_of_the_epoch_before_is_refused() -> None:
+    with pytest.raises(ValueError, match="previous_epoch would label with the same copies"):
+        make_method("triple", teacher={"name": "previous_epoch"})
 
 
 def test_keypoints_count_by_the_mean_peak_of_both_teachers() -> None:

@@ -1,7 +1,9 @@
 """Triple: two teachers that teach each other, and a student of both (SSPCM, Huang et al., CVPR 2023).
 
-The step is that of docs/methods.md 4.1 with the mends of 4.4: the average of both teachers is taught before
-there is a previous epoch, and copies of the teachers at the end of the previous one live on the device.
+The step is that of docs/methods.md 4.1 with the corrections of 4.4: the mean of both teachers is taught
+before there is a previous epoch, and copies of the teachers at the end of the previous one live on the
+device. Where averages of the teachers label (`teacher: ema`), the copies are copies of these averages, so
+that two periods of one teacher are compared and not two kinds of network.
 """
 
 from dataclasses import replace
@@ -54,6 +56,14 @@ class TripleSettings(ConsistencySettings):
 
     num_networks = 3
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher.name == "previous_epoch":
+            raise ValueError(
+                "teacher.name previous_epoch would label with the same copies that triple compares the "
+                "teachers with: take shared (published) or ema"
+            )
+
     def build(self, ingredients: Ingredients) -> "Triple":
         """The method."""
         return Triple(self, ingredients)
@@ -72,7 +82,8 @@ class Triple(Method):
         self.labeller_a, self.labeller_b = cfg.teacher.build(self.a), cfg.teacher.build(self.b)
         self.ensemble = Ensemble(cfg.ensemble, ingredients, self.network)
         period = PreviousEpochTeacherSettings(epoch_steps=cfg.epoch_steps)
-        self.previous_a, self.previous_b = period.build(self.a), period.build(self.b)
+        self.previous_a = period.build(self.labeller_a.source(self.a))
+        self.previous_b = period.build(self.labeller_b.source(self.b))
         trained = (self.a, self.b, self.network)
         self.students = tuple(Student(cfg, each, ingredients.draws) for each in trained)
 
@@ -133,12 +144,12 @@ class Triple(Method):
         return self.cfg.ramp(progress) > 0
 
     def after_update(self, progress: Progress) -> None:
-        """Move the labellers, and at the end of an epoch the copies."""
+        """Move the labellers, and at the end of an epoch their copies."""
         done = progress.step + 1
-        for each, network in ((self.labeller_a, self.a), (self.labeller_b, self.b)):
-            each.update(network, done)
-        for each, network in ((self.previous_a, self.a), (self.previous_b, self.b)):
-            each.update(network, done)
+        self.labeller_a.update(self.a, done)
+        self.labeller_b.update(self.b, done)
+        self.previous_a.update(self.labeller_a.source(self.a), done)
+        self.previous_b.update(self.labeller_b.source(self.b), done)
 
     def networks(self) -> dict[str, PoseNet]:
         """The student, which is the product, and both teachers."""
