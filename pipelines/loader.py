@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -118,7 +118,7 @@ class _Role(Generic[Batch]):
 
     name: str
     graph: Graph
-    shown: Shown
+    shown: Mapping[str, Shown]
     plan: MakePlan
     finish: Callable[[dict[str, Any]], Batch]
     num_keypoints: int | None
@@ -146,7 +146,7 @@ def labelled_loader(
     role = _Role(
         "labelled",
         partial(graph.labelled_graph, views=views, num_keypoints=num_keypoints),
-        {"image": ("view_from_stored", views.labelled.border)},
+        {"image": Shown("view_from_stored", views.labelled.border)},
         partial(labelled_plan, views=views),
         partial(_labelled_batch, flip_order=flip_order),
         num_keypoints,
@@ -170,8 +170,12 @@ def unlabelled_loader(
         "unlabelled",
         partial(graph.unlabelled_graph, views=views),
         {
-            "weak": ("weak_from_stored", views.weak.border),
-            "strong": ("strong_from_stored", views.strong.border),
+            "weak": Shown("weak_from_stored", views.weak.border),
+            "strong": Shown(
+                "strong_from_stored",
+                views.strong.border,
+                "strong_from_weak" if views.strong_beyond_weak == "mean" else None,
+            ),
         },
         partial(unlabelled_plan, views=views),
         _unlabelled_batch,
@@ -245,7 +249,7 @@ class EvalLoader:
     """
 
     def __init__(self, views: ViewSettings, reading: Reading, split: Split) -> None:
-        shown = {"image": ("view_from_stored", views.plain.border)}
+        shown = {"image": Shown("view_from_stored", views.plain.border)}
         self._build = partial(
             ViewPipeline, partial(graph.eval_graph, views=views), reading, shown, views.size_hw
         )

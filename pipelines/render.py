@@ -2,14 +2,22 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from pipelines.fade import fade
 from pipelines.graph import CROP, Graph, Pipeline, Reading
 from pipelines.views import Border
 from pipelines.warp import CpuWarp, View
 
-Shown = Mapping[str, tuple[str, Border]]
-"""The views of a graph by name: the name of its output that is the matrix from stored pixels; the border."""
+
+class Shown(NamedTuple):
+    """How a graph shows a view: by names of its outputs, and the border."""
+
+    from_stored: str
+    """The matrix from stored pixels."""
+    border: Border
+    from_weak: str | None = None
+    """The matrix from the weak view, where the view is to end with that one."""
 
 
 class ViewPipeline:
@@ -19,7 +27,7 @@ class ViewPipeline:
         self,
         graph: Graph,
         reading: Reading,
-        shown: Shown,
+        shown: Mapping[str, Shown],
         size_hw: tuple[int, int],
         checkpoint: bytes | None = None,
     ) -> None:
@@ -37,10 +45,17 @@ class ViewPipeline:
         """
         outputs = self._pipeline.next()
         if self._warp is None:
-            return outputs
+            ends = {name: how.from_weak for name, how in self._shown.items() if how.from_weak}
+            return outputs | {name: fade(outputs[name], outputs[matrix]) for name, matrix in ends.items()}
         crops = outputs.pop(CROP)
         views = [
-            View(name, outputs[matrix].numpy(), border) for name, (matrix, border) in self._shown.items()
+            View(
+                name,
+                outputs[how.from_stored].numpy(),
+                how.border,
+                outputs[how.from_weak].numpy() if how.from_weak else None,
+            )
+            for name, how in self._shown.items()
         ]
         return {**outputs, **self._warp.start(crops, views)()}
 

@@ -56,7 +56,8 @@ class ViewLaw:
 PUBLISHED_WEAK = ViewLaw(border="black")
 """Labelled and weak views of Xie et al. 2021 and its successors."""
 PUBLISHED_STRONG = ViewLaw(rotation_probability=0.8, flip_probability=0.0)
-"""Their strong view, applied on top of the weak one. Differs from Xie et al.: a rigid rotation, no shear."""
+"""Their strong view, applied on top of the weak one, but for the border, which takes `border: black` here and
+`strong_beyond_weak: mean` in `ViewSettings`. Differs from Xie et al.: a rigid rotation, no shear."""
 PLAIN = ViewLaw(scale_sd=0.0, rotation_probability=0.0, flip_probability=0.0)
 """No chance at all: the view that is scored."""
 
@@ -73,6 +74,9 @@ class ViewSettings:
     """Law of the weak view, which the teacher sees."""
     strong: ViewLaw = PUBLISHED_STRONG
     """Law of the strong view, which the student sees, relative to the weak view; never mirrored."""
+    strong_beyond_weak: Literal["photo", "mean"] = "photo"
+    """What the strong view shows beyond the weak view: the photo, which goes on there, or ImageNet's mean
+    colour, as where the weak view itself is warped (published)."""
 
     def __post_init__(self) -> None:
         if any(side % 4 for side in self.size_hw):

@@ -34,6 +34,8 @@ class View:
     from_stored: np.ndarray
     """(N, 2, 3) float32: view pixels from stored pixels."""
     border: Border
+    from_weak: np.ndarray | None = None
+    """(N, 2, 3) float32: view pixels from pixels of the weak view, where the view is to end with it."""
 
 
 class CpuWarp:
@@ -54,6 +56,8 @@ class CpuWarp:
         """
         shape = (len(crops), *self._size_hw, 3)
         images = {view.name: self._memory.take(shape) for view in views}
+        if any(view.from_weak is not None for view in views):
+            import pipelines.fade_numba  # noqa: F401  # compiled here, before the threads ask for it
         starts = range(0, len(crops), SAMPLES_A_TASK)
         tasks = [self._pool.submit(self._warp, crops, views, images, start) for start in starts]
         return partial(_finish, tasks, images)
@@ -81,6 +85,10 @@ class CpuWarp:
                 cv2.cvtColor(view, cv2.COLOR_RGBA2RGB, dst=grey)
                 np.copyto(level, grey)  # because transform keeps the type
                 cv2.transform(level, NORMALISED_FROM_GREY, dst=images[each.name][row])
+                if each.from_weak is not None:
+                    from pipelines.fade_numba import fade_view
+
+                    fade_view(images[each.name][row], each.from_weak[row])
 
     def _view_buffers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """This thread's own memory for a view: with four channels, with three, and with three as floats."""

@@ -146,8 +146,10 @@ def unlabelled_plan(
     relative = strong_from_weak(scale, angle_deg, views.size_hw)
     strong_from_stored = relative[:, :, :2] @ weak_from_stored
     strong_from_stored[:, :, 2] += relative[:, :, 2]
+    relative = relative.astype(np.float32)
+    ends_with = relative if views.strong_beyond_weak == "mean" else None
     shown = (
         View("weak", weak_from_stored.astype(np.float32), weak.border),
-        View("strong", strong_from_stored.astype(np.float32), views.strong.border),
+        View("strong", strong_from_stored.astype(np.float32), views.strong.border, ends_with),
     )
-    return Plan(places, shown, {"strong_from_weak": torch.from_numpy(relative.astype(np.float32))})
+    return Plan(places, shown, {"strong_from_weak": torch.from_numpy(relative)})

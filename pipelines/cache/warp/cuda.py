@@ -10,6 +10,7 @@ from torch import Tensor
 from pipelines.cache.draw import Plan
 from pipelines.cache.store import Store
 from pipelines.cache.warp.triton_kernel import launch
+from pipelines.fade import fade
 from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB
 
 
@@ -35,6 +36,11 @@ class CudaWarp:
         store, places = self._store, plan.places
         sizes_hw, offsets = store.sizes_hw[places], store.offsets[places]
         tensors = {f"from {view.name}": invert(view.from_stored) for view in plan.views}
+        tensors |= {
+            f"from weak to {view.name}": torch.from_numpy(view.from_weak)
+            for view in plan.views
+            if view.from_weak is not None
+        }
         with torch.cuda.stream(self._copies):
             if not store.pixels.is_cuda:
                 tensors["pixels"], offsets = pack(store, places)
@@ -56,6 +62,11 @@ class CudaWarp:
         images = {
             view.name: launch(*crops, sent[f"from {view.name}"], self._colours[view.border], self._size_hw)
             for view in plan.views
+        }
+        images |= {
+            view.name: fade(images[view.name], sent[f"from weak to {view.name}"])
+            for view in plan.views
+            if view.from_weak is not None
         }
         return {**images, **{name: sent[name] for name in plan.values}}
 

@@ -151,6 +151,12 @@ def test_strong_view_is_the_weak_one_moved_and_never_mirrored() -> None:
     np.testing.assert_allclose(moved(composed), moved(strong.numpy()), atol=1e-3)
     assert (torch.linalg.det(plan.values["strong_from_weak"][:, :, :2]) > 0).all()
     assert [view.border for view in plan.views] == ["black", "mean"]
+    assert [view.from_weak for view in plan.views] == [None, None]
+    ending = unlabelled_plan(
+        store_of(boxes()), places, np.random.default_rng(2), views=replace(views, strong_beyond_weak="mean")
+    )
+    assert ending.views[0].from_weak is None
+    np.testing.assert_array_equal(ending.views[1].from_weak, ending.values["strong_from_weak"].numpy())
     # what draws scale and angle of one view does not draw those of the other
     draws = np.stack([zoom(plan.values["strong_from_weak"].numpy()), angle_deg(weak.numpy())])
     assert abs(np.corrcoef(draws)[0, 1]) < 0.5
