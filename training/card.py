@@ -58,10 +58,16 @@ def card(
         "processes": place.world,
         "labelled_epochs": cfg.steps * cfg.labelled_batch * place.world / labelled.num_samples,
         "parameters": sum(p.numel() for p in network.parameters()),
+        "trained_parameters": trained_parameters(method),
         "heatmap_hw": [height // network.stride, width // network.stride],
         "versions": versions(PACKAGES),
         "hardware": hardware(place.device),
     }
+
+
+def trained_parameters(method: Method) -> int:
+    """How many numbers the optimiser moves: of all networks, and of heads that only training has."""
+    return sum(p.numel() for p in method.parameters() if p.requires_grad)
 
 
 def describe(written: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
     python training/compare.py RUN_DIR... [baseline=NAME] [key=value ...]
 
 RUN_DIR is a run or a folder that holds runs. Runs whose recipes differ in their seed alone make one row. Runs
-of different protocols, labelled or scored people, or steps stand in tables of their own.
+of different protocols, labelled or scored people, or steps stand in tables of their own. `plot=curves` draws
+score and loss over training, `plot=parameters` the score at the number of trained parameters.
 """
 
 import sys
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -22,12 +24,15 @@ from rich.text import Text
 from configs.load import InputError, exit_on_input_error, load, read_request
 from configs.settings import settings
 from sharding.files import write_atomic
-from training.finished import Group, Protocol, Run, find_runs, group_runs, mean_sd, read_run
-from training.plot import Point, plot
+from training.finished import Group, Protocol, Run, find_runs, group_runs, mean_sd, read_losses, read_run
+from training.plot import Curve, Point, draw_curves, draw_labels, draw_parameters, plot
 
 SECTIONS = ("one network", "several networks")
 ALWAYS_SHOWN = ("AP", "AR")
 NAME = "compare"
+LOSS_BINS = 100
+"""Over so many parts of a run the loss of a curve is averaged: single steps are noise."""
+Plot = Literal["labels", "curves", "parameters"]
 
 
 @settings
@@ -40,8 +45,11 @@ class CompareSettings:
     """Scores to show; without any the runs' own metric, AP and AR."""
     every_network: bool = False
     """Rows for every scored network of a run, such as an averaged teacher, beside its product."""
+    plot: Plot = "labels"
+    """The picture: labels (the score at each number of labels, where it varies), curves (score and loss over
+    training) or parameters (the score at the number of trained parameters)."""
     output: str | None = None
-    """Folder of compare.md and compare.png; without it the folder that every RUN_DIR is or lies in."""
+    """Folder of compare.md and its picture; without it the folder that every RUN_DIR is or lies in."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +95,14 @@ def read_all(paths: Sequence[Path]) -> Found:
 
 
 def report(found: Found, cfg: CompareSettings, output: Path, console: Console | None = None) -> None:
-    """Print the tables; write them to `output`/compare.md, and compare.png where labels vary."""
+    """Print the tables; write them to `output`/compare.md, and their picture beside it."""
     console = console or Console(width=None if sys.stdout.isatty() else 140)
     sheets = [make_sheet(protocol, groups, cfg) for protocol, groups in found.tables.items()]
     for sheet in sheets:
         print_sheet(sheet, console)
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(output / f"{NAME}.md", markdown(sheets, found.notes).encode())
-    written = [output / f"{NAME}.md"]
-    points = list(make_points(found.tables))
-    if len({point.labels for point in points}) > 1:
-        plot(points, output / f"{NAME}.png")
-        written.append(output / f"{NAME}.png")
+    written = [output / f"{NAME}.md", *draw(found.tables, cfg.plot, output)]
     for note in [*found.notes, f"written: {', '.join(map(str, written))}"]:
         console.print(note, highlight=False, soft_wrap=True, markup=False)
 
@@ -187,16 +191,75 @@ def make_notes(unfinished: list[Path], repeated: list[Run]) -> Iterator[str]:
         )
 
 
-def make_points(tables: dict[Protocol, list[Group]]) -> Iterator[Point]:
-    """What the plot shows: the product of each group at its number of labels."""
+def draw(tables: dict[Protocol, list[Group]], kind: Plot, output: Path) -> list[Path]:
+    """Draw the picture of `kind` into `output`; the files written, none where there is nothing to compare."""
+    path = output / (f"{NAME}.png" if kind == "labels" else f"{NAME}-{kind}.png")
+    if kind == "curves":
+        plot(list(make_curves(tables)), path, draw_curves)
+        return [path]
+    points = list(make_points(tables, kind))
+    if kind == "labels" and len({point.at for point in points}) < 2:
+        return []
+    plot(points, path, draw_parameters if kind == "parameters" else draw_labels)
+    return [path]
+
+
+def make_points(tables: dict[Protocol, list[Group]], kind: Plot) -> Iterator[Point]:
+    """The product of each group at its number of labels, or of parameters. Raises InputError."""
     for protocol, groups in tables.items():
         for group in groups:
             run = group.any
             values = Row("", group, run.product).values(run.metric)
-            if values:
-                middle, spread = mean_sd(list(values.values()))
-                panel = f"{run.metric} in percent, {protocol.val:,} people (ids {protocol.val_ids[:12]})"
-                yield Point(panel, group.name, protocol.labelled, middle, spread or 0.0, run.networks > 1)
+            if not values:
+                continue
+            middle, spread = mean_sd(list(values.values()))
+            panel = f"{run.metric} in percent, {protocol.val:,} people (ids {protocol.val_ids[:12]})"
+            at = protocol.labelled
+            if kind == "parameters":
+                if run.trained_parameters is None:
+                    raise InputError(
+                        f"{run.folder}: its card does not say how many parameters are trained, since it is "
+                        "of an older version: train the run again, or leave it out"
+                    )
+                at, panel = run.trained_parameters, f"{panel},\n{protocol.name}"
+            yield Point(panel, group.name, at, middle, spread or 0.0, run.networks > 1)
+
+
+def make_curves(tables: dict[Protocol, list[Group]]) -> Iterator[Curve]:
+    """Score and loss of the product of each group over its training, every scoring and a hundredth of it."""
+    for protocol, groups in tables.items():
+        where = f"{protocol.name}, {protocol.labelled:,} labelled"
+        for group in groups:
+            run = group.any
+            scored = [
+                {
+                    step: 100 * scores[run.product][run.metric]
+                    for step, scores in each.history.items()
+                    if scores[run.product].get(run.metric, -1.0) >= 0
+                }
+                for each in group.runs.values()
+            ]
+            yield make_curve(f"{run.metric} in percent,\n{where}", group, scored)
+        for group in groups:
+            losses = [binned(read_losses(run.folder), protocol.steps) for run in group.runs.values()]
+            yield make_curve(f"loss,\n{where}", group, losses)
+
+
+def make_curve(panel: str, group: Group, by_seed: list[dict[int, float]]) -> Curve:
+    """The mean and deviation over seeds of a quantity {step: value} at every step that a seed has."""
+    steps = sorted({step for values in by_seed for step in values})
+    spreads = [mean_sd([values[step] for values in by_seed if step in values]) for step in steps]
+    means, sds = tuple(mean for mean, _ in spreads), tuple(sd or 0.0 for _, sd in spreads)
+    return Curve(panel, group.name, tuple(steps), means, sds, group.any.networks > 1)
+
+
+def binned(losses: dict[int, float], total_steps: int) -> dict[int, float]:
+    """The mean loss of each of `LOSS_BINS` parts of a run, at the part's last step."""
+    length = -(-total_steps // LOSS_BINS)
+    parts: dict[int, list[float]] = {}
+    for step, loss in losses.items():
+        parts.setdefault(-(-step // length) * length, []).append(loss)
+    return {step: mean_sd(values)[0] for step, values in sorted(parts.items())}
 
 
 def markdown(sheets: list[Sheet], notes: list[str]) -> str:

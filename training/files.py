@@ -8,6 +8,7 @@ from sharding.files import write_atomic
 
 CARD_NAME = "card.json"
 SCORES_NAME = "scores.json"
+METRICS_NAME = "metrics.jsonl"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from configs import yaml12
 from configs.load import InputError, dump, load
 from training.build import RECIPE_NAME
-from training.files import CARD_NAME, SCORES_NAME
+from training.files import CARD_NAME, METRICS_NAME, SCORES_NAME
 from training.settings import RunSettings
 
 WITHOUT_EFFECT = ("output", "seed", "report_every", "checkpoint_every", "keep_checkpoints", "collapse")
@@ -46,7 +46,8 @@ class Protocol:
 class Run:
     """One finished run.
 
-    `settings` lacks the seed and what cannot change a score; `last` and `best` are {network: scores in 0..1}.
+    `settings` lacks the seed and what cannot change a score; `last` and `best` are {network: scores in 0..1},
+    `history` such scores by the step of each scoring.
     """
 
     folder: Path
@@ -58,6 +59,9 @@ class Run:
     ensembles: tuple[str, ...]
     last: dict[str, dict[str, float]]
     best: dict[str, dict[str, float]]
+    history: dict[int, dict[str, dict[str, float]]]
+    trained_parameters: int | None
+    """Of all networks and heads that the optimiser moves; None for a card of an older version."""
 
     @property
     def product(self) -> str:
@@ -130,6 +134,8 @@ def read_run(folder: Path) -> Run | None:
             tuple(card["ensembles"]),
             scores["last"]["scores"],
             scores["best"]["scores"],
+            {row["step"]: row["scores"] for row in scores["history"]},
+            card.get("trained_parameters"),
         )
     except KeyError as error:
         raise InputError(
@@ -152,6 +158,16 @@ def read_scores(folder: Path) -> dict[str, Any]:
     """The content of scores.json; empty where it is not written yet."""
     path = folder / SCORES_NAME
     return _read_json(path) if path.is_file() else {}
+
+
+def read_losses(folder: Path) -> dict[int, float]:
+    """The loss of a run by step, of every line of its metrics that has one. Raises InputError."""
+    path = folder / METRICS_NAME
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}): train the run again or leave it out") from None
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
 def is_finished(scores: dict[str, Any], steps: int) -> bool:

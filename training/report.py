@@ -22,8 +22,8 @@ from rich.console import Console
 from sharding.files import write_atomic
 from training.collapse import CollapseSettings, CollapseWatch
 from training.display import Display
+from training.files import METRICS_NAME
 
-METRICS_NAME = "metrics.jsonl"
 WATCHED = ("teacher_peak", "teacher_cells")
 
 

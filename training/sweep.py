@@ -49,7 +49,7 @@ def sweep(cfg: SweepSettings) -> None:
     console.print(f"{done} of {len(items)} runs are finished in {cfg.output}")
     if done:
         found = compare.read_all([Path(cfg.output)])
-        compare.report(found, compare.CompareSettings(baseline=cfg.baseline), Path(cfg.output))
+        compare.report(found, compare.CompareSettings(baseline=cfg.baseline, plot=cfg.plot), Path(cfg.output))
     if failed:
         console.print("\n".join(failed.values()))
         raise SystemExit(1)

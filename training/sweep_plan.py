@@ -13,6 +13,7 @@ from configs.load import InputError, load
 from configs.schema import plain
 from configs.settings import settings
 from training.build import RECIPE_NAME
+from training.compare import Plot
 from training.finished import identity, is_finished, leaves, read_scores, read_settings
 from training.settings import RunSettings
 
@@ -35,6 +36,8 @@ class SweepSettings:
     """When to stop: no run is started later, and the one under way saves."""
     baseline: str | None = None
     """The row of the table that the others are compared with."""
+    plot: Plot = "labels"
+    """The picture beside the table: labels, curves or parameters, as training/compare.py draws them."""
 
 
 @dataclass(frozen=True)

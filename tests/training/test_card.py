@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from configs.load import load
 from pipelines.loader import Place
+from sharding.skeleton import COCO_17
 from training.build import build_method, open_splits
-from training.card import card, choice, describe
+from training.card import card, choice, describe, trained_parameters
 from training.settings import RunSettings
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MakeRun = Callable[..., RunSettings]
 
 
@@ -55,6 +58,33 @@ def test_two_networks_and_their_ensemble_are_named(tiny_run: MakeRun, tmp_path: 
     assert written["networks"] == 2
     (members,) = written["ensembles"].values()
     assert len(members) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "networks", "heads"),
+    [
+        ("{name: single, teacher: {name: ema}}", 1, 0),  # the average is not trained
+        ("{name: dual}", 2, 0),
+        ("{name: triple}", 3, 0),
+        ("{name: double_match}", 1, 16 * 16 + 16),  # the projection of the features
+    ],
+)
+def test_all_trained_parameters_are_counted(
+    tiny_run: MakeRun, tmp_path: Path, method: str, networks: int, heads: int
+) -> None:
+    written = card_of(tiny_run("supervised", f"method={method}"), tmp_path / "index")
+    assert written["trained_parameters"] == networks * written["parameters"] + heads
+
+
+@pytest.mark.parametrize(
+    ("recipe", "count"),
+    [("adaptive_mixup", 15_376_721), ("double_match", 15_639_377), ("dual_cutout", 30_753_442)],
+)
+def test_figure_6_has_these_parameters(recipe: str, count: int) -> None:
+    """Networks of docs/methods.md 8 with COCO's 17 keypoints; DoubleMatch adds 512 x 512 + 512."""
+    cfg = load(RunSettings, CONFIGS / "run" / "coco-1k" / f"{recipe}.yaml")
+    method = build_method(cfg, COCO_17, Place(device=torch.device("cpu")), fresh=False)
+    assert trained_parameters(method) == count
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,15 @@ from PIL import Image
 from rich.console import Console
 
 from configs.load import InputError, dump, load
-from training.compare import CompareSettings, main, read_all, report
+from training.compare import (
+    CompareSettings,
+    binned,
+    main,
+    make_curves,
+    make_points,
+    read_all,
+    report,
+)
 from training.finished import find_runs, group_runs, read_run
 from training.settings import RunSettings
 
@@ -35,13 +43,18 @@ def write(tmp_path: Path) -> Write:
             "labelled": {"people": labelled, "ids_sha256": changes.get("ids", f"{labelled:064d}")},
             "val": {"people": 1000, "ids_sha256": changes.get("val_ids", "v" * 64)},
             "processes": 1,
+            "trained_parameters": changes.get("trained_parameters", 1000),
         }
         (folder / "card.json").write_text(json.dumps(card))
         nets = changes.get("scores") or {"network": {"PCK": changes["PCK"], "AP": 0.25, "AR": -1.0}}
         last = {"step": changes.get("step", cfg.steps), "scores": nets}
         better = {name: {**scores, "PCK": scores["PCK"] + 0.01} for name, scores in nets.items()}
-        scores = {"metric": cfg.metric, "last": last, "best": {"step": 5, "scores": better}, "history": []}
+        scores = {"metric": cfg.metric, "last": last, "best": {"step": 5, "scores": better}}
+        scores["history"] = changes.get("history", [last])
         (folder / "scores.json").write_text(json.dumps(scores))
+        losses = changes.get("losses", {})
+        lines = [json.dumps({"step": step, "loss": loss, "lr": 0.1}) for step, loss in losses.items()]
+        (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 1, "AP": 0.5}']) + "\n")
         return folder
 
     return make
@@ -162,6 +175,67 @@ def test_one_number_of_labels_needs_no_plot(write, tmp_path):
     write("a-seed0", PCK=0.4)
     table(tmp_path)
     assert not (tmp_path / "runs" / "compare.png").exists()
+
+
+def training_of(scores: list[float], losses: dict[int, float]) -> dict[str, Any]:
+    """What a run whose network was scored every fifth step leaves."""
+    history = [{"step": 5 * i, "scores": {"network": {"PCK": pck}}} for i, pck in enumerate(scores, 1)]
+    return {"history": history, "losses": losses, "PCK": scores[-1]}
+
+
+def test_curves_are_the_mean_over_seeds_of_every_scoring_and_of_the_loss(write, tmp_path):
+    """Figure 5 of Meng et al.: score and loss over training, a line for each way to mask."""
+    write("random-seed0", **training_of([0.1, 0.3], {1: 5.0, 10: 3.0}))
+    write("random-seed1", "seed=1", **training_of([0.2, 0.5], {1: 7.0, 10: 4.0}))
+    write("adaptive-seed0", "method={name: single}", **training_of([0.4, 0.6], {10: 2.0}))
+    tables = read_all([tmp_path / "runs"]).tables
+    curves = {(curve.panel.split(",")[0], curve.method): curve for curve in make_curves(tables)}
+    score, loss = curves["PCK in percent", "random"], curves["loss", "random"]
+    assert score.steps == (5, 10)
+    assert score.means == pytest.approx((15, 40))
+    assert score.sds == pytest.approx((7.0711, 14.1421), abs=1e-3)
+    assert (loss.steps, loss.means) == ((1, 10), (6.0, 3.5))
+    assert curves["loss", "adaptive"].means == (2.0,)
+    assert curves["PCK in percent", "adaptive"].sds == (0.0, 0.0)
+
+
+def test_the_loss_of_a_long_run_is_averaged_over_hundredths_of_it():
+    losses = {step: float(step) for step in range(1, 1001)}
+    parts = binned(losses, 1000)
+    assert list(parts) == list(range(10, 1001, 10))
+    assert parts[10] == pytest.approx(5.5)
+    assert parts[1000] == pytest.approx(995.5)
+    assert binned({50: 1.0, 100: 3.0}, 30) == {50: 1.0, 100: 3.0}  # fewer steps than parts: as they are
+
+
+def test_parameters_are_those_that_are_trained_of_all_networks(write, tmp_path):
+    """Figure 6 of Meng et al.; runs of unlike length stand in one picture."""
+    write("adaptive-seed0", "protocol=coco-1k", PCK=0.4, trained_parameters=15_376_721)
+    dual = {"networks": 2, "trained_parameters": 30_753_442}
+    write("dual-seed0", "protocol=coco-1k", "method={name: dual}", "steps=20", PCK=0.5, **dual)
+    points = list(make_points(read_all([tmp_path / "runs"]).tables, "parameters"))
+    assert {(p.method, p.at, round(p.mean), p.has_several_networks) for p in points} == {
+        ("adaptive", 15_376_721, 40, False),
+        ("dual", 30_753_442, 50, True),
+    }
+    assert len({point.panel for point in points}) == 1
+
+
+@pytest.mark.parametrize("kind", ["curves", "parameters"])
+def test_a_picture_that_is_asked_for_is_drawn(write, tmp_path, kind, capsys):
+    for seed in (0, 1):
+        write(f"a-seed{seed}", f"seed={seed}", **training_of([0.1, 0.3], {1: 5.0, 10: 3.0}))
+    main([str(tmp_path / "runs"), f"plot={kind}"])
+    path = tmp_path / "runs" / f"compare-{kind}.png"
+    assert str(path) in capsys.readouterr().out
+    picture = Image.open(path)
+    assert len(set(picture.convert("RGB").resize((200, 100)).tobytes())) > 20
+
+
+def test_a_card_that_counts_no_trained_parameters_is_named(write, tmp_path):
+    write("a-seed0", PCK=0.4, trained_parameters=None)
+    with pytest.raises(InputError, match=r"a-seed0: its card does not say how many parameters are trained"):
+        table(tmp_path, plot="parameters")
 
 
 def test_files_among_the_folders_are_passed_over(write):

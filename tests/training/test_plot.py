@@ -1,10 +1,10 @@
-"""The plot of a comparison: a line a method, bars of one deviation, several networks dashed."""
+"""The pictures of a comparison: what is drawn where, several networks apart from single ones."""
 
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from training.plot import Point, draw_panel, plot
+from training.plot import Curve, Point, draw_curves, draw_labels, draw_parameters, plot
 
 POINTS = [
     Point("PCK", "dual", 500, 40.0, 1.0, True),
@@ -15,9 +15,9 @@ POINTS = [
 
 def test_a_method_is_one_line_by_rising_labels_with_its_deviations():
     axes = Figure().subplots()
-    draw_panel(axes, "PCK", POINTS)
+    draw_labels(axes, POINTS)
     dual, supervised = axes.containers  # the best first, as in the legend
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dual", "supervised"]
+    assert axes.get_legend_handles_labels()[1] == ["dual", "supervised"]
     assert list(dual.lines[0].get_ydata()) == [20.0, 40.0]
     assert dual.lines[0].get_xdata() == pytest.approx([100, 500], rel=0.02)
     bars = [path.vertices[:, 1].tolist() for path in dual.lines[2][0].get_paths()]
@@ -27,7 +27,30 @@ def test_a_method_is_one_line_by_rising_labels_with_its_deviations():
 
 
 def test_each_panel_has_axes_of_its_own(tmp_path):
-    plot(POINTS, tmp_path / "one.png")
-    plot([*POINTS, Point("AP", "dual", 100, 1.0, 0.0, True)], tmp_path / "two.png")
+    plot(POINTS, tmp_path / "one.png", draw_labels)
+    plot([*POINTS, Point("AP", "dual", 100, 1.0, 0.0, True)], tmp_path / "two.png", draw_labels)
     one, two = (Image.open(tmp_path / name) for name in ("one.png", "two.png"))
     assert (two.width, two.height) == (one.width, 2 * one.height)
+
+
+def test_a_method_is_one_mark_at_its_trained_parameters_the_best_first():
+    axes = Figure().subplots()
+    single = Point("AP", "adaptive", 15_376_721, 42.9, 0.3, False)
+    draw_parameters(axes, [single, Point("AP", "dual", 30_753_442, 44.6, 0.5, True)])
+    dual, adaptive = axes.containers
+    assert axes.get_legend_handles_labels()[1] == ["dual (30.8 M)", "adaptive (15.4 M)"]
+    assert list(adaptive.lines[0].get_xdata()) == pytest.approx([15.376721])
+    assert list(adaptive.lines[0].get_ydata()) == [42.9]
+    assert dual.lines[0].get_markerfacecolor() == "none"
+    assert adaptive.lines[0].get_markerfacecolor() != "none"
+    assert "millions" in axes.get_xlabel()
+
+
+def test_a_curve_is_a_line_in_a_band_of_one_deviation():
+    axes = Figure().subplots()
+    draw_curves(axes, [Curve("loss", "adaptive", (10, 20), (3.0, 2.0), (0.5, 0.25), False)])
+    (line,) = axes.get_lines()
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([10, 20], [3.0, 2.0])
+    (band,) = axes.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert {round(float(y), 6) for y in heights} == {2.5, 3.5, 1.75, 2.25}
