@@ -2,12 +2,15 @@
 
 import random
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from configs.load import InputError
 from sharding.photos import Photos
+from sharding.photos.base import safe_name
+from sharding.photos.near import NearNames
 from sharding.record import Annotations, Person, Photo
 from sharding.settings import BuildSettings
 
@@ -32,10 +35,10 @@ def make_plan(settings: BuildSettings, annotations: Annotations, dropped: Counte
     tasks = photo_tasks(settings, annotations)
     absent: set[str] = set()
     if settings.missing_images == "skip":
-        absent = annotations.photos.absent(task.photo.file_name for task in tasks)
+        absent = _absent(tasks, annotations.photos)
         dropped["photo absent"] += sum(num_samples(t, settings) for t in tasks if t.photo.file_name in absent)
     tasks = wanted_tasks(tasks, settings, absent)
-    absent = annotations.photos.absent(task.photo.file_name for task in tasks)
+    absent = _absent(tasks, annotations.photos)
     if absent:
         first = next(task for task in tasks if task.photo.file_name in absent)
         raise absent_photo_error(first, len(absent), annotations.photos)
@@ -56,13 +59,25 @@ def wanted_tasks(tasks: list[PhotoTask], settings: BuildSettings, skipped: set[s
     return tasks if settings.limit is None else _take(tasks, settings.limit, settings)
 
 
+def _absent(tasks: Sequence[PhotoTask], photos: Photos) -> set[str]:
+    """The names of photos that are not there. Raises InputError for one that leads out of the location."""
+    names = [task.photo.file_name for task in tasks]
+    for name in names:
+        try:
+            safe_name(name, photos.location)
+        except InputError as error:
+            raise InputError(f"{error}{NearNames(photos).told(name)}") from None
+    return photos.absent(names)
+
+
 def absent_photo_error(task: PhotoTask, count: int, photos: Photos) -> InputError:
     """The sentence about the first of `count` absent photos."""
+    there = NearNames(photos).told(task.photo.file_name)
     who = f"annotation {task.persons[0].id}" if task.persons else f"image {task.photo.id}"
-    more = f" (and {count - 1} more photos are absent)" if count > 1 else ""
+    more = f", as are {count - 1} more" if count > 1 else ""
     return InputError(
-        f"{photos.where(task.photo.file_name)}: {who} names this photo, but the file is absent{more}: "
-        "put it there, correct source.images, or leave such persons out with missing_images=skip"
+        f"{photos.where(task.photo.file_name)}: {who} names this photo, but the file is absent{there}{more}: "
+        "put it there, correct its name or source.images, or leave such persons out with missing_images=skip"
     )
 
 

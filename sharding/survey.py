@@ -19,6 +19,7 @@ from sharding.executor import map_in_order
 from sharding.findings import Effect, Fault, Findings
 from sharding.photos import Photos
 from sharding.photos.base import safe_name
+from sharding.photos.near import NearNames
 from sharding.plan import photo_tasks, wanted_tasks
 from sharding.record import Annotations, Photo
 from sharding.settings import BuildSettings
@@ -97,13 +98,15 @@ def survey_photos(settings: BuildSettings, annotations: Annotations, *, console:
     stored = _stored_names(settings, annotations, absent)
     findings = Findings(annotations.photos.location)
     sizes_wh: dict[str, tuple[int, int]] = {}
+    near = NearNames(annotations.photos)
     for photo in named:
         trouble, detail, size_wh = verdicts[photo]
         if photo.size_wh is None and size_wh is not None:
             sizes_wh[photo.file_name] = size_wh
         if trouble is not None:
             fault = _fault(trouble, settings, is_stored=photo.file_name in stored)
-            findings.add(fault, photo.file_name, detail)
+            hint = near.told(photo.file_name) if trouble in ("absent", "leads out") else ""
+            findings.add(fault, f"{photo.file_name}{hint}", detail)
     if isinstance(settings.crop, PersonCrop):
         _find_boxes_outside(settings.crop, annotations, stored, sizes_wh, findings)
     return Survey(findings, len(there), unusable, sizes_wh)

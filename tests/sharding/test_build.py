@@ -201,6 +201,21 @@ class TestFaults:
         assert manifest.dropped == {"photo absent": 2}
         assert ids_of(output) == [10, 11, 20, 21, 40, 41, 50, 51]
 
+    @pytest.mark.parametrize(
+        ("named", "there"),
+        [
+            ("000000000003.JPG", "000000000003.jpg"),
+            ("images/000000000003.jpg", "000000000003.jpg"),
+            ("/data/upload/000000000003.jpg", "000000000003.jpg"),
+        ],
+    )
+    def test_absent_photo_of_nearly_that_name(self, small, output, quiet, named, there):
+        row = small.content["images"][2]
+        assert row["file_name"] == there
+        row["file_name"] = named
+        small.save()
+        self.stops(small, output, quiet, rf"{named}.*\({there} is there\)")
+
     def test_absent_photo_beyond_the_limit_does_not_matter(self, small, output, quiet):
         (small.images / "000000000003.jpg").unlink()
         assert build(small.settings(output, limit=4), console=quiet).num_samples == 4

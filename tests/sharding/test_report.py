@@ -125,6 +125,17 @@ class TestAnnotationFaults:
         ids = [photo(small, 3).name]
         self.has(small, output, fault="photo absent", effect=effect, ids=ids, missing_images=rule)
 
+    def test_photos_absent_under_nearly_the_names_of_others(self, small, output):
+        names = [row["file_name"] for row in small.content["images"]]
+        wrong = [names[0].upper(), f"images/{names[1]}", f"/data/{names[2]}", *names[3:]]
+        for row, name in zip(small.content["images"], wrong, strict=True):
+            row["file_name"] = name
+        table, _, faults = looked_at(small, output)
+        told = [f"{name} ({there} is there)" for name, there in zip(wrong, names, strict=True)]
+        assert faults["photo absent"]["ids"] == told[:2]
+        assert faults["the name leads out of the photos' location"]["ids"] == [told[2]]
+        assert f"{told[0]}, {told[1]}" in table
+
     @pytest.mark.parametrize(("rule", "effect"), [("stop", "stops"), ("skip", "dropped")])
     @pytest.mark.parametrize("content", [b"", b"<html>", None])
     def test_photo_damaged(self, small, output, content, rule, effect):
