@@ -7,7 +7,6 @@ import msgspec
 import numpy as np
 from pydantic import Field
 
-from configs.load import InputError
 from configs.settings import settings
 from sharding.boxes import AREA_OF_BOX, ResultsBoxes, WholePhotoBoxes
 from sharding.detector import DetectorBoxes
@@ -79,10 +78,4 @@ def _find_skeleton(name: str) -> Skeleton:
     path = Path(name)
     expected = f"a COCO-form file with `categories` (nor is it one of {', '.join(SKELETONS)})"
     file = read_json(path, _Categories, expected=expected)
-    try:
-        return from_category(choose_category(file.categories, path, None), where=name)
-    except InputError as error:
-        raise InputError(
-            f"{error}, or give source.skeleton=SHARDS/ground_truth.json, which lies in the shards of the "
-            "labelled set and holds what their recipe says of the keypoints"
-        ) from error
+    return from_category(choose_category(file.categories, path, None), where=name)

@@ -100,13 +100,6 @@ class TestSkeleton:
         (tmp_path / "mine.json").write_text(json.dumps({"categories": [to_category(LSP_14)], "images": 1}))
         assert read(photos, skeleton=str(tmp_path / "mine.json")).skeleton == LSP_14
 
-    def test_whose_names_a_recipe_gave_lies_in_the_shards(self, photos, tmp_path):
-        (tmp_path / "mine.json").write_text(json.dumps({"categories": [{"id": 1, "name": "person"}]}))
-        with pytest.raises(
-            InputError, match=r"mine\.json: .*, or give source\.skeleton=SHARDS/ground_truth\.json"
-        ):
-            read(photos, skeleton=str(tmp_path / "mine.json"))
-
     def test_that_is_neither(self, photos, tmp_path):
         (tmp_path / "list.json").write_text("[]")
         with pytest.raises(
