@@ -143,7 +143,7 @@ def _hint(place: _Place) -> str:
         return f" (write {int(value)})"
     if isinstance(value, str) and (int in members or float in members) and _is_number(value.replace("_", "")):
         return f" (write {value.replace('_', '')}, without quotes and underscores)"
-    if isinstance(value, bool | int | float) and takes_text(place.kind):
+    if isinstance(value, bool | int | float | list) and takes_text(place.kind):
         return " (put quotes around it)"
     if isinstance(value, str):
         return nearest(value, [c for m in members for c in get_args(m) if isinstance(c, str)])

@@ -180,7 +180,7 @@ def _bases(document: yaml12.Document, file: Path) -> list[Path]:
     ):
         line = document.lines[("base",)]
         raise InputError(f"{file}:{line}: base: expected a path or a list of paths, found {found(base)}")
-    return [Path(os.path.normpath(file.parent / name)) for name in names]
+    return [Path(os.path.normpath(file.parent / os.path.expanduser(name))) for name in names]
 
 
 def _can_be_a_file(name: str) -> bool:

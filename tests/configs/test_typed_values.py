@@ -1,7 +1,6 @@
 """A value on the command line means what was typed: for a text or a path all of it, else what YAML reads."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -191,7 +190,10 @@ def test_the_home_folder_is_found_from_words_and_files(monkeypatch, tmp_path):
     build = load(Build, recipe)
     assert (build.source.images, build.places) == ("/ann/photos", {"a": Path("/ann/b")})
     assert build.free == {"a": "~/b"}
-    assert os.path.expanduser("~") == "/ann"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe.write_text("base: ~/base.yaml\n")
+    base.write_text("steps: 7\n")
+    assert load(Build, recipe).steps == 7
 
 
 def test_in_a_file_a_number_for_a_path_says_to_put_quotes_around_it(tmp_path):
@@ -207,6 +209,11 @@ def test_in_a_file_a_number_for_a_path_says_to_put_quotes_around_it(tmp_path):
     ]
     recipe.write_text("output: photos #2\n")  # in a file this is a comment, as everywhere
     assert load(Build, recipe).output == Path("photos")
+    recipe.write_text("output: [2024]\n")
+    with pytest.raises(
+        InputError, match=r"output: expected a path, found the list \[2024\] \(put quotes around"
+    ):
+        load(Build, recipe)
     recipe.write_text("output: [2024] trip\n")
     with pytest.raises(
         InputError, match=r"r\.yaml:1: this is not YAML: .*: complete it, or put quotes around"
