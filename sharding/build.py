@@ -9,7 +9,7 @@ if __name__ == "__main__":  # run as a file, Python looks for packages in this f
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import chain
 
 from rich.console import Console
@@ -18,12 +18,20 @@ from rich.table import Table
 
 from configs.load import InputError, command
 from sharding.executor import map_in_order
-from sharding.files import file_sha256, replace_folder
+from sharding.files import (
+    file_sha256,
+    follow_links,
+    holds_anything,
+    making_folder,
+    named_disk_errors,
+    put_in_place,
+)
 from sharding.identity import Identity, identify
-from sharding.journal import Journal, Tally, building_folder
+from sharding.journal import JOURNAL_NAME, Journal, Tally
 from sharding.manifest import (
     FORMAT_VERSION,
     GROUND_TRUTH_NAME,
+    MANIFEST_NAME,
     Manifest,
     check_shards,
     read_manifest,
@@ -41,15 +49,18 @@ from sharding.verify import verify_command
 from sharding.work import PhotoSamples, do_job, make_jobs
 from sharding.write import write_shards
 
+_DOING = "building"
+_GO_ON = "start the same command again; it goes on after the last complete shard"
+
 
 def build(settings: BuildSettings, *, console: Console) -> Manifest:
     """Make the folder of shards that `settings` describe, or find that it is there already.
 
-    All is written aside, shard by shard, and renamed at the end: the output is as it was before or complete.
-    A build that was stopped, in whatever way, goes on after its last complete shard. An output of the same
-    settings and annotations is left alone if it is whole, and made again if it is damaged.
+    All is written aside, shard by shard, and put in place at the end, so that a folder with a manifest is
+    complete. A build that was stopped, in whatever way, goes on after its last complete shard. An output of
+    the same settings and annotations is left alone if it is whole, and made again if it is damaged.
     Raises InputError for faults of the input, an output that holds anything else, another build of the same
-    output that is running, and a full disk.
+    output that is running, and a disk that cannot be written.
     """
     start = time.perf_counter()
     annotations = settings.source.read()
@@ -59,50 +70,61 @@ def build(settings: BuildSettings, *, console: Console) -> Manifest:
     if split is not None:
         console.print(describe_split(split), highlight=False, soft_wrap=True)
     identity = identify(settings, annotations)
-    with _named_disk_errors(settings.output), building_folder(settings.output) as aside:
-        journal = Journal(aside, identity)
-        finished = _find_finished(settings.output, identity, console)
-        if finished is not None:
-            journal.remove()  # a kill after the rename leaves one
-            return finished
-        manifest, num_photos = _build_aside(journal, settings, annotations, console, split=split)
-        replace_folder(journal.shards, settings.output)
-        journal.remove()
+    with named_disk_errors(settings.output, then=_GO_ON):
+        output = follow_links(settings.output)
+        with making_folder(output, _DOING, keeps=JOURNAL_NAME) as aside:
+            journal = Journal(aside, identity, settings.output.name)
+            is_open = output.is_dir() and not (output / MANIFEST_NAME).exists()
+            if is_open and journal.is_finished():  # a kill while the files were moved
+                put_in_place(journal.shards, output, last=MANIFEST_NAME)
+            old, is_whole = _find_output(output, settings.output, identity, console)
+            if old is not None and is_whole:
+                journal.remove()  # a kill after the files were moved leaves one
+                return old
+            manifest, num_photos = _build_aside(journal, settings, annotations, console, split=split)
+            if old is not None:
+                _remove_other_shards(output, old, manifest)
+            put_in_place(journal.shards, output, last=MANIFEST_NAME)
+            journal.remove()
     _print_summary(
         console, settings.output, manifest, num_photos=num_photos, seconds=time.perf_counter() - start
     )
     return manifest
 
 
-@contextmanager
-def _named_disk_errors(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{output}: it cannot be written ({error.strerror or error}): make room or mend the permissions, "
-            "then start the same command again; it goes on after the last complete shard"
-        ) from error
+def _find_output(
+    folder: Path, output: Path, identity: Identity, console: Console
+) -> tuple[Manifest | None, bool]:
+    """The manifest of an output that this build made before, and whether the output is whole.
 
-
-def _find_finished(output: Path, identity: Identity, console: Console) -> Manifest | None:
-    """The manifest of an output that is already what the build would make; None where it is to be made."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return None
+    The manifest is None where there is nothing yet. output: the folder as the user calls it. Raises
+    InputError for anything else.
+    """
+    if not folder.exists() or (folder.is_dir() and not holds_anything(folder, _DOING)):
+        return None, False
     other = f"{output}: this exists and is not what this build makes: remove it or give another output=..."
     try:
-        manifest = read_manifest(output)
+        manifest = read_manifest(folder)
     except InputError as error:
         raise InputError(other) from error
     if (manifest.annotations_sha256, manifest.settings_sha256) != identity:
         raise InputError(f"{other} (it was made from other annotations or settings)")
     try:
-        check_shards(output, manifest)
+        check_shards(folder, manifest)
     except InputError as error:
         console.print(f"making {output} again: {error}", highlight=False, soft_wrap=True)
-        return None
+        return manifest, False
     console.print(f"{output} is there already: {manifest.num_samples} samples, same annotations and settings")
-    return manifest
+    return manifest, True
+
+
+def _remove_other_shards(folder: Path, old: Manifest, new: Manifest) -> None:
+    """Remove the shards of a damaged output that its new manifest does not name."""
+    kept = {shard.file for shard in new.shards}
+    for shard in old.shards:
+        if shard.file not in kept:
+            (folder / shard.file).unlink(missing_ok=True)
+            (folder / shard.idx_file).unlink(missing_ok=True)
 
 
 def _build_aside(
@@ -220,7 +242,11 @@ def _print_summary(
 
 def main(settings: BuildSettings) -> None:
     """Build, or check only, with progress and summary on the terminal."""
-    (check if settings.check == "only" else build)(settings, console=Console())
+    if settings.check == "only":
+        with named_disk_errors(settings.output):
+            check(settings, console=Console())
+    else:
+        build(settings, console=Console())
 
 
 if __name__ == "__main__":

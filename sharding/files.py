@@ -1,10 +1,54 @@
-"""Files written whole or not at all, and their hashes."""
+"""Files and folders that come to be whole or not at all, hashes, and what to do where a disk refuses."""
 
+import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from configs.load import InputError
+
+_CURES = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room, as your quota of that disk is used up",
+    errno.EACCES: "correct the permissions",
+    errno.EPERM: "correct the permissions",
+    errno.EROFS: "mount that disk so that it can be written, or choose another folder",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n 4096`)",
+    errno.ENFILE: "close other programs, as this machine has too many files open",
+    errno.EFBIG: "raise the limit of file sizes (`ulimit -f unlimited`), or choose another disk",
+    errno.ENOMEM: "free memory",
+    errno.EAGAIN: "raise the limit of processes (`ulimit -u`), or take fewer workers",
+    errno.ENOLCK: "mount that disk with file locks, or choose a folder on another disk",
+    errno.EXDEV: "choose a folder without other disks mounted in it",
+    errno.EBUSY: "end the program that uses it, or unmount the disk that is mounted there",
+    errno.EIO: "check that disk, or choose a folder on another one",
+    errno.ESTALE: "mount that network disk again",
+    errno.ENOTDIR: "remove the file that stands where a folder should be, or choose another folder",
+    errno.EEXIST: "remove the file that stands where a folder should be, or choose another folder",
+    errno.EISDIR: "remove the folder that stands where a file should be",
+    errno.ENOTEMPTY: "end the other program that writes there, or choose another folder",
+    errno.ELOOP: "correct the links, which lead in a circle",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+@contextmanager
+def named_disk_errors(path: Path, *, then: str = "start the same command again") -> Iterator[None]:
+    """Turn any OSError into an InputError that names `path`, says what the system said, and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        is_elsewhere = error.filename is not None and str(error.filename) != str(path)
+        where = f": {error.filename}" if is_elsewhere else ""
+        cure = _CURES.get(error.errno or 0, "correct that")
+        raise InputError(f"{path}: it cannot be written ({reason}{where}): {cure}, then {then}") from error
 
 
 def write_atomic(path: Path, content: bytes) -> Path:
@@ -15,11 +59,16 @@ def write_atomic(path: Path, content: bytes) -> Path:
 def write_atomic_parts(path: Path, parts: Iterable[bytes]) -> Path:
     """`write_atomic` of a content that comes in parts."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with aside.open("wb") as file:
-        file.writelines(parts)
-        file.flush()
-        os.fsync(file.fileno())
-    return aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        return aside.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
 
 
 def file_sha256(path: Path) -> str:
@@ -31,12 +80,85 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def replace_folder(aside: Path, target: Path) -> None:
-    """Rename the finished folder `aside` to `target`; a folder of that name gives way."""
-    if target.exists():
-        old = aside.with_suffix(".old")
-        target.replace(old)
-        aside.replace(target)
-        shutil.rmtree(old)
-    else:
-        aside.replace(target)
+def require_name(folder: Path) -> None:
+    """Raise ValueError where a path has no name of its own, so that nothing can be made beside it."""
+    if folder.name in ("", "..") or "\0" in str(folder):
+        raise ValueError(
+            f"{str(folder)!r} does not name a folder to make: give a path that ends in a name, such as "
+            "shards/coco"
+        )
+
+
+def follow_links(folder: Path) -> Path:
+    """The absolute path of a folder to make, behind all links.
+
+    The last part of a link's target may be absent. Raises InputError where more of it is, since a disk that
+    is not mounted would otherwise be filled in its place.
+    """
+    for part in (folder, *folder.parents):
+        target = Path(os.path.realpath(part))
+        if part.is_symlink() and not part.exists() and (target.is_symlink() or not target.parent.is_dir()):
+            raise InputError(
+                f"{folder}: the link {part} leads to {os.readlink(part)}, which is not there: mount that "
+                "disk, correct the link, or choose another folder"
+            )
+    return Path(os.path.realpath(folder))
+
+
+@contextmanager
+def making_folder(target: Path, doing: str, *, keeps: str, waits: bool = False) -> Iterator[Path]:
+    """The hidden folder in which `target` is made, locked for this process: `.NAME.DOING` beside it.
+
+    A target that is a folder already stays, as it may be a mount point or the current folder of a shell: then
+    the hidden folder is `target/.DOING`, on the same disk. At the end the hidden folder is removed, unless it
+    holds the file `keeps`, from which another process can go on. waits: for a process that makes the same
+    target, instead of raising InputError.
+    """
+    folder = target.with_name(f".{target.name}.{doing}")
+    if target.is_dir() and not folder.exists():
+        folder = target / f".{doing}"
+    lock = FileLock(folder / "lock")
+    while not lock.is_locked:
+        folder.mkdir(parents=True, exist_ok=True)
+        _acquire(lock, target, waits=waits)
+        if not (folder / "lock").exists():  # the process that held it has just removed the folder
+            lock.release()
+    try:
+        yield folder
+    finally:
+        if not (folder / keeps).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def _acquire(lock: FileLock, target: Path, *, waits: bool) -> None:
+    """Acquire a lock whose folder may go at any moment; InputError where another process holds it."""
+    with suppress(FileNotFoundError):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            if not waits:
+                raise InputError(
+                    f"{target}: another build is writing this folder: wait for it, or give another output=..."
+                ) from error
+            sys.stderr.write(f"{target}: waiting for another build, which makes this folder\n")
+            lock.acquire()
+
+
+def holds_anything(folder: Path, doing: str) -> bool:
+    """Whether a folder holds more than the hidden folder in which it is made."""
+    return any(path.name != f".{doing}" for path in folder.iterdir())
+
+
+def put_in_place(made: Path, target: Path, *, last: str) -> None:
+    """Rename the finished folder `made` to `target`, or move its files into a `target` that is there.
+
+    The file `last` says that the others are whole: it is the first to go from the target and the last to
+    come, so that a kill in between leaves `made` with that file and the same call completes the work.
+    """
+    if not target.is_dir():
+        made.replace(target)
+        return
+    (target / last).unlink(missing_ok=True)
+    for path in sorted(made.iterdir(), key=lambda path: path.name == last):
+        shutil.move(path, target / path.name)

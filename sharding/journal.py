@@ -1,23 +1,18 @@
 """How far a build has come: one line for each complete shard, so that a killed build goes on from there."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from configs.load import InputError
-from sharding.files import file_sha256, write_atomic
+from sharding.files import file_sha256
 from sharding.identity import Identity
-from sharding.manifest import ShardEntry
+from sharding.lines import HashedLines
+from sharding.manifest import ShardEntry, read_manifest
 
 SHARDS = "shards"
 """The folder inside a building folder that becomes the output."""
-_JOURNAL, _LOCK = "journal.jsonl", "lock"
+JOURNAL_NAME = "journal.jsonl"
 
 
 @dataclass
@@ -40,53 +35,47 @@ class Tally:
         return sum(shard.samples for shard in self.shards)
 
 
-@contextmanager
-def building_folder(output: Path) -> Iterator[Path]:
-    """The hidden folder beside `output` where it is made, for this process alone.
-
-    It is removed at the end unless it holds complete shards. Raises InputError where another build is in it.
-    """
-    folder = output.with_name(f".{output.name}.building")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(
-            f"{output}: another build is writing this folder: wait for it, or give another output=..."
-        ) from error
-    try:
-        yield folder
-    finally:
-        if not (folder / _JOURNAL).exists():
-            shutil.rmtree(folder)
-        lock.release()
-
-
 class Journal:
-    """The journal of one building folder; its first line says what is being built."""
+    """The journal of one building folder."""
 
-    def __init__(self, folder: Path, identity: Identity) -> None:
-        """identity: of what is being built; the journal of another build is dropped."""
+    def __init__(self, folder: Path, identity: Identity, name: str) -> None:
+        """identity, name: of what is being built; the journal of another build is dropped."""
         self.identity = identity
+        self.name = name
         self.shards = folder / SHARDS
-        self._path = folder / _JOURNAL
-        self._head = json.dumps(identity)
+        self._lines = HashedLines(folder / JOURNAL_NAME, json.dumps([*identity, name]))
         self._noted_sizes = 0
         self._noted_faults = 0
 
+    def is_finished(self) -> bool:
+        """Whether only moving the shards to their place is left."""
+        try:
+            manifest = read_manifest(self.shards)
+        except InputError:
+            return False
+        found = (manifest.annotations_sha256, manifest.settings_sha256, manifest.name)
+        return found == (*self.identity, self.name)
+
     def resume(self) -> Tally:
         """What is complete and intact; everything else in the folder is removed."""
-        tally, lines = self._read()
+        tally = Tally()
+        intact: list[str] = []
+        for line in self._lines.read():
+            noted = json.loads(line)
+            shard = ShardEntry(**noted["shard"])
+            if not self._is_intact(shard):
+                break
+            intact.append(line)
+            tally.shards.append(shard)
+            tally.next_task, tally.next_sample = noted["next"]
+            tally.sizes_wh |= {task: (size[0], size[1]) for task, size in noted["sizes"]}
+            tally.faults |= dict(noted["faults"])
         keep = {name for shard in tally.shards for name in (shard.file, shard.idx_file)}
         self.shards.mkdir(exist_ok=True)
         for path in self.shards.iterdir():
             if path.name not in keep:
                 path.unlink()
-        if lines:
-            write_atomic(self._path, "".join(f"{line}\n" for line in (self._head, *lines)).encode())
-        else:
-            self.remove()
+        self._lines.rewrite(intact)
         self._noted_sizes, self._noted_faults = len(tally.sizes_wh), len(tally.faults)
         return tally
 
@@ -98,35 +87,12 @@ class Journal:
             "sizes": list(tally.sizes_wh.items())[self._noted_sizes :],
             "faults": list(tally.faults.items())[self._noted_faults :],
         }
-        head = "" if self._path.exists() else self._head + "\n"
-        with self._path.open("a") as file:
-            file.write(f"{head}{json.dumps(line)}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._lines.append(json.dumps(line))
         self._noted_sizes, self._noted_faults = len(tally.sizes_wh), len(tally.faults)
 
     def remove(self) -> None:
         """Forget everything: the folder goes when the build ends."""
-        self._path.unlink(missing_ok=True)
-
-    def _read(self) -> tuple[Tally, list[str]]:
-        """What the journal's good lines say, and these lines."""
-        tally = Tally()
-        # A full disk or a kill may have left the file empty.
-        head, *lines = (self._path.read_text().splitlines() if self._path.exists() else ()) or ("",)
-        good: list[str] = []
-        with suppress(ValueError):  # a kill may have cut the last line short
-            for line in lines if head == self._head else []:
-                noted = json.loads(line)
-                shard = ShardEntry(**noted["shard"])
-                if not self._is_intact(shard):
-                    break
-                good.append(line)
-                tally.shards.append(shard)
-                tally.next_task, tally.next_sample = noted["next"]
-                tally.sizes_wh |= {task: (size[0], size[1]) for task, size in noted["sizes"]}
-                tally.faults |= dict(noted["faults"])
-        return tally, good
+        self._lines.rewrite([])
 
     def _is_intact(self, shard: ShardEntry) -> bool:
         files = {self.shards / shard.file: shard.sha256, self.shards / shard.idx_file: shard.idx_sha256}

@@ -9,6 +9,7 @@ from pydantic import Field
 from configs.settings import settings
 from sharding.crop import CropLaw, PersonCrop
 from sharding.detections import Detections
+from sharding.files import require_name
 from sharding.formats.source import Source
 from sharding.split import TrainValSplit
 
@@ -51,6 +52,7 @@ class BuildSettings:
     """Processes of this machine (executor: local)."""
 
     def __post_init__(self) -> None:
+        require_name(self.output)
         if self.kind == "image" and isinstance(self.crop, PersonCrop):
             raise ValueError("kind: image stores whole photos: set crop.name=none")
         if self.kind == "image" and isinstance(getattr(self.source, "boxes", None), Detections):

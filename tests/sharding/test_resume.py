@@ -29,6 +29,16 @@ from sharding.settings import BuildSettings
 from tests.killing import run_and_die
 
 folder, output = Path(sys.argv[1]), Path(sys.argv[2])
+step, then, whole, start = int(sys.argv[3]), sys.argv[4], Path(sys.argv[5]), sys.argv[6]
+
+def begin():
+    shutil.rmtree(output, ignore_errors=True)
+    if start != "absent":
+        output.mkdir(parents=True)
+    if start == "damaged":
+        shutil.copytree(whole, output, dirs_exist_ok=True)
+        (output / "small-000001.tar").write_bytes(b"damaged")
+
 def whole_build():
     source = CocoFormat(annotations=folder / "annotations.json", images=folder / "images")
     settings = BuildSettings(source=source, output=output, samples_per_shard=4, workers=1)
@@ -37,14 +47,16 @@ def whole_build():
 def files_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
+building = output.with_name(f".{output.name}.building") if start == "absent" else output / ".building"
 kills, resumable = 0, 0
-while run_and_die(whole_build, int(sys.argv[3]) * kills) == -signal.SIGKILL:
+begin()
+while run_and_die(whole_build, step * kills) == -signal.SIGKILL:
     kills += 1
-    resumable += output.with_name(f".{output.name}.building").joinpath("journal.jsonl").exists()
-    if sys.argv[4] == "complete each":
+    resumable += (building / "journal.jsonl").exists()
+    if then == "complete each":
         assert run_and_die(whole_build, None) == 0
-        assert files_of(output) == files_of(Path(sys.argv[5]))
-        shutil.rmtree(output)
+        assert files_of(output) == files_of(whole)
+        begin()
 print(json.dumps({"kills": kills, "resumable": resumable}))
 """
 
@@ -61,14 +73,24 @@ def whole(make_set, tmp_path, quiet):
     return small, tmp_path / "whole" / "small"
 
 
-@pytest.mark.parametrize(("step", "then"), [(1, "go on"), (5, "complete each")])
-def test_killed_at_any_moment_it_ends_with_the_same_bytes(whole, tmp_path, step, then):
+@pytest.mark.parametrize(
+    ("step", "then", "start"),
+    [
+        (1, "go on", "absent"),
+        (5, "complete each", "absent"),
+        (1, "go on", "an empty folder"),
+        (11, "complete each", "an empty folder"),
+        (3, "go on", "damaged"),
+    ],
+)
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(whole, tmp_path, step, then, start):
     """Build n is killed before its file operation n * step. Either the next one goes on from there, killed in
-    its turn; or an undisturbed one completes what the killed one left, and all begins anew."""
+    its turn; or an undisturbed one completes what the killed one left, and all begins anew. start: what the
+    output is at the beginning."""
     small, expected = whole
     output = tmp_path / "killed" / "small"
     done = subprocess.run(
-        [sys.executable, "-c", KILLER, str(small.folder), str(output), str(step), then, str(expected)],
+        [sys.executable, "-c", KILLER, str(small.folder), str(output), str(step), then, str(expected), start],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -160,8 +182,8 @@ def test_full_disk_is_one_sentence_and_the_next_build_goes_on(whole, tmp_path, q
 def test_a_kill_after_the_rename_leaves_nothing_behind(whole, tmp_path, quiet, monkeypatch):
     small, expected = whole
     output = tmp_path / "renamed" / "small"
-    real = sharding.build.replace_folder
-    monkeypatch.setattr(sharding.build, "replace_folder", lambda *paths: real(*paths) or 1 / 0)
+    real = sharding.build.put_in_place
+    monkeypatch.setattr(sharding.build, "put_in_place", lambda *args, **keys: real(*args, **keys) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build(small.settings(output), console=quiet)
     monkeypatch.undo()
