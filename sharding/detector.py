@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import Field
@@ -18,8 +18,9 @@ from configs.errors import InputError, why_unreadable
 from configs.settings import settings
 from sharding.boxes import Box, FoundBoxes, number_photos, place_boxes, sized
 from sharding.decode import decode_photo
-from sharding.files import file_sha256, write_atomic
+from sharding.files import file_sha256, named_disk_errors, write_atomic
 from sharding.findings import Findings
+from sharding.lines import HashedLines
 from sharding.photos import Photos
 from sharding.record import Photo
 
@@ -67,19 +68,21 @@ def _detect(cfg: DetectorBoxes, listed: Sequence[Photo], photos: Photos) -> list
     made_by = _identity(cfg, listed)
     if cfg.cache.exists():
         return _read_cache(cfg.cache, made_by)
-    cfg.cache.parent.mkdir(parents=True, exist_ok=True)
-    part = cfg.cache.with_name(f"{cfg.cache.name}.part")
-    with _alone(cfg.cache):
-        rows, done = _resume(part, made_by)
-        with part.open("a") as file:
+    part = HashedLines(cfg.cache.with_name(f"{cfg.cache.name}.part"), json.dumps(made_by))
+    with named_disk_errors(cfg.cache):
+        cfg.cache.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(cfg.cache):
+            lines = part.read()
+            part.rewrite(lines)
+            found = [json.loads(line) for line in lines]
+            rows: list[Result] = [row for each in found for row in each["rows"]]
+            done = found[-1]["next"] if found else 0
             for next_photo, new in _run(cfg, listed, done, photos):
                 rows += new
-                file.write(f"{json.dumps({'next': next_photo, 'rows': new})}\n")
-                file.flush()
-                os.fsync(file.fileno())
-        content = {"info": {"detected_by": made_by}, "annotations": rows}
-        write_atomic(cfg.cache, json.dumps(content).encode())
-        part.unlink()
+                part.append(json.dumps({"next": next_photo, "rows": new}))
+            content = {"info": {"detected_by": made_by}, "annotations": rows}
+            write_atomic(cfg.cache, json.dumps(content).encode())
+            part.rewrite([])
     return rows
 
 
@@ -97,11 +100,24 @@ def _identity(cfg: DetectorBoxes, listed: Sequence[Photo]) -> dict[str, Any]:
     }
 
 
+class _Row(msgspec.Struct):
+    image_id: int
+    file_name: str
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
+class _Cache(msgspec.Struct):
+    info: dict[str, dict[str, Any]]
+    annotations: list[_Row]
+
+
 def _read_cache(path: Path, made_by: dict[str, Any]) -> list[Result]:
     try:
-        content = json.loads(path.read_bytes())
-        found, rows = content["info"]["detected_by"], content["annotations"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = msgspec.json.decode(path.read_bytes(), type=_Cache)
+        found = content.info["detected_by"]
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         raise InputError(
             f"{path}: this is there and holds no boxes of a detector: remove it, or give another "
             "source.boxes.cache"
@@ -112,7 +128,7 @@ def _read_cache(path: Path, made_by: dict[str, Any]) -> list[Result]:
             f"{path}: these boxes were found by other settings or in other photos ({differs}): remove the "
             "file, or give another source.boxes.cache"
         )
-    return list(rows)
+    return [msgspec.to_builtins(row) for row in content.annotations]
 
 
 @contextmanager
@@ -131,23 +147,6 @@ def _alone(cache: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         lock.release()
-
-
-def _resume(part: Path, made_by: dict[str, Any]) -> tuple[list[Result], int]:
-    """The results of a detection that was stopped, and the place of its next photo; writes them anew."""
-    head = json.dumps(made_by)
-    first, *lines = part.read_text().splitlines() if part.exists() else [""]
-    rows: list[Result] = []
-    done = 0
-    good = [head]
-    with suppress(ValueError):  # a kill may have cut the last line short
-        for line in lines if first == head else []:
-            noted = json.loads(line)
-            rows += noted["rows"]
-            done = noted["next"]
-            good.append(line)
-    write_atomic(part, "".join(f"{line}\n" for line in good).encode())
-    return rows, done
 
 
 def _run(
