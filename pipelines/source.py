@@ -17,16 +17,29 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import fsspec
+import msgspec
 import numpy as np
 from PIL import Image
 
 from configs.load import InputError
 from pipelines.shards import Shards, open_shards
 from pipelines.stream import BrokenStreamError, Payloads, read_tar
+from sharding.formats.rows import read_json
 from sharding.index import read_index, subset_index
 from sharding.manifest import GROUND_TRUTH_NAME, Manifest
 from sharding.record import decode_pose
 from sharding.skeleton import Skeleton
+from sharding.truth_check import read_truth
+
+
+class _Row(msgspec.Struct):
+    id: int
+    num_keypoints: int = 0
+
+
+class _Listed(msgspec.Struct):
+    annotations: list[_Row] = []  # msgspec gives each file its own
+    detections: list[_Row] | None = None
 
 
 class TarPart(NamedTuple):
@@ -76,9 +89,12 @@ class Split:
     def ground_truth(self) -> dict[str, Any]:
         """The persons of the whole folder in COCO form, those of the samples first, in their order.
 
-        Where the samples are a detector's boxes, they are under `detections`, in their order, instead.
+        Where the samples are a detector's boxes, they are under `detections`, in their order, instead. Raises
+        InputError for a file that is no sound ground truth.
         """
-        return json.loads((self.shards.folder / GROUND_TRUTH_NAME).read_bytes())
+        path = self.shards.folder / GROUND_TRUTH_NAME
+        read_truth(path, num_keypoints=self.skeleton.num_keypoints)
+        return json.loads(path.read_bytes())
 
     @property
     def annotation_ids(self) -> tuple[int, ...]:
@@ -93,15 +109,17 @@ class Split:
     @cached_property
     def _listed(self) -> tuple[tuple[int, ...], int]:
         """From the ground truth, which is long, in one reading: the chosen ids, and how many are marked."""
-        truth = self.ground_truth()
-        rows = truth.get("detections", truth.get("annotations", []))
+        file = read_json(
+            self.shards.folder / GROUND_TRUTH_NAME, _Listed, expected="a ground truth in COCO form"
+        )
+        rows = file.annotations if file.detections is None else file.detections
         if len(rows) < self.manifest.num_samples:
             raise InputError(
                 f"{self.root}: {GROUND_TRUTH_NAME} lists {len(rows)} annotations for "
                 f"{self.manifest.num_samples} samples: build the shards again"
             )
         chosen = [rows[place] for place in self.ordinals]
-        return tuple(row["id"] for row in chosen), sum(row.get("num_keypoints", 0) > 0 for row in chosen)
+        return tuple(row.id for row in chosen), sum(row.num_keypoints > 0 for row in chosen)
 
     @property
     def ids_sha256(self) -> str:

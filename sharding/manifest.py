@@ -1,17 +1,20 @@
 """`dataset.json`: what a folder of shards holds, and the check that it still holds it."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from configs.load import InputError
 from sharding.crop import CropLaw
 from sharding.files import file_sha256, write_atomic
+from sharding.formats.rows import read_json
 from sharding.index import Component, check_headers, check_samples, read_index, read_lines
-from sharding.skeleton import Skeleton
+from sharding.skeleton import Skeleton, to_category
 from sharding.split import SplitCard
 
 FORMAT_VERSION = 1
@@ -20,6 +23,8 @@ GROUND_TRUTH_NAME = "ground_truth.json"
 MEMBERS = ("jpg", "pose", "json")
 """Extensions of the members of a sample, of either kind."""
 _CURE = "copy it again or build the shards again"
+_HASH_KEY = "sha256"
+"""Where `dataset.json` holds the hash of all its other values; shards of older builds have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +101,14 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     """The manifest of the bytes of a `dataset.json`. Raises InputError that starts with `where`."""
     cure = "build the shards again"
     try:
-        version = json.loads(content).get("format_version")
+        values = json.loads(content)
+        version = values.get("format_version")
         if version != FORMAT_VERSION:
             raise InputError(
                 f"{where}: format version {version!r} where {FORMAT_VERSION} is read here: {cure}"
             )
-        return TypeAdapter(Manifest).validate_json(content)
+        claimed = values.pop(_HASH_KEY, "")
+        manifest = TypeAdapter(Manifest).validate_json(json.dumps(values))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(key) for key in first["loc"]) or "the file"
@@ -110,11 +117,21 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{where}: this is no manifest ({error}): {cure}") from error
+    if claimed not in ("", _hash(values)):
+        raise InputError(f"{where}: the manifest was altered: its SHA-256 is not the one in it; {_CURE}")
+    return manifest
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
-    """Write `dataset.json` into `folder`, aside first, and return its path."""
-    return write_atomic(folder / MANIFEST_NAME, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
+    """Write `dataset.json`, with a hash of itself, into `folder`, aside first, and return its path."""
+    values = asdict(manifest)
+    content = json.dumps({**values, _HASH_KEY: _hash(values)}, indent=1) + "\n"
+    return write_atomic(folder / MANIFEST_NAME, content.encode())
+
+
+def _hash(values: dict[str, Any]) -> str:
+    """Of the values, however they are set out; tuples and lists are one."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def check_shards(folder: Path, manifest: Manifest) -> None:
@@ -159,8 +176,29 @@ def check_index(
 
 def check_truth(truth: Path, manifest: Manifest, *, where: str | None = None) -> None:
     """Compare the ground truth with the manifest; `where`: what to call it. Raises InputError."""
+    where = where or str(truth)
     if not truth.is_file() or file_sha256(truth) != manifest.ground_truth_sha256:
-        raise InputError(f"{where or truth}: the file is missing or was altered; {_CURE}")
+        raise InputError(f"{where}: the file is missing or was altered; {_CURE}")
+    check_keypoints(truth, manifest, where=where)
+
+
+class _Truth(msgspec.Struct):
+    categories: list[dict[str, Any]] = []  # msgspec gives each file its own
+
+
+def check_keypoints(truth: Path, manifest: Manifest, *, where: str) -> None:
+    """Compare the manifest's keypoints with those that a ground truth repeats. Raises InputError."""
+    try:
+        categories = read_json(truth, _Truth, expected="a ground truth in COCO form").categories
+    except InputError as error:
+        raise InputError(f"{where}: {str(error).removeprefix(f'{truth}: ')}") from error
+    expected = to_category(manifest.skeleton)
+    for category in categories:  # shards of other tools may have none
+        for key in ("keypoints", "flip_pairs", "skeleton", "sigmas"):
+            if key in category and category[key] != expected[key]:
+                raise InputError(
+                    f"{where}: its {key} are not those of {MANIFEST_NAME}: one was altered; {_CURE}"
+                )
 
 
 def check_size(size: int, shard: ShardEntry, *, tar: str) -> None:

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import zip_longest
 from pathlib import Path
 
 import msgspec
@@ -16,10 +17,10 @@ from configs.settings import settings
 from sharding.executor import map_in_order
 from sharding.files import file_sha256
 from sharding.findings import Fault, Findings
-from sharding.formats.rows import read_json
-from sharding.manifest import GROUND_TRUTH_NAME, MANIFEST_NAME, Manifest, read_manifest
+from sharding.manifest import GROUND_TRUTH_NAME, MANIFEST_NAME, Manifest, check_keypoints, read_manifest
 from sharding.report import beside, print_table, write_json
 from sharding.shard_check import MISSING_FILE, OTHER_HASH, ShardJob, ShardReport, check_shard
+from sharding.truth_check import TruthFile, read_truth
 
 _CURE = "copy it again or build the shards again"
 EXTRA_FILE = Fault("file that the manifest does not name", cure="move it elsewhere", subject="file")
@@ -44,20 +45,13 @@ class _Id(msgspec.Struct):
     image_id: int | None = None
 
 
-class _TruthFile(msgspec.Struct):
-    images: list[msgspec.Raw]
-    annotations: list[msgspec.Raw]
-    detections: list[msgspec.Raw] | None = None
-
-
 class _Truth:
     """The rows of ground_truth.json, undecoded, and their ids; those of the samples' people come first.
 
     Where the samples are a detector's boxes, the rows are those of `detections`.
     """
 
-    def __init__(self, path: Path) -> None:
-        file = read_json(path, _TruthFile, expected="a ground truth in COCO form")
+    def __init__(self, file: TruthFile) -> None:
         decoder = msgspec.json.Decoder(_Id)
         self._rows = file.annotations if file.detections is None else file.detections
         places = [decoder.decode(row) for row in self._rows]
@@ -147,9 +141,10 @@ def _read_truth(path: Path, manifest: Manifest, findings: Findings) -> _Truth | 
     if file_sha256(path) != manifest.ground_truth_sha256:
         findings.add(OTHER_HASH, path.name)
     try:
-        return _Truth(path)
-    except (InputError, msgspec.DecodeError) as error:
-        findings.add(BAD_TRUTH, path.name, str(error).removeprefix(f"{path}: "))
+        check_keypoints(path, manifest, where=str(path))
+        return _Truth(read_truth(path, num_keypoints=manifest.skeleton.num_keypoints))
+    except InputError as error:
+        findings.add(BAD_TRUTH, path.name, str(error).replace(f"{path}: ", "").replace("\n", "; "))
         return None
 
 
@@ -178,5 +173,6 @@ def _check_across(
         if person in missing:
             findings.add(NOT_STORED, person)
     if not missing and stored != expected:
-        first = next(here for here, there in zip(stored, expected, strict=False) if here != there)
-        findings.add(OTHER_ORDER, first)
+        pairs = zip_longest(stored, expected)  # one may go on where the other ends
+        here, there = next(pair for pair in pairs if pair[0] != pair[1])
+        findings.add(OTHER_ORDER, there if here is None else here)

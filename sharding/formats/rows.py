@@ -47,13 +47,18 @@ class RowReader(Generic[Row]):
             cure = "correct the row"
             fault = Fault(_plainly(error), cure=cure, subject=self._subject)
             self._findings.add(fault, self._name(raw, number))
+        except UnicodeDecodeError:  # the file's reader skips rows without a look at their texts
+            fault = Fault(
+                "it holds text that is not UTF-8", cure="save the file as UTF-8", subject=self._subject
+            )
+            self._findings.add(fault, self._name(raw, number))
         return None
 
     def _name(self, raw: msgspec.Raw, number: int) -> int | str:
         try:
             parts = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
             return msgspec.json.decode(parts[self._key], type=int | str)
-        except (KeyError, msgspec.ValidationError):
+        except (KeyError, msgspec.ValidationError, UnicodeDecodeError):
             return f"in row {number}"
 
 

@@ -6,7 +6,6 @@ were made from the faulty tar, as by another tool that knows no better.
 
 import dataclasses
 import io
-import json
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -267,7 +266,6 @@ def test_sound_shards_of_another_tool_are_taken(folder: Path) -> None:
 
 
 def test_shards_of_whole_photos_are_for_no_loader(folder: Path) -> None:
-    path = folder / "dataset.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"kind": "image"}))
+    write_manifest(folder, dataclasses.replace(read_manifest(folder), kind="image"))
     with pytest.raises(InputError, match=r"the samples are whole photos; build .* with kind=person"):
         open_split(folder)

@@ -1,5 +1,6 @@
 """The command that scores a run, and what scores.json says."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from rich.console import Console
 
 from configs.load import InputError, dump
 from sharding.build import build
+from sharding.files import file_sha256
 from sharding.formats.folder import FolderFormat
+from sharding.manifest import read_manifest, write_manifest
 from sharding.settings import BuildSettings
 from training import checkpoint, evaluate
 from training.finished import read_run
@@ -196,9 +199,14 @@ def test_people_with_other_keypoints_are_refused(
     finished: Path, tmp_path: Path, drawn_shards: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = shutil.copytree(drawn_shards / "val", tmp_path / "other")
-    manifest = json.loads((other / "dataset.json").read_text())
-    manifest["skeleton"]["names"][0] = "tail"
-    (other / "dataset.json").write_text(json.dumps(manifest))
+    truth, manifest = other / "ground_truth.json", read_manifest(other)
+    names = ("tail", *manifest.skeleton.names[1:])
+    content = json.loads(truth.read_text())
+    content["categories"][0]["keypoints"] = names
+    truth.write_text(json.dumps(content))
+    skeleton = dataclasses.replace(manifest.skeleton, names=names)
+    agreeing = {"skeleton": skeleton, "ground_truth_sha256": file_sha256(truth)}
+    write_manifest(other, dataclasses.replace(manifest, **agreeing))
     with pytest.raises(SystemExit):
         evaluate.main([str(finished), f"data.val={other}"])
     assert "has other keypoints than" in capsys.readouterr().err
