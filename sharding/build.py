@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from configs.disk import named_disk_errors
 from configs.load import InputError, command
 from sharding.executor import map_in_order
 from sharding.files import (
@@ -23,7 +25,6 @@ from sharding.files import (
     follow_links,
     holds_anything,
     making_folder,
-    named_disk_errors,
     put_in_place,
 )
 from sharding.identity import Identity, identify
@@ -63,8 +64,9 @@ def build(settings: BuildSettings, *, console: Console) -> Manifest:
     output that is running, and a disk that cannot be written.
     """
     start = time.perf_counter()
-    annotations = settings.source.read()
-    inspect_people(annotations)
+    with np.errstate(all="ignore"):  # numbers that float32 cannot hold become findings
+        annotations = settings.source.read()
+        inspect_people(annotations)
     annotations.findings.raise_errors()
     annotations, split = take_side(annotations, settings.split)
     if split is not None:

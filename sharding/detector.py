@@ -14,11 +14,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import Field
 
+from configs.disk import named_disk_errors
 from configs.errors import InputError, why_unreadable
 from configs.settings import settings
 from sharding.boxes import Box, FoundBoxes, number_photos, place_boxes, sized
 from sharding.decode import decode_photo
-from sharding.files import file_sha256, named_disk_errors, write_atomic
+from sharding.files import file_sha256, write_atomic
 from sharding.findings import Findings
 from sharding.lines import HashedLines
 from sharding.photos import Photos

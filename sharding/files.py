@@ -1,6 +1,5 @@
-"""Files and folders that come to be whole or not at all, hashes, and what to do where a disk refuses."""
+"""Files and folders that come to be whole or not at all, and hashes of files."""
 
-import errno
 import hashlib
 import os
 import shutil
@@ -12,43 +11,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from configs.load import InputError
-
-_CURES = {
-    errno.ENOSPC: "make room on that disk",
-    errno.EDQUOT: "make room, as your quota of that disk is used up",
-    errno.EACCES: "correct the permissions",
-    errno.EPERM: "correct the permissions",
-    errno.EROFS: "mount that disk so that it can be written, or choose another folder",
-    errno.EMFILE: "raise the limit of open files (`ulimit -n 4096`)",
-    errno.ENFILE: "close other programs, as this machine has too many files open",
-    errno.EFBIG: "raise the limit of file sizes (`ulimit -f unlimited`), or choose another disk",
-    errno.ENOMEM: "free memory",
-    errno.EAGAIN: "raise the limit of processes (`ulimit -u`), or take fewer workers",
-    errno.ENOLCK: "mount that disk with file locks, or choose a folder on another disk",
-    errno.EXDEV: "choose a folder without other disks mounted in it",
-    errno.EBUSY: "end the program that uses it, or unmount the disk that is mounted there",
-    errno.EIO: "check that disk, or choose a folder on another one",
-    errno.ESTALE: "mount that network disk again",
-    errno.ENOTDIR: "remove the file that stands where a folder should be, or choose another folder",
-    errno.EEXIST: "remove the file that stands where a folder should be, or choose another folder",
-    errno.EISDIR: "remove the folder that stands where a file should be",
-    errno.ENOTEMPTY: "end the other program that writes there, or choose another folder",
-    errno.ELOOP: "correct the links, which lead in a circle",
-    errno.ENAMETOOLONG: "choose a shorter name",
-}
-
-
-@contextmanager
-def named_disk_errors(path: Path, *, then: str = "start the same command again") -> Iterator[None]:
-    """Turn any OSError into an InputError that names `path`, says what the system said, and how to go on."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
-        is_elsewhere = error.filename is not None and str(error.filename) != str(path)
-        where = f": {error.filename}" if is_elsewhere else ""
-        cure = _CURES.get(error.errno or 0, "correct that")
-        raise InputError(f"{path}: it cannot be written ({reason}{where}): {cure}, then {then}") from error
 
 
 def write_atomic(path: Path, content: bytes) -> Path:

@@ -130,8 +130,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
 
 
 def _hash(values: dict[str, Any]) -> str:
-    """Of the values, however they are set out; tuples and lists are one."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    """Of the values, however they are set out; an absent one is the same as null, as it is for a reader."""
+    given = {key: value for key, value in values.items() if value is not None}
+    return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
 
 
 def check_shards(folder: Path, manifest: Manifest) -> None:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from sharding.findings import Fault, Findings
+from sharding.limits import note_limits
 from sharding.record import Annotations, Person
 from sharding.skeleton import Skeleton
 
@@ -48,6 +49,7 @@ def inspect_people(
     A pair is judged by the other pairs of the same people; all pairs together by the eyes, which can be seen
     from the front alone, where the left one lies on the right (so on COCO in all people).
     """
+    note_limits(annotations, sizes_wh)
     skeleton, findings = annotations.skeleton, annotations.findings
     pairs = sided_pairs(skeleton)
     votes = np.zeros((4, len(pairs)), np.int64)

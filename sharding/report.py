@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -35,12 +36,14 @@ def check(settings: BuildSettings, *, console: Console) -> None:
     Beside the output: `OUTPUT.check.json` with all ids, and `OUTPUT.check.jpg`, 16 random people (by `seed`)
     with their keypoints. Raises InputError where a build would refuse the input.
     """
-    everyone = settings.source.read()
+    with np.errstate(all="ignore"):  # numbers that float32 cannot hold become findings
+        everyone = settings.source.read()
     annotations, split = take_side(everyone, settings.split)
     if split is not None:
         console.print(describe_split(split), highlight=False, soft_wrap=True)
     survey = survey_photos(settings, annotations, console=console)
-    inspect_people(everyone, survey.sizes_wh)
+    with np.errstate(all="ignore"):
+        inspect_people(everyone, survey.sizes_wh)
     found = (annotations.findings, survey.findings)
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     summary = {"people": len(annotations.persons), "photos": survey.num_photos}

@@ -19,6 +19,7 @@ from sharding.crop import (
     photo_region,
 )
 from sharding.index import Component
+from sharding.limits import FAR, first_far_joint
 from sharding.plan import PhotoTask
 from sharding.record import Person, encode_people, encode_pose
 
@@ -47,6 +48,7 @@ def person_sample(
     pixels, else None; only `WholePhoto` looks at it. Raises InputError for a box outside the photo.
     """
     size_wh = (photo.shape[1], photo.shape[0])
+    _check_reach(person, size_wh)
     if isinstance(law, PersonCrop):
         region = person_region(person.box_xywh, size_wh, law)
         if region.is_empty:
@@ -83,6 +85,8 @@ def image_sample(
 ) -> Sample:
     """What the shard stores for one photo with all its people; arguments as of `person_sample`."""
     assert isinstance(law, WholePhoto), "settings refuse another law"
+    for person in task.persons:
+        _check_reach(person, (photo.shape[1], photo.shape[0]))
     jpg, source_from_stored = _whole_photo(photo, payload, law)
     stored_from_source = invert_axis_aligned(source_from_stored)
     pose = encode_people(
@@ -101,6 +105,15 @@ def image_sample(
         "image_from_stored": source_from_stored.tolist(),
     }
     return Sample(jpg, pose, _json(card))
+
+
+def _check_reach(person: Person, size_wh: tuple[int, int]) -> None:
+    """Raise InputError for a joint far from its photo, whose size the annotations may not have given."""
+    far = first_far_joint(person, size_wh)
+    if far:
+        raise InputError(
+            f"{person.file_name}: annotation {person.id}: {FAR} ({far}): correct it, or remove the row"
+        )
 
 
 def _whole_photo(photo: np.ndarray, payload: bytes | None, law: WholePhoto) -> tuple[bytes, np.ndarray]:

@@ -10,12 +10,10 @@ from configs.load import InputError
 from sharding.crop import move_box, move_keypoints
 from sharding.decode import decode_photo
 from sharding.findings import Fault, Findings
+from sharding.limits import FAR, is_far
 from sharding.record import decode_people, decode_pose
 
 _CURE = "build the shards again"
-REACH = 2.0
-"""How many sizes of its photo a joint may lie beyond the photo's edges: some sets guess at joints outside,
-but farther ones are no pixels of that photo."""
 TRUTH_TOLERANCE_PX = 0.05
 """What float32 in stored pixels may cost a joint or a box in source pixels."""
 
@@ -26,7 +24,7 @@ NOT_FINITE = Fault("number that is not finite in the pose record", cure=_CURE, s
 BAD_VISIBILITY = Fault("visibility other than 0, 1 or 2", cure=_CURE, subject="member")
 BAD_BOX = Fault("box without extent", cure=_CURE, subject="member")
 OUT_OF_RANGE = Fault(
-    f"labelled joint more than {REACH:g} photos' sizes outside its photo",
+    FAR,
     cure="correct the annotations and build the shards again",
     subject="member",
 )
@@ -185,8 +183,7 @@ def _check_people(
     matrix, size = np.array(card.image_from_stored), np.array(card.source_size)
     for index, person in enumerate(card.ids):
         points = move_keypoints(keypoints[index], matrix)
-        points_xy = points[points[:, 2] > 0, :2]
-        if (points_xy < -REACH * size).any() or (points_xy > (1 + REACH) * size).any():
+        if is_far(points[points[:, 2] > 0, :2], size, tolerance_px=TRUTH_TOLERANCE_PX).any():
             findings.add(OUT_OF_RANGE, name, f"annotation {person}")
         if truth is not None and person not in truth:
             findings.add(NO_TRUTH, name, f"annotation {person}")

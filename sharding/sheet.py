@@ -61,7 +61,11 @@ def draw_sheet(path: Path, annotations: Annotations, *, unusable: set[str], seed
     Left joints are orange, right ones blue, the others green, as their names say; occluded ones are hollow.
     unusable: photos that cannot be drawn. The same seed draws the same people.
     """
-    people = [person for person in annotations.persons if person.file_name not in unusable]
+    people = [
+        person
+        for person in annotations.persons
+        if person.file_name not in unusable and np.isfinite([*person.keypoints.flat, *person.box_xywh]).all()
+    ]
     if not people:
         return False
     chosen = random.Random(seed).sample(range(len(people)), min(len(people), COLUMNS * ROWS))

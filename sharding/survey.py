@@ -1,6 +1,7 @@
 """A look at every photo that the annotations name: absent, damaged, of another size, turned by EXIF."""
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
@@ -144,6 +145,8 @@ def _find_boxes_outside(
     """Boxes that a build would refuse; a format that knows the sizes of its photos drops them itself."""
     for person in annotations.persons:
         size_wh = sizes_wh.get(person.file_name)
+        if not all(map(math.isfinite, person.box_xywh)):  # a fault of its own
+            continue
         if size_wh and person.file_name in stored and person_region(person.box_xywh, size_wh, law).is_empty:
             findings.add(BOX_OUTSIDE, person.id, f"{list(person.box_xywh)} of {size_wh[0]}x{size_wh[1]}")
 

@@ -1,5 +1,6 @@
 """MPII Human Pose: the list that the field trains from, or the original MATLAB file; 16 joints."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from configs.settings import settings
 from sharding.boxes import AREA_OF_BOX
 from sharding.findings import Fault, Findings
 from sharding.formats.mpii_rows import MpiiRow, read_list, read_mat
+from sharding.limits import LARGEST
 from sharding.photos import open_photos
 from sharding.record import Annotations, Person, Photo
 from sharding.skeleton import MPII_16
@@ -119,6 +121,6 @@ def _person(row: MpiiRow, image_id: int, file_name: str) -> Person:
         source_size_wh=None,
         box_xywh=(centre_x - side / 2, centre_y - side / 2, side, side),
         keypoints=keypoints.astype(np.float32),
-        area=AREA_OF_BOX * side**2,
+        area=AREA_OF_BOX * side**2 if side < LARGEST else math.inf,
         head_xywh=head_xywh,
     )
