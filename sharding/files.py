@@ -76,9 +76,8 @@ def making_folder(target: Path, doing: str, *, keeps: str, waits: bool = False) 
     holds the file `keeps`, from which another process can go on. waits: for a process that makes the same
     target, instead of raising InputError.
     """
-    folder = target.with_name(f".{target.name}.{doing}")
-    if target.is_dir() and not folder.exists():
-        folder = target / f".{doing}"
+    beside, within = _hidden(target, doing)
+    folder = within if target.is_dir() and not beside.exists() else beside
     lock = FileLock(folder / "lock")
     while not lock.is_locked:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,6 +104,15 @@ def _acquire(lock: FileLock, target: Path, *, waits: bool) -> None:
                 ) from error
             sys.stderr.write(f"{target}: waiting for another build, which makes this folder\n")
             lock.acquire()
+
+
+def _hidden(target: Path, doing: str) -> tuple[Path, Path]:
+    return target.with_name(f".{target.name}.{doing}"), target / f".{doing}"
+
+
+def was_left_unfinished(target: Path, doing: str) -> bool:
+    """Whether `making_folder` has a hidden folder: of a process at work, or of one that was killed."""
+    return any(folder.exists() for folder in _hidden(target, doing))
 
 
 def holds_anything(folder: Path, doing: str) -> bool:

@@ -1,7 +1,6 @@
 """Drawn people: articulated figures with LSP's 14 keypoints, written as plain COCO files and read as such."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +10,27 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from configs.disk import named_disk_errors
 from configs.load import InputError
 from configs.settings import settings
 from sharding.drawing.paint import MOST_PEOPLE
 from sharding.drawing.scene import Scene, draw_scene
+from sharding.files import (
+    follow_links,
+    holds_anything,
+    making_folder,
+    put_in_place,
+    was_left_unfinished,
+    write_atomic,
+)
 from sharding.formats.coco import CocoFormat
 from sharding.record import Annotations
 from sharding.skeleton import LSP_14, to_category
 
 VERSION = 1
 """Of the drawing code: raised when equal settings draw other people, so that older drawings are refused."""
+ANNOTATIONS_NAME = "annotations.json"
+_DOING, _DRAWN = "drawing", "drawn"
 LEAST_SIDE_PX = 48
 """Below this a person's hands and feet are smaller than a pixel."""
 
@@ -50,40 +60,58 @@ class DrawnFormat:
     def read(self) -> Annotations:
         """Draw the pictures where they are not there yet, then read them as COCO.
 
-        Raises InputError where the folder holds anything else than what these settings draw.
+        Raises InputError where the folder holds anything else than what these settings draw, and where it
+        cannot be written.
         """
-        annotations = self.folder / "annotations.json"
-        if not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir())):
-            write_drawn(self)
-        elif _drawn_by(annotations) != _own_settings(self):
-            raise InputError(
-                f"{self.folder}: this exists and is not what these settings draw: remove it or give another "
-                "source.folder"
-            )
-        return CocoFormat(annotations=annotations, images=self.folder / "images").read()
+        folder = follow_links(self.folder)
+        if _drawn_by(folder) != _own_settings(self) or was_left_unfinished(folder, _DOING):
+            with named_disk_errors(self.folder):
+                write_drawn(self)
+        return CocoFormat(annotations=self.folder / ANNOTATIONS_NAME, images=self.folder / "images").read()
 
 
 def write_drawn(cfg: DrawnFormat) -> None:
-    """Draw everything aside, then rename it into place; `cfg.folder` must be absent or empty."""
-    aside = cfg.folder.with_name(f".{cfg.folder.name}.{os.getpid()}.drawing")
-    try:
-        (aside / "images").mkdir(parents=True)
-        rows: dict[str, Any] = {"info": {"drawn_by": _own_settings(cfg)}, "images": [], "annotations": []}
-        rows["categories"] = [to_category(LSP_14)]
-        for number, scene in enumerate(draw_scenes(cfg), start=1):
-            file_name = f"{number:06d}.jpg"
-            path = aside / "images" / file_name
-            if not cv2.imwrite(str(path), scene.picture, (cv2.IMWRITE_JPEG_QUALITY, 95)):
-                raise OSError(f"{path}: the picture could not be written")
-            width, height = cfg.size_wh
-            rows["images"].append({"id": number, "file_name": file_name, "width": width, "height": height})
-            rows["annotations"] += _annotations(scene, number, first_id=len(rows["annotations"]) + 1)
-        (aside / "annotations.json").write_text(json.dumps(rows))
-        if cfg.folder.exists():
-            cfg.folder.rmdir()
-        aside.rename(cfg.folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    """Draw everything aside, then put it in place; another build that draws the same is waited for.
+
+    Raises InputError where the folder holds anything else.
+    """
+    folder = follow_links(cfg.folder)
+    if not was_left_unfinished(folder, _DOING):
+        _refuse_others(cfg, folder)  # and leave it untouched
+    with making_folder(folder, _DOING, keeps=f"{_DRAWN}/{ANNOTATIONS_NAME}", waits=True) as aside:
+        drawn = aside / _DRAWN
+        is_open = folder.is_dir() and not (folder / ANNOTATIONS_NAME).exists()
+        if is_open and _drawn_by(drawn) == _own_settings(cfg):  # a kill while the files were moved
+            put_in_place(drawn, folder, last=ANNOTATIONS_NAME)
+        if _drawn_by(folder) != _own_settings(cfg):
+            _refuse_others(cfg, folder)
+            shutil.rmtree(drawn, ignore_errors=True)
+            _draw(cfg, drawn)
+            put_in_place(drawn, folder, last=ANNOTATIONS_NAME)
+
+
+def _refuse_others(cfg: DrawnFormat, folder: Path) -> None:
+    """Raise InputError where something is there that these settings do not draw."""
+    if folder.exists() and (not folder.is_dir() or holds_anything(folder, _DOING)):
+        raise InputError(
+            f"{cfg.folder}: this exists and is not what these settings draw: remove it or give another "
+            "source.folder"
+        )
+
+
+def _draw(cfg: DrawnFormat, folder: Path) -> None:
+    """Pictures and annotations, into a new folder."""
+    (folder / "images").mkdir(parents=True)
+    rows: dict[str, Any] = {"info": {"drawn_by": _own_settings(cfg)}, "images": [], "annotations": []}
+    rows["categories"] = [to_category(LSP_14)]
+    for number, scene in enumerate(draw_scenes(cfg), start=1):
+        file_name = f"{number:06d}.jpg"
+        _, content = cv2.imencode(".jpg", scene.picture, (cv2.IMWRITE_JPEG_QUALITY, 95))
+        (folder / "images" / file_name).write_bytes(content.tobytes())
+        width, height = cfg.size_wh
+        rows["images"].append({"id": number, "file_name": file_name, "width": width, "height": height})
+        rows["annotations"] += _annotations(scene, number, first_id=len(rows["annotations"]) + 1)
+    write_atomic(folder / ANNOTATIONS_NAME, json.dumps(rows).encode())
 
 
 def draw_scenes(cfg: DrawnFormat) -> Iterator[Scene]:
@@ -127,10 +155,10 @@ def _own_settings(cfg: DrawnFormat) -> dict[str, Any]:
     }
 
 
-def _drawn_by(annotations: Path) -> dict[str, Any] | None:
-    """The settings that the file says it was drawn by; None where it says nothing."""
+def _drawn_by(folder: Path) -> dict[str, Any] | None:
+    """The settings that a folder says it was drawn by; None where it says nothing."""
     try:
-        found = json.loads(annotations.read_bytes())["info"]["drawn_by"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads((folder / ANNOTATIONS_NAME).read_bytes())["info"]["drawn_by"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -1,7 +1,12 @@
 """Drawn people: the same for the same seed, true to their flags, readable as COCO."""
 
+import errno
 import hashlib
 import json
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -74,8 +79,84 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     def fail(*_: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sharding.formats.drawn.cv2.imwrite", fail)
+    monkeypatch.setattr("sharding.formats.drawn.cv2.imencode", fail)
     with pytest.raises(KeyboardInterrupt):
+        DrawnFormat(folder=tmp_path / "people", people=3).read()
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLER = """
+import json, signal, sys
+from pathlib import Path
+from sharding.formats.drawn import DrawnFormat
+from tests.killing import run_and_die
+
+folder, start = Path(sys.argv[1]), sys.argv[2]
+if start == "an empty folder":
+    folder.mkdir(parents=True)
+kills = 0
+while run_and_die(lambda: DrawnFormat(folder=folder, people=5, seed=3).read(), kills) == -signal.SIGKILL:
+    kills += 1
+print(kills)
+"""
+
+
+@pytest.mark.parametrize("start", ["absent", "an empty folder"])
+def test_killed_at_any_moment_it_is_drawn_anew_and_nothing_is_left(tmp_path: Path, start: str) -> None:
+    """Run n is killed before its file operation n, and the next one meets what it left."""
+    folder = tmp_path / "here" / "people"
+    command = [sys.executable, "-c", KILLER, str(folder), start]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10
+    DrawnFormat(folder=tmp_path / "undisturbed", people=5, seed=3).read()
+    assert digest(folder) == digest(tmp_path / "undisturbed")
+    assert [path.name for path in folder.parent.iterdir()] == ["people"]
+
+
+def test_two_builds_of_one_source_draw_it_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "people"
+    code = (
+        "import sys, time; from pathlib import Path; import sharding.formats.drawn as drawn\n"
+        "real = drawn._draw\n"
+        "def draw(*args): print('drawing', flush=True); sys.stdin.read(1); real(*args)\n"
+        "drawn._draw = draw; drawn.DrawnFormat(folder=Path(sys.argv[1]), people=3).read()"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        assert first.stdin is not None
+        first.stdout.readline()
+        second = threading.Thread(target=DrawnFormat(folder=folder, people=3).read)
+        second.start()
+        second.join(0.5)
+        assert second.is_alive(), "it did not wait"
+        first.stdin.close()
+        second.join(60)
+    assert not second.is_alive()
+    assert first.returncode == 0
+    assert "people: waiting for another build" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["people"]
+
+
+def test_a_link_is_drawn_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "empty").mkdir(parents=True)
+    (tmp_path / "people").symlink_to(tmp_path / "disk" / "empty")
+    DrawnFormat(folder=tmp_path / "people", people=3).read()
+    assert (tmp_path / "people").is_symlink()
+    assert len(digest(tmp_path / "disk" / "empty")) > 1
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, _: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(
+        InputError, match=r"people: it cannot be written \(No space left .*\): make room on that"
+    ):
         DrawnFormat(folder=tmp_path / "people", people=3).read()
     assert list(tmp_path.iterdir()) == []
 
