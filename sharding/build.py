@@ -5,6 +5,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file, Python looks for packages in this folder instead of its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from sharding.stopping import leave_when_stopped
+
+    leave_when_stopped()
 
 import time
 from collections import Counter
@@ -45,6 +48,7 @@ from sharding.report import check
 from sharding.sample import TarSample
 from sharding.settings import BuildSettings
 from sharding.split import SplitCard, describe_split, take_side
+from sharding.stopping import stoppable
 from sharding.truth import write_ground_truth
 from sharding.verify import verify_command
 from sharding.work import PhotoSamples, do_job, make_jobs
@@ -245,10 +249,11 @@ def _print_summary(
 def main(settings: BuildSettings) -> None:
     """Build, or check only, with progress and summary on the terminal."""
     if settings.check == "only":
-        with named_disk_errors(settings.output):
+        with stoppable("stopped\n"), named_disk_errors(settings.output):
             check(settings, console=Console())
     else:
-        build(settings, console=Console())
+        with stoppable():
+            build(settings, console=Console())
 
 
 if __name__ == "__main__":

@@ -1,24 +1,36 @@
 """Where jobs run: in this process, in processes of this machine, or on a Dask cluster."""
 
+import logging
 import multiprocessing
 import os
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 
 from configs.load import InputError
+from sharding.stopping import held_signals
 
+if TYPE_CHECKING:
+    from distributed import Client
+
+_GO_ON = "then the same command, which goes on after the last complete shard"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 ANSWER_TIMEOUT_S = 10
 """How long a Dask scheduler may take to answer."""
+LOOK_EVERY_S = 5
+"""How long a job may be waited for before the cluster is looked at."""
+WORKERS_TIMEOUT_S = 120
+"""How long a Dask cluster may be without workers."""
 AHEAD = 6
 """Jobs under way or waiting for each worker: it bounds the memory, and keeps workers busy while a shard goes
 to the disk."""
@@ -29,44 +41,59 @@ def map_in_order(
 ) -> Generator[Result, None, None]:
     """`map(function, items)` on an executor: results in order, at most `AHEAD` jobs a worker in memory.
 
-    executor: `local` or `dask://HOST:PORT`. Raises InputError where the cluster cannot be reached or a worker
-    dies.
+    executor: `local` or `dask://HOST:PORT`. Raises InputError where the cluster cannot be reached, where its
+    scheduler or all its workers go, and where a worker process dies.
     """
     if executor == "local" and workers == 1:
         yield from map(function, items)
         return
     pending: deque[Future[Result]] = deque()
-    with _open(executor, workers) as (pool, width):
+    with _open(executor, workers) as (pool, width, look):
         try:
             for item in items:
-                pending.append(pool.submit(function, item))
+                with held_signals():  # submitting starts workers
+                    pending.append(pool.submit(function, item))
                 if len(pending) >= AHEAD * width:
-                    yield pending.popleft().result()
+                    yield _result(pending.popleft(), look)
             while pending:
-                yield pending.popleft().result()
+                yield _result(pending.popleft(), look)
         except BrokenProcessPool as error:
             raise InputError(
                 "a worker process died, perhaps for want of memory: start the same command again, it goes on "
                 "where it stood; workers=... takes fewer"
             ) from error
+        except CancelledError as error:
+            raise InputError(f"{executor}: the Dask scheduler is gone: start it again, {_GO_ON}") from error
         finally:
             for future in pending:
                 future.cancel()
 
 
+def _result(future: Future[Result], look: Callable[[float], None]) -> Result:
+    """The result of a job; `look` is called with the seconds waited for it, every `LOOK_EVERY_S`."""
+    start = time.monotonic()
+    while not wait([future], timeout=LOOK_EVERY_S).done:
+        look(time.monotonic() - start)
+    return future.result()
+
+
 @contextmanager
-def _open(executor: str, workers: int) -> Iterator[tuple[Executor, int]]:
-    """An executor and how many jobs it does at a time."""
+def _open(executor: str, workers: int) -> Iterator[tuple[Executor, int, Callable[[float], None]]]:
+    """An executor, how many jobs it does at a time, and what looks after it while a job is waited for."""
     if executor == "local":
         # A forked worker would inherit locks and threads of this process.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
-            yield pool, workers
+        with held_signals():
+            made = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+        with made as pool:
+            yield pool, workers, lambda _: None
         return
     try:
         from distributed import Client
     except ImportError as error:
         raise InputError(f"{executor}: Dask is not installed: pip install distributed") from error
+    for name in ("distributed", "distributed.client", "tornado"):  # what they log becomes one sentence here
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         client = Client(executor.replace("dask://", "tcp://"), timeout=ANSWER_TIMEOUT_S)
     except (OSError, TimeoutError) as error:
@@ -77,7 +104,28 @@ def _open(executor: str, workers: int) -> Iterator[tuple[Executor, int]]:
         threads = sum(client.nthreads().values())
         if not threads:
             raise InputError(f"{executor}: the cluster has no workers: start some")
-        yield client.get_executor(pure=False), threads
+        yield client.get_executor(pure=False), threads, _Watch(client, executor).look
+
+
+class _Watch:
+    """Looks whether a Dask cluster has workers, while a job is waited for."""
+
+    def __init__(self, client: "Client", address: str) -> None:
+        self._client = client
+        self._address = address
+        self._alone_since: float | None = None
+
+    def look(self, _: float) -> None:
+        """Say so where there is no worker; raise InputError where none comes back for `WORKERS_TIMEOUT_S`."""
+        if self._client.nthreads():
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = time.monotonic()
+            sys.stderr.write(
+                f"{self._address}: the cluster has no workers left: waiting {WORKERS_TIMEOUT_S} s for some\n"
+            )
+        elif time.monotonic() - self._alone_since > WORKERS_TIMEOUT_S:
+            raise InputError(f"{self._address}: the cluster has no workers left: start some, {_GO_ON}")
 
 
 def _begin_worker() -> None:

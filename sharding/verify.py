@@ -20,6 +20,7 @@ from sharding.findings import Fault, Findings
 from sharding.manifest import GROUND_TRUTH_NAME, MANIFEST_NAME, Manifest, check_keypoints, read_manifest
 from sharding.report import beside, print_table, write_json
 from sharding.shard_check import MISSING_FILE, OTHER_HASH, ShardJob, ShardReport, check_shard
+from sharding.stopping import stoppable
 from sharding.truth_check import TruthFile, read_truth
 
 _CURE = "copy it again or build the shards again"
@@ -121,7 +122,8 @@ def verify_command() -> None:
         )
         if request.recipe is not None:
             raise InputError(f"command line: {request.recipe}: verify=OUTPUT takes no recipe: leave it out")
-        verify(load(VerifySettings, None, request.overrides), console=Console())
+        with stoppable("stopped\n"):
+            verify(load(VerifySettings, None, request.overrides), console=Console())
 
 
 def _check_files(folder: Path, manifest: Manifest) -> Findings:

@@ -1,0 +1,106 @@
+"""Ctrl-C, SIGTERM and SIGHUP: a command ends with one line and the exit code that a shell expects."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+
+GRACE_S = 10
+"""How long workers may go on with the photos in hand before a stopped command leaves them."""
+LINE = "stopped: the same command goes on after the last complete shard\n"
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_HELD = [number for number in _SIGNALS if number != signal.SIGTERM]
+
+
+class Stopped(KeyboardInterrupt):
+    """The process was asked to stop."""
+
+
+@dataclass
+class _Hold:
+    """Whether the process may be interrupted just now, and whether it was asked to stop meanwhile."""
+
+    is_on: bool = False
+    is_asked: bool = False
+
+
+_hold = _Hold()
+
+
+def leave_when_stopped() -> None:
+    """From now on leave at once when asked to: for the imports, when there is nothing to clean up."""
+    for number in _answerable():
+        signal.signal(number, _leave)
+
+
+@contextmanager
+def stoppable(line: str = LINE) -> Iterator[None]:
+    """End what runs inside by a `Stopped` when the process is asked to stop, then exit with 128 + the signal.
+
+    A second signal, or work that does not end within `GRACE_S`, ends the process at once.
+    """
+    caught: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if caught:
+            _leave(number, frame, line)
+        caught.append(number)
+        timer = threading.Timer(GRACE_S, _leave, (number, None, line))
+        timer.daemon = True
+        timer.start()
+        _hold.is_asked = _hold.is_on
+        if not _hold.is_on:
+            raise Stopped
+
+    before = {number: signal.signal(number, stop) for number in _answerable()}
+    try:
+        yield
+    except BaseException:
+        if not caught:
+            raise
+        _write(line)  # whatever the stop has become on its way, such as a worker's death
+        raise SystemExit(128 + caught[0]) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """Put off stopping until the end of what runs inside: the start of processes, which must be whole.
+
+    These processes never get Ctrl-C and SIGHUP, which a terminal sends to all of its processes: their parent
+    stops them, and they have nothing to say.
+    """
+    can_mask = hasattr(signal, "pthread_sigmask")  # not on Windows
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD) if can_mask else set()
+    _hold.is_on, _hold.is_asked = True, False
+    try:
+        yield
+    finally:
+        _hold.is_on = False
+        if can_mask:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if _hold.is_asked:  # the mask is of this thread alone: another one may have got the signal
+        raise Stopped
+
+
+def _answerable() -> list[int]:
+    """Signals that nobody has told this process to ignore, as nohup does."""
+    return [number for number in _SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+
+
+def _leave(number: int, _: FrameType | None, line: str = LINE) -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+    _write(line)
+    os._exit(128 + number)
+
+
+def _write(line: str) -> None:
+    with suppress(OSError):  # the terminal may be gone
+        os.write(2, line.encode())
