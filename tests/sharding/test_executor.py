@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -90,6 +93,43 @@ def test_unreachable_cluster_is_one_sentence(monkeypatch):
     monkeypatch.setattr("sharding.executor.ANSWER_TIMEOUT_S", 1)
     with pytest.raises(InputError, match=r"dask://127\.0\.0\.1:9: no Dask scheduler answers .*: start one"):
         list(map_in_order(square_with_pid, [1], executor="dask://127.0.0.1:9", workers=1))
+
+
+def test_a_cluster_that_loses_its_workers_is_said_and_ends(monkeypatch, capfd):
+    from distributed import LocalCluster
+
+    monkeypatch.setattr("sharding.executor.LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr("sharding.executor.WORKERS_TIMEOUT_S", 0.5)
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address=None
+    ) as alone:
+        address = alone.scheduler_address.replace("tcp://", "dask://")
+        results = map_in_order(time.sleep, [0.05] * 100, executor=address, workers=1)
+        next(results)
+        alone.scale(0)
+        words = r"dask://\S+: the cluster has no workers left: start some, then the same command"
+        with pytest.raises(InputError, match=words):
+            list(results)
+    assert capfd.readouterr().err.count("the cluster has no workers left: waiting 0.5 s for some") == 1
+
+
+def test_a_scheduler_that_is_killed_is_one_sentence(capfd):
+    code = (
+        "import sys, time; from distributed import LocalCluster\n"
+        "with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol='tcp',"
+        " dashboard_address=None) as c: print(c.scheduler_address, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as cluster:
+        assert cluster.stdout is not None
+        address = cluster.stdout.readline().strip().replace("tcp://", "dask://")
+        results = map_in_order(time.sleep, [0.05] * 100, executor=address, workers=1)
+        next(results)
+        capfd.readouterr()
+        cluster.kill()
+        words = rf"{address}: the Dask scheduler is gone: start it again, then the same command"
+        with pytest.raises(InputError, match=words):
+            list(results)
+    assert capfd.readouterr().err == ""
 
 
 def test_fault_in_a_worker_names_the_photo(make_set, tmp_path, quiet):
