@@ -21,7 +21,7 @@ class BuildSettings:
     source: Source
     """The annotations and photos."""
     output: Path
-    """The folder to make; its name is also that of the shards."""
+    """The folder to make, or an empty one to fill; its name is also that of the shards."""
     kind: Literal["person", "image"] = "person"
     """What a sample is: one person, cut out, or one whole photo with all its people."""
     crop: CropLaw = Field(default_factory=PersonCrop)
