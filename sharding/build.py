@@ -30,6 +30,7 @@ from sharding.files import (
     making_folder,
     put_in_place,
 )
+from sharding.findings import Findings
 from sharding.identity import Identity, identify
 from sharding.journal import JOURNAL_NAME, Journal, Tally
 from sharding.manifest import (
@@ -44,7 +45,7 @@ from sharding.manifest import (
 from sharding.people import inspect_people
 from sharding.plan import PhotoTask, make_plan, num_samples, photos_without_box
 from sharding.record import Annotations
-from sharding.report import check
+from sharding.report import EFFECTS, check, print_warnings
 from sharding.sample import TarSample
 from sharding.settings import BuildSettings
 from sharding.split import SplitCard, describe_split, take_side
@@ -86,15 +87,18 @@ def build(settings: BuildSettings, *, console: Console) -> Manifest:
             old, is_whole = _find_output(output, settings.output, identity, console)
             if old is not None and is_whole:
                 journal.remove()  # a kill after the files were moved leaves one
+                print_warnings(console, (annotations.findings,))
                 return old
             manifest, num_photos = _build_aside(journal, settings, annotations, console, split=split)
             if old is not None:
                 _remove_other_shards(output, old, manifest)
             put_in_place(journal.shards, output, last=MANIFEST_NAME)
             journal.remove()
+    seconds = time.perf_counter() - start
     _print_summary(
-        console, settings.output, manifest, num_photos=num_photos, seconds=time.perf_counter() - start
+        console, settings.output, manifest, annotations.findings, num_photos=num_photos, seconds=seconds
     )
+    print_warnings(console, (annotations.findings,))
     return manifest
 
 
@@ -177,7 +181,7 @@ def _build_aside(
         settings_sha256=journal.identity.settings_sha256,
         ground_truth_sha256=file_sha256(truth),
         dropped=dict(+dropped),
-        problems=annotations.findings.counts("mended", "kept"),
+        problems=annotations.findings.counts("warned", "mended", "kept"),
         split=split,
     )
     write_manifest(journal.shards, manifest)
@@ -233,13 +237,17 @@ def _samples(
 
 
 def _print_summary(
-    console: Console, output: Path, manifest: Manifest, *, num_photos: int, seconds: float
+    console: Console, output: Path, manifest: Manifest, findings: Findings, *, num_photos: int, seconds: float
 ) -> None:
+    """Warnings come first; what was noted is that of the annotations, on both sides of a split."""
     table = Table(title=str(output), show_header=False)
+    name, style = EFFECTS["warned"]
+    for problem, count in findings.counts("warned").items():
+        table.add_row(f"{name}: {problem}", f"{count:,}", style=style)
     table.add_row("samples", f"{manifest.num_samples:,} ({manifest.kind}) of {num_photos:,} photos")
     for reason, count in manifest.dropped.items():
         table.add_row(f"dropped: {reason}", f"{count:,}")
-    for problem, count in manifest.problems.items():
+    for problem, count in findings.counts("mended", "kept").items():
         table.add_row(f"noted: {problem}", f"{count:,}")
     table.add_row("shards", f"{len(manifest.shards):,}, {manifest.num_bytes / 1e6:,.1f} MB")
     table.add_row("time", f"{seconds:.1f} s, {num_photos / seconds:,.0f} images/s")

@@ -1,13 +1,22 @@
 """Faults of a data set, by kind, with the records that have them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from configs.load import InputError
 
-Effect = Literal["stops", "dropped", "mended", "kept"]
-"""What becomes of a record with the fault: it stops the build, is left out, is corrected, or stays."""
+Effect = Literal["stops", "warned", "dropped", "mended", "kept"]
+"""What becomes of a record with the fault: it stops the build, stays with a warning, is left out, is
+corrected, or stays."""
+
+MANY = 0.1
+"""Share of the records from which on a note becomes a warning: the file as a whole is then probably wrong."""
+
+
+def is_many(count: int, total: int) -> bool:
+    """Whether so many of all records have a fault that it is no accident; one alone proves nothing."""
+    return count >= max(min(2, total), MANY * total, 1)
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,10 @@ class Fault:
     cure: str = "correct it"
     subject: str = "annotation"
     """What the ids count: annotation, image, photo, category, keypoint."""
+    is_identity: bool = True
+    """Whether its count is part of what a build is. False for what follows from records and settings, which
+    are part of it themselves: looking for more such faults must not make finished shards those of another
+    build."""
 
 
 @dataclass(eq=False)
@@ -52,10 +65,35 @@ class Findings:
         finding = self._by_fault.get(fault)
         return finding.ids if finding else []
 
-    def counts(self, *effects: Effect) -> dict[str, int]:
-        """How many records each fault of these effects has, by what it is."""
+    def warn_if_many(self, fault: Fault, total: int) -> None:
+        """Make a warning of a note that many of all records have; `total`: those that could have it."""
+        finding = self._by_fault.get(fault)
+        if finding is not None and is_many(len(finding.ids), total):
+            del self._by_fault[fault]
+            share = f"{len(finding.ids):,} of {total:,}"
+            detail = f"{share}; the first: {finding.detail}" if finding.detail else share
+            louder = replace(fault, effect="warned")
+            self._by_fault[louder] = Finding(louder, detail, finding.ids)
+
+    def warnings(self) -> list[str]:
+        """A sentence for each fault that is a warning."""
+        return [sentence(self.file, finding) for finding in self if finding.fault.effect == "warned"]
+
+    def why(self, *effects: Effect) -> str:
+        """`6 box empty (correct bbox); 2 crowd`: the counts of these effects with their cures."""
+        reasons = []
+        for finding in self:
+            if finding.fault.effect in effects:
+                cure = f" ({finding.fault.cure})" if finding.fault.cure else ""
+                reasons.append(f"{len(finding.ids)} {finding.fault.what}{cure}")
+        return "; ".join(reasons)
+
+    def counts(self, *effects: Effect, identity: bool = False) -> dict[str, int]:
+        """How many records each fault of these effects has, by what it is; identity: see `Fault`."""
         counts: dict[str, int] = {}
         for finding in self:
+            if identity and not finding.fault.is_identity:
+                continue
             if finding.fault.effect in effects:
                 what = finding.fault.what
                 counts[what] = counts.get(what, 0) + len(finding.ids)

@@ -48,8 +48,9 @@ def _hash_annotations(annotations: Annotations) -> str:
         digest.update(repr((photo.id, photo.file_name, photo.size_wh)).encode())
     for row in annotations.ignored:
         digest.update(json.dumps(row).encode())
-    facts_and_counts = [sorted(annotations.photo_facts.items()), annotations.findings.counts("dropped")]
-    digest.update(json.dumps([*facts_and_counts, annotations.findings.counts("mended", "kept")]).encode())
+    dropped = annotations.findings.counts("dropped", identity=True)
+    noted = annotations.findings.counts("mended", "kept", identity=True)
+    digest.update(json.dumps([sorted(annotations.photo_facts.items()), dropped, noted]).encode())
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Faults of people that only a look at all of them shows: joints beyond the photo, left and right swapped."""
+"""Faults of people that only a look at all of them shows: joints beyond the photo or box, swapped sides."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -8,8 +8,20 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from sharding.findings import Fault, Findings
+from sharding.fit import (
+    AREA_ABOVE,
+    AREA_BELOW,
+    AT_ONE_POINT,
+    AT_ORIGIN,
+    UNLABELLED,
+    compare,
+    note_areas,
+    note_fits,
+    note_missing,
+)
 from sharding.limits import note_limits
 from sharding.record import Annotations, Person
+from sharding.repeats import note_repeats
 from sharding.skeleton import Skeleton
 
 OUTSIDE_TOLERANCE_PX = 0.5
@@ -42,8 +54,8 @@ Side = Literal["left", "right"] | None
 def inspect_people(
     annotations: Annotations, sizes_wh: Mapping[str, tuple[int, int]] = MappingProxyType({})
 ) -> None:
-    """Add to the findings: labelled joints outside their photo (where its size is known), and pairs of
-    keypoints whose left and right look swapped.
+    """Add to the findings: labelled joints outside their photo (where its size is known), pairs of keypoints
+    whose left and right look swapped, joints, box and area that do not fit each other, and what stands twice.
 
     sizes_wh: by name, of photos whose size the annotations do not give.
     A pair is judged by the other pairs of the same people; all pairs together by the eyes, which can be seen
@@ -64,6 +76,24 @@ def inspect_people(
         elif "eye" in names.lower() and _is_most(mirrored, seen):
             detail = f"the left one lies left in the photo in {mirrored / seen:.0%} of {seen} people"
             findings.add(ALL_SWAPPED, names, detail)
+    _compare_boxes(annotations, sizes_wh)
+    note_repeats(annotations)
+
+
+def _compare_boxes(annotations: Annotations, sizes_wh: Mapping[str, tuple[int, int]]) -> None:
+    """Add what a comparison of joints, box and area of the annotated people shows."""
+    findings = annotations.findings
+    people = annotations.persons if annotations.annotated is None else annotations.annotated
+    fits = []
+    for block in _blocks(people, sizes_wh):
+        ids = [person.id for person in block.persons]
+        boxes_xywh = np.array([person.annotated_xywh or person.box_xywh for person in block.persons])
+        fits.append(compare(ids, block.keypoints, boxes_xywh, block.sizes_wh))
+        note_missing(ids, block.keypoints, findings)
+        note_areas(ids, np.array([person.area for person in block.persons]), boxes_xywh, findings)
+    note_fits(fits, findings)
+    for fault in (AT_ORIGIN, AT_ONE_POINT, UNLABELLED, AREA_ABOVE, AREA_BELOW):
+        findings.warn_if_many(fault, len(people))
 
 
 def _is_most(count: int, people: int) -> bool:

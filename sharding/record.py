@@ -1,5 +1,6 @@
 """The record of a person or photo: as annotated (source pixels) and as the bytes beside its stored image."""
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ class Person:
 
     source_size_wh: width and height of the photo; None where the annotations do not say.
     box_xywh: the cleaned, not padded box (methods of each format say how it is cleaned).
+    annotated_xywh: the box before it was cleaned, where that is another.
     keypoints: (K, 3) float32 of x, y, v; v = 0 unlabelled, 1 occluded, 2 visible.
     area: px^2, the scale of OKS. file_name: as the annotations name the photo.
     head_xywh: the head's box where the set has one, the scale of PCKh.
@@ -36,6 +38,12 @@ class Person:
     area: float
     head_xywh: tuple[float, float, float, float] | None = None
     score: float | None = None
+    annotated_xywh: tuple[float, float, float, float] | None = None
+
+
+def photo_key(file_name: str) -> str:
+    """One spelling for all names of a photo: `a/1.jpg` of `./a/1.jpg`, `a//1.jpg`, Windows' `a\\1.jpg`."""
+    return posixpath.normpath(file_name.replace("\\", "/"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

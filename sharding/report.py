@@ -22,6 +22,7 @@ from sharding.survey import survey_photos
 
 EFFECTS: dict[Effect, tuple[str, str]] = {
     "stops": ("ERROR", "bold red"),
+    "warned": ("WARNING", "bold yellow"),
     "dropped": ("dropped", "yellow"),
     "mended": ("mended", "cyan"),
     "kept": ("noted", "cyan"),
@@ -53,6 +54,7 @@ def check(settings: BuildSettings, *, console: Console) -> None:
     sheet = beside(settings.output, "check.jpg")
     if draw_sheet(sheet, annotations, unusable=survey.unusable, seed=settings.seed):
         console.print(f"some people, to look at: {sheet}", highlight=False, soft_wrap=True)
+    print_warnings(console, found)
     _refuse(settings, found, listed)
     tasks = make_plan(settings, annotations, Counter())
     if all(task.photo.file_name in survey.unusable for task in tasks):
@@ -96,6 +98,12 @@ def print_table(console: Console, title: str, found: Iterable[Findings]) -> None
         count, first = f"{len(finding.ids):,}", Text(_first(finding))
         table.add_row(Text(name, style), what, count, first, Text(finding.fault.cure))
     console.print(table)
+
+
+def print_warnings(console: Console, found: Iterable[Findings]) -> None:
+    """A line for each fault that so many records have that the file is probably wrong."""
+    for line in (line for findings in found for line in findings.warnings()):
+        console.print(Text(f"WARNING: {line}", EFFECTS["warned"][1]), soft_wrap=True)
 
 
 def _first(finding: Finding) -> str:

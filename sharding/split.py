@@ -13,7 +13,7 @@ from pydantic import Field
 from configs.load import InputError
 from configs.settings import settings
 from sharding.findings import Fault
-from sharding.record import Annotations, Person
+from sharding.record import Annotations, Person, photo_key
 
 Side = Literal["train", "val"]
 Group = Literal["photo", "folder", "sequence"]
@@ -73,8 +73,8 @@ class TrainValSplit:
     as frames do: clip7_0001.jpg, clip7_0002.jpg; what tools add to a name does not count)."""
 
     def group_of(self, file_name: str) -> str:
-        """The name of the group that a photo belongs to."""
-        name = "/".join(part for part in file_name.replace("\\", "/").split("/") if part not in ("", "."))
+        """The name of the group that a photo belongs to, however its own name is spelt."""
+        name = photo_key(file_name)
         if self.group == "folder":
             return _FOLDER.sub("", name)
         photo = _photo_of(name)

@@ -20,11 +20,25 @@ from sharding.skeleton import COCO_17, Skeleton, from_category, to_category
 CROWD = Fault("crowd", "dropped", "")
 NO_KEYPOINTS = Fault("no labelled keypoints", "dropped", "")
 OTHER_CATEGORY = Fault("another category", "dropped", "")
-NO_AREA = Fault("no area", "dropped", "correct area")
-EMPTY_BOX = Fault("box empty or outside the photo", "dropped", "correct bbox")
+NO_AREA = Fault(
+    "no area",
+    "dropped",
+    "correct area, or read the file with source.name=coco-style, which takes the area from the box",
+)
+BOX_OF_JOINTS = "have the box made from the joints (source.name=coco-style source.joint_boxes.use=missing)"
+EMPTY_BOX = Fault(
+    "box empty or outside the photo",
+    "dropped",
+    f"write bbox as x, y, width, height in pixels of the photo, or {BOX_OF_JOINTS}",
+)
 CLIPPED_BOX = Fault("box beyond the photo, clipped", "mended", "")
+TURNED_BOX = Fault("box with a negative side, turned", "mended", "write x and y of the upper left corner")
 AREA_MISSING = Fault(f"area missing, taken as {AREA_OF_BOX} of the box", "mended", "")
-BAD_VISIBILITY = Fault("a keypoint's third number is not 0, 1 or 2")
+BAD_VISIBILITY = Fault(
+    "a keypoint's third number is not 0, 1 or 2",
+    cure="correct it, or take every joint that has a place as labelled (source.name=coco-style "
+    "source.labelled_by=place)",
+)
 UNKNOWN_IMAGE = Fault("it names an image that `images` does not list", cure="add the row or remove this one")
 BAD_IMAGE = Fault("width or height is not above 0", subject="image")
 
@@ -90,12 +104,14 @@ class Rule(NamedTuple):
     """What the rows of one file are judged by.
 
     area_from_box: take the area from the box even where the file gives one (CrowdPose's scoring does so).
+    prepare: puts a row that is neither a crowd nor of another category into COCO's form, before it is judged.
     """
 
     findings: Findings
     category_id: int
     num_keypoints: int
     area_from_box: bool
+    prepare: Callable[[AnnotationRow, ImageRow, Findings], None] | None
 
 
 def read_coco(
@@ -105,6 +121,7 @@ def read_coco(
     describe: Callable[[dict[str, Any], str], Skeleton] | None = None,
     category_name: str | None = None,
     area_from_box: bool = False,
+    prepare: Callable[[AnnotationRow, ImageRow, Findings], None] | None = None,
     boxes: Detections | None = None,
 ) -> Annotations:
     """The persons of a COCO keypoint file, in the order of its `images`, then of its annotations.
@@ -112,16 +129,16 @@ def read_coco(
     Kept: not a crowd, area above 0, a box that is not empty after clipping, some keypoint number above 0
     (COCO 2017: 149,813 train and 6,352 val persons). describe: the skeleton of a category (its row and the
     file's name); COCO's own way without it. category_name: without it the one that has keypoints, or "person"
-    among several. boxes: a detector's, whose people take the place of the annotated ones; then a list of
-    photos without `annotations` will do. Raises InputError for any other file; the faults of single rows are
-    findings.
+    among several. prepare: see `Rule`. boxes: a detector's, whose people take the place of the annotated
+    ones; then a list of photos without `annotations` will do. Raises InputError for any other file; the
+    faults of single rows are findings.
     """
     file = _read_file(path, is_list_enough=boxes is not None)
     findings = Findings(path)
     categories = file.categories if describe else _described(file)
     category = choose_category(categories, path, category_name)
     skeleton = describe(category, str(path)) if describe else from_category(category, where=str(path))
-    rule = Rule(findings, category["id"], skeleton.num_keypoints, area_from_box)
+    rule = Rule(findings, category["id"], skeleton.num_keypoints, area_from_box, prepare)
     persons: list[Person] = []
     empty: list[Photo] = []
     ignored: list[dict[str, Any]] = []
@@ -242,18 +259,27 @@ def _judge(row: AnnotationRow, image: ImageRow, rule: Rule) -> Person | None:
     """The person of a row; None, with a finding, where the published rule drops it."""
     fault = _dropped_as(row, rule)
     box_xywh = None
+    if fault is None:
+        _turn_box(row, rule)
+        if rule.prepare is not None:
+            rule.prepare(row, image, rule.findings)
+        if not row.bbox and not any(row.keypoints or ()):
+            fault = NO_KEYPOINTS
     if fault is None and _is_list_of(row.bbox, 4, "bbox", row, rule):
         assert row.bbox is not None
         box_xywh = clean_box(row.bbox, (image.width, image.height))
-        fault = NO_AREA if _area(row, rule) <= 0 else EMPTY_BOX if box_xywh is None else None
+        fault = EMPTY_BOX if box_xywh is None else None
+        if _area(row, rule) <= 0:
+            fault = EMPTY_BOX if row.area is None and not rule.area_from_box else NO_AREA
         if fault is None and not any(row.keypoints or ()):
             fault = NO_KEYPOINTS
     if fault is not None:
         rule.findings.add(fault, row.id)
         return None
-    if box_xywh is None or not _is_list_of(row.keypoints, 3 * rule.num_keypoints, "keypoints", row, rule):
+    if not _is_list_of(row.keypoints, 3 * rule.num_keypoints, "keypoints", row, rule) or box_xywh is None:
         return None
     assert row.keypoints is not None
+    assert row.bbox is not None
     if max(row.keypoints) <= 0:
         rule.findings.add(NO_KEYPOINTS, row.id)
         return None
@@ -266,6 +292,7 @@ def _judge(row: AnnotationRow, image: ImageRow, rule: Rule) -> Person | None:
         box_xywh=box_xywh,
         keypoints=np.array(row.keypoints, np.float32).reshape(-1, 3),
         area=_area(row, rule),
+        annotated_xywh=(row.bbox[0], row.bbox[1], row.bbox[2], row.bbox[3]),
     )
 
 
@@ -273,6 +300,15 @@ def _dropped_as(row: AnnotationRow, rule: Rule) -> Fault | None:
     if row.category_id != rule.category_id:
         return OTHER_CATEGORY
     return CROWD if row.iscrowd else None
+
+
+def _turn_box(row: AnnotationRow, rule: Rule) -> None:
+    """Count the sides of a box from its upper left corner, where it was drawn from another one."""
+    if row.bbox is None or len(row.bbox) != 4 or min(row.bbox[2:]) >= 0:
+        return
+    rule.findings.add(TURNED_BOX, row.id, str(row.bbox))
+    x, y, width, height = row.bbox
+    row.bbox = [x + min(width, 0), y + min(height, 0), abs(width), abs(height)]
 
 
 def _note(row: AnnotationRow, image: ImageRow, rule: Rule) -> None:
@@ -300,7 +336,8 @@ def _is_list_of(numbers: list[float] | None, count: int, key: str, row: Annotati
     if numbers is not None and len(numbers) == count:
         return True
     found = "none" if numbers is None else str(len(numbers))
-    rule.findings.add(Fault(f"{key} must be a list of {count} numbers"), row.id, f"found {found}")
+    cure = f"correct it, or {BOX_OF_JOINTS}" if key == "bbox" else "correct it"
+    rule.findings.add(Fault(f"{key} must be a list of {count} numbers", cure=cure), row.id, f"found {found}")
     return False
 
 

@@ -45,6 +45,10 @@ def found(annotations, fault):
     return annotations.findings.ids(fault)
 
 
+def details(annotations, fault):
+    return [finding.detail for finding in annotations.findings if finding.fault == fault]
+
+
 def with_names_swapped(annotations, joints):
     """The same people, the points of two joints having traded places: what swapped names look like."""
     a, b = joints
@@ -74,7 +78,8 @@ def test_joints_outside(x, y, v, is_outside):
     one[3] = x, y, v
     annotations = annotations_of(LSP_14, [inside, one])
     assert found(annotations, JOINT_OUTSIDE) == [2] * is_outside
-    assert [each.detail.split(" at")[0] for each in annotations.findings] == ["left_hip"] * is_outside
+    named = [detail.split(" at")[0] for detail in details(annotations, JOINT_OUTSIDE)]
+    assert named == ["left_hip"] * is_outside
 
 
 def test_without_a_size_no_joint_is_outside():
@@ -128,9 +133,8 @@ class TestSwapped:
     def test_one_pair(self):
         annotations = with_names_swapped(annotations_of(COCO_17, self.facing(60)), (9, 10))
         assert found(annotations, SWAPPED_PAIR) == ["left_wrist/right_wrist"]
-        assert [each.detail for each in annotations.findings] == [
-            "against the other pairs in 100% of 60 people"
-        ]
+        told = details(annotations, SWAPPED_PAIR)
+        assert told == ["against the other pairs in 100% of 60 people"]
 
     def test_few_people_prove_nothing(self):
         annotations = with_names_swapped(annotations_of(COCO_17, self.facing(LEAST_PEOPLE - 1)), (9, 10))
