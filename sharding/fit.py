@@ -233,13 +233,13 @@ def note_missing(ids: Sequence[int], keypoints: Array, findings: Findings) -> No
 
 
 def note_areas(ids: Sequence[int], areas: Array, boxes_xywh: Array, findings: Findings) -> None:
-    """Add people whose area (N,) is none that a person in such a box (N, 4) can have."""
+    """Add people whose area (N,), where above 0, is none that a person in such a box (N, 4) can have."""
     sides = boxes_xywh[:, 2:]
-    has_box = (sides > 0).all(axis=1)
+    has_both = (sides > 0).all(axis=1) & (areas > 0)
     largest = (sides + AREA_ROUNDING_PX).prod(axis=1)
     for fault, has_it in (
         (AREA_ABOVE, areas > largest),
         (AREA_BELOW, areas < LEAST_AREA * sides.prod(axis=1)),
     ):
-        for index in np.flatnonzero(has_it & has_box).tolist():
+        for index in np.flatnonzero(has_it & has_both).tolist():
             findings.add(fault, ids[index], f"{areas[index]:.4g} px in a box of {sides[index].prod():.4g} px")

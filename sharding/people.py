@@ -19,6 +19,7 @@ from sharding.fit import (
     note_fits,
     note_missing,
 )
+from sharding.joint_boxes import MADE_BOX
 from sharding.limits import note_limits
 from sharding.record import Annotations, Person
 from sharding.repeats import note_repeats
@@ -84,13 +85,15 @@ def _compare_boxes(annotations: Annotations, sizes_wh: Mapping[str, tuple[int, i
     """Add what a comparison of joints, box and area of the annotated people shows."""
     findings = annotations.findings
     people = annotations.persons if annotations.annotated is None else annotations.annotated
+    made = set(findings.ids(MADE_BOX))  # which says nothing of the area: a person may be seen in part
     fits = []
     for block in _blocks(people, sizes_wh):
         ids = [person.id for person in block.persons]
         boxes_xywh = np.array([person.annotated_xywh or person.box_xywh for person in block.persons])
         fits.append(compare(ids, block.keypoints, boxes_xywh, block.sizes_wh))
         note_missing(ids, block.keypoints, findings)
-        note_areas(ids, np.array([person.area for person in block.persons]), boxes_xywh, findings)
+        areas = np.array([0.0 if person.id in made else person.area for person in block.persons])
+        note_areas(ids, areas, boxes_xywh, findings)
     note_fits(fits, findings)
     for fault in (AT_ORIGIN, AT_ONE_POINT, UNLABELLED, AREA_ABOVE, AREA_BELOW):
         findings.warn_if_many(fault, len(people))

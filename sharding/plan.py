@@ -43,9 +43,12 @@ def make_plan(settings: BuildSettings, annotations: Annotations, dropped: Counte
         first = next(task for task in tasks if task.photo.file_name in absent)
         raise absent_photo_error(first, len(absent), annotations.photos)
     if not tasks:
+        why = [annotations.findings.why("dropped")]
+        if dropped["photo absent"]:
+            why.append(f"{dropped['photo absent']} photo absent (correct source.images)")
+        reasons = "; ".join(filter(None, why)) or "the source has none"
         raise InputError(
-            f"{annotations.findings.file}: no {settings.kind} is left to store (dropped: "
-            f"{annotations.findings.counts('dropped') | dict(+dropped)}): correct the source"
+            f"{annotations.findings.file}: no {settings.kind} is left to store: {reasons}: correct the source"
         )
     return tasks
 

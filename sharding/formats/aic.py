@@ -9,7 +9,7 @@ import numpy as np
 
 from configs.settings import settings
 from sharding.findings import Fault, Findings
-from sharding.formats.coco import EMPTY_BOX, NO_KEYPOINTS
+from sharding.formats.coco import NO_KEYPOINTS
 from sharding.formats.rows import RowReader, read_json
 from sharding.photos import open_photos
 from sharding.record import Annotations, Person, Photo
@@ -20,6 +20,9 @@ NO_BOX = Fault("it has joints but no box (`human_annotations`)", cure="add it", 
 BAD_FLAG = Fault("the third number of a joint is not 1, 2 or 3", subject="human")
 BAD_JOINTS = Fault(f"the joints must be {3 * AIC_14.num_keypoints} numbers", subject="human")
 BAD_BOX = Fault("the box must be 4 numbers, x1, y1, x2, y2", subject="human")
+EMPTY_BOX = Fault(
+    "box empty or outside the photo", "dropped", "write x1, y1, x2, y2 with x1 < x2 and y1 < y2"
+)
 REPEATED = Fault("photos listed again", "mended", "", "image")
 DIFFERENT = Fault("two different rows have this image_id", cure="make them one", subject="image")
 

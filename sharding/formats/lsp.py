@@ -11,6 +11,7 @@ from configs.load import InputError
 from configs.settings import settings
 from sharding.boxes import AREA_OF_BOX
 from sharding.findings import Fault, Findings
+from sharding.joint_boxes import MARGIN, joint_box
 from sharding.photos import open_photos
 from sharding.record import Annotations, Person
 from sharding.skeleton import LSP_14
@@ -33,7 +34,7 @@ class LspFormat:
     """Number of the first photo of the split, counted from 1."""
     last: int | None = None
     """Number of the last photo of the split; without it the last of joints.mat."""
-    box_margin: float = Field(default=0.1, ge=0)
+    box_margin: float = Field(default=MARGIN, ge=0)
     """The box is the extent of the visible joints, grown on each side by this share of its longer side."""
 
     def __post_init__(self) -> None:
@@ -68,7 +69,7 @@ class LspFormat:
     def _person(self, number: int, joints: np.ndarray) -> Person:
         """The person of joints (14, 3) on photo `number`."""
         visible = joints[:, 2:] > 0
-        box_xywh = _joint_box(joints[visible[:, 0], :2], self.box_margin)
+        box_xywh = joint_box(joints[visible[:, 0], :2], self.box_margin)
         return Person(
             id=number,
             image_id=number,
@@ -95,12 +96,3 @@ def _read_joints(path: Path) -> np.ndarray:
             f"{path}: joints have the shape {joints.shape} where LSPET has (14, 3, n): take its file"
         )
     return joints.transpose(2, 0, 1)
-
-
-def _joint_box(points_xy: np.ndarray, margin: float) -> tuple[float, float, float, float]:
-    """Box x, y, w, h about points (n, 2), grown on each side; at least a pixel wide and high."""
-    low, high = points_xy.min(axis=0), points_xy.max(axis=0)
-    grow = max(margin * (high - low).max(), 0.5)
-    x, y = (low - grow).tolist()
-    width, height = (high - low + 2 * grow).tolist()
-    return x, y, width, height

@@ -249,8 +249,8 @@ class TestFaults:
         """LSP gives no sizes, so only the photo shows that a box is beyond it."""
         folder = shared_data / "lspet"
         source = LspFormat(joints=folder / "joints.mat", images=folder / "images", last=1)
-        real = sharding.formats.lsp._joint_box
-        monkeypatch.setattr("sharding.formats.lsp._joint_box", lambda *a: (9000.0, *real(*a)[1:]))
+        real = sharding.formats.lsp.joint_box
+        monkeypatch.setattr("sharding.formats.lsp.joint_box", lambda *a: (9000.0, *real(*a)[1:]))
         with pytest.raises(InputError, match=r"im00001\.jpg: the box of annotation 1 lies outside the photo"):
             build(BuildSettings(source=source, output=output, workers=1), console=quiet)
 
@@ -309,3 +309,18 @@ def test_real_lspet(shared_data, output, quiet):
     truth = json.loads((output / "ground_truth.json").read_text())
     with Image.open(folder / "images" / "im04001.jpg") as photo:
         assert (truth["images"][0]["width"], truth["images"][0]["height"]) == photo.size
+
+
+def test_nobody_left_names_each_reason_and_its_cure(small, output, quiet):
+    """Where all people are dropped the one sentence says how to keep them, not only how many there were."""
+    rows = small.content["annotations"]
+    rows[0]["bbox"] = [500, 10, 30, 40]
+    for row in rows[1:]:
+        row["iscrowd"] = 1
+    small.save()
+    words = (
+        rf"1 box empty or outside the photo \(write bbox as .*use=missing\)\); {len(rows) - 1} crowd: correct"
+    )
+    with pytest.raises(InputError, match=words) as error:
+        build(small.settings(output), console=quiet)
+    assert "\n" not in str(error.value)

@@ -10,7 +10,7 @@ import pytest
 
 from configs.load import InputError
 from sharding.boxes import AREA_OF_BOX
-from sharding.formats.coco import CocoFormat
+from sharding.formats.coco import TURNED_BOX, CocoFormat
 
 
 @pytest.fixture
@@ -97,6 +97,32 @@ def test_missing_area_is_taken_from_the_box(small):
     for person in annotations.persons[:2]:
         assert person.area == pytest.approx(AREA_OF_BOX * 40.5 * 80.25)
     assert annotations.findings.counts("mended") == {"area missing, taken as 0.53 of the box": 2}
+
+
+@pytest.mark.parametrize(
+    ("annotated", "cleaned"),
+    [
+        ([60, 20, -30, 40], (30, 20, 29, 39)),
+        ([30, 60, 30, -40], (30, 20, 29, 39)),
+        ([60, 60, -30, -40], (30, 20, 29, 39)),
+    ],
+)
+def test_a_box_with_a_negative_side_is_turned(small, annotated, cleaned):
+    del small.content["annotations"][0]["area"]
+    small.content["annotations"][0]["bbox"] = annotated
+    small.content["annotations"][1].update(bbox=annotated, iscrowd=1)
+    annotations = read(small)
+    assert annotations.persons[0].box_xywh == pytest.approx(cleaned)
+    assert annotations.persons[0].area == pytest.approx(AREA_OF_BOX * 30 * 40)
+    assert annotations.findings.ids(TURNED_BOX) == [10]
+
+
+def test_an_area_of_0_drops_as_published_and_names_the_way_on(small):
+    for row in small.content["annotations"]:
+        row["area"] = 0
+    annotations = read(small)
+    assert annotations.findings.counts("dropped") == {"no area": 6}
+    assert "source.name=coco-style" in annotations.findings.why("dropped")
 
 
 def test_a_box_beyond_the_photo_is_counted(small):

@@ -4,11 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
+from rich.console import Console
 
 from configs.load import InputError, load
 from sharding.boxes import AREA_OF_BOX
+from sharding.build import build
 from sharding.formats.coco_style import CocoStyleFormat
+from sharding.joint_boxes import JointBoxes, joint_box
+from sharding.people import inspect_people
 from sharding.settings import BuildSettings
 from sharding.skeleton import DEFAULT_SIGMA
 
@@ -175,3 +181,167 @@ def test_real_coco_file_reads_the_same(shared_data):
     annotations = CocoStyleFormat(annotations=path, images=folder).read()
     assert len(annotations.persons) == 619
     assert np.isfinite(annotations.persons[0].keypoints).all()
+
+
+def joints(*points):
+    """A row's keypoints; the four of `HORSE`."""
+    return [float(number) for point in points for number in point]
+
+
+class TestLabelledByPlace:
+    """`labelled_by=place`: for files whose third number does not tell what is labelled."""
+
+    @pytest.mark.parametrize(
+        ("written_v", "v"), [((0, 0), (2, 2)), ((1, 2), (1, 2)), ((3, 0.87), (2, 2)), ((2, -1), (2, 2))]
+    )
+    def test_every_joint_with_a_place_is_labelled(self, read, written_v, v):
+        written = content(HORSE)
+        points = [(10, 20, written_v[0]), (0, 0, 2), (30, 0, written_v[1]), (-1, -1, 1)]
+        written["annotations"][0]["keypoints"] = joints(*points)
+        annotations = read(written, labelled_by="place")
+        annotations.findings.raise_errors()
+        expected = [[10, 20, v[0]], [0, 0, 0], [30, 0, v[1]], [0, 0, 0]]
+        assert annotations.persons[0].keypoints.tolist() == expected
+
+    def test_without_a_place_nobody_is_there(self, read):
+        written = content(HORSE)
+        written["annotations"][0]["keypoints"] = joints(*[(0, 0, 2)] * 4)
+        annotations = read(written, labelled_by="place")
+        assert [person.id for person in annotations.persons] == [2]
+        assert annotations.findings.counts("dropped") == {"no labelled keypoints": 1}
+
+    def test_is_what_the_notes_and_errors_name(self, read):
+        written = content(HORSE)
+        written["annotations"][0]["keypoints"] = joints((10, 20, 0), (11, 50, 0), (30, 30, 0), (40, 50, 0))
+        annotations = read(written)
+        inspect_people(annotations)
+        cures = {each.fault.what: each.fault.cure for each in annotations.findings}
+        assert (
+            "source.labelled_by=place"
+            in cures["coordinates are given, but no joint is labelled (v = 0 for all)"]
+        )
+        written["annotations"][0]["keypoints"][2] = 3
+        with pytest.raises(InputError, match=r"annotation 1: .* not 0, 1 or 2: .*source\.labelled_by=place"):
+            read(written).findings.raise_errors()
+
+
+NO_BOXES = {"absent": None, "empty": [], "of no size": [30, 40, 0, 0], "a line": [30, 40, 20, 0]}
+
+
+class TestJointBoxes:
+    """`joint_boxes`: boxes made from the joints, where they are missing or wrong."""
+
+    POINTS = joints((20, 30, 2), (60, 30, 1), (20, 70, 2), (99, 89, 0))
+    BOX = (16, 26, 48, 48)  # the labelled joints, grown by a tenth of 40
+
+    @pytest.mark.parametrize("bbox", NO_BOXES.values(), ids=NO_BOXES)
+    @pytest.mark.parametrize("area", [None, 0, 900.0])
+    def test_in_place_of_what_is_missing(self, read, bbox, area):
+        written = content(HORSE)
+        written["annotations"][0].update(bbox=bbox, area=area, keypoints=self.POINTS)
+        annotations = read(written, joint_boxes=JointBoxes(use="missing"))
+        annotations.findings.raise_errors()
+        first, second = annotations.persons
+        assert first.box_xywh == pytest.approx(self.BOX)
+        assert first.area == pytest.approx(area or AREA_OF_BOX * 49 * 49)
+        assert second.box_xywh == (5, 6, 40, 50)
+        assert annotations.findings.counts("mended")["box made from the joints"] == 1
+
+    def test_for_all(self, read):
+        written = content(HORSE)
+        for row in written["annotations"]:
+            row.update(bbox=[1, 1, 2, 2], keypoints=self.POINTS)
+        persons = read(written, joint_boxes=JointBoxes(use="always", margin=0.25, least_px=2)).persons
+        assert [person.box_xywh for person in persons] == [pytest.approx((10, 20, 60, 60))] * 2
+
+    def test_of_one_joint_is_of_the_least_size(self, read):
+        written = content({**HORSE, "keypoints": ["tip"], "skeleton": []}, count=1)
+        written["annotations"][0].update(bbox=[50, 40, 0, 0], area=0, keypoints=[50, 40, 2])
+        annotations = read(written, joint_boxes=JointBoxes(use="missing", least_px=20))
+        assert annotations.persons[0].box_xywh == pytest.approx((40, 30, 20, 20))
+        (finding,) = [each for each in annotations.findings if "least_px" in each.fault.what]
+        assert (finding.fault.effect, finding.ids) == ("kept", [1])
+
+    def test_is_clipped_to_the_photo(self, read):
+        written = content(HORSE)
+        written["annotations"][0].update(
+            bbox=None, keypoints=joints((0, 1, 2), (99, 89, 2), (5, 5, 2), (9, 9, 2))
+        )
+        annotations = read(written, joint_boxes=JointBoxes(use="missing"))
+        assert annotations.persons[0].box_xywh == pytest.approx((0, 0, 99, 89))
+        assert "box beyond the photo, clipped" not in annotations.findings.counts("mended")
+
+    def test_of_places_where_no_joint_is_labelled(self, read):
+        written = content(HORSE)
+        points = joints((20, 30, 0), (60, 30, 0), (20, 70, 0), (0, 0, 0))
+        written["annotations"][0].update(bbox=None, keypoints=points)
+        annotations = read(written, joint_boxes=JointBoxes(use="missing"))
+        assert annotations.persons[0].box_xywh == pytest.approx(self.BOX)
+        assert not annotations.persons[0].keypoints[:, 2].any()
+
+    def test_a_row_without_joints_and_box_is_nobody(self, read):
+        written = content(HORSE)
+        written["annotations"][0].update(bbox=None, keypoints=[0] * 12)
+        annotations = read(written)
+        annotations.findings.raise_errors()
+        assert annotations.findings.counts("dropped") == {"no labelled keypoints": 1}
+
+    @pytest.mark.parametrize("bbox", NO_BOXES.values(), ids=NO_BOXES)
+    def test_is_what_the_error_names(self, read, bbox, tmp_path):
+        """Of missing boxes and of empty ones; nobody is then sent to and fro between box and area."""
+        written = content(HORSE)
+        for row in written["annotations"]:
+            row.update(bbox=bbox, area=0)
+        annotations = read(written)
+        assert not annotations.persons
+        settings = BuildSettings(source=annotations_source(tmp_path), output=tmp_path / "out", workers=1)
+        with pytest.raises(InputError, match=r"source\.joint_boxes\.use=missing") as error:
+            build(settings, console=Console(quiet=True))
+        assert "area" not in str(error.value)
+
+    @given(
+        st.lists(st.tuples(*[st.floats(0, 90)] * 2), min_size=1, max_size=6),
+        st.floats(0, 1),
+        st.floats(2, 50),
+    )
+    def test_holds_its_joints_and_is_of_the_least_size(self, points, margin, least_px):
+        x, y, width, height = joint_box(np.array(points), margin, least_px)
+        low, high = np.min(points, axis=0), np.max(points, axis=0)
+        grow = max(margin * (high - low).max(), 0.5)
+        assert (np.array([x, y]) <= low - grow + 1e-9).all()
+        assert (np.array([x + width, y + height]) >= high + grow - 1e-9).all()
+        assert min(width, height) >= least_px - 1e-9
+        np.testing.assert_allclose([x + width / 2, y + height / 2], (low + high) / 2, atol=1e-9)
+
+
+def annotations_source(folder):
+    return CocoStyleFormat(annotations=folder / "mine.json", images=folder)
+
+
+@pytest.mark.parametrize("area", [0, -1, 0.0])
+def test_an_area_of_0_is_taken_from_the_box(read, area):
+    written = content(HORSE)
+    written["annotations"][0]["area"] = area
+    annotations = read(written)
+    assert [person.area for person in annotations.persons] == pytest.approx([AREA_OF_BOX * 41 * 51] * 2)
+    assert annotations.findings.counts("mended") == {
+        "area not above 0, taken as 0.53 of the box": 1,
+        "area missing, taken as 0.53 of the box": 1,
+    }
+
+
+def test_real_people_with_boxes_made_from_their_joints(shared_data):
+    """Nothing of them looks wrong, and the boxes are about those that COCO's annotators drew."""
+    folder = shared_data / "coco"
+    path = folder / "annotations" / "person_keypoints_val2017_joined.json"
+    plain = CocoStyleFormat(annotations=path, images=folder).read()
+    annotations = CocoStyleFormat(
+        annotations=path, images=folder, joint_boxes=JointBoxes(use="always")
+    ).read()
+    inspect_people(annotations)
+    assert annotations.findings.counts("warned") == {}
+    given = {person.id: np.array(person.box_xywh) for person in plain.persons}
+    whole = [person for person in annotations.persons if (person.keypoints[:, 2] > 0).sum() > 14]
+    errors = [np.abs(given[p.id] - p.box_xywh).max() / given[p.id][2:].max() for p in whole]
+    assert len(whole) > 50
+    assert np.median(errors) < 0.15
