@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import fsspec
+import msgspec
 
 from configs.load import InputError
 from pipelines import stream
+from sharding.formats.rows import read_json
 from sharding.index import check_end, check_header, end_of, read_index
 from sharding.manifest import (
     GROUND_TRUTH_NAME,
@@ -41,6 +43,16 @@ FETCHES_AT_ONCE = 8
 HEADER_BYTES = 512
 
 
+class _Row(msgspec.Struct):
+    id: int
+    num_keypoints: int = 0
+
+
+class _Listed(msgspec.Struct):
+    annotations: list[_Row] = []  # msgspec gives each file its own
+    detections: list[_Row] | None = None
+
+
 @dataclass(frozen=True)
 class Shards:
     """An open folder of shards."""
@@ -54,6 +66,22 @@ class Shards:
     """Path or address of each tar."""
     is_streamed: bool = False
     """Whether the tars come through `pipelines.stream`, not through DALI's own reader."""
+
+    @cached_property
+    def people(self) -> tuple[list[int], list[bool]]:
+        """Of all samples in order: the annotation's id, and whether it has a marked keypoint.
+
+        From the ground truth, which is long, in one reading. Raises InputError where it lists too few.
+        """
+        file = read_json(self.folder / GROUND_TRUTH_NAME, _Listed, expected="a ground truth in COCO form")
+        rows = file.annotations if file.detections is None else file.detections
+        if len(rows) < self.manifest.num_samples:
+            raise InputError(
+                f"{self.root}: {GROUND_TRUTH_NAME} lists {len(rows)} annotations for "
+                f"{self.manifest.num_samples} samples: build the shards again"
+            )
+        rows = rows[: self.manifest.num_samples]
+        return [row.id for row in rows], [row.num_keypoints > 0 for row in rows]
 
 
 def open_shards(root: str | Path) -> Shards:

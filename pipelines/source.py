@@ -11,35 +11,22 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import fsspec
-import msgspec
 import numpy as np
 from PIL import Image
 
 from configs.load import InputError
 from pipelines.shards import Shards, open_shards
 from pipelines.stream import BrokenStreamError, Payloads, read_tar
-from sharding.formats.rows import read_json
 from sharding.index import read_index, subset_index
 from sharding.manifest import GROUND_TRUTH_NAME, Manifest
 from sharding.record import decode_pose
 from sharding.skeleton import Skeleton
 from sharding.truth_check import read_truth
-
-
-class _Row(msgspec.Struct):
-    id: int
-    num_keypoints: int = 0
-
-
-class _Listed(msgspec.Struct):
-    annotations: list[_Row] = []  # msgspec gives each file its own
-    detections: list[_Row] | None = None
 
 
 class TarPart(NamedTuple):
@@ -99,27 +86,17 @@ class Split:
     @property
     def annotation_ids(self) -> tuple[int, ...]:
         """Ids of the chosen annotations, in reading order."""
-        return self._listed[0]
+        ids, _ = self.shards.people
+        return tuple(ids[place] for place in self.ordinals)
 
     @property
-    def num_marked(self) -> int:
-        """How many of the chosen samples have a marked keypoint; a detector's boxes have none."""
-        return self._listed[1]
+    def marked(self) -> list[int]:
+        """Places in the whole folder, rising, of the chosen samples that have a marked keypoint.
 
-    @cached_property
-    def _listed(self) -> tuple[tuple[int, ...], int]:
-        """From the ground truth, which is long, in one reading: the chosen ids, and how many are marked."""
-        file = read_json(
-            self.shards.folder / GROUND_TRUTH_NAME, _Listed, expected="a ground truth in COCO form"
-        )
-        rows = file.annotations if file.detections is None else file.detections
-        if len(rows) < self.manifest.num_samples:
-            raise InputError(
-                f"{self.root}: {GROUND_TRUTH_NAME} lists {len(rows)} annotations for "
-                f"{self.manifest.num_samples} samples: build the shards again"
-            )
-        chosen = [rows[place] for place in self.ordinals]
-        return tuple(row.id for row in chosen), sum(row.num_keypoints > 0 for row in chosen)
+        A detector's boxes have none, and neither have people whose keypoints all have v = 0.
+        """
+        _, is_marked = self.shards.people
+        return [place for place in self.ordinals if is_marked[place]]
 
     @property
     def ids_sha256(self) -> str:
@@ -207,21 +184,31 @@ def labelled_split(
 ) -> Split:
     """Choose the labelled samples: the first `labelled` (the published protocol), or as many at random.
 
+    Samples without a marked keypoint have no label to learn from and are passed over (COCO has no such ones).
     subset_seed: None for the first ones, else the seed of the draw. Raises InputError where there are fewer.
     """
-    total = whole.num_samples
+    marked, total = whole.marked, whole.num_samples
+    if not marked:
+        raise InputError(
+            f"{whole.root}: none of the {total} samples has a marked keypoint; boxes of a detector and "
+            "unlabelled photos belong in data.unlabelled: give shards of annotated people"
+        )
     if labelled == "all":
-        return whole
+        labelled = len(marked)
     if labelled < 1:
         raise InputError(f"labelled = {labelled}: at least one sample must be labelled")
-    if labelled > total:
+    if labelled > len(marked):
+        with_marks = "" if len(marked) == total else f", {len(marked)} of them with a marked keypoint"
         raise InputError(
-            f"labelled = {labelled}, but {whole.root} holds {total} samples: "
+            f"labelled = {labelled}, but {whole.root} holds {total} samples{with_marks}: "
             "lower `labelled` or build the shards from more annotations"
         )
-    places: Sequence[int] = range(labelled)
+    if labelled == total:
+        return whole
+    places = marked[:labelled]
     if subset_seed is not None:
-        places = sorted(np.random.default_rng(subset_seed).permutation(total)[:labelled].tolist())
+        drawn = np.random.default_rng(subset_seed).permutation(len(marked))[:labelled]
+        places = sorted(marked[index] for index in drawn)
     return _choose(whole, places, "labelled", index_dir)
 
 

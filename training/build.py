@@ -38,11 +38,6 @@ def open_splits(cfg: RunSettings, index_dir: Path) -> tuple[Split, Split | None,
     if train_people.skeleton != val.skeleton:
         raise InputError(f"{data.train} and {data.val} have different keypoints: shard both by one format")
     labelled = labelled_split(train_people, data.labelled, subset_seed=data.subset_seed, index_dir=index_dir)
-    if not labelled.num_marked:
-        raise InputError(
-            f"{data.train}: none of the {labelled.num_samples} labelled samples has a marked keypoint; boxes "
-            "of a detector and unlabelled photos belong in data.unlabelled: give shards of annotated people"
-        )
     unlabelled = None
     if cfg.method.uses_unlabelled and data.unlabelled is not None:
         unlabelled = open_split(data.unlabelled)

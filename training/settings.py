@@ -27,7 +27,8 @@ class DataSettings:
     val: str
     """Shards of the people to score on."""
     labelled: Count | Literal["all"] = "all"
-    """How many people of `train` are labelled: the first N of its order (published), or all."""
+    """How many people of `train` are labelled: the first N of its order (published), or all. People without a
+    marked keypoint are passed over."""
     subset_seed: Annotated[int, Field(ge=0)] | None = None
     """Draw the labelled people at random with this seed instead of taking the first N."""
     unlabelled: str | None = None

@@ -80,7 +80,8 @@ def write_shards(
                 idx_sha256=file_sha256(index),
             )
         )
-    rows = [{"id": 100 + i, "image_id": i} for i in range(count)]
+    num_marked = (keypoints[..., 2] > 0).sum(axis=1).tolist()
+    rows = [{"id": 100 + i, "image_id": i, "num_keypoints": num_marked[i]} for i in range(count)]
     (folder / "ground_truth.json").write_text(json.dumps({"annotations": rows}))
     manifest = Manifest(
         format_version=1,

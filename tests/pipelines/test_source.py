@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from configs.load import InputError
 from pipelines.source import labelled_split, open_split, unlabelled_split
+from tests.pipelines.conftest import MakeShards, grey_photos
 
 
 def test_first_n_are_labelled_and_the_rest_is_not(grey_shards: Callable[[int], Path], tmp_path: Path) -> None:
@@ -61,6 +63,41 @@ def test_impossible_counts(
 ) -> None:
     with pytest.raises(InputError, match=says):
         labelled_split(open_split(grey_shards(5)), labelled, index_dir=tmp_path / "run")
+
+
+class TestPeopleWithoutAMark:
+    """Samples 0, 3, 6, ... of 20 have coordinates, but no keypoint with v > 0."""
+
+    @pytest.fixture
+    def folder(self, make_shards: MakeShards) -> Path:
+        keypoints = np.tile([[85.0, 110.0, 2.0]], (20, 3, 1))
+        keypoints[::3, :, 2] = 0
+        return make_shards(grey_photos(20), keypoints=keypoints)
+
+    @pytest.mark.parametrize("subset_seed", [None, 0, 1])
+    @pytest.mark.parametrize("labelled", [1, 8, 13, "all"])
+    def test_are_never_labelled(
+        self, folder: Path, tmp_path: Path, labelled: int, subset_seed: int | None
+    ) -> None:
+        whole = open_split(folder)
+        chosen = labelled_split(whole, labelled, subset_seed=subset_seed, index_dir=tmp_path / "run")
+        marked = [place for place in range(20) if place % 3]
+        assert chosen.num_samples == (13 if labelled == "all" else labelled)
+        assert set(chosen.ordinals) <= set(marked)
+        if subset_seed is None:
+            assert list(chosen.ordinals) == marked[: chosen.num_samples]
+        rest = unlabelled_split(whole, without=chosen, index_dir=tmp_path / "run")
+        assert set(rest.ordinals) == set(range(20)) - set(chosen.ordinals)
+
+    def test_do_not_count_among_those_that_are_there(self, folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="holds 20 samples, 13 of them with a marked keypoint: lower"):
+            labelled_split(open_split(folder), 14, index_dir=tmp_path / "run")
+
+    def test_alone_are_refused(self, make_shards: MakeShards, tmp_path: Path) -> None:
+        folder = make_shards(grey_photos(5), keypoints=np.zeros((5, 3, 3)))
+        for labelled in (1, "all"):
+            with pytest.raises(InputError, match="none of the 5 samples has a marked keypoint"):
+                labelled_split(open_split(folder), labelled, index_dir=tmp_path / "run")
 
 
 def test_altered_shard_is_refused(grey_shards: Callable[[int], Path]) -> None:
