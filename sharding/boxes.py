@@ -1,13 +1,12 @@
 """Where the people of unlabelled photos are: the whole photo, or boxes that somebody found."""
 
 import io
-import re
 import warnings
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 from PIL import Image, UnidentifiedImageError
@@ -19,9 +18,8 @@ from sharding.findings import Fault, Findings
 from sharding.formats.rows import RowReader, read_json
 from sharding.photos import Photos
 from sharding.record import Photo
+from sharding.results import Box, FoundBox, PhotoFinder, note_boxes, read_results
 
-Box = tuple[float, float, float, float]
-"""x, y, w, h in pixels of the upright photo."""
 AREA_OF_BOX = 0.53
 """Share of its box that a person covers, on average over COCO: the area where an annotation gives none."""
 
@@ -29,7 +27,7 @@ UNREADABLE = Fault("the file is no image that can be read", cure="remove or mend
 OUTSIDE = Fault("box empty or outside the photo", "dropped", "", "photo")
 UNKNOWN_PHOTO = Fault("box of a photo that is not there", "dropped", "", "box")
 AMBIGUOUS = Fault("two photos have this number", cure="give source.boxes.images", subject="box")
-BAD_BOX = Fault("bbox must be 4 numbers", subject="box")
+CLIPPED = Fault("box far beyond the photo, clipped", "mended", "", "box", is_identity=False)
 
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations
 _READERS = 16
@@ -54,16 +52,6 @@ class WholePhotoBoxes:
         listed = sized(number_photos(photos), photos, findings)
         boxes = {photo.file_name: [(0.0, 0.0, *photo.size_wh)] for photo in listed if photo.size_wh}
         return place_boxes(listed, boxes, findings), findings
-
-
-class ResultRow(msgspec.Struct):
-    """A row of COCO results: a box that a detector found."""
-
-    bbox: list[float]
-    image_id: int | str | None = None
-    file_name: str | None = None
-    category_id: int | None = None
-    score: float = 1.0
 
 
 class _ImageRow(msgspec.Struct):
@@ -99,67 +87,30 @@ class ResultsBoxes:
         Raises InputError for a file of another kind, and where no box has its photo.
         """
         findings = Findings(self.results)
-        raws = _read_results(self.results)
+        rows = read_results(self.results, findings, category=self.category, min_score=self.min_score)
         listed = number_photos(photos) if self.images is None else _read_list(self.images, findings)
-        places = _Places(listed, by_id=self.images is not None)
-        boxes: dict[str, list[Box]] = defaultdict(list)
-        reader = RowReader(ResultRow, findings, subject="box")
-        for number, raw in enumerate(raws, start=1):
-            row = reader.decode(raw, number)
-            if row is None or row.score < self.min_score or row.category_id not in (None, self.category):
-                continue
-            name = places.find(row, number, findings)
-            if name is not None and len(row.bbox) != 4:
-                findings.add(BAD_BOX, f"in row {number}", f"found {len(row.bbox)}")
-            elif name is not None:
-                boxes[name].append((row.bbox[0], row.bbox[1], row.bbox[2], row.bbox[3]))
-        if not boxes and findings.ids(UNKNOWN_PHOTO):
+        finder = PhotoFinder(listed, by_id=self.images is not None)
+        found: list[tuple[FoundBox, str]] = []
+        for box in rows:
+            named = finder.find(box.row)
+            if len(named) == 1:
+                found.append((box, named[0].file_name))
+            else:
+                key = box.row.image_id if box.row.file_name is None else box.row.file_name
+                findings.add(AMBIGUOUS if named else UNKNOWN_PHOTO, f"in row {box.number}", f"image {key}")
+        if not found and findings.ids(UNKNOWN_PHOTO):
             raise InputError(
                 f"{self.results}: none of its photos is among {photos.location}: correct source.images, or "
                 "give source.boxes.images, the COCO file that names the photos"
             )
+        boxes: dict[str, list[Box]] = defaultdict(list)
+        for box, name in found:
+            boxes[name].append(box.box_xywh)
         known = {photo.file_name: photo for photo in sized(listed, photos, findings, only=boxes.keys())}
+        of_photos = [(box, known[name].size_wh) for box, name in found]
+        inside = [(box, size) for box, size in of_photos if clip_box(box.box_xywh, size) is not None]
+        note_boxes([box for box, _ in inside], [size for _, size in inside], findings, beyond=CLIPPED)
         return place_boxes([known.get(each.file_name, each) for each in listed], boxes, findings), findings
-
-
-class _Places:
-    """Finds the photo of a box."""
-
-    def __init__(self, photos: Sequence[Photo], *, by_id: bool) -> None:
-        """by_id: image_id is the photo's id; without it the number that the file's name ends in."""
-        self._names = {photo.file_name for photo in photos}
-        self._by_number: dict[int | str, list[str]] = defaultdict(list)
-        for photo in photos:
-            stem = Path(photo.file_name).stem
-            digits = re.search(r"\d+$", stem)
-            if by_id:
-                self._by_number[photo.id].append(photo.file_name)
-            else:
-                self._by_number[stem].append(photo.file_name)
-                self._by_number[int(digits[0]) if digits else stem].append(photo.file_name)
-
-    def find(self, row: ResultRow, number: int, findings: Findings) -> str | None:
-        """The photo's name; None, with a finding, where there is none or more than one."""
-        key = row.image_id if row.file_name is None else row.file_name
-        if key in self._names:
-            return str(key)
-        names = set(self._by_number.get(key, ())) if key is not None else set()
-        if len(names) != 1:
-            findings.add(AMBIGUOUS if names else UNKNOWN_PHOTO, f"in row {number}", f"image {key}")
-            return None
-        return names.pop()
-
-
-class _Kept(msgspec.Struct):
-    """The boxes that `sharding/detector.py` keeps."""
-
-    annotations: list[msgspec.Raw]
-
-
-def _read_results(path: Path) -> list[msgspec.Raw]:
-    either: Any = list[msgspec.Raw] | _Kept
-    kept: list[msgspec.Raw] | _Kept = read_json(path, either, expected="a list of COCO results")
-    return kept.annotations if isinstance(kept, _Kept) else kept
 
 
 def _read_list(path: Path, findings: Findings) -> list[Photo]:

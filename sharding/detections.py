@@ -1,25 +1,17 @@
 """A detector's boxes in place of the annotated ones: how an annotated split is scored without knowing it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from configs.load import InputError
 from configs.settings import settings
 from sharding.boxes import AREA_OF_BOX, clip_box
 from sharding.findings import Fault, Findings
-from sharding.formats.rows import RowReader, read_json
 from sharding.record import Annotations, Person, Photo
-
-
-class _Row(msgspec.Struct):
-    image_id: int
-    bbox: list[float]
-    score: float
-    category_id: int | None = None
+from sharding.results import FoundBox, PhotoFinder, note_boxes, read_results
 
 
 @settings
@@ -44,17 +36,16 @@ class Detections:
         unlabelled = np.zeros((annotations.skeleton.num_keypoints, 3), np.float32)
         unlabelled.flags.writeable = False
         of_photo: dict[int, list[Person]] = {}
-        for number, row in self._rows(photos, annotations.findings):
-            photo = photos[row.image_id]
+        for box, photo in self._boxes(photos.values(), annotations.findings):
             person = Person(
-                id=number,
+                id=box.number,
                 image_id=photo.id,
                 file_name=photo.file_name,
                 source_size_wh=photo.size_wh,
-                box_xywh=(row.bbox[0], row.bbox[1], row.bbox[2], row.bbox[3]),
+                box_xywh=box.box_xywh,
                 keypoints=unlabelled,
-                area=AREA_OF_BOX * row.bbox[2] * row.bbox[3],
-                score=row.score,
+                area=AREA_OF_BOX * box.box_xywh[2] * box.box_xywh[3],
+                score=box.row.score,
             )
             of_photo.setdefault(photo.id, []).append(person)
         return replace(
@@ -64,33 +55,37 @@ class Detections:
             annotated=annotations.persons,
         )
 
-    def _rows(self, photos: Mapping[int, Photo], findings: Findings) -> list[tuple[int, _Row]]:
-        """The boxes to take, each with its place in the file; the faults of the others become findings."""
-        raws = read_json(self.results, list[msgspec.Raw], expected="a list of COCO results")
+    def _boxes(self, photos: Collection[Photo], findings: Findings) -> list[tuple[FoundBox, Photo]]:
+        """The boxes to take, each with its photo; the faults of the others become findings."""
         subject = f"box of {self.results.name}"
         unknown = Fault("box of a photo that the annotations do not list", "dropped", "", subject)
+        ambiguous = Fault("two photos have this name", cure="write the id of the photo", subject=subject)
         outside = Fault("box empty or outside the photo", "dropped", "", subject)
-        broken = Fault("bbox must be 4 numbers", subject=subject)
-        reader = RowReader(_Row, findings, subject=subject)
+        beyond = Fault("box far beyond the photo", "kept", "", subject, is_identity=False)
+        rows = read_results(
+            self.results,
+            findings,
+            category=self.category,
+            min_score=self.min_score,
+            subject=subject,
+            scored=True,
+        )
+        finder = PhotoFinder(photos, by_id=True)
         taken = []
-        for number, raw in enumerate(raws, start=1):
-            row = reader.decode(raw, number)
-            if row is None or row.score < self.min_score or row.category_id not in (None, self.category):
-                continue
-            photo = photos.get(row.image_id)
-            if photo is None:
-                findings.add(unknown, f"in row {number}", f"image {row.image_id}")
-            elif len(row.bbox) != 4:
-                findings.add(broken, f"in row {number}", f"found {len(row.bbox)}")
-            elif clip_box((row.bbox[0], row.bbox[1], row.bbox[2], row.bbox[3]), photo.size_wh) is None:
-                findings.add(outside, f"in row {number}", str(row.bbox))
+        for box in rows:
+            named, where = finder.find(box.row), f"in row {box.number}"
+            if len(named) != 1:
+                findings.add(ambiguous if named else unknown, where, f"image {box.row.image_id}")
+            elif clip_box(box.box_xywh, named[0].size_wh) is None:
+                findings.add(outside, where, str(box.row.bbox))
             else:
-                taken.append((number, row))
+                taken.append((box, named[0]))
         if not taken and findings.ids(unknown):
             raise InputError(
                 f"{self.results}: none of its boxes is of a photo of {findings.file}: give the boxes of the "
                 "same split"
             )
+        note_boxes([box for box, _ in taken], [photo.size_wh for _, photo in taken], findings, beyond=beyond)
         return taken
 
 

@@ -81,6 +81,7 @@ class TestRead:
         assert annotations.findings.counts("dropped") == {
             "box of a photo that the annotations do not list": 1,
             "box empty or outside the photo": 2,
+            "box of another category than source.boxes.category": 1,
         }
 
     @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ class TestRead:
         [
             (box(1, 1, 2, 3), r"annotations\.json: box of found\.json in row 2: bbox must be 4 numbers"),
             ({"image_id": 1, "bbox": [1, 2, 3, 4]}, r"box of found\.json in row 2: .*`score`"),
-            (box("a", 1, 2, 3, 4), r"box of found\.json in row 2: image_id: expected `int`"),
+            (box([1], 1, 2, 3, 4), r"box of found\.json in row 2: image_id: expected `int"),
         ],
     )
     def test_a_faulty_row_is_named(self, found, row, words):
