@@ -1,9 +1,10 @@
 """A look at every photo that the annotations name: absent, damaged, of another size, turned by EXIF."""
 
+import hashlib
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -22,10 +23,16 @@ from sharding.photos import Photos
 from sharding.photos.base import safe_name
 from sharding.photos.near import NearNames
 from sharding.plan import photo_tasks, wanted_tasks
-from sharding.record import Annotations, Photo
+from sharding.record import Annotations, Photo, photo_key
 from sharding.settings import BuildSettings
 
 PHOTOS_PER_JOB = 8
+SAME_BYTES = Fault(
+    "the same photo under another name (equal bytes)",
+    "kept",
+    "remove one of them: people on both are trained on twice, and a split may divide them",
+    "photo",
+)
 BOX_OUTSIDE = Fault("box outside the photo", cure="correct the box, or remove the person")
 
 Trouble = Literal[
@@ -50,11 +57,12 @@ _WHATS: dict[Trouble, tuple[str, str]] = {
 
 
 class Verdict(NamedTuple):
-    """What a look at one photo showed; size_wh: of one that can be stored as it is."""
+    """What a look at one photo showed; size_wh: of one that can be stored as it is; digest: of the bytes."""
 
     trouble: Trouble | None
     detail: str = ""
     size_wh: tuple[int, int] | None = None
+    digest: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -101,13 +109,14 @@ def survey_photos(settings: BuildSettings, annotations: Annotations, *, console:
     sizes_wh: dict[str, tuple[int, int]] = {}
     near = NearNames(annotations.photos)
     for photo in named:
-        trouble, detail, size_wh = verdicts[photo]
+        trouble, detail, size_wh, _ = verdicts[photo]
         if photo.size_wh is None and size_wh is not None:
             sizes_wh[photo.file_name] = size_wh
         if trouble is not None:
             fault = _fault(trouble, settings, is_stored=photo.file_name in stored)
             hint = near.told(photo.file_name) if trouble in ("absent", "leads out") else ""
             findings.add(fault, f"{photo.file_name}{hint}", detail)
+    _find_equal_bytes(verdicts, findings)
     if isinstance(settings.crop, PersonCrop):
         _find_boxes_outside(settings.crop, annotations, stored, sizes_wh, findings)
     return Survey(findings, len(there), unusable, sizes_wh)
@@ -133,6 +142,16 @@ def _stored_names(settings: BuildSettings, annotations: Annotations, absent: set
     tasks = photo_tasks(settings, annotations)
     stored = {task.photo.file_name for task in wanted_tasks(tasks, settings, skipped)}
     return stored | (skipped & {task.photo.file_name for task in tasks})
+
+
+def _find_equal_bytes(verdicts: Mapping[Photo, Verdict], findings: Findings) -> None:
+    """Note photos that are stored again; one name under several image ids is no other photo."""
+    first_of: dict[bytes, str] = {}
+    names = {photo_key(photo.file_name): verdict.digest for photo, verdict in verdicts.items()}
+    for name, digest in names.items():
+        if digest is not None and first_of.setdefault(digest, name) != name:
+            findings.add(SAME_BYTES, name, f"as {first_of[digest]}")
+    findings.warn_if_many(SAME_BYTES, len(names))
 
 
 def _find_boxes_outside(
@@ -193,14 +212,15 @@ def _judge(photos: Photos, photo: Photo) -> Verdict:
         return Verdict("damaged", _reason(error, where))
     stored_wh = (pixels.shape[1], pixels.shape[0])
     if photo.size_wh in (None, stored_wh):
-        return Verdict("rotation not obeyed" if _is_rotated(payload) else None, size_wh=stored_wh)
+        trouble: Trouble | None = "rotation not obeyed" if _is_rotated(payload) else None
+        return Verdict(trouble, size_wh=stored_wh, digest=hashlib.sha256(payload).digest())
     try:
         decode_photo(payload, size_wh=photo.size_wh, where=where)
     except InputError:
         assert photo.size_wh is not None
         sizes = "x".join(map(str, stored_wh)), "x".join(map(str, photo.size_wh))
         return Verdict("mis-sized", f"{sizes[0]}, annotated at {sizes[1]}")
-    return Verdict("turned upright")
+    return Verdict("turned upright", digest=hashlib.sha256(payload).digest())
 
 
 def _is_rotated(payload: bytes) -> bool:

@@ -185,6 +185,14 @@ class TestAnnotationFaults:
         fault = "EXIF rotation, obeyed: the photo turned upright has the annotated size"
         self.has(small, output, fault=fault, effect="mended", ids=[photo(small, 1).name])
 
+    @pytest.mark.parametrize(("copies", "effect"), [(1, "kept"), (2, "warned")])
+    def test_photo_under_another_name(self, small, output, copies, effect):
+        for number in range(2, 2 + copies):
+            photo(small, number).write_bytes(photo(small, 1).read_bytes())
+        ids = [photo(small, number).name for number in range(2, 2 + copies)]
+        fault = "the same photo under another name (equal bytes)"
+        self.has(small, output, fault=fault, effect=effect, ids=ids)
+
     def test_photo_name_that_leads_out(self, small, output):
         small.content["images"][1]["file_name"] = "../secret.jpg"
         fault = "the name leads out of the photos' location"
