@@ -61,19 +61,19 @@ class Findings:
         finding.ids.append(record)
 
     def ids(self, fault: Fault) -> list[int | str]:
-        """The records with one fault."""
-        finding = self._by_fault.get(fault)
+        """The records with one fault, be it a warning or not."""
+        finding = self._by_fault.get(fault) or self._by_fault.get(replace(fault, effect="warned"))
         return finding.ids if finding else []
 
     def warn_if_many(self, fault: Fault, total: int) -> None:
         """Make a warning of a note that many of all records have; `total`: those that could have it."""
         finding = self._by_fault.get(fault)
         if finding is not None and is_many(len(finding.ids), total):
-            del self._by_fault[fault]
             share = f"{len(finding.ids):,} of {total:,}"
             detail = f"{share}; the first: {finding.detail}" if finding.detail else share
-            louder = replace(fault, effect="warned")
-            self._by_fault[louder] = Finding(louder, detail, finding.ids)
+            louder = Finding(replace(fault, effect="warned"), detail, finding.ids)
+            in_order = (louder if each is finding else each for each in self)
+            self._by_fault = {each.fault: each for each in in_order}
 
     def warnings(self) -> list[str]:
         """A sentence for each fault that is a warning."""

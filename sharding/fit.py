@@ -28,6 +28,9 @@ READING_JOINTS, READING_INSIDE, READING_OVERLAP = 3, 0.9, 0.15
 inside the box, and this overlap (IoU) of their extent with the box."""
 BETTER, MUCH_BETTER = 1.4, 2.0
 """How many times greater the overlap must be by another reading: where it is so for many people, and else."""
+PERCENT_END, PERCENT_LEAST_PX, PERCENT_LEAST_BOXES = 100.5, 200, 5
+"""Boxes look like percent where all of so many end before the first number, though most photos have so many
+pixels each way."""
 LEAST_AREA = 0.05
 """Least area as a share of the box; the people of COCO have 0.16 to 0.95."""
 AREA_ROUNDING_PX = 2.0
@@ -62,6 +65,11 @@ AREA_ABOVE = _note(
     "correct area (in pixels of the photo; OKS depends on it), or remove it: it is then taken from the box",
 )
 AREA_BELOW = _note(f"area below {LEAST_AREA:.0%} of the box", AREA_ABOVE.cure)
+
+ALL_PERCENT = _note(
+    "joints and boxes look like percent of the photo",
+    "multiply x and width by the width of the photo / 100, y and height by its height / 100",
+)
 
 Reading = Callable[[Array, Array, Array], tuple[Array, Array]]
 """From points (N, K, 2), boxes (N, 4) and sizes of the photos (N, 2), all as the file has them, to points and
@@ -122,13 +130,15 @@ class Fits(NamedTuple):
 
     is_judged (N,): has a labelled joint. misfit: why joints and box do not fit; "" where they do.
     reading_ratio (R, N): the overlap by each of `READINGS` over that as the file stands, 0 where the joints
-    do not fit by the reading.
+    do not fit by the reading. ends (N, 2): of the boxes, at the lower right. sizes_wh (N, 2): of the photos.
     """
 
     ids: Sequence[int]
     is_judged: Array
     misfit: list[str]
     reading_ratio: Array
+    ends: Array
+    sizes_wh: Array
 
 
 def compare(ids: Sequence[int], keypoints: Array, boxes_xywh: Array, sizes_wh: Array) -> Fits:
@@ -159,7 +169,8 @@ def compare(ids: Sequence[int], keypoints: Array, boxes_xywh: Array, sizes_wh: A
         fits = (count >= min(READING_JOINTS, keypoints.shape[1])) & (read_inside >= READING_INSIDE * count)
         fits &= read_overlap > READING_OVERLAP
         ratios.append(np.where(fits, read_overlap / np.maximum(overlap, 1e-6), 0))
-    return Fits(ids, count > 0, misfit, np.stack(ratios))
+    ends = boxes_xywh[:, :2] + boxes_xywh[:, 2:]
+    return Fits(ids, count > 0, misfit, np.stack(ratios), ends, sizes_wh)
 
 
 def _is_beyond(points: Array, sizes_wh: Array) -> Array:
@@ -213,6 +224,17 @@ def note_fits(fits: Sequence[Fits], findings: Findings) -> None:
             findings.add(NOT_FITTING, record, reason)
     for fault in (*faults, NOT_FITTING):
         findings.warn_if_many(fault, judged)
+    ends, sizes_wh = (np.concatenate([getattr(fit, key) for fit in fits]) for key in ("ends", "sizes_wh"))
+    if not findings.warnings() and are_percent(ends, sizes_wh):
+        for record in ids:
+            findings.add(ALL_PERCENT, record)
+        findings.warn_if_many(ALL_PERCENT, len(ids))
+
+
+def are_percent(ends: Array, sizes_wh: Array) -> bool:
+    """Whether boxes that end at these points (N, 2) look like percent of photos of such sizes (N, 2)."""
+    is_within = len(ends) >= PERCENT_LEAST_BOXES and bool(ends.max() <= PERCENT_END)
+    return is_within and bool((np.median(sizes_wh, axis=0) >= PERCENT_LEAST_PX).all())
 
 
 def note_missing(ids: Sequence[int], keypoints: Array, findings: Findings) -> None:

@@ -49,7 +49,7 @@ def _hash_annotations(annotations: Annotations) -> str:
     for row in annotations.ignored:
         digest.update(json.dumps(row).encode())
     dropped = annotations.findings.counts("dropped", identity=True)
-    noted = annotations.findings.counts("mended", "kept", identity=True)
+    noted = annotations.findings.counts("warned", "mended", "kept", identity=True)
     digest.update(json.dumps([sorted(annotations.photo_facts.items()), dropped, noted]).encode())
     return digest.hexdigest()
 

@@ -95,7 +95,7 @@ def _compare_boxes(annotations: Annotations, sizes_wh: Mapping[str, tuple[int, i
         areas = np.array([0.0 if person.id in made else person.area for person in block.persons])
         note_areas(ids, areas, boxes_xywh, findings)
     note_fits(fits, findings)
-    for fault in (AT_ORIGIN, AT_ONE_POINT, UNLABELLED, AREA_ABOVE, AREA_BELOW):
+    for fault in (JOINT_OUTSIDE, AT_ORIGIN, AT_ONE_POINT, UNLABELLED, AREA_ABOVE, AREA_BELOW):
         findings.warn_if_many(fault, len(people))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from configs.load import InputError
 from sharding.findings import Fault, Findings, is_many
+from sharding.fit import are_percent
 from sharding.formats.rows import RowReader, read_json
 from sharding.record import Photo, photo_key
 
@@ -21,8 +22,6 @@ BEYOND = 0.1
 """Share of its side by which a box may reach beyond its photo unsaid: detectors overshoot by some pixels."""
 ALIKE = 0.95
 """Share of the boxes that must fit their photos by another reading for it to be believed."""
-MOST_PERCENT, LEAST_LARGE_PX, LEAST_BOXES = 100.5, 200, 5
-"""Boxes look like percent where so many all end below the first number, in photos larger than the second."""
 
 
 class ResultRow(msgspec.Struct, kw_only=True):
@@ -190,15 +189,10 @@ def note_boxes(
         fault = Fault(what, "kept", cure, beyond.subject, is_identity=False)
         if is_many(int(is_beyond.sum()), len(known)) and by_reading[what].mean() >= ALIKE:
             chosen = np.ones(len(known), bool)
-    elif _are_percent(start + sides, sizes):
+    elif are_percent(start + sides, sizes):
         cure = "multiply by the width and height of the photo / 100"
         fault = Fault("box looks like percent of the photo", "kept", cure, beyond.subject, is_identity=False)
         chosen = np.ones(len(known), bool)
     for index in np.flatnonzero(chosen).tolist():
         findings.add(fault, numbers[index], f"{xywh[index].tolist()} of {sizes[index].astype(int).tolist()}")
     findings.warn_if_many(fault, len(known))
-
-
-def _are_percent(ends: np.ndarray, sizes: np.ndarray) -> bool:
-    is_within = len(ends) >= LEAST_BOXES and bool(ends.max() <= MOST_PERCENT)
-    return is_within and bool((np.median(sizes, axis=0) >= LEAST_LARGE_PX).all())

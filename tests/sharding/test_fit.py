@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sharding.findings import Findings, is_many
 from sharding.fit import (
+    ALL_PERCENT,
     AREA_ABOVE,
     AREA_BELOW,
     AT_ONE_POINT,
@@ -134,6 +135,21 @@ def test_one_wrong_row_is_named_without_a_warning():
     keypoints, boxes = people(30)
     keypoints[7], boxes[7] = (each[7] for each in written(MISTAKES["centre"][1], keypoints, boxes))
     assert noted(annotations_of(keypoints, boxes)) == {(CENTRE.what, "kept"): [8]}
+
+
+@pytest.mark.parametrize(("count", "is_noted"), [(4, False), (8, True), (100, True)])
+def test_joints_and_boxes_in_percent_fit_each_other_but_not_their_photos(count, is_noted):
+    """A few small people near the corner of their photos may be so."""
+    keypoints, boxes = people(count)
+    keypoints[..., :2] *= 100 / SIZE
+    found = noted(annotations_of(keypoints, boxes * 100 / np.tile(SIZE, 2)))
+    assert found == ({(ALL_PERCENT.what, "warned"): list(range(1, count + 1))} if is_noted else {})
+
+
+def test_small_photos_hold_small_people():
+    keypoints, boxes = people(20)
+    keypoints[..., :2] *= 100 / SIZE
+    assert noted(annotations_of(keypoints, boxes * 100 / np.tile(SIZE, 2), size_wh=(100.0, 100.0))) == {}
 
 
 def test_rows_shifted_by_one_are_a_warning_without_a_cause():

@@ -82,6 +82,17 @@ def test_joints_outside(x, y, v, is_outside):
     assert named == ["left_hip"] * is_outside
 
 
+def test_joints_outside_in_many_people_are_a_warning_of_the_same_build():
+    """As where annotations count in pixels of a larger copy of the photos."""
+    points = np.tile(np.array([20, 20, 2], float), (10, 14, 1))
+    points[:3, 0] = 500, 20, 2
+    annotations = annotations_of(LSP_14, points)
+    inspect_people(annotations)
+    (finding,) = [each for each in annotations.findings if each.fault.what == JOINT_OUTSIDE.what]
+    assert (finding.fault.effect, finding.ids) == ("warned", [1, 2, 3])
+    assert annotations.findings.counts("warned", "kept", identity=True) == {JOINT_OUTSIDE.what: 3}
+
+
 def test_without_a_size_no_joint_is_outside():
     points = np.tile(np.array([500, 20, 2], float), (1, 14, 1))
     annotations = annotations_of(LSP_14, points, size_wh=None)
