@@ -19,9 +19,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from configs.disk import named_disk_errors
 from configs.load import InputError, command
+from sharding.category import describe_keypoints
 from sharding.executor import map_in_order
 from sharding.files import (
     file_sha256,
@@ -249,6 +251,8 @@ def _print_summary(
         table.add_row(f"dropped: {reason}", f"{count:,}")
     for problem, count in findings.counts("mended", "kept").items():
         table.add_row(f"noted: {problem}", f"{count:,}")
+    for what, text in describe_keypoints(manifest.skeleton).items():
+        table.add_row(what, Text(text))
     table.add_row("shards", f"{len(manifest.shards):,}, {manifest.num_bytes / 1e6:,.1f} MB")
     table.add_row("time", f"{seconds:.1f} s, {num_photos / seconds:,.0f} images/s")
     console.print(table)

@@ -42,6 +42,8 @@ def _hash_annotations(annotations: Annotations) -> str:
             person.score is not None
         ):  # appended, so that shards made before there were scores stay what they are
             facts += (person.score,)
+        if person.category_id is not None:
+            facts += ("category", person.category_id)
         digest.update(repr(facts).encode())
         digest.update(person.keypoints.astype("<f4").tobytes())
     for photo in annotations.empty_photos:

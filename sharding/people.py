@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from sharding.joint_boxes import MADE_BOX
 from sharding.limits import note_limits
 from sharding.record import Annotations, Person
 from sharding.repeats import note_repeats
+from sharding.sides import Side, side_of_first
 from sharding.skeleton import Skeleton
 
 OUTSIDE_TOLERANCE_PX = 0.5
@@ -49,7 +50,6 @@ ALL_SWAPPED = Fault(
     "keypoint",
 )
 _PEOPLE_AT_ONCE = 4096
-Side = Literal["left", "right"] | None
 
 
 def inspect_people(
@@ -103,27 +103,21 @@ def _is_most(count: int, people: int) -> bool:
     return people >= LEAST_PEOPLE and count > MOST_SWAPPED * people
 
 
-def joint_sides(skeleton: Skeleton) -> list[Side]:
+def joint_sides(skeleton: Skeleton) -> list[Side | None]:
     """The side of each keypoint, as the names of its flip pair tell it; None for what is in the middle."""
-    sides: list[Side] = [None] * skeleton.num_keypoints
+    sides: list[Side | None] = [None] * skeleton.num_keypoints
     for left, right in sided_pairs(skeleton):
         sides[left], sides[right] = "left", "right"
     return sides
 
 
 def sided_pairs(skeleton: Skeleton) -> list[tuple[int, int]]:
-    """The flip pairs as (left, right); those whose names have no sides are left out.
-
-    Names of a pair first differ where one has the l of left and the other the r of right (`LEye`, `reye`).
-    """
+    """The flip pairs as (left, right); those whose names have no sides are left out."""
     pairs = []
-    for pair in skeleton.flip_pairs:
-        names = (skeleton.names[joint].lower() for joint in pair)
-        first = next(((a, b) for a, b in zip(*names, strict=False) if a != b), None)
-        if first == ("l", "r"):
-            pairs.append(pair)
-        elif first == ("r", "l"):
-            pairs.append((pair[1], pair[0]))
+    for a, b in skeleton.flip_pairs:
+        side = side_of_first(skeleton.names[a], skeleton.names[b])
+        if side is not None:
+            pairs.append((a, b) if side == "left" else (b, a))
     return pairs
 
 

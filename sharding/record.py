@@ -27,6 +27,8 @@ class Person:
     area: px^2, the scale of OKS. file_name: as the annotations name the photo.
     head_xywh: the head's box where the set has one, the scale of PCKh.
     score: the detector's, where the person is a box that one found.
+    category_id: that of the annotations, where people of several categories are read together (in the ground
+    truth it is `source_category_id`).
     """
 
     id: int
@@ -39,6 +41,7 @@ class Person:
     head_xywh: tuple[float, float, float, float] | None = None
     score: float | None = None
     annotated_xywh: tuple[float, float, float, float] | None = None
+    category_id: int | None = None
 
 
 def photo_key(file_name: str) -> str:

@@ -2,8 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.load import InputError
+from sharding.category import describe_keypoints, list_keypoints
 from sharding.files import write_atomic
 from sharding.findings import Effect, Finding, Findings
 from sharding.people import inspect_people
@@ -34,8 +36,9 @@ IDS_SHOWN = 5
 def check(settings: BuildSettings, *, console: Console) -> None:
     """Report every fault of a recipe's annotations and photos; nothing of the output is touched.
 
-    Beside the output: `OUTPUT.check.json` with all ids, and `OUTPUT.check.jpg`, 16 random people (by `seed`)
-    with their keypoints. Raises InputError where a build would refuse the input.
+    Beside the output: `OUTPUT.check.json` with all ids and with what is taken of each keypoint, and
+    `OUTPUT.check.jpg`, 16 random people (by `seed`) with their keypoints. Raises InputError where a build
+    would refuse the input.
     """
     with np.errstate(all="ignore"):  # numbers that float32 cannot hold become findings
         everyone = settings.source.read()
@@ -48,8 +51,11 @@ def check(settings: BuildSettings, *, console: Console) -> None:
     found = (annotations.findings, survey.findings)
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     summary = {"people": len(annotations.persons), "photos": survey.num_photos}
-    listed = write_json(beside(settings.output, "check.json"), summary, found)
+    listed = beside(settings.output, "check.json")
+    write_json(listed, {**summary, "keypoints": list_keypoints(annotations.skeleton)}, found)
     print_table(console, f"{annotations.findings.file}: {_counted(summary)}", found)
+    for what, text in describe_keypoints(annotations.skeleton).items():
+        console.print(f"{what}: {text}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"all ids: {listed}", highlight=False, soft_wrap=True)
     sheet = beside(settings.output, "check.jpg")
     if draw_sheet(sheet, annotations, unusable=survey.unusable, seed=settings.seed):
@@ -67,7 +73,7 @@ def beside(output: Path, suffix: str) -> Path:
     return output.with_name(f"{output.name}.{suffix}")
 
 
-def write_json(path: Path, summary: dict[str, int], found: Iterable[Findings]) -> Path:
+def write_json(path: Path, summary: Mapping[str, Any], found: Iterable[Findings]) -> Path:
     """Write every fault with all its records; returns the path."""
     faults = [fault for findings in found for fault in findings.to_json()]
     faults.sort(key=lambda fault: list(EFFECTS).index(fault["effect"]))

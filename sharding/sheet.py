@@ -13,9 +13,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sharding.decode import decode_photo
 from sharding.files import write_atomic
-from sharding.people import Side, joint_sides
+from sharding.people import joint_sides
 from sharding.photos import Photos
 from sharding.record import Annotations, Person
+from sharding.sides import Side
 from sharding.skeleton import Skeleton
 
 COLUMNS = ROWS = 4
@@ -26,7 +27,7 @@ PADDING = 0.12
 MOST_OF_BOX = 4.0
 """How many times the box a tile shows at most, where joints lie far away from it."""
 PAPER, INK = (28, 28, 28), (235, 235, 235)
-COLOURS: dict[Side, tuple[int, int, int]] = {
+COLOURS: dict[Side | None, tuple[int, int, int]] = {
     "left": (255, 150, 40),
     "right": (90, 175, 255),
     None: (110, 230, 110),
@@ -115,7 +116,7 @@ def frame(person: Person) -> View:
     return View(centre_xy - (np.array(TILE_WH) - 1) / 2 / scale, scale)
 
 
-def short_name(name: str, side: Side) -> str:
+def short_name(name: str, side: Side | None) -> str:
     """`L shoulder` of `left_shoulder`; the colour says the same."""
     words = re.split(r"[_\-. ]+", name)
     others = [word for word in words if side is None or word.lower() not in (side, side[0])]

@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from configs.load import InputError
-from sharding.sides import mirror_pairs
-
 DEFAULT_SIGMA = 0.05
 """OKS sigma of a keypoint that has no published one: between COCO's eyes (0.025) and hips (0.107)."""
 
@@ -138,50 +135,9 @@ CROWDPOSE_14 = Skeleton(
 )
 """CrowdPose; sigmas as in its crowdpose-api. (The bones of its files are COCO's and name 17 keypoints.)"""
 
-_KNOWN_SIGMAS = dict(zip(COCO_17.names + LSP_14.names, COCO_17.sigmas + LSP_14.sigmas, strict=True))
-
-
-def from_category(category: dict[str, Any], *, where: str) -> Skeleton:
-    """The skeleton that a COCO category describes.
-
-    Reads `keypoints` (names) and `skeleton` (bones, 1-based); two keys beyond COCO's own are optional:
-    `sigmas` (K numbers; without it a known name gets its published sigma and any other `DEFAULT_SIGMA`) and
-    `flip_pairs` (0-based index pairs; without it they follow from the names, see `sharding.sides`).
-    where: the file, for the message. Raises InputError.
-    """
-    try:
-        names = tuple(str(name) for name in category["keypoints"])
-        pairs = category.get("flip_pairs")
-        if pairs is None:
-            pairs = _pairs_by_name(names, f"{where}: category {category.get('name')!r}")
-        return Skeleton(
-            names=names,
-            flip_pairs=tuple((int(a), int(b)) for a, b in pairs),
-            bones=tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ()),
-            sigmas=tuple(
-                float(sigma)
-                for sigma in category.get("sigmas")
-                or (_KNOWN_SIGMAS.get(name, DEFAULT_SIGMA) for name in names)
-            ),
-        )
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{where}: category {category.get('name')!r} describes no keypoint set ({error}): "
-            "give it COCO's `keypoints` (names) and `skeleton` (pairs counted from 1)"
-        ) from error
-
-
-def _pairs_by_name(names: tuple[str, ...], where: str) -> tuple[tuple[int, int], ...]:
-    try:
-        return mirror_pairs(names)
-    except ValueError as error:
-        raise InputError(f"{where}: {error}: say with `flip_pairs` what mirrors what") from error
-
 
 def to_category(skeleton: Skeleton, *, category_id: int = 1) -> dict[str, Any]:
-    """The COCO category of a skeleton; `from_category` gives the same skeleton back."""
+    """The COCO category of a skeleton; `sharding.category.from_category` gives the same skeleton back."""
     return {
         "id": category_id,
         "name": "person",

@@ -102,6 +102,8 @@ def _row(person: Person) -> dict[str, Any]:
         # Float32 holds the annotation to 1e-4 px at any photo's size; the rounding drops its binary tail.
         "keypoints": person.keypoints.astype(np.float64).round(4).ravel().tolist(),
     }
+    if person.category_id is not None:
+        row["source_category_id"] = person.category_id
     if person.head_xywh is not None:
         row["head_bbox"] = list(person.head_xywh)
     return row

@@ -1,25 +1,33 @@
 """COCO person keypoints: an annotation file and its photos, by the published person rule."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
-from configs.load import InputError
 from configs.settings import settings
 from sharding.boxes import AREA_OF_BOX
+from sharding.category import from_category
 from sharding.detections import Detections
 from sharding.findings import Fault, Findings
-from sharding.formats.rows import RowReader, read_json
-from sharding.photos import open_photos
+from sharding.formats.categories import READ_TOGETHER, Categories, choose_categories, count_missing_id
+from sharding.formats.coco_rows import (
+    NULL,
+    AnnotationRow,
+    CocoFile,
+    ImageRow,
+    by_image,
+    has_keypoints,
+    read_file,
+)
+from sharding.photos import Photos, open_photos
 from sharding.record import Annotations, Person, Photo
-from sharding.skeleton import COCO_17, Skeleton, from_category, to_category
+from sharding.skeleton import COCO_17, Skeleton, to_category
 
 CROWD = Fault("crowd", "dropped", "")
 NO_KEYPOINTS = Fault("no labelled keypoints", "dropped", "")
-OTHER_CATEGORY = Fault("another category", "dropped", "")
 NO_AREA = Fault(
     "no area",
     "dropped",
@@ -39,10 +47,6 @@ BAD_VISIBILITY = Fault(
     cure="correct it, or take every joint that has a place as labelled (source.name=coco-style "
     "source.labelled_by=place)",
 )
-UNKNOWN_IMAGE = Fault("it names an image that `images` does not list", cure="add the row or remove this one")
-BAD_IMAGE = Fault("width or height is not above 0", subject="image")
-
-_NULL = msgspec.Raw(b"null")
 _VISIBILITIES = frozenset((0, 1, 2))
 _BEYOND_PX = 1.0
 """What rounding explains of a box beyond its photo."""
@@ -66,40 +70,6 @@ class CocoFormat:
         return read_coco(self.annotations, self.images, boxes=self.boxes)
 
 
-class _File(msgspec.Struct):
-    images: list[msgspec.Raw]
-    annotations: list[msgspec.Raw] | None = None
-    categories: list[dict[str, Any]] = []  # msgspec gives each file its own
-
-
-class ImageRow(msgspec.Struct):
-    """A row of `images`; crowdIndex is CrowdPose's."""
-
-    id: int
-    file_name: str
-    width: int
-    height: int
-    crowdIndex: float | None = None
-
-
-class _Place(msgspec.Struct):
-    id: int
-    image_id: int
-
-
-class AnnotationRow(msgspec.Struct):
-    """What is read of a row of `annotations`."""
-
-    id: int
-    image_id: int
-    category_id: int | None = None
-    iscrowd: bool | int | None = None
-    bbox: list[float] | None = None
-    area: float | None = None
-    keypoints: list[float] | None = None
-    segmentation: msgspec.Raw = _NULL
-
-
 class Rule(NamedTuple):
     """What the rows of one file are judged by.
 
@@ -108,7 +78,7 @@ class Rule(NamedTuple):
     """
 
     findings: Findings
-    category_id: int
+    categories: Categories
     num_keypoints: int
     area_from_box: bool
     prepare: Callable[[AnnotationRow, ImageRow, Findings], None] | None
@@ -118,8 +88,9 @@ def read_coco(
     path: Path,
     images: str | Path,
     *,
-    describe: Callable[[dict[str, Any], str], Skeleton] | None = None,
-    category_name: str | None = None,
+    describe: Callable[[dict[str, Any], str, Findings], Skeleton] | None = None,
+    category_names: Sequence[str] | None = None,
+    has_own_keypoints: bool = False,
     area_from_box: bool = False,
     prepare: Callable[[AnnotationRow, ImageRow, Findings], None] | None = None,
     boxes: Detections | None = None,
@@ -127,23 +98,40 @@ def read_coco(
     """The persons of a COCO keypoint file, in the order of its `images`, then of its annotations.
 
     Kept: not a crowd, area above 0, a box that is not empty after clipping, some keypoint number above 0
-    (COCO 2017: 149,813 train and 6,352 val persons). describe: the skeleton of a category (its row and the
-    file's name); COCO's own way without it. category_name: without it the one that has keypoints, or "person"
-    among several. prepare: see `Rule`. boxes: a detector's, whose people take the place of the annotated
-    ones; then a list of photos without `annotations` will do. Raises InputError for any other file; the
-    faults of single rows are findings.
+    (COCO 2017: 149,813 train and 6,352 val persons). describe: the skeleton of a category (its row, the
+    file's name and where findings go); COCO's own way without it. category_names, has_own_keypoints: see
+    `choose_categories`. prepare: see `Rule`. boxes: a detector's, whose people take the place of the
+    annotated ones; then a list of photos without `annotations` will do. Raises InputError for any other file;
+    the faults of single rows are findings.
     """
-    file = _read_file(path, is_list_enough=boxes is not None)
+    file = read_file(path, is_list_enough=boxes is not None)
     findings = Findings(path)
-    categories = file.categories if describe else _described(file)
-    category = choose_category(categories, path, category_name)
-    skeleton = describe(category, str(path)) if describe else from_category(category, where=str(path))
-    rule = Rule(findings, category["id"], skeleton.num_keypoints, area_from_box, prepare)
+    categories = choose_categories(
+        file.categories if describe else _described(file),
+        path,
+        category_names,
+        has_own_keypoints=has_own_keypoints,
+        has_keypoint_rows=has_keypoints(file),
+    )
+    if categories.are_several and category_names is None:
+        for category in categories.chosen:
+            findings.add(READ_TOGETHER, str(category.get("name")))
+    skeleton = (describe or _describe)(categories.chosen[0], str(path), findings)
+    photos = open_photos(images)
+    rule = Rule(findings, categories, skeleton.num_keypoints, area_from_box, prepare)
+    annotations = judge_rows(by_image(file, photos, findings), rule, skeleton=skeleton, photos=photos)
+    return annotations if boxes is None else boxes.put_into(annotations)
+
+
+def judge_rows(
+    images: Iterable[tuple[ImageRow, list[AnnotationRow]]], rule: Rule, *, skeleton: Skeleton, photos: Photos
+) -> Annotations:
+    """The persons of images with their annotations, in that order, by the published rule."""
     persons: list[Person] = []
     empty: list[Photo] = []
     ignored: list[dict[str, Any]] = []
     facts: dict[int, dict[str, Any]] = {}
-    for image, rows in _by_image(file, findings):
+    for image, rows in images:
         people = [person for row in rows if (person := _judge(row, image, rule)) is not None]
         persons += people
         ignored += [_ignored(row, rule) for row in rows if _is_forgiven(row, rule)]
@@ -151,108 +139,26 @@ def read_coco(
             empty.append(Photo(id=image.id, file_name=image.file_name, size_wh=(image.width, image.height)))
         if image.crowdIndex is not None:
             facts[image.id] = {"crowdIndex": image.crowdIndex}
-    annotations = Annotations(
+    return Annotations(
         skeleton=skeleton,
-        photos=open_photos(images),
+        photos=photos,
         persons=tuple(persons),
-        findings=findings,
+        findings=rule.findings,
         empty_photos=tuple(empty),
         ignored=tuple(ignored),
         photo_facts=facts,
     )
-    return annotations if boxes is None else boxes.put_into(annotations)
 
 
-def _read_file(path: Path, *, is_list_enough: bool) -> _File:
-    file = read_json(path, _File, expected="a COCO keypoint file")
-    if file.annotations is None and not is_list_enough:
-        raise InputError(
-            f"{path}: this is not a COCO keypoint file (it has photos and no `annotations`): give that file, "
-            "or a detector's boxes of these photos (source.boxes.results=...)"
-        )
-    return file
+def _describe(category: dict[str, Any], where: str, findings: Findings) -> Skeleton:
+    return from_category(category, where=where, findings=findings)
 
 
-def _described(file: _File) -> list[dict[str, Any]]:
+def _described(file: CocoFile) -> list[dict[str, Any]]:
     """The categories; COCO's own lists of photos describe no keypoints: those that its people have."""
     if file.annotations is None and not any(row.get("keypoints") for row in file.categories):
         return [to_category(COCO_17)]
     return file.categories
-
-
-def choose_category(categories: list[dict[str, Any]], path: Path, name: str | None) -> dict[str, Any]:
-    """The category of that name; without one, of those that have keypoints the only one, or the person."""
-    rows = [row for row in categories if isinstance(row.get("id"), int)]
-    if name is None:
-        able = [row for row in rows if row.get("keypoints")] or rows
-        persons = [row for row in able if row.get("name") == "person"]
-        chosen = persons if len(persons) == 1 else able
-    else:
-        chosen = [row for row in rows if row.get("name") == name]
-    if len(chosen) != 1:
-        wanted = "one with keypoints, or one named 'person'," if name is None else f"one named {name!r}"
-        names = ", ".join(repr(row.get("name")) for row in rows[:8]) or "none"
-        raise InputError(
-            f"{path}: {wanted} is wanted among the categories, which are {names}: correct `categories`, or "
-            "name the one to read (source.name=coco-style source.category=...)"
-        )
-    return chosen[0]
-
-
-def _by_image(file: _File, findings: Findings) -> Iterator[tuple[ImageRow, list[AnnotationRow]]]:
-    """Each image with its annotations, in the order of the file; rows are decoded as their image comes up."""
-    images = _distinct_images(file, findings)
-    groups = _group(file, images, findings)
-    rows = RowReader(AnnotationRow, findings, subject="annotation")
-    for image in images.values():
-        if image.width < 1 or image.height < 1:
-            findings.add(BAD_IMAGE, image.id, f"{image.width}x{image.height}")
-            continue
-        decoded = (rows.decode(raw, number) for number, raw in groups.pop(image.id, ()))
-        yield image, [row for row in decoded if row is not None]
-
-
-def _distinct_images(file: _File, findings: Findings) -> dict[int, ImageRow]:
-    """Images by id, in order. Equal rows are merged and counted; unequal ones of one id stop."""
-    twice, differ = _repetition("image")
-    images: dict[int, ImageRow] = {}
-    for image, _ in RowReader(ImageRow, findings, subject="image").read(file.images):
-        first = images.setdefault(image.id, image)
-        if first is not image:
-            findings.add(twice if first == image else differ, image.id)
-    return images
-
-
-def _group(
-    file: _File, images: dict[int, ImageRow], findings: Findings
-) -> dict[int, list[tuple[int, msgspec.Raw]]]:
-    """The rows of each image, undecoded, each with its place in the file."""
-    twice, differ = _repetition("annotation")
-    hashes: dict[int, int] = {}
-    groups: dict[int, list[tuple[int, msgspec.Raw]]] = {}
-    places = RowReader(_Place, findings, subject="annotation")
-    for number, raw in enumerate(file.annotations or (), start=1):
-        place = places.decode(raw, number)
-        if place is None:
-            continue
-        content = hash(bytes(raw))
-        if place.id in hashes:
-            findings.add(twice if hashes[place.id] == content else differ, place.id)
-            continue
-        hashes[place.id] = content
-        if place.image_id in images:
-            groups.setdefault(place.image_id, []).append((number, raw))
-        else:
-            findings.add(UNKNOWN_IMAGE, place.id, f"image {place.image_id}")
-    return groups
-
-
-def _repetition(subject: str) -> tuple[Fault, Fault]:
-    """The faults of an id that stands in two rows: equal ones, and different ones."""
-    return (
-        Fault(f"{subject} rows listed again", "mended", "", subject),
-        Fault(f"two different rows have this {subject} id", cure="make the ids unique", subject=subject),
-    )
 
 
 def _judge(row: AnnotationRow, image: ImageRow, rule: Rule) -> Person | None:
@@ -293,13 +199,12 @@ def _judge(row: AnnotationRow, image: ImageRow, rule: Rule) -> Person | None:
         keypoints=np.array(row.keypoints, np.float32).reshape(-1, 3),
         area=_area(row, rule),
         annotated_xywh=(row.bbox[0], row.bbox[1], row.bbox[2], row.bbox[3]),
+        category_id=row.category_id if rule.categories.are_several else None,
     )
 
 
 def _dropped_as(row: AnnotationRow, rule: Rule) -> Fault | None:
-    if row.category_id != rule.category_id:
-        return OTHER_CATEGORY
-    return CROWD if row.iscrowd else None
+    return rule.categories.fault_of(row.category_id) or (CROWD if row.iscrowd else None)
 
 
 def _turn_box(row: AnnotationRow, rule: Rule) -> None:
@@ -313,6 +218,7 @@ def _turn_box(row: AnnotationRow, rule: Rule) -> None:
 
 def _note(row: AnnotationRow, image: ImageRow, rule: Rule) -> None:
     """Findings about a person that is kept."""
+    count_missing_id(row.category_id, row.id, rule.findings)
     assert row.bbox is not None
     x, y, width, height = row.bbox
     beyond = max(-x, -y, x + width - image.width, y + height - image.height)
@@ -336,7 +242,11 @@ def _is_list_of(numbers: list[float] | None, count: int, key: str, row: Annotati
     if numbers is not None and len(numbers) == count:
         return True
     found = "none" if numbers is None else str(len(numbers))
-    cure = f"correct it, or {BOX_OF_JOINTS}" if key == "bbox" else "correct it"
+    cures = {
+        "bbox": BOX_OF_JOINTS,
+        "keypoints": "name the keypoints that the rows hold (source.name=coco-style source.keypoints=[...])",
+    }
+    cure = f"correct it, or {cures[key]}"
     rule.findings.add(Fault(f"{key} must be a list of {count} numbers", cure=cure), row.id, f"found {found}")
     return False
 
@@ -359,7 +269,7 @@ def clean_box(
 
 def _is_forgiven(row: AnnotationRow, rule: Rule) -> bool:
     """Whether scoring forgives detections that fit the row: a crowd, or a person without keypoints."""
-    if row.category_id != rule.category_id or row.bbox is None or len(row.bbox) != 4:
+    if rule.categories.fault_of(row.category_id) or row.bbox is None or len(row.bbox) != 4:
         return False
     return bool(row.iscrowd) or (_area(row, rule) > 0 and not any(row.keypoints or ()))
 
@@ -375,6 +285,6 @@ def _ignored(row: AnnotationRow, rule: Rule) -> dict[str, Any]:
     }
     if any(row.keypoints or ()):
         ignored["keypoints"] = row.keypoints
-    if row.iscrowd and row.segmentation != _NULL:
+    if row.iscrowd and row.segmentation != NULL:
         ignored["segmentation"] = msgspec.json.decode(row.segmentation)
     return ignored

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from configs.load import InputError
 from configs.settings import settings
 from sharding.detections import Detections
+from sharding.findings import Findings
 from sharding.formats.coco import read_coco
 from sharding.record import Annotations
 from sharding.skeleton import CROWDPOSE_14, Skeleton
@@ -35,7 +36,7 @@ class CrowdPoseFormat:
         )
 
 
-def _describe(category: dict[str, Any], where: str) -> Skeleton:
+def _describe(category: dict[str, Any], where: str, _findings: Findings) -> Skeleton:
     names = tuple(category.get("keypoints") or ())
     if names != CROWDPOSE_14.names:
         raise InputError(

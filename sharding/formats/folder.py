@@ -7,14 +7,16 @@ import msgspec
 import numpy as np
 from pydantic import Field
 
+from configs.load import InputError
 from configs.settings import settings
 from sharding.boxes import AREA_OF_BOX, ResultsBoxes, WholePhotoBoxes
+from sharding.category import from_category
 from sharding.detector import DetectorBoxes
-from sharding.formats.coco import choose_category
+from sharding.formats.categories import choose_categories
 from sharding.formats.rows import read_json
 from sharding.photos import open_photos
 from sharding.record import Annotations, Person
-from sharding.skeleton import AIC_14, COCO_17, CROWDPOSE_14, LSP_14, MPII_16, Skeleton, from_category
+from sharding.skeleton import AIC_14, COCO_17, CROWDPOSE_14, LSP_14, MPII_16, Skeleton
 
 SKELETONS = {"coco": COCO_17, "lsp": LSP_14, "mpii": MPII_16, "aic": AIC_14, "crowdpose": CROWDPOSE_14}
 
@@ -78,4 +80,10 @@ def _find_skeleton(name: str) -> Skeleton:
     path = Path(name)
     expected = f"a COCO-form file with `categories` (nor is it one of {', '.join(SKELETONS)})"
     file = read_json(path, _Categories, expected=expected)
-    return from_category(choose_category(file.categories, path, None), where=name)
+    category = choose_categories(file.categories, path).chosen[0]
+    if not category.get("keypoints"):
+        raise InputError(
+            f"{name}: category {category.get('name')!r} names no keypoints: if the recipe of the labelled "
+            "set names them, give source.skeleton=SHARDS/ground_truth.json, with the folder of its shards"
+        )
+    return from_category(category, where=name)

@@ -9,12 +9,21 @@ import os
 import re
 from pathlib import Path
 
-from sharding.photos.base import IMAGE_SUFFIXES, MOST_BYTES, Photos, no_location
+from sharding.photos.base import IMAGE_SUFFIXES, MOST_BYTES, Photos, below_location, no_location
 from sharding.photos.folder import FolderPhotos
 from sharding.photos.url import UrlPhotos, file_system
 from sharding.photos.zipped import ZipPhotos
 
-__all__ = ["IMAGE_SUFFIXES", "MOST_BYTES", "FolderPhotos", "Photos", "UrlPhotos", "ZipPhotos", "open_photos"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MOST_BYTES",
+    "FolderPhotos",
+    "Photos",
+    "UrlPhotos",
+    "ZipPhotos",
+    "below_location",
+    "open_photos",
+]
 
 
 def open_photos(location: str | Path) -> Photos:

@@ -3,8 +3,9 @@
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from configs.load import InputError
 
@@ -40,11 +41,37 @@ class Photos(ABC):
         return f"{self.location.rstrip('/')}/{name}"
 
 
+def is_absolute(name: str) -> bool:
+    """Whether a name begins at the root of a machine's files, of whatever system."""
+    return name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[\\/]", name) is not None
+
+
+def below_location(names: Sequence[str], photos: Photos) -> list[str]:
+    """The names with absolute ones made relative, where the photos are below the location by what remains.
+
+    One and the same beginning is taken off all absolute names, the shortest that leaves most of them as
+    names of photos that are there. Where it leaves none, the names stay as they are.
+    """
+    absolute = {name: name.replace("\\", "/") for name in names if is_absolute(name)}
+    if not absolute:
+        return list(names)
+    folders = zip(*(path.split("/")[:-1] for path in absolute.values()), strict=False)
+    num_shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, folders))
+    best: dict[str, str] = {}
+    fewest_absent = len(absolute)
+    for depth in range(1, num_shared + 1):
+        relative = {name: "/".join(path.split("/")[depth:]) for name, path in absolute.items()}
+        inside = [each for each in relative.values() if ".." not in each.split("/")]
+        num_absent = len(relative) - len(inside) + len(photos.absent(inside))
+        if num_absent < fewest_absent:
+            best, fewest_absent = relative, num_absent
+    return [best.get(name, name) for name in names]
+
+
 def safe_name(name: str, location: str) -> str:
     """The name with slashes, without `./`; InputError where it is empty or leads out of the location."""
     parts = [part for part in name.replace("\\", "/").split("/") if part != "."]
-    is_absolute = name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[\\/]", name)
-    if is_absolute or ".." in parts or "\0" in name or not any(parts):
+    if is_absolute(name) or ".." in parts or "\0" in name or not any(parts):
         raise InputError(
             f"{location}: the photo name {name!r} leads out of this location: "
             "name photos relative to it, without '..'"

@@ -65,7 +65,7 @@ def test_what_is_missing_is_made_up_for(read):
     assert annotations.skeleton.names == ("nose", "LEar", "REar", "tail")
     assert annotations.skeleton.flip_pairs == ((1, 2),)
     assert annotations.skeleton.bones == ((0, 1), (0, 2))
-    assert annotations.skeleton.sigmas == (0.026, DEFAULT_SIGMA, DEFAULT_SIGMA, DEFAULT_SIGMA)
+    assert annotations.skeleton.sigmas == (0.026, 0.035, 0.035, DEFAULT_SIGMA)
 
 
 @pytest.mark.parametrize("iscrowd", [False, True, 0, 1, None])
@@ -91,13 +91,13 @@ def test_any_number_of_keypoints(read, count, number):
 class TestCategory:
     def test_is_named_where_several_have_keypoints(self, read):
         written = content(HORSE, {"id": 8, "name": "cow", "keypoints": ["nose"]})
-        with pytest.raises(InputError, match=r"mine\.json: one with keypoints.*'horse', 'cow'.*category="):
+        with pytest.raises(InputError, match=r"mine\.json: .*'horse' \(4 keypoints\), 'cow'.*category="):
             read(written)
         assert len(read(written, category="horse").persons) == 2
         assert read(written, category="cow").findings.counts("dropped") == {"another category": 2}
 
     def test_is_not_there(self, read):
-        with pytest.raises(InputError, match=r"mine\.json: one named 'pig' is wanted .* 'horse'"):
+        with pytest.raises(InputError, match=r"mine\.json: source.category names 'pig', .* 'horse'"):
             read(content(HORSE), category="pig")
 
     def test_only_one_has_keypoints(self, read):

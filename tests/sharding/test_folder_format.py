@@ -180,7 +180,7 @@ class TestResults:
         [
             ({"image_id": 12, "bbox": [1, 2, 3]}, r"box in row 2: bbox must be 4 numbers \(found 3\)"),
             ({"image_id": 12}, "box in row 2: object missing required field `bbox`"),
-            ({"image_id": 12, "bbox": [1, 2, 3, "4"]}, "box in row 2: bbox.*expected `float`, got `str`"),
+            ({"image_id": 12, "bbox": [1, 2, 3, "wide"]}, "box in row 2: bbox.*expected `float`, got `str`"),
         ],
     )
     def test_faults_name_file_and_row(self, photos, results, row, words):
