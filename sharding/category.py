@@ -216,12 +216,11 @@ def _bones(category: dict[str, Any], skeleton: Skeleton, findings: Findings) -> 
 
 
 def _is_symmetric(bones: tuple[tuple[int, int], ...], skeleton: Skeleton) -> bool:
-    """Whether the mirror image of every bone is a bone, and some bone is not its own."""
-    if not skeleton.flip_pairs:
-        return False
+    """Whether the mirror image of every bone is a bone, and that of some is another one."""
     flipped = skeleton.flip_order
     edges = {frozenset(bone) for bone in bones}
-    return edges == {frozenset(flipped[keypoint] for keypoint in edge) for edge in edges}
+    mirrored = {edge: frozenset(flipped[keypoint] for keypoint in edge) for edge in edges}
+    return edges == set(mirrored.values()) and any(edge != other for edge, other in mirrored.items())
 
 
 def list_keypoints(skeleton: Skeleton) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ class Categories(NamedTuple):
     """The categories that are read, and the ids of all that the file lists."""
 
     chosen: tuple[Category, ...]
+    chosen_ids: frozenset[int]
     listed_ids: frozenset[int]
     unlisted: set[int]
     """Ids of rows that the file does not list, as far as they were named."""
@@ -43,10 +44,10 @@ class Categories(NamedTuple):
 
     def fault_of(self, category_id: int | None) -> Fault | None:
         """Why a row of this category is not read; None where it is."""
+        if category_id in self.chosen_ids:
+            return None
         if category_id is None:
             return None if len(self.listed_ids) == 1 else NO_CATEGORY_ID
-        if any(category["id"] == category_id for category in self.chosen):
-            return None
         if category_id in self.listed_ids:
             return OTHER_CATEGORY
         if category_id not in self.unlisted and len(self.unlisted) >= _MOST_UNLISTED:
@@ -99,7 +100,12 @@ def choose_categories(
                 f"{path}: the categories {_listed(shared)} have the same id, {number}: make the ids unique"
             )
     read = tuple({**row, "id": _id_of(row, path)} for row in chosen)
-    return Categories(read, frozenset(number for number in ids if number is not None), set())
+    return Categories(
+        chosen=read,
+        chosen_ids=frozenset(row["id"] for row in read),
+        listed_ids=frozenset(number for number in ids if number is not None),
+        unlisted=set(),
+    )
 
 
 def count_missing_id(category_id: int | None, record: int, findings: Findings) -> None:

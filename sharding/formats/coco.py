@@ -81,7 +81,7 @@ class Rule(NamedTuple):
     categories: Categories
     num_keypoints: int
     area_from_box: bool
-    prepare: Callable[[AnnotationRow, ImageRow, Findings], None] | None
+    prepare: Callable[[AnnotationRow, ImageRow, Findings], None] | None = None
 
 
 def read_coco(

@@ -2,22 +2,19 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
-from configs.load import InputError
 from configs.settings import settings
 from sharding.boxes import AREA_OF_BOX, clip_box
-from sharding.category import from_category
 from sharding.detections import Detections
 from sharding.findings import Fault, Findings
 from sharding.formats.coco import read_coco
 from sharding.formats.coco_rows import AnnotationRow, ImageRow
+from sharding.formats.own_keypoints import OwnKeypoints
 from sharding.joint_boxes import MADE_BOX, JointBoxes, joint_box
 from sharding.record import Annotations
-from sharding.skeleton import Skeleton
 
 AREA_ZERO = Fault(f"area not above 0, taken as {AREA_OF_BOX} of the box", "mended", "")
 SMALL_BOX = Fault(
@@ -26,12 +23,9 @@ SMALL_BOX = Fault(
     "look at the sheet that check=only draws: if the box does not hold the thing, give another value",
 )
 
-NamePair = tuple[str, str]
-Sigma = Annotated[float, Field(gt=0)]
-
 
 @settings
-class CocoStyleFormat:
+class CocoStyleFormat(OwnKeypoints):
     """A COCO keypoint file of your own; what its category does not say, or says wrongly, is given here."""
 
     name: Literal["coco-style"] = "coco-style"
@@ -41,19 +35,6 @@ class CocoStyleFormat:
     """The photos that the `file_name` of each image is relative to: a folder, a zip file or a URL."""
     boxes: Detections | None = None
     """For a split that is scored: a detector's boxes instead of the annotated ones."""
-    category: str | tuple[str, ...] | None = None
-    """Name of the category to read, or a list of names to read together; without it the one that has
-    keypoints, the one named `person`, or all where all have the same keypoints."""
-    keypoints: tuple[str, ...] | None = None
-    """Names of the keypoints in the order of the annotations; without it those of the category."""
-    flip_pairs: tuple[NamePair, ...] | None = None
-    """Pairs of names that trade places in a mirror image; without it they follow from left and right in the
-    names."""
-    bones: tuple[NamePair, ...] | None = None
-    """Pairs of names that a picture joins with a line; without it the category's `skeleton`."""
-    sigmas: Sigma | tuple[Sigma, ...] | None = None
-    """OKS sigmas, one for each keypoint or one for all; without it the category's; without those COCO's
-    and LSP's for keypoints of their names, however they are spelt, and 0.05 for others."""
 
     labelled_by: Literal["v", "place"] = "v"
     """What tells which joints are labelled. v: the third number, by COCO's rule (0 not labelled, 1 hidden, 2
@@ -68,13 +49,12 @@ class CocoStyleFormat:
         An area that is missing or 0 is 0.53 of the box. Raises InputError as `read_coco`, and for settings
         that do not fit the keypoints.
         """
-        describe = partial(_describe, self)
         return read_coco(
             self.annotations,
             self.images,
-            describe=describe,
+            describe=self.describe,
             prepare=partial(_prepare, self),
-            category_names=(self.category,) if isinstance(self.category, str) else self.category,
+            category_names=self.category_names,
             has_own_keypoints=self.keypoints is not None,
             boxes=self.boxes,
         )
@@ -123,55 +103,3 @@ def _make_box(
     findings.add(MADE_BOX, row.id)
     if max(made[2:]) <= cfg.least_px:
         findings.add(SMALL_BOX, row.id)
-
-
-def _describe(cfg: CocoStyleFormat, category: dict[str, Any], where: str, findings: Findings) -> Skeleton:
-    """The skeleton of the file's category, with what the settings say in place of what it says."""
-    said = dict(category)
-    if cfg.keypoints is not None:
-        said["keypoints"] = list(cfg.keypoints)
-        said["skeleton"] = _kept_bones(category, cfg.keypoints)
-    names = said.get("keypoints")
-    if not isinstance(names, list) or not names:
-        raise InputError(
-            f"{where}: category {category.get('name')!r} names no keypoints: add `keypoints` to it, or give "
-            "source.keypoints"
-        )
-    if cfg.flip_pairs is not None:
-        said["flip_pairs"] = _indices(cfg.flip_pairs, names, f"{where}: source.flip_pairs")
-    if cfg.bones is not None:
-        said["skeleton"] = [(a + 1, b + 1) for a, b in _indices(cfg.bones, names, f"{where}: source.bones")]
-    if cfg.sigmas is not None:
-        sigmas = cfg.sigmas if isinstance(cfg.sigmas, tuple) else (cfg.sigmas,) * len(names)
-        if len(sigmas) != len(names):
-            raise InputError(
-                f"{where}: source.sigmas has {len(sigmas)} numbers for {len(names)} keypoints: give one for "
-                "each, or one for all"
-            )
-        said["sigmas"] = sigmas
-    return from_category(said, where=where, findings=findings)
-
-
-def _kept_bones(category: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """The file's bones among the keypoints that the recipe names: by place, or by name where it names others.
-
-    Bones that fit neither way are left as they are, for `from_category` to judge.
-    """
-    file_names = category.get("keypoints")
-    bones = category.get("skeleton") or ()
-    if not isinstance(file_names, list) or not file_names or len(file_names) == len(names):
-        return bones
-    try:
-        ends = [(file_names[int(a) - 1], file_names[int(b) - 1]) for a, b in bones if min(a, b) > 0]
-    except (TypeError, ValueError, IndexError):
-        return bones
-    return [(names.index(a) + 1, names.index(b) + 1) for a, b in ends if a in names and b in names]
-
-
-def _indices(pairs: tuple[NamePair, ...], names: list[str], where: str) -> list[tuple[int, int]]:
-    for name in (name for pair in pairs for name in pair):
-        if name not in names:
-            raise InputError(
-                f"{where} has {name!r}, which is no keypoint: take one of {', '.join(map(str, names))}"
-            )
-    return [(names.index(a), names.index(b)) for a, b in pairs]

@@ -12,6 +12,7 @@ from sharding.formats.drawn import DrawnFormat
 from sharding.formats.folder import FolderFormat
 from sharding.formats.lsp import LspFormat
 from sharding.formats.mpii import MpiiFormat
+from sharding.formats.yolo_pose import YoloPoseFormat
 
 Source = Annotated[
     CocoFormat
@@ -20,6 +21,7 @@ Source = Annotated[
     | CrowdPoseFormat
     | LspFormat
     | CocoStyleFormat
+    | YoloPoseFormat
     | FolderFormat
     | DrawnFormat,
     Field(discriminator="name"),

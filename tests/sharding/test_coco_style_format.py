@@ -125,6 +125,16 @@ class TestOverrides:
         assert skeleton.bones == ((0, 3), (1, 2))
         assert skeleton.sigmas == (0.1, 0.2, 0.3, 0.4)
 
+    def test_bones_of_the_recipe_are_names_and_never_recounted(self, read):
+        for bones in (
+            [("LEar", "REar")],
+            [("nose", "LEar"), ("nose", "REar")],
+            [("LEar", "REar"), ("nose", "LEar")],
+        ):
+            found = read(content(HORSE), bones=tuple(bones)).skeleton
+            assert [tuple(found.names[end] for end in bone) for bone in found.bones] == bones
+        assert read(content(HORSE), bones=()).skeleton.bones == ()
+
     def test_one_sigma_for_all(self, read):
         assert read(content(HORSE), sigmas=0.07).skeleton.sigmas == (0.07,) * 4
 

@@ -235,7 +235,9 @@ class TestBones:
         assert skeleton.bones == ((1, 2), (1, 3), (2, 4))
         assert found == {BONES_FROM_ZERO: ["cat"]}
 
-    @pytest.mark.parametrize("bones", [[[1, 2], [1, 3]], [[1, 2], [2, 4]], [[4, 5]], [[1, 1]]])
+    @pytest.mark.parametrize(
+        "bones", [[[1, 2], [1, 3]], [[1, 2], [2, 4]], [[1, 2]], [[2, 3]], [[4, 5]], [[1, 1]]]
+    )
     def test_of_a_part_of_the_keypoints_stay_counted_from_1(self, bones):
         skeleton, found = described({"keypoints": self.NAMES, "skeleton": bones})
         assert (skeleton.bones, found) == (tuple((a - 1, b - 1) for a, b in bones), {})
