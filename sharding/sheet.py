@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from sharding.decode import decode_photo
 from sharding.files import write_atomic
+from sharding.fonts import legible
 from sharding.people import joint_sides
 from sharding.photos import Photos
 from sharding.record import Annotations, Person
@@ -32,7 +33,7 @@ COLOURS: dict[Side | None, tuple[int, int, int]] = {
     "right": (90, 175, 255),
     None: (110, 230, 110),
 }
-NAME_SIZE_PX = 13
+NAME_SIZE_PX, TITLE_SIZE_PX = 13, 15
 _RADIUS, _SHIFT = 4.0, 4
 _NAME_PLACES = [
     (distance, turn * math.pi / 8)
@@ -174,8 +175,10 @@ def _fixed(point_xy: np.ndarray) -> tuple[int, int]:
 
 
 def _write_names(draw: ImageDraw.ImageDraw, points_xy: np.ndarray, v: np.ndarray, skeleton: Skeleton) -> None:
-    """Each name near its joint, where no other name or joint stands; without a free place it is left out."""
-    font = ImageFont.load_default(NAME_SIZE_PX)
+    """Each name near its joint, where no other name or joint stands; without a free place it is left out.
+
+    A name that no font of this machine can write has its number before it, as the keypoints are listed.
+    """
     sides = joint_sides(skeleton)
     joints = np.flatnonzero(v > 0)
     taken = [(x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS) for x, y in points_xy[joints].tolist()]
@@ -183,9 +186,11 @@ def _write_names(draw: ImageDraw.ImageDraw, points_xy: np.ndarray, v: np.ndarray
         return
     centre_xy = points_xy[joints].mean(axis=0)
     for joint in joints:
-        name = short_name(skeleton.names[joint], sides[joint]).replace(
-            " ", "  "
-        )  # this font's space is narrow
+        short = short_name(skeleton.names[joint], sides[joint])
+        name, font = legible(short, NAME_SIZE_PX)
+        if name.isascii() and not short.isascii():
+            name = f"#{joint + 1} {name}"
+        name = name.replace(" ", "  ")  # the spaces of these fonts are narrow
         left, top, right, bottom = draw.textbbox((0, 0), name, font=font, stroke_width=2)
         size = (right - left, bottom - top)
         box = _free_place(points_xy[joint], points_xy[joint] - centre_xy, size, taken)
@@ -226,17 +231,17 @@ def _lead(draw: ImageDraw.ImageDraw, point_xy: np.ndarray, box: Box, colour: tup
 
 
 def _write_caption(draw: ImageDraw.ImageDraw, person: Person) -> None:
-    font = ImageFont.load_default(13)
-    text = f"{person.id}  {person.file_name}"
+    text, font = legible(f"{person.id}  {person.file_name}", NAME_SIZE_PX)
     while draw.textlength(text, font) > TILE_WH[0] - 8:
         text = text[:-2] + "…"
     draw.text((4, TILE_WH[1] + 2), text, INK, font)
 
 
 def _write_title(sheet: Image.Image, title: str) -> None:
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    draw = ImageDraw.Draw(sheet)
     legend = [("left", COLOURS["left"]), ("right", COLOURS["right"]), ("middle", COLOURS[None])]
     x = 8.0
     for word, colour in (*legend, ("hollow: occluded", INK), (title, INK)):
-        draw.text((x, 5), word, colour, font)
-        x += draw.textlength(word, font) + 16
+        text, font = legible(word, TITLE_SIZE_PX)
+        draw.text((x, 5), text, colour, font)
+        x += draw.textlength(text, font) + 16

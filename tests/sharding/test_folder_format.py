@@ -100,6 +100,23 @@ class TestSkeleton:
         (tmp_path / "mine.json").write_text(json.dumps({"categories": [to_category(LSP_14)], "images": 1}))
         assert read(photos, skeleton=str(tmp_path / "mine.json")).skeleton == LSP_14
 
+    def test_of_a_file_without_names_leads_to_the_ground_truth_of_the_labelled_set(self, photos, tmp_path):
+        path = tmp_path / "mine.json"
+        path.write_text(json.dumps({"categories": [{"id": 1, "name": "cat", "keypoints": []}]}))
+        with pytest.raises(
+            InputError, match=r"names no keypoints: .*source\.skeleton=SHARDS/ground_truth\.json"
+        ):
+            read(photos, skeleton=str(path))
+        crossed = {
+            "id": 1,
+            "name": "cat",
+            "keypoints": ["left_eye", "right_eye", "tail"],
+            "flip_pairs": [[0, 2]],
+        }
+        path.write_text(json.dumps({"categories": [crossed]}))
+        with pytest.raises(InputError, match="contradicts the names"):
+            read(photos, skeleton=str(path))
+
     def test_that_is_neither(self, photos, tmp_path):
         (tmp_path / "list.json").write_text("[]")
         with pytest.raises(

@@ -3,18 +3,22 @@
 Each is made here, by what the program's own exporter does; none is a copy.
 """
 
+import io
 import json
 from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from configs.load import InputError
+from sharding.build import build
 from sharding.formats.categories import CATEGORY_ID_ADDED, READ_TOGETHER
 from sharding.formats.coco_rows import ABSOLUTE_NAME, NESTED, NO_SIZE, NULL_KEYPOINTS, SIZE_ADDED
 from sharding.formats.coco_style import CocoStyleFormat
 from sharding.formats.rows import NUMBER_SPELLING
+from sharding.settings import BuildSettings
 
 POINTS = [[20.5, 30.0, 2], [60.0, 31.5, 2], [0, 0, 0], [55.25, 80.0, 1]]
 FLAT = [number for point in POINTS for number in point]
@@ -373,3 +377,27 @@ class TestBonesOfOtherKeypoints:
         annotations, _ = read(content(), keypoints=("œil gauche", "œil droit", "nez", "queue"))
         assert annotations.skeleton.bones == ((0, 1),)
         assert annotations.skeleton.flip_pairs == ((0, 1),)
+
+
+def test_a_build_names_pairs_and_sigmas_and_keeps_the_category_of_each(read, tmp_path):
+    two = [category(3, "cat"), category(5, "cow")]
+    read(content(annotations=[thing(1, category_id=3), thing(2, category_id=5)], categories=two))
+    source = CocoStyleFormat(annotations=tmp_path / "mine.json", images=tmp_path / "photos")
+    settings = BuildSettings(source=source, output=tmp_path / "out", workers=1)
+    console = Console(file=io.StringIO(), width=200)
+    first = build(settings, console=console)
+    assert "│ mirror pairs " in console.file.getvalue()
+    assert "left_eye/right_eye" in console.file.getvalue()
+    assert (
+        "published: left_eye 0.025, right_eye 0.025, nose 0.026; by default: tail 0.05"
+        in console.file.getvalue()
+    )
+    truth = json.loads((tmp_path / "out" / "ground_truth.json").read_text())
+    assert [(row["category_id"], row["source_category_id"]) for row in truth["annotations"]] == [
+        (1, 3),
+        (1, 5),
+    ]
+    read(content(annotations=[thing(1, category_id=3), thing(2, category_id=3)], categories=two))
+    with pytest.raises(InputError, match="made from other annotations"):
+        build(settings, console=console)
+    assert first.problems == {READ_TOGETHER.what: 2}

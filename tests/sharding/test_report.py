@@ -81,6 +81,30 @@ class TestAnnotationFaults:
         assert "10 people, 5 photos: no fault found" in table
         assert not output.exists()
 
+    def test_pairs_and_sigmas_of_the_keypoints_are_named(self, small, output):
+        names = ["Left Eye", "Right Eye", "tail"]
+        small.content["categories"] = [{"id": 1, "name": "cat", "keypoints": names}]
+        for row in small.content["annotations"]:
+            row["keypoints"] = row["keypoints"][:9]
+        table, _, _ = looked_at(small, output)
+        assert "mirror pairs: Left Eye/Right Eye\n" in table
+        assert "OKS sigmas: published: Left Eye 0.025, Right Eye 0.025; by default: tail 0.05\n" in table
+        listed = json.loads(beside(output, "check.json").read_text())["keypoints"]
+        assert listed == [
+            {"name": "Left Eye", "mirror": "Right Eye", "sigma": 0.025, "sigma_from": "published"},
+            {"name": "Right Eye", "mirror": "Left Eye", "sigma": 0.025, "sigma_from": "published"},
+            {"name": "tail", "mirror": None, "sigma": 0.05, "sigma_from": "by default"},
+        ]
+
+    def test_no_pairs(self, small, output):
+        small.content["categories"] = [{"id": 1, "name": "cat", "keypoints": ["1", "2"]}]
+        for row in small.content["annotations"]:
+            row["keypoints"] = row["keypoints"][:6]
+        table, _, faults = looked_at(small, output)
+        assert [(fault["effect"], fault["ids"]) for fault in faults.values()] == [("kept", ["1", "2"])]
+        assert "source.flip_pairs=[]" in table
+        assert "mirror pairs: none\n" in table
+
     def test_image_rows_listed_again(self, small, output):
         small.content["images"] *= 2
         self.has(small, output, fault="image rows listed again", effect="mended", ids=[1, 2, 3, 4, 5])
