@@ -153,8 +153,7 @@ def joined_name(name: str) -> str:
 
 
 def _take_apart(name: str) -> _Name:
-    words = [word for word in _PART.findall(_without_accents(name)) if word]
-    words = [part for word in words for part in _split_joined(word.lower())]
+    words = [part for word in _PART.findall(_without_accents(name)) for part in _split_joined(word.lower())]
     following = [*words, ""][1:]
     is_sure = is_telling = is_numbered = False
     parts = []
@@ -165,9 +164,7 @@ def _take_apart(name: str) -> _Name:
             is_sure |= word in _ENGLISH
             is_telling |= word in _TELLING
         parts.append(_SIDE_OF.get(word, word))
-    if {"left", "right"} <= set(
-        parts
-    ):  # in the middle between two sides, unless a name has them the other way
+    if {"left", "right"} <= set(parts):  # in the middle, unless another name has them the other way round
         is_sure = is_telling = False
     return _Name(tuple(parts), is_sure, is_telling, is_numbered and not (is_sure or is_telling))
 

@@ -132,6 +132,8 @@ def _at_place(content: Content, place: int, reason: str) -> tuple[int, str, str]
     known = _WORDS.get(text.lstrip("+-").lower())
     if known is not None and not reason.startswith("trailing"):
         return first, f"{known[0]}, and {text} stands here", known[1]
+    if reason.startswith("invalid") and re.match(r"[+-]?\.?\d", text):
+        return first, f"JSON does not write a number as {text}", "write 0.5, not .5, +0.5 or 00.5"
     if sign in _SIGNS:
         return place, *_SIGNS[sign]
     if not bytes(content[max(0, place - 64) : place]).strip():

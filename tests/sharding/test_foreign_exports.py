@@ -235,6 +235,13 @@ class TestSpellings:
         assert all(line.endswith("write whole numbers as ids") for line in lines)
 
 
+def test_rows_of_an_image_that_cannot_be_read_are_not_said_to_name_another(read):
+    annotations, found = read(content([image(width="wide")], [thing(), thing(2, image_id=3)]))
+    assert [each.ids for each in found.values()] == [[1], [2]]
+    with pytest.raises(InputError, match=r"annotation 2: it names an image .*\(image 3\)"):
+        annotations.findings.raise_errors()
+
+
 class TestPhotosWithoutSize:
     def test_have_the_size_of_the_photo(self, read):
         photos = [{"id": 1, "file_name": "a.jpg"}, image(2, "b.jpg", width=None, height=None)]

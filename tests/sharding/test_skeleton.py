@@ -103,6 +103,8 @@ ZEBRA = ["snout", "head", "neck", "forelegL1", "forelegR1", "hindlegL1", "hindle
         (["1", "2", "3"], ()),
         (["oeil_gauche", "oeil_droit", "épaule gauche", "épaule droite", "nez"], ((0, 1), (2, 3))),
         (["linkes Auge", "rechtes Auge", "KnieLinks", "KnieRechts"], ((0, 1), (2, 3))),
+        (["augelinks", "augerechts"], ((0, 1),)),
+        (["L1", "R1", "r1", "nose"], ()),  # two could be the partner
         (["ojo_izq", "ojo_der", "hombro izquierdo", "hombro derecho"], ((0, 1), (2, 3))),
         (["spalla_sx", "spalla_dx", "occhio sinistro", "occhio destro"], ((0, 1), (2, 3))),
         (["olho esquerdo", "olho direito", "orelha_esquerda", "orelha_direita"], ((0, 1), (2, 3))),
