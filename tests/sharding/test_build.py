@@ -206,7 +206,7 @@ class TestFaults:
         [
             ("000000000003.JPG", "000000000003.jpg"),
             ("images/000000000003.jpg", "000000000003.jpg"),
-            ("/data/upload/000000000003.jpg", "000000000003.jpg"),
+            ("/data/upload/000000000003.JPG", "000000000003.jpg"),
         ],
     )
     def test_absent_photo_of_nearly_that_name(self, small, output, quiet, named, there):

@@ -159,7 +159,7 @@ class TestAnnotationFaults:
 
     def test_photos_absent_under_nearly_the_names_of_others(self, small, output):
         names = [row["file_name"] for row in small.content["images"]]
-        wrong = [names[0].upper(), f"images/{names[1]}", f"/data/{names[2]}", *names[3:]]
+        wrong = [names[0].upper(), f"images/{names[1]}", f"/data/{names[2].upper()}", *names[3:]]
         for row, name in zip(small.content["images"], wrong, strict=True):
             row["file_name"] = name
         table, _, faults = looked_at(small, output)
