@@ -1,19 +1,17 @@
 """Where the people of unlabelled photos are: the whole photo, or boxes that somebody found."""
 
-import io
-import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
-from PIL import Image, UnidentifiedImageError
 
 from configs.load import InputError
 from configs.settings import settings
-from sharding.decode import orientation
+from sharding.decode import photo_sizes
 from sharding.findings import Fault, Findings
 from sharding.formats.rows import RowReader, read_json
 from sharding.photos import Photos
@@ -23,14 +21,15 @@ from sharding.results import Box, FoundBox, PhotoFinder, note_boxes, read_result
 AREA_OF_BOX = 0.53
 """Share of its box that a person covers, on average over COCO: the area where an annotation gives none."""
 
-UNREADABLE = Fault("the file is no image that can be read", cure="remove or mend it", subject="photo")
+UNREADABLE = Fault("the file is no image that can be read", cure="remove or replace it", subject="photo")
 OUTSIDE = Fault("box empty or outside the photo", "dropped", "", "photo")
 UNKNOWN_PHOTO = Fault("box of a photo that is not there", "dropped", "", "box")
 AMBIGUOUS = Fault("two photos have this number", cure="give source.boxes.images", subject="box")
 CLIPPED = Fault("box far beyond the photo, clipped", "mended", "", "box", is_identity=False)
 
-_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations
 _READERS = 16
+_HEAD_BYTES = 16_384
+"""Enough of most files to tell their size and orientation."""
 
 
 class FoundBoxes(NamedTuple):
@@ -134,37 +133,38 @@ def number_photos(photos: Photos) -> list[Photo]:
 def sized(
     listed: Iterable[Photo], photos: Photos, findings: Findings, *, only: Collection[str] | None = None
 ) -> list[Photo]:
-    """The photos (those of the names `only`) with their sizes, which are read from the files' heads.
+    """The photos (those of the names `only`), not annotated, with the sizes that they have upright.
 
-    A photo that EXIF turns by a quarter has the size of the upright picture, and so is turned when it is
-    stored. A photo that is absent stays without a size, for the build to say so.
+    The sizes are read from the files' heads: a list may give those before EXIF turns a photo. Where the file
+    is absent, or a picture of neither size, what the list says stays, and the build names the fault.
     """
     wanted = [photo for photo in listed if only is None or photo.file_name in only]
     with ThreadPoolExecutor(_READERS) as pool:
-        sizes = pool.map(lambda photo: photo.size_wh or _read_size(photo.file_name, photos), wanted)
+        sizes = pool.map(lambda photo: _read_size(photo, photos), wanted)
         known = []
-        for photo, size in zip(wanted, sizes, strict=True):
-            if isinstance(size, str):
-                findings.add(UNREADABLE, photo.file_name, size)
-                size = None
-            known.append(Photo(id=photo.id, file_name=photo.file_name, size_wh=size))
+        for photo, found in zip(wanted, sizes, strict=True):
+            if isinstance(found, str):
+                findings.add(UNREADABLE, photo.file_name, found)
+            size_wh = photo.size_wh if isinstance(found, str) else found
+            known.append(Photo(id=photo.id, file_name=photo.file_name, size_wh=size_wh))
     return known
 
 
-def _read_size(name: str, photos: Photos) -> tuple[int, int] | str | None:
-    """Width and height of the upright picture; why not; None where the file is absent."""
+def _read_size(photo: Photo, photos: Photos) -> tuple[int, int] | str | None:
+    """Width and height of the upright picture; why they are not known, where no list says them either."""
     try:
-        payload = photos.read(name)
-    except InputError:
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL warns of odd metadata
-            image = Image.open(io.BytesIO(payload))
-            turned = orientation(image) in _QUARTER_TURNS
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        return "no image format" if isinstance(error, UnidentifiedImageError) else str(error)
-    return (image.height, image.width) if turned else image.size
+        stored_wh, upright_wh = _read_sizes(photo.file_name, photos)
+    except InputError:  # the build names it
+        return photo.size_wh
+    except ValueError as error:
+        return photo.size_wh or str(error)
+    return upright_wh if photo.size_wh in (None, stored_wh, upright_wh) else photo.size_wh
+
+
+def _read_sizes(name: str, photos: Photos) -> tuple[tuple[int, int], tuple[int, int]]:
+    with suppress(ValueError):  # more is needed, or none will do
+        return photo_sizes(photos.read(name, head=_HEAD_BYTES))
+    return photo_sizes(photos.read(name))
 
 
 def place_boxes(

@@ -183,11 +183,17 @@ def _build_aside(
         settings_sha256=journal.identity.settings_sha256,
         ground_truth_sha256=file_sha256(truth),
         dropped=dict(+dropped),
-        problems=annotations.findings.counts("warned", "mended", "kept"),
+        problems=_count_problems(annotations, tally),
         split=split,
     )
     write_manifest(journal.shards, manifest)
     return manifest, len(stored)
+
+
+def _count_problems(annotations: Annotations, tally: Tally) -> dict[str, int]:
+    """How many annotations and stored photos there is something to note of, by what it is."""
+    of_photos = Counter(chain.from_iterable(tally.notes.values()))
+    return annotations.findings.counts("warned", "mended", "kept") | dict(of_photos)
 
 
 def _write_all(
@@ -199,7 +205,7 @@ def _write_all(
     console: Console,
 ) -> None:
     """Write the shards that are not there yet, noting each in journal and tally when it is complete."""
-    jobs = make_jobs(plan, tally.next_task, photos=annotations.photos, settings=settings)
+    jobs = make_jobs(plan, tally.next_task, annotations=annotations, settings=settings)
     results = map_in_order(do_job, jobs, executor=settings.executor, workers=settings.workers)
     samples = _samples(chain.from_iterable(results), plan, tally, settings)
     name = settings.output.name
@@ -232,6 +238,8 @@ def _samples(
             tally.faults[index] = photo.fault
         elif plan[index].photo.size_wh is None:
             tally.sizes_wh[index] = photo.size_wh
+        if photo.notes:
+            tally.notes[index] = photo.notes
         for number, sample in enumerate(photo.samples[skip:], skip + 1):
             tally.next_task, tally.next_sample = index, number
             yield sample

@@ -8,7 +8,7 @@ import numpy as np
 
 from configs.load import InputError
 from configs.settings import settings
-from sharding.boxes import AREA_OF_BOX, clip_box
+from sharding.boxes import AREA_OF_BOX, clip_box, sized
 from sharding.findings import Fault, Findings
 from sharding.record import Annotations, Person, Photo
 from sharding.results import FoundBox, PhotoFinder, note_boxes, read_results
@@ -29,10 +29,14 @@ class Detections:
         """The annotations with a person for each box, and the annotated persons as what they are scored by.
 
         Boxes are taken as they are, not clipped (published), but those wholly outside their photo are
-        dropped. The ids are places in the file, from 1, photos come in the order of their first box. Raises
-        InputError for a file of another kind, and where no box is of an annotated photo.
+        dropped. Boxes of photos that nobody annotated count in pixels of the upright photo. The ids are
+        places in the file, from 1, photos come in the order of their first box. Raises InputError for a file
+        of another kind, and where no box is of an annotated photo.
         """
         photos = photos_of(annotations)
+        if annotations.upright:
+            listed = sized(photos.values(), annotations.photos, annotations.findings)
+            photos = {photo.id: photo for photo in listed}
         unlabelled = np.zeros((annotations.skeleton.num_keypoints, 3), np.float32)
         unlabelled.flags.writeable = False
         of_photo: dict[int, list[Person]] = {}

@@ -174,7 +174,8 @@ def _decode(photo: Photo, photos: Photos) -> np.ndarray:
     """The photo's pixels (H, W, 3) uint8, upright."""
     where = photos.where(photo.file_name)
     try:
-        pixels, _ = decode_photo(photos.read(photo.file_name), size_wh=photo.size_wh, where=where)
+        payload = photos.read(photo.file_name)
+        pixels = decode_photo(payload, size_wh=photo.size_wh, where=where, upright=True).pixels
     except InputError as error:
         reason = str(error).partition(": replace")[0]
         raise InputError(

@@ -20,7 +20,8 @@ class Tally:
     """What became of the tasks of a plan so far.
 
     next_task, next_sample: the place of the sample to be stored next. faults: why a photo was left out, by
-    task. sizes_wh: of the photos whose size the annotations do not give, by task.
+    task. sizes_wh: of the photos whose size the annotations do not give, by task. notes: what there is to say
+    of photos that were stored, by task.
     """
 
     shards: list[ShardEntry] = field(default_factory=list)
@@ -28,6 +29,7 @@ class Tally:
     next_sample: int = 0
     faults: dict[int, str] = field(default_factory=dict)
     sizes_wh: dict[int, tuple[int, int]] = field(default_factory=dict)
+    notes: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def num_samples(self) -> int:
@@ -46,6 +48,7 @@ class Journal:
         self._lines = HashedLines(folder / JOURNAL_NAME, json.dumps([*identity, name]))
         self._noted_sizes = 0
         self._noted_faults = 0
+        self._noted_notes = 0
 
     def is_finished(self) -> bool:
         """Whether only moving the shards to their place is left."""
@@ -70,13 +73,14 @@ class Journal:
             tally.next_task, tally.next_sample = noted["next"]
             tally.sizes_wh |= {task: (size[0], size[1]) for task, size in noted["sizes"]}
             tally.faults |= dict(noted["faults"])
+            tally.notes |= {task: tuple(notes) for task, notes in noted["notes"]}
         keep = {name for shard in tally.shards for name in (shard.file, shard.idx_file)}
         self.shards.mkdir(exist_ok=True)
         for path in self.shards.iterdir():
             if path.name not in keep:
                 path.unlink()
         self._lines.rewrite(intact)
-        self._noted_sizes, self._noted_faults = len(tally.sizes_wh), len(tally.faults)
+        self._count_noted(tally)
         return tally
 
     def note(self, tally: Tally) -> None:
@@ -86,9 +90,14 @@ class Journal:
             "next": [tally.next_task, tally.next_sample],
             "sizes": list(tally.sizes_wh.items())[self._noted_sizes :],
             "faults": list(tally.faults.items())[self._noted_faults :],
+            "notes": list(tally.notes.items())[self._noted_notes :],
         }
         self._lines.append(json.dumps(line))
+        self._count_noted(tally)
+
+    def _count_noted(self, tally: Tally) -> None:
         self._noted_sizes, self._noted_faults = len(tally.sizes_wh), len(tally.faults)
+        self._noted_notes = len(tally.notes)
 
     def remove(self) -> None:
         """Forget everything: the folder goes when the build ends."""

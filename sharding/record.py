@@ -69,6 +69,8 @@ class Annotations:
     persons without keypoints.
     annotated: where the persons are a detector's boxes, the annotated persons that they are scored by.
     photo_facts: what scoring needs to know of a photo beyond its size, by image id.
+    upright: nobody annotated these photos, so their boxes count in pixels of the photo turned upright as EXIF
+    says. Where somebody did, the annotated size decides (see `decode_photo`).
     findings: every fault of the annotations; those that stop are the caller's to raise.
     """
 
@@ -80,6 +82,7 @@ class Annotations:
     ignored: tuple[dict[str, Any], ...] = ()
     annotated: tuple[Person, ...] | None = None
     photo_facts: Mapping[int, dict[str, Any]] = field(default_factory=dict)
+    upright: bool = False
 
 
 def encode_pose(box_xywh: np.ndarray, keypoints: np.ndarray) -> bytes:

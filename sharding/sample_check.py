@@ -113,7 +113,7 @@ def check_sample(
 def _check_picture(name: str, payload: bytes, findings: Findings) -> tuple[int, int] | None:
     """Width and height of the picture."""
     try:
-        pixels, is_faithful = decode_photo(payload, size_wh=None, where=name)
+        pixels, is_faithful, _ = decode_photo(payload, size_wh=None, where=name)
     except InputError as error:
         findings.add(DAMAGED, name, str(error).removeprefix(f"{name}: ").rpartition(": ")[0])
         return None

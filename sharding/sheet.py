@@ -15,7 +15,6 @@ from sharding.decode import decode_photo
 from sharding.files import write_atomic
 from sharding.fonts import legible
 from sharding.people import joint_sides
-from sharding.photos import Photos
 from sharding.record import Annotations, Person
 from sharding.sides import Side
 from sharding.skeleton import Skeleton
@@ -89,7 +88,7 @@ def draw_sheet(path: Path, annotations: Annotations, *, unusable: set[str], seed
 def draw_person(person: Person, annotations: Annotations) -> Image.Image:
     """One tile with its caption."""
     skeleton = annotations.skeleton
-    pixels = _pixels(person, annotations.photos)
+    pixels = _pixels(person, annotations)
     view = frame(person)
     canvas = np.array(_cut(pixels, view))
     points_xy = view.place(person.keypoints[:, :2])
@@ -125,10 +124,11 @@ def short_name(name: str, side: Side | None) -> str:
     return " ".join([side[0].upper(), *others] if side is not None and is_shorter else words)
 
 
-def _pixels(person: Person, photos: Photos) -> np.ndarray:
-    payload = photos.read(person.file_name)
-    where = photos.where(person.file_name)
-    return decode_photo(payload, size_wh=person.source_size_wh, where=where)[0]
+def _pixels(person: Person, annotations: Annotations) -> np.ndarray:
+    payload = annotations.photos.read(person.file_name)
+    where = annotations.photos.where(person.file_name)
+    size_wh, upright = person.source_size_wh, annotations.upright
+    return decode_photo(payload, size_wh=size_wh, where=where, upright=upright).pixels
 
 
 def _cut(pixels: np.ndarray, view: View) -> np.ndarray:

@@ -1,26 +1,23 @@
 """A look at every photo that the annotations name: absent, damaged, of another size, turned by EXIF."""
 
 import hashlib
-import io
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal, NamedTuple
 
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from configs.load import InputError
 from sharding.crop import PersonCrop, person_region
-from sharding.decode import UPRIGHT, decode_photo, orientation
+from sharding.decode import PhotoSizeError, decode_photo
 from sharding.executor import map_in_order
 from sharding.findings import Effect, Fault, Findings
 from sharding.photos import Photos
-from sharding.photos.base import safe_name
+from sharding.photos.base import LeadsOutError, safe_name
 from sharding.photos.near import NearNames
 from sharding.plan import photo_tasks, wanted_tasks
 from sharding.record import Annotations, Photo, photo_key
@@ -35,42 +32,40 @@ SAME_BYTES = Fault(
 )
 BOX_OUTSIDE = Fault("box outside the photo", cure="correct the box, or remove the person")
 
-Trouble = Literal[
-    "leads out", "absent", "unreadable", "damaged", "mis-sized", "turned upright", "rotation not obeyed"
-]
-_HARMLESS = ("turned upright", "rotation not obeyed")
+Trouble = Literal["leads out", "absent", "linked out", "unreadable", "damaged", "mis-sized"]
 _WHATS: dict[Trouble, tuple[str, str]] = {
     "leads out": ("the name leads out of the photos' location", "name photos relative to it, without '..'"),
     "absent": ("photo absent", "put it there, or correct source.images; missing_images=skip leaves it out"),
-    "unreadable": ("photo cannot be read", "mend its permissions, or the location"),
+    "linked out": (
+        "the photo is a link that leads out of the photos' location",
+        "put the file itself there (cp -L follows links), or give the folder that it lies in (source.images)",
+    ),
+    "unreadable": ("photo cannot be read", "correct its permissions, or the location"),
     "damaged": ("photo cannot be decoded", "replace the file; corrupt_images=skip leaves it out"),
     "mis-sized": (
         "photo of another size than annotated",
         "put the original file there, or correct the annotations; corrupt_images=skip leaves it out",
     ),
-    "turned upright": ("EXIF rotation, obeyed: the photo turned upright has the annotated size", ""),
-    "rotation not obeyed": (
-        "EXIF rotation, not obeyed: joints are taken to lie in the pixels as they are stored",
-        "see on the sheet whether they do; if not, turn the photo and remove the tag",
-    ),
 }
 
 
 class Verdict(NamedTuple):
-    """What a look at one photo showed; size_wh: of one that can be stored as it is; digest: of the bytes."""
+    """What a look at one photo showed; size_wh, notes, digest (of its bytes): of one that can be stored."""
 
     trouble: Trouble | None
     detail: str = ""
     size_wh: tuple[int, int] | None = None
+    notes: tuple[Fault, ...] = ()
     digest: bytes | None = None
 
 
 @dataclass(frozen=True)
 class Look:
-    """Some photos for one worker to look at."""
+    """Some photos for one worker to look at; upright: see `Annotations`."""
 
     photos: Photos
     wanted: tuple[Photo, ...]
+    upright: bool
 
 
 class Survey(NamedTuple):
@@ -102,20 +97,22 @@ def survey_photos(settings: BuildSettings, annotations: Annotations, *, console:
     absent = annotations.photos.absent(photo.file_name for photo in named if photo not in verdicts)
     verdicts |= {photo: Verdict("absent") for photo in named if photo.file_name in absent}
     there = [photo for photo in named if photo not in verdicts]
-    verdicts |= zip(there, _look_at_all(there, annotations.photos, settings, console), strict=True)
-    unusable = {photo.file_name for photo in named if verdicts[photo].trouble not in (None, *_HARMLESS)}
+    verdicts |= zip(there, _look_at_all(there, annotations, settings, console), strict=True)
+    unusable = {photo.file_name for photo in named if verdicts[photo].trouble is not None}
     stored = _stored_names(settings, annotations, absent)
     findings = Findings(annotations.photos.location)
     sizes_wh: dict[str, tuple[int, int]] = {}
     near = NearNames(annotations.photos)
     for photo in named:
-        trouble, detail, size_wh, _ = verdicts[photo]
+        trouble, detail, size_wh, notes, _ = verdicts[photo]
         if photo.size_wh is None and size_wh is not None:
             sizes_wh[photo.file_name] = size_wh
         if trouble is not None:
             fault = _fault(trouble, settings, is_stored=photo.file_name in stored)
             hint = near.told(photo.file_name) if trouble in ("absent", "leads out") else ""
             findings.add(fault, f"{photo.file_name}{hint}", detail)
+        for note in notes:
+            findings.add(note, photo.file_name)
     _find_equal_bytes(verdicts, findings)
     if isinstance(settings.crop, PersonCrop):
         _find_boxes_outside(settings.crop, annotations, stored, sizes_wh, findings)
@@ -124,7 +121,7 @@ def survey_photos(settings: BuildSettings, annotations: Annotations, *, console:
 
 def look_at(look: Look) -> list[Verdict]:
     """The verdicts on some photos, in order. Runs in any process."""
-    return [_judge(look.photos, photo) for photo in look.wanted]
+    return [_judge(look.photos, photo, look.upright) for photo in look.wanted]
 
 
 def _named_photos(annotations: Annotations) -> list[Photo]:
@@ -173,11 +170,7 @@ def _find_boxes_outside(
 def _fault(trouble: Trouble, settings: BuildSettings, *, is_stored: bool) -> Fault:
     what, cure = _WHATS[trouble]
     effect: Effect = "stops"
-    if trouble == "turned upright":
-        effect = "mended"
-    elif trouble == "rotation not obeyed":
-        effect = "kept"
-    elif not is_stored and trouble != "leads out":
+    if not is_stored and trouble != "leads out":
         what, effect = f"{what} (no sample is made of it)", "kept"
     elif (trouble == "absent" and settings.missing_images == "skip") or (
         trouble in ("damaged", "mis-sized") and settings.corrupt_images == "skip"
@@ -187,10 +180,10 @@ def _fault(trouble: Trouble, settings: BuildSettings, *, is_stored: bool) -> Fau
 
 
 def _look_at_all(
-    there: Sequence[Photo], photos: Photos, settings: BuildSettings, console: Console
+    there: Sequence[Photo], annotations: Annotations, settings: BuildSettings, console: Console
 ) -> list[Verdict]:
     looks = (
-        Look(photos, tuple(there[start : start + PHOTOS_PER_JOB]))
+        Look(annotations.photos, tuple(there[start : start + PHOTOS_PER_JOB]), annotations.upright)
         for start in range(0, len(there), PHOTOS_PER_JOB)
     )
     results = map_in_order(look_at, looks, executor=settings.executor, workers=settings.workers)
@@ -200,33 +193,22 @@ def _look_at_all(
         return list(progress.track(verdicts, total=len(there), description="looking at photos"))
 
 
-def _judge(photos: Photos, photo: Photo) -> Verdict:
+def _judge(photos: Photos, photo: Photo, upright: bool) -> Verdict:
     where = photos.where(photo.file_name)
     try:
         payload = photos.read(photo.file_name)
+    except LeadsOutError as error:
+        return Verdict("linked out", _reason(error, where))
     except InputError as error:
         return Verdict("unreadable", _reason(error, where))
     try:
-        pixels, _ = decode_photo(payload, size_wh=None, where=where)
+        decoded = decode_photo(payload, size_wh=photo.size_wh, where=where, upright=upright)
+    except PhotoSizeError as error:
+        return Verdict("mis-sized", error.detail)
     except InputError as error:
         return Verdict("damaged", _reason(error, where))
-    stored_wh = (pixels.shape[1], pixels.shape[0])
-    if photo.size_wh in (None, stored_wh):
-        trouble: Trouble | None = "rotation not obeyed" if _is_rotated(payload) else None
-        return Verdict(trouble, size_wh=stored_wh, digest=hashlib.sha256(payload).digest())
-    try:
-        decode_photo(payload, size_wh=photo.size_wh, where=where)
-    except InputError:
-        assert photo.size_wh is not None
-        sizes = "x".join(map(str, stored_wh)), "x".join(map(str, photo.size_wh))
-        return Verdict("mis-sized", f"{sizes[0]}, annotated at {sizes[1]}")
-    return Verdict("turned upright", digest=hashlib.sha256(payload).digest())
-
-
-def _is_rotated(payload: bytes) -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PIL warns of odd metadata
-        return orientation(Image.open(io.BytesIO(payload))) != UPRIGHT
+    size_wh = (decoded.pixels.shape[1], decoded.pixels.shape[0])
+    return Verdict(None, size_wh=size_wh, notes=decoded.notes, digest=hashlib.sha256(payload).digest())
 
 
 def _reason(error: InputError, where: str) -> str:

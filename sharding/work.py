@@ -8,6 +8,7 @@ from sharding.crop import CropLaw
 from sharding.decode import decode_photo
 from sharding.photos import Photos
 from sharding.plan import PhotoTask, num_samples
+from sharding.record import Annotations
 from sharding.sample import TarSample, frame, image_sample, person_sample
 from sharding.settings import BuildSettings
 
@@ -20,7 +21,7 @@ class Job:
     """Some photos in order, and all that a worker must know to store them.
 
     ordinals: of the first sample of each photo in the whole plan; keys are made of them, so that no two
-    samples share one, whoever makes them.
+    samples share one, whoever makes them. upright: see `Annotations`.
     """
 
     tasks: tuple[PhotoTask, ...]
@@ -28,19 +29,21 @@ class Job:
     photos: Photos
     kind: str
     crop: CropLaw
+    upright: bool
 
 
 @dataclass(frozen=True, eq=False)
 class PhotoSamples:
-    """What became of one photo: its width and height and its samples, or its fault."""
+    """What became of one photo: its width and height, its samples and what to note of it, or its fault."""
 
     size_wh: tuple[int, int] = (0, 0)
     samples: tuple[TarSample, ...] = ()
     fault: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def make_jobs(
-    plan: Sequence[PhotoTask], first_task: int, *, photos: Photos, settings: BuildSettings
+    plan: Sequence[PhotoTask], first_task: int, *, annotations: Annotations, settings: BuildSettings
 ) -> Iterator[Job]:
     """The tasks from `first_task` on, in order, in portions that no photo is torn apart by."""
     portion: list[PhotoTask] = []
@@ -53,7 +56,14 @@ def make_jobs(
         ordinal += num_samples(plan[place], settings)
         persons += max(1, len(plan[place].persons))
         if persons >= PERSONS_PER_JOB or place == len(plan) - 1:
-            yield Job(tuple(portion), tuple(ordinals), photos, settings.kind, settings.crop)
+            yield Job(
+                tuple(portion),
+                tuple(ordinals),
+                annotations.photos,
+                settings.kind,
+                settings.crop,
+                annotations.upright,
+            )
             portion, ordinals, persons = [], [], 0
 
 
@@ -68,13 +78,14 @@ def _store(task: PhotoTask, ordinal: int, job: Job) -> PhotoSamples:
     payload = job.photos.read(name)
     where = f"{job.photos.where(name)} ({who})"
     try:
-        pixels, is_faithful = decode_photo(payload, size_wh=task.photo.size_wh, where=where)
+        decoded = decode_photo(payload, size_wh=task.photo.size_wh, where=where, upright=job.upright)
     except InputError as error:
         return PhotoSamples(fault=str(error))
-    faithful = payload if is_faithful else None
+    pixels, faithful = decoded.pixels, payload if decoded.is_faithful else None
     if job.kind == "image":
         samples = [image_sample(task, pixels, faithful, job.crop)]
     else:
         samples = [person_sample(person, pixels, faithful, job.crop) for person in task.persons]
     framed = tuple(frame(sample, f"{key:09d}") for key, sample in enumerate(samples, ordinal))
-    return PhotoSamples(size_wh=(pixels.shape[1], pixels.shape[0]), samples=framed)
+    notes = tuple(note.what for note in decoded.notes)
+    return PhotoSamples(size_wh=(pixels.shape[1], pixels.shape[0]), samples=framed, notes=notes)

@@ -119,14 +119,24 @@ def read_coco(
     skeleton = (describe or _describe)(categories.chosen[0], str(path), findings)
     photos = open_photos(images)
     rule = Rule(findings, categories, skeleton.num_keypoints, area_from_box, prepare)
-    annotations = judge_rows(by_image(file, photos, findings), rule, skeleton=skeleton, photos=photos)
+    rows = by_image(file, photos, findings)
+    upright = not file.annotations
+    annotations = judge_rows(rows, rule, skeleton=skeleton, photos=photos, upright=upright)
     return annotations if boxes is None else boxes.put_into(annotations)
 
 
 def judge_rows(
-    images: Iterable[tuple[ImageRow, list[AnnotationRow]]], rule: Rule, *, skeleton: Skeleton, photos: Photos
+    images: Iterable[tuple[ImageRow, list[AnnotationRow]]],
+    rule: Rule,
+    *,
+    skeleton: Skeleton,
+    photos: Photos,
+    upright: bool,
 ) -> Annotations:
-    """The persons of images with their annotations, in that order, by the published rule."""
+    """The persons of images with their annotations, in that order, by the published rule.
+
+    upright: whether the rows count in pixels of the upright photos, see `Annotations`.
+    """
     persons: list[Person] = []
     empty: list[Photo] = []
     ignored: list[dict[str, Any]] = []
@@ -147,6 +157,7 @@ def judge_rows(
         empty_photos=tuple(empty),
         ignored=tuple(ignored),
         photo_facts=facts,
+        upright=upright,
     )
 
 

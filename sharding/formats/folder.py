@@ -67,6 +67,7 @@ class FolderFormat:
             persons=tuple(persons),
             findings=findings,
             empty_photos=tuple(photo for photo, boxes_xywh in found if not boxes_xywh),
+            upright=True,
         )
 
 

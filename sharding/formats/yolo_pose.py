@@ -74,7 +74,7 @@ class YoloPoseFormat(OwnKeypoints):
         photos, names = _find_photos(content, self.data, self.split)
         rule = Rule(findings, categories, count, area_from_box=False)
         images = _read_labels(names, photos, rule, dims=dims)
-        return judge_rows(images, rule, skeleton=skeleton, photos=photos)
+        return judge_rows(images, rule, skeleton=skeleton, photos=photos, upright=True)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

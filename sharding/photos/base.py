@@ -21,11 +21,11 @@ class Photos(ABC):
     location: str
 
     @abstractmethod
-    def read(self, name: str) -> bytes:
-        """The bytes of one photo.
+    def read(self, name: str, *, head: int | None = None) -> bytes:
+        """The bytes of one photo; head: only the first so many.
 
         Raises InputError with location and name where it is absent, unreadable, larger than MOST_BYTES, or
-        where the name leads out of the location.
+        where the name leads out of the location (LeadsOutError where that is by a link).
         """
 
     @abstractmethod
@@ -39,6 +39,10 @@ class Photos(ABC):
     def where(self, name: str) -> str:
         """The photo as messages name it."""
         return f"{self.location.rstrip('/')}/{name}"
+
+
+class LeadsOutError(InputError):
+    """A photo is a link that leads out of the location."""
 
 
 def is_absolute(name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import NoReturn
 from configs.load import InputError
 from sharding.photos.base import (
     MOST_BYTES,
+    LeadsOutError,
     Photos,
     absent_photo,
     by_folder,
@@ -26,7 +27,7 @@ class FolderPhotos(Photos):
 
     path: str
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, head: int | None = None) -> bytes:
         path = self._inside(name)
         try:
             found = os.stat(path)
@@ -35,12 +36,12 @@ class FolderPhotos(Photos):
             if found.st_size > MOST_BYTES:
                 raise too_large_photo(self.where(name))
             with open(path, "rb") as file:
-                return file.read()
+                return file.read(head)
         except FileNotFoundError as error:
             raise absent_photo(self.where(name)) from error
         except OSError as error:
             raise InputError(
-                f"{self.where(name)}: the file cannot be read ({error.strerror}): mend its permissions"
+                f"{self.where(name)}: the file cannot be read ({error.strerror}): correct its permissions"
             ) from error
 
     def absent(self, names: Iterable[str]) -> set[str]:
@@ -83,9 +84,9 @@ class FolderPhotos(Photos):
         """The absolute path of a name, links resolved."""
         path = os.path.realpath(os.path.join(self.path, safe_name(name, self.location)))
         if not path.startswith(self.path.rstrip("/") + "/"):
-            raise InputError(
-                f"{self.location}: {name!r} is a link that leads out of this folder: "
-                "put the file itself there, or give the folder that it lies in"
+            raise LeadsOutError(
+                f"{self.location}: {name!r} is a link that leads out of this folder: put the file itself "
+                "there (cp -L copies what a link leads to), or give the folder that it lies in"
             )
         return path
 

@@ -43,12 +43,12 @@ _Result = TypeVar("_Result")
 class UrlPhotos(Photos):
     """Photos at an address of an object store, a web server, or a chain such as `zip://::s3://bucket/a.zip`."""
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, head: int | None = None) -> bytes:
         where = self.where(name)
         files, path = self._find(name)
         fetch = _fetch_web if self._is_web else _fetch
         try:
-            payload = _with_retries(lambda: fetch(files, path, MOST_BYTES + 1))
+            payload = _with_retries(lambda: fetch(files, path, head or MOST_BYTES + 1))
         except FileNotFoundError as error:
             raise absent_photo(where) from error
         except Exception as error:  # every protocol has its own errors

@@ -30,7 +30,7 @@ class ZipPhotos(Photos):
 
     path: str
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, head: int | None = None) -> bytes:
         archive = self.opened()
         where = self.where(name)
         member = archive.table.get(safe_name(name, self.location))
@@ -46,7 +46,7 @@ class ZipPhotos(Photos):
             )
         try:
             with archive.file.open(member) as file:
-                return file.read(max(member.file_size, 1))  # unpacks no more than was declared
+                return file.read(head or max(member.file_size, 1))  # unpacks no more than was declared
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
             raise InputError(f"{where}: the zip is damaged here ({error}): fetch or make it again") from error
 

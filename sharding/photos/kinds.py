@@ -1,0 +1,57 @@
+"""What a file is that no photo can be read from, told by its first bytes."""
+
+_BRANDS = {
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"heim": "HEIC",
+    b"heis": "HEIC",
+    b"hevc": "HEIC",
+    b"mif1": "HEIF",
+    b"msf1": "HEIF",
+    b"crx ": "a raw photo (CR3)",
+    b"qt  ": "a film (MOV)",
+}
+"""What the brand of an ISO file (`ftyp`) stands for; the others are films."""
+_STARTS = (
+    (b"version https://git-lfs", "a pointer of Git LFS"),
+    (b"/annex/objects/", "a pointer of git-annex"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"8BPS", "Photoshop"),
+    (b"%PDF", "PDF"),
+    (b"%!PS", "PostScript"),
+    (b"PK\x03\x04", "a zip"),
+    (b"\x1f\x8b", "gzip"),
+    (b"Rar!", "RAR"),
+    (b"7z\xbc\xaf", "7z"),
+    (b"\x1a\x45\xdf\xa3", "a film (Matroska)"),
+    (b"FUJIFILMCCD-RAW", "a raw photo (RAF)"),
+    (b"\0\0\1\0", "an icon (ICO)"),
+)
+
+
+def name_kind(payload: bytes) -> str | None:
+    """Name what bytes are that no photo could be read from; None where their start does not tell."""
+    for start, kind in _STARTS:
+        if payload.startswith(start):
+            return kind
+    if payload[4:8] == b"ftyp":
+        return _BRANDS.get(payload[8:12], "a film (MP4)")
+    text = payload[:1000].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "an HTML page"
+    if b"<svg" in text:
+        return "SVG"
+    return "XML" if text.startswith(b"<?xml") else None
+
+
+def say_why(payload: bytes) -> str:
+    """Say in a few words why no photo could be read from these bytes."""
+    if not payload.strip(b"\0"):
+        return "the file is all zeros" if payload else "the file is empty"
+    kind = name_kind(payload)
+    return f"it is {kind}, which is not read here" if kind else "no image format that can be read"
