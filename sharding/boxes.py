@@ -1,6 +1,6 @@
 """Where the people of unlabelled photos are: the whole photo, or boxes that somebody found."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,19 +14,26 @@ from configs.settings import settings
 from sharding.decode import photo_sizes
 from sharding.findings import Fault, Findings
 from sharding.formats.rows import RowReader, read_json
-from sharding.photos import Photos
+from sharding.photos import IMAGE_SUFFIXES, Photos
 from sharding.record import Photo
 from sharding.results import Box, FoundBox, PhotoFinder, note_boxes, read_results
 
 AREA_OF_BOX = 0.53
 """Share of its box that a person covers, on average over COCO: the area where an annotation gives none."""
 
+PASSED_OVER = Fault(
+    "file without the suffix of a photo",
+    "passed over",
+    f"if it is a photo, name it so ({' '.join(sorted(IMAGE_SUFFIXES))}), or convert it to JPEG or PNG",
+    "file",
+)
 UNREADABLE = Fault("the file is no image that can be read", cure="remove or replace it", subject="photo")
 OUTSIDE = Fault("box empty or outside the photo", "dropped", "", "photo")
 UNKNOWN_PHOTO = Fault("box of a photo that is not there", "dropped", "", "box")
 AMBIGUOUS = Fault("two photos have this number", cure="give source.boxes.images", subject="box")
 CLIPPED = Fault("box far beyond the photo, clipped", "mended", "", "box", is_identity=False)
 
+SUFFIXES_SHOWN = 8
 _READERS = 16
 _HEAD_BYTES = 16_384
 """Enough of most files to tell their size and orientation."""
@@ -48,7 +55,7 @@ class WholePhotoBoxes:
     def find(self, photos: Photos) -> tuple[list[FoundBoxes], Findings]:
         """All photos, each with one box, which is the photo; and what is wrong with them."""
         findings = Findings(photos.location)
-        listed = sized(number_photos(photos), photos, findings)
+        listed = sized(number_photos(photos, findings), photos, findings)
         boxes = {photo.file_name: [(0.0, 0.0, *photo.size_wh)] for photo in listed if photo.size_wh}
         return place_boxes(listed, boxes, findings), findings
 
@@ -87,7 +94,7 @@ class ResultsBoxes:
         """
         findings = Findings(self.results)
         rows = read_results(self.results, findings, category=self.category, min_score=self.min_score)
-        listed = number_photos(photos) if self.images is None else _read_list(self.images, findings)
+        listed = number_photos(photos, findings) if self.images is None else _read_list(self.images, findings)
         finder = PhotoFinder(listed, by_id=self.images is not None)
         found: list[tuple[FoundBox, str]] = []
         for box in rows:
@@ -122,12 +129,28 @@ def _read_list(path: Path, findings: Findings) -> list[Photo]:
     return list(photos.values())
 
 
-def number_photos(photos: Photos) -> list[Photo]:
-    """All photos that are there, sorted by name and numbered from 1; their sizes are not known yet."""
-    names = photos.names()
+def number_photos(photos: Photos, findings: Findings) -> list[Photo]:
+    """All photos that are there, sorted by name and numbered from 1; their sizes are not known yet.
+
+    The other files that are there become a finding. Raises InputError where there is no photo.
+    """
+    names, others = photos.listing()
+    others = [name.encode(errors="replace").decode() for name in others]  # they may be no UTF-8
+    kinds = _count_suffixes(others)
     if not names:
-        raise InputError(f"{photos.location}: there are no photos here: correct source.images")
+        found = f", but files without the suffix of one ({kinds})" if others else ""
+        raise InputError(f"{photos.location}: there are no photos here{found}: correct source.images")
+    for name in others:
+        findings.add(PASSED_OVER, name, kinds)
     return [Photo(id=number, file_name=name, size_wh=None) for number, name in enumerate(names, start=1)]
+
+
+def _count_suffixes(names: Iterable[str]) -> str:
+    """Such as `4 .heic, 1 .gif, 2 without a suffix`, the most frequent first."""
+    counts = Counter(Path(name).suffix.lower() or "without a suffix" for name in names)
+    by_count = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    named = [f"{count:,} {suffix}" for suffix, count in by_count[:SUFFIXES_SHOWN]]
+    return ", ".join(named) + (", ..." if len(counts) > SUFFIXES_SHOWN else "")
 
 
 def sized(

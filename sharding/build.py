@@ -252,15 +252,20 @@ def _print_summary(
     """Warnings come first; what was noted is that of the annotations, on both sides of a split."""
     table = Table(title=str(output), show_header=False)
     name, style = EFFECTS["warned"]
-    for problem, count in findings.counts("warned").items():
+    warned = findings.counts("warned")
+    for problem, count in warned.items():
         table.add_row(f"{name}: {problem}", f"{count:,}", style=style)
     table.add_row("samples", f"{manifest.num_samples:,} ({manifest.kind}) of {num_photos:,} photos")
     for reason, count in manifest.dropped.items():
         table.add_row(f"dropped: {reason}", f"{count:,}")
-    for problem, count in findings.counts("mended", "kept").items():
+    noted = {what: count for what, count in manifest.problems.items() if what not in warned}
+    for problem, count in noted.items():
         table.add_row(f"noted: {problem}", f"{count:,}")
     for what, text in describe_keypoints(manifest.skeleton).items():
         table.add_row(what, Text(text))
+    for finding in findings:
+        if finding.fault.effect == "passed over":
+            table.add_row(f"passed over: {finding.fault.what} ({finding.detail})", f"{len(finding.ids):,}")
     table.add_row("shards", f"{len(manifest.shards):,}, {manifest.num_bytes / 1e6:,.1f} MB")
     table.add_row("time", f"{seconds:.1f} s, {num_photos / seconds:,.0f} images/s")
     console.print(table)

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from configs.load import InputError
 
-Effect = Literal["stops", "warned", "dropped", "mended", "kept"]
+Effect = Literal["stops", "warned", "dropped", "mended", "kept", "passed over"]
 """What becomes of a record with the fault: it stops the build, stays with a warning, is left out, is
-corrected, or stays."""
+corrected, or stays. `passed over` is a file beside the records, which decides nothing of what is stored."""
 
 MANY = 0.1
 """Share of the records from which on a note becomes a warning: the file as a whole is then probably wrong."""

@@ -28,6 +28,7 @@ EFFECTS: dict[Effect, tuple[str, str]] = {
     "dropped": ("dropped", "yellow"),
     "mended": ("mended", "cyan"),
     "kept": ("noted", "cyan"),
+    "passed over": ("passed over", "cyan"),
 }
 """What each effect is called and looks like, the gravest first."""
 IDS_SHOWN = 5

@@ -6,12 +6,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import NamedTuple
 
 from configs.load import InputError
 
 MOST_BYTES = 256_000_000
 """One photo holds at most so many bytes, so that memory stays bounded whatever the source says."""
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+)
+
+
+class Listing(NamedTuple):
+    """Relative names of all files, sorted: those of photos, and the others. Hidden ones are left out."""
+
+    photos: list[str]
+    others: list[str]
 
 
 @dataclass(frozen=True)
@@ -33,8 +43,12 @@ class Photos(ABC):
         """Those of the names that are not there. Raises InputError for a name that leads out."""
 
     @abstractmethod
+    def listing(self) -> Listing:
+        """All files, those with one of IMAGE_SUFFIXES as photos; hidden ones and `__MACOSX` are left out."""
+
     def names(self) -> list[str]:
-        """All image files (IMAGE_SUFFIXES), sorted; hidden ones and `__MACOSX` are left out."""
+        """All photos, sorted."""
+        return self.listing().photos
 
     def where(self, name: str) -> str:
         """The photo as messages name it."""
@@ -92,9 +106,18 @@ def by_folder(names: Iterable[str], location: str) -> dict[str, list[tuple[str, 
     return folders
 
 
+def sort_out(names: Iterable[str]) -> Listing:
+    """The listing of relative names."""
+    shown = sorted(name for name in names if not any(map(is_left_out, name.split("/"))))
+    listing = Listing([], [])
+    for name in shown:
+        (listing.photos if is_photo(name) else listing.others).append(name)
+    return listing
+
+
 def is_photo(name: str) -> bool:
-    """Whether a relative name is that of an image file that is to be listed."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not any(map(is_left_out, name.split("/")))
+    """Whether a relative name has the suffix of a photo."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def is_left_out(part: str) -> bool:

@@ -10,13 +10,14 @@ from configs.load import InputError
 from sharding.photos.base import (
     MOST_BYTES,
     LeadsOutError,
+    Listing,
     Photos,
     absent_photo,
     by_folder,
     is_left_out,
-    is_photo,
     no_location,
     safe_name,
+    sort_out,
     too_large_photo,
 )
 
@@ -60,25 +61,26 @@ class FolderPhotos(Photos):
             missing.update(name for base, name in wanted if base not in there)
         return missing
 
-    def names(self) -> list[str]:
-        found = []
+    def listing(self) -> Listing:
+        found: list[str] = []
         for folder, subfolders, files in os.walk(self.path, onerror=self._cannot_list):
             subfolders[:] = [each for each in subfolders if not is_left_out(each)]
             prefix = os.path.relpath(folder, self.path) + "/" if folder != self.path else ""
             links = [each for each in subfolders if os.path.islink(os.path.join(folder, each))]
-            photos = [each for each in files if is_photo(each)]
             for each in links:
                 self._inside(prefix + each)  # one that leads out is refused, another's files have own names
-            found += [self._writable(prefix + each) for each in photos]
-        return sorted(found)
+            found += [prefix + each for each in files]
+        listing = sort_out(found)
+        for name in listing.photos:
+            self._check_writable(name)
+        return listing
 
-    def _writable(self, name: str) -> str:
-        """A name found on the disk, where it can stand in annotations and shards."""
+    def _check_writable(self, name: str) -> None:
+        """Find out whether a name found on the disk can stand in annotations and shards."""
         if "\\" in name or any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes that are no UTF-8
             raise InputError(
                 f"{self.location}: the file name {name!r} holds a backslash or is not UTF-8: rename the file"
             )
-        return name
 
     def _inside(self, name: str) -> str:
         """The absolute path of a name, links resolved."""

@@ -46,7 +46,9 @@ def name_kind(payload: bytes) -> str | None:
         return "an HTML page"
     if b"<svg" in text:
         return "SVG"
-    return "XML" if text.startswith(b"<?xml") else None
+    if text.startswith(b"<?xml"):
+        return "XML"
+    return "text" if text and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in text) else None
 
 
 def say_why(payload: bytes) -> str:

@@ -15,12 +15,13 @@ import fsspec
 from configs.load import InputError
 from sharding.photos.base import (
     MOST_BYTES,
+    Listing,
     Photos,
     absent_photo,
     by_folder,
-    is_photo,
     no_location,
     safe_name,
+    sort_out,
     too_large_photo,
 )
 
@@ -69,7 +70,7 @@ class UrlPhotos(Photos):
             missing.update(name for base, name in wanted if base not in there)
         return missing
 
-    def names(self) -> list[str]:
+    def listing(self) -> Listing:
         if self._is_web:
             raise InputError(
                 f"{self.location}: a web server does not list its photos: name them in annotations, or give "
@@ -86,8 +87,7 @@ class UrlPhotos(Photos):
             files.invalidate_cache()  # large for all of COCO, and soon out of date
         if not paths:
             raise no_location(self.location)
-        names = [safe_name(path.removeprefix(root).lstrip("/"), self.location) for path in paths]
-        return sorted(filter(is_photo, names))
+        return sort_out(safe_name(path.removeprefix(root).lstrip("/"), self.location) for path in paths)
 
     @property
     def _is_web(self) -> bool:

@@ -11,11 +11,12 @@ from functools import lru_cache
 from configs.load import InputError
 from sharding.photos.base import (
     MOST_BYTES,
+    Listing,
     Photos,
     absent_photo,
-    is_photo,
     no_location,
     safe_name,
+    sort_out,
     too_large_photo,
 )
 
@@ -54,8 +55,8 @@ class ZipPhotos(Photos):
         table = self.opened().table
         return {name for name in names if safe_name(name, self.location) not in table}
 
-    def names(self) -> list[str]:
-        return sorted(filter(is_photo, self.opened().names))
+    def listing(self) -> Listing:
+        return sort_out(self.opened().names)
 
     def opened(self) -> "_Archive":
         """The open archive, checked; opened once in each process, and again when the file changes."""
@@ -93,7 +94,7 @@ def _open_zip(photos: ZipPhotos, _pid: int, _state: tuple[int, int]) -> _Archive
             raise InputError(f"{location}: {name!r} is encrypted: zip the photos without a password")
         if not member.is_dir():
             full[safe] = member
-    tops = {name.partition("/")[0] if "/" in name else "" for name in full if is_photo(name)}
+    tops = {name.partition("/")[0] if "/" in name else "" for name in sort_out(full).photos}
     prefix = f"{min(tops)}/" if len(tops) == 1 else "/"
     short = {name.removeprefix(prefix): member for name, member in full.items() if name.startswith(prefix)}
     if full.keys() & short.keys():  # a name that would find two members

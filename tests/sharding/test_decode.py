@@ -120,6 +120,27 @@ def test_sixteen_bits_are_refused(suffix, channels):
         decode_photo(payload, size_wh=(40, 30), where="p")
 
 
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"\0\0\0\x18ftypheic", "HEIC"),
+        (b"\0\0\0\x1cftypavif", "AVIF"),
+        (b"\0\0\0\x20ftypisom", r"a film \(MP4\)"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><title>404", "an HTML page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied", "XML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS"),
+        (b"../store/0001.jpg", "text"),
+        (b"PK\3\4", "a zip"),
+    ],
+)
+def test_other_files_are_named_by_their_first_bytes(start, kind):
+    with pytest.raises(
+        InputError, match=rf"^p: the image is damaged \(it is {kind}, which is not read here\)"
+    ):
+        decode_photo(start + bytes(range(256)) * (kind != "text"), size_wh=None, where="p")
+
+
 def png_chunk(kind, content):
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 

@@ -2,19 +2,25 @@
 
 import io
 import json
+import shutil
 import zipfile
 
+import fsspec
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torchvision.models import get_model
 
 import sharding.detector
 from configs.load import InputError
 from sharding.boxes import AREA_OF_BOX, ResultsBoxes, WholePhotoBoxes
+from sharding.build import build
 from sharding.detector import DetectorBoxes
 from sharding.formats.folder import FolderFormat
+from sharding.report import check
+from sharding.settings import BuildSettings
 from sharding.skeleton import COCO_17, LSP_14, MPII_16, to_category
 
 SIZE_WH = (80, 60)
@@ -63,7 +69,43 @@ class TestWhole:
             assert person.keypoints.shape == (17, 3)
             assert not person.keypoints.any()
         assert annotations.skeleton is COCO_17
-        assert list(annotations.findings) == []
+        assert annotations.findings.counts("stops", "dropped", "mended", "kept") == {}
+
+    def test_files_that_are_passed_over_are_counted(self, photos, tmp_path):
+        """By the build and by check=only; JPEGs have several suffixes. What is hidden does not count."""
+        names = "a.jpe", "sub/b.JFIF", "sub/c.heic", "d.gif", "e.HEIC", "f", ".DS_Store", "bad\udcff.txt"
+        for name in names:
+            (photos / name).write_bytes(jpeg(9))
+        said = "2 .heic, 2 .txt, 1 .gif, 1 without a suffix"
+        with zipfile.ZipFile(tmp_path / "photos.zip", "w") as file:
+            for path in [*photos.rglob("*.*"), photos / "f"]:
+                file.write(path, ascii(str(path.relative_to(tmp_path))).strip("'"))
+        memory = fsspec.filesystem("memory")
+        for name in (*NAMES, "a.jpe", "sub/b.jfif", "c.heic", "d.heic", "e.gif", "f", "g.txt", "h.txt"):
+            memory.pipe(f"/photos/{name}", jpeg())
+        for location in (photos, tmp_path / "photos.zip", "memory://photos"):
+            settings = BuildSettings(source=FolderFormat(images=location), output=tmp_path / "s", workers=1)
+            shown = io.StringIO()
+            manifest = build(settings, console=Console(file=shown, width=200))
+            assert manifest.num_samples == 5
+            assert manifest.problems == {}
+            assert f"passed over: file without the suffix of a photo ({said})" in shown.getvalue()
+            check(settings, console=Console(file=shown, width=200))
+            (fault,) = json.loads((tmp_path / "s.check.json").read_text())["faults"]
+            assert (fault["effect"], fault["count"], fault["detail"]) == ("passed over", 6, said)
+            shutil.rmtree(tmp_path / "s")
+
+    def test_other_files_decide_nothing_of_the_shards(self, photos, tmp_path):
+        settings = BuildSettings(source=FolderFormat(images=photos), output=tmp_path / "s", workers=1)
+        first = build(settings, console=Console(quiet=True))
+        (photos / "Thumbs.db").write_bytes(b"")
+        assert build(settings, console=Console(quiet=True)) == first
+
+    def test_a_folder_of_other_files(self, photos):
+        for path in photos.rglob("*.*"):
+            path.rename(path.with_suffix(".heic"))
+        with pytest.raises(InputError, match=r"no photos here, but files .* \(4 \.heic\): correct source"):
+            read(photos)
 
     def test_from_a_zip(self, photos, tmp_path):
         with zipfile.ZipFile(tmp_path / "photos.zip", "w") as file:

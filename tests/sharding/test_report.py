@@ -217,6 +217,15 @@ class TestAnnotationFaults:
         fault = "the same photo under another name (equal bytes)"
         self.has(small, output, fault=fault, effect=effect, ids=ids)
 
+    def test_photo_that_is_a_link_to_elsewhere(self, small, output, tmp_path):
+        (tmp_path / "store").mkdir()
+        photo(small, 2).rename(tmp_path / "store" / "x.jpg")
+        photo(small, 2).symlink_to(tmp_path / "store" / "x.jpg")
+        fault = "the photo is a link that leads out of the photos' location"
+        self.has(small, output, fault=fault, effect="stops", ids=[photo(small, 2).name])
+        cure = json.loads(output.with_name(f"{output.name}.check.json").read_text())["faults"][0]["cure"]
+        assert "cp -L" in cure
+
     def test_photo_name_that_leads_out(self, small, output):
         small.content["images"][1]["file_name"] = "../secret.jpg"
         fault = "the name leads out of the photos' location"
