@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import count, islice
 from typing import Any
 
@@ -39,7 +40,9 @@ class Feed:
         self._split, self._part, self._order = split, part, order
         self._batch_size, self._endless, self._bad_samples = batch_size, endless, bad_samples
         self.lost: dict[int, int] = {}
-        """The pass in which each lost sample, by its place in the split, was found to be lost."""
+        """The pass from which on each lost sample, by its place in the split, is left out."""
+        self._compared: set[str] = set()
+        """The tars that were read to their end and agreed with the manifest."""
         self._pool: ThreadPoolExecutor | None = None
         self._batches: Iterator[Batch] = iter(())
         self._pending: tuple[int, Future[Batch | None]] | None = None
@@ -103,6 +106,8 @@ class Feed:
                 come, payloads = next(arriving)
                 held[come] = payloads
             payloads = held.pop(place)
+            if place == asked[-1]:
+                held |= arriving  # no sample is left, but the end of the last tar to compare
             if payloads is not None:
                 yield payloads
 
@@ -113,25 +118,39 @@ class Feed:
         for part in self._split.parts(places):
             samples = read_index(part.idx)
             due = dict(zip(part.in_tar, part.in_split, strict=True))
+            is_due = part.tar not in self._compared or part.in_tar[-1] == len(samples) - 1
+            compare = partial(self._compare, part) if is_due else None
             try:
-                for in_tar, payloads in read_tar(part.tar, samples, part.in_tar, extensions):
+                for in_tar, payloads in read_tar(part.tar, samples, part.in_tar, extensions, compare):
                     place = due.pop(in_tar)
                     fault = self._bad_samples and damage(payloads, self._split.skeleton.num_keypoints)
                     if fault:
                         member = samples[in_tar][0].member
-                        self._lose(number, [place], part, f"{member} cannot be decoded ({fault})")
+                        self._lose({place: number}, part, f"{member} cannot be decoded ({fault})")
                     yield place, None if fault else payloads
             except BrokenStreamError as error:
-                self._lose(number, list(due.values()), part, str(error))
+                lost = dict.fromkeys(due.values(), number)
+                if (
+                    not due
+                ):  # the tar proved to be altered at its end: what was given of it stays in this pass
+                    lost = dict.fromkeys(set(part.in_split) - self.lost.keys(), number + 1)
+                self._lose(lost, part, str(error))
                 yield from ((place, None) for place in due.values())
 
-    def _lose(self, number: int, places: Sequence[int], part: TarPart, reason: str) -> None:
-        """Give samples up, with a warning, or stop."""
-        self.lost = self.lost | dict.fromkeys(places, number)  # anew: another thread may be saving the old
+    def _compare(self, part: TarPart, sha256: str) -> None:
+        """Raise BrokenStreamError where a tar is not the manifest's and no lost sample explains that."""
+        is_known = any(part.tar == each.tar for each in self._split.parts(sorted(self.lost)))
+        if sha256 != part.sha256 and not is_known:
+            raise BrokenStreamError("its bytes are not those of the manifest (by their SHA-256)")
+        self._compared.add(part.tar)
+
+    def _lose(self, places: dict[int, int], part: TarPart, reason: str) -> None:
+        """Give samples up, each from a pass on, with a warning, or stop."""
+        self.lost = self.lost | places  # anew: another thread may be saving the old
         what = f"{part.tar}: {reason}: {len(places)} lost"
         if len(self.lost) > self._bad_samples:
             raise InputError(
-                f"{what}, {len(self.lost)} in all where loader.bad_samples = {self._bad_samples}: mend the "
-                "shard or its connection, or allow more"
+                f"{what}, {len(self.lost)} in all where loader.bad_samples = {self._bad_samples}: correct "
+                "the shard or its connection, or allow more"
             )
         warnings.warn(f"{what}, {len(self.lost)} in all of {self._bad_samples} allowed", stacklevel=2)

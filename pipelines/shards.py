@@ -5,7 +5,6 @@ where they are.
 """
 
 import re
-import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from tempfile import mkdtemp
-from typing import Any
+from typing import Any, Protocol
 
 import fsspec
 import msgspec
 
 from configs.load import InputError
 from pipelines import stream
+from pipelines.temporary import make_folder
 from sharding.formats.rows import read_json
 from sharding.index import check_end, check_header, end_of, read_index
 from sharding.manifest import (
@@ -41,6 +40,10 @@ PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 """Object stores that DALI reads by itself, and the package that fetches the small files."""
 FETCHES_AT_ONCE = 8
 HEADER_BYTES = 512
+MANIFEST_BYTES = 16_000_000
+"""A manifest has at most so many bytes: those of 60,000 tars."""
+TRUTH_BYTES = 64_000_000
+"""A ground truth has at most so many bytes beside those of its samples."""
 
 
 class _Row(msgspec.Struct):
@@ -112,18 +115,32 @@ def _open_folder(folder: Path) -> Shards:
     return Shards(str(folder), folder, manifest, tars)
 
 
-def _open_elsewhere(root: str, locate: Callable[[str], str], fetch: Callable[[str], bytes]) -> Shards:
+class _Fetch(Protocol):
+    def __call__(self, url: str, path: Path, *, most: int) -> None:
+        """Write the file at an address to `path`. InputError also where it has more than `most` bytes."""
+
+
+def _open_elsewhere(root: str, locate: Callable[[str], str], fetch: _Fetch) -> Shards:
     """Fetch the small files of shards that live elsewhere, check them; they go with the result."""
-    where = locate(MANIFEST_NAME)
-    manifest = parse_manifest(fetch(where), where)
-    tars = tuple(locate(shard.file) for shard in manifest.shards)
-    folder = Path(mkdtemp(prefix="semipose-"))
+    folder, remove = make_folder()
+    try:
+        where = locate(MANIFEST_NAME)
+        fetch(where, folder / MANIFEST_NAME, most=MANIFEST_BYTES)
+        manifest = parse_manifest((folder / MANIFEST_NAME).read_bytes(), where)
+        tars = tuple(locate(shard.file) for shard in manifest.shards)
+        most = {shard.idx_file: _most_index_bytes(shard) for shard in manifest.shards}
+        most[GROUND_TRUTH_NAME] = _most_truth_bytes(manifest)
+
+        def fetch_small(name: str) -> None:
+            fetch(locate(name), folder / name, most=most[name])
+
+        with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
+            list(pool.map(fetch_small, most))
+    except BaseException:
+        remove()
+        raise
     shards = Shards(root, folder, manifest, tars, is_streamed=root.split(":")[0] in STREAMED)
-    weakref.finalize(shards, shutil.rmtree, folder, ignore_errors=True)
-    names = [*(shard.idx_file for shard in manifest.shards), GROUND_TRUTH_NAME]
-    with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
-        for name, content in zip(names, pool.map(fetch, map(locate, names)), strict=True):
-            (folder / name).write_bytes(content)
+    weakref.finalize(shards, remove)
     for tar, shard in zip(tars, manifest.shards, strict=True):
         check_index(folder / shard.idx_file, shard, tar=tar, where=locate(shard.idx_file))
     check_truth(folder / GROUND_TRUTH_NAME, manifest, where=locate(GROUND_TRUTH_NAME))
@@ -139,9 +156,23 @@ def _file_system(root: str, scheme: str) -> Any:
         ) from error
 
 
-def _fetch(store: Any, url: str) -> bytes:
+def _most_index_bytes(shard: ShardEntry) -> int:
+    """A line for each sample: three times extension, two numbers and a name of at most 100 bytes."""
+    return 512 * (shard.samples + 1)
+
+
+def _most_truth_bytes(manifest: Manifest) -> int:
+    """COCO's takes 0.7 kB for each sample; photos without a sample, and crowds with masks, are in it too."""
+    return TRUTH_BYTES + 16_000 * manifest.num_samples
+
+
+def _fetch(store: Any, url: str, path: Path, *, most: int) -> None:
     with _named(url):
-        return store.cat_file(url)
+        if store.info(url)["size"] > most:
+            raise InputError(
+                f"{url}: the file is larger than the {most:,} bytes that it can have: correct the address"
+            )
+        path.write_bytes(store.cat_file(url))
 
 
 def _check_tars(store: Any, shards: Shards) -> None:

@@ -39,6 +39,8 @@ class TarPart(NamedTuple):
     """Their places in the tar, rising."""
     in_split: list[int]
     """Their places in the split."""
+    sha256: str
+    """Hash of the whole tar."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ class Split:
             shard = self.manifest.shards[number]
             first = ends[number] - shard.samples
             in_tar = [self.ordinals[place] - first for place in places]
-            yield TarPart(self.shards.tars[number], self.shards.folder / shard.idx_file, in_tar, places)
+            idx = self.shards.folder / shard.idx_file
+            yield TarPart(self.shards.tars[number], idx, in_tar, places, shard.sha256)
 
     def find_fault(self, message: str) -> InputError | None:
         """Return what is wrong with which sample: the one that DALI's message names, or found by reading."""

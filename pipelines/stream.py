@@ -1,44 +1,76 @@
-"""Tars that arrive as streams: over http, or from any command. The only file here that imports `webdataset`.
+"""Files and tars that arrive as streams: over http, through curl, or from any command.
 
-A stream cannot be searched, so a tar is read from its start, and each member is held against the shard's
-index: what differs from it was damaged on the way. A stream that breaks is opened again, and goes on where it
-broke.
+A stream cannot be searched, so a tar is read from its start. Each header is compared with the shard's index
+before its member is read. A stream that breaks is opened again, and goes on where it broke. Memory and time
+are bounded, whatever the other side sends.
 """
 
+import hashlib
+import os
 import re
+import select
 import shlex
+import subprocess
 import tarfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from subprocess import TimeoutExpired
-
-from webdataset.gopen import Pipe, gopen_pipe
-from webdataset.tariterators import tar_file_iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from configs.load import InputError
-from sharding.index import Component
+from sharding.index import Component, other_member
+from sharding.manifest import is_plain_name
 
-# curl tries again by itself what fails before the first byte; a stalled transfer ends after a minute.
+# curl tries again by itself what fails before the first byte. How long it may take is counted here.
 CURL = (
-    "curl --fail --silent --location --connect-timeout 30 --speed-limit 1 --speed-time 60 "
-    "--retry 5 --retry-connrefused"
+    "curl --fail --silent --show-error --location --globoff --max-redirs 10 --proto =http,https "
+    "--connect-timeout 30 --retry 5 --retry-connrefused"
 )
 RETRIES = 3
 """How often a stream is opened again without a sample in between."""
-CURL_SAYS = {
+WAIT_S = 1.0
+"""Before the first time; doubled for each further one."""
+BUDGET_S = 120.0
+"""How long a file may keep its reader waiting without progress, in all the times that it is opened."""
+STALL_S = 60.0
+"""How long a stream may give fewer than LEAST_BYTES before it counts as broken."""
+LEAST_BYTES = 60_000
+NOTICE_S = 10.0
+"""After so much waiting the file that is waited for is named."""
+EXIT_S = 5.0
+_PIECE_BYTES = 1 << 20
+_MOST_END_BYTES = 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
+_CURL_SAYS = {
+    1: "it leads to something else than http, or answers so",
+    3: "the address is malformed",
     6: "the host is not known",
     7: "no connection",
     18: "the transfer broke off",
-    22: "the server refused, such as for a file that is not there",
-    28: "no byte came for too long",
+    28: "no connection in time",
+    35: "the TLS connection failed",
+    47: "it is redirected more than 10 times",
+    52: "the server gave no answer",
+    56: "the connection broke off",
+    60: "the server's certificate is not valid",
     127: "it is not installed",
 }
-WAIT_S = 1.0
-"""Before the first time; doubled for each further one."""
-EXIT_S = 5.0
+_FINAL = frozenset({1, 3, 47, 60, 127})
+"""curl's statuses that another try would not change."""
+_PASSING = frozenset({"408", "425", "429"})
+"""The 4xx of http that another try may change."""
 
 Payloads = dict[str, bytes]
+
+
+class StreamError(OSError):
+    """A stream that gave no more; is_final: another try would not help."""
+
+    def __init__(self, reason: str, *, is_final: bool = False) -> None:
+        super().__init__(reason)
+        self.is_final = is_final
 
 
 class BrokenStreamError(Exception):
@@ -51,112 +83,251 @@ def locate(root: str, file: str) -> str:
     root: `http(s)://...`, the file follows after a slash; or `pipe:COMMAND`, in which `{file}` stands for it.
     """
     if not root.startswith("pipe:"):
-        return f"{root.rstrip('/')}/{file}"
+        return f"{_escape(root).rstrip('/')}/{quote(file, safe='')}"
     if "{file}" not in root:
         raise InputError(
             f"{root}: the command must name the file to print as {{file}}: pipe:cat shards/{{file}}"
         )
-    if not re.fullmatch(r"[\w.+=@-]+", file, re.ASCII):
+    if not is_plain_name(file):
         raise InputError(
             f"{root}: {file!r} cannot stand in a command: give the shards a name of plain letters"
         )
     return root.replace("{file}", file)
 
 
-def fetch(url: str) -> bytes:
-    """Read a whole small file. Raises InputError."""
-    failures = 0
+def fetch(url: str, path: Path, *, most: int) -> None:
+    """Write a whole file to `path`. Raises InputError, also where it has more than `most` bytes."""
+    patience = _Patience(url)
     while True:
-        pipe = _open(url)
-        content = pipe.stream.read()
-        ending = _ending(url, pipe)
-        if ending is None:
-            return content
-        failures += 1
-        if failures > RETRIES:
-            raise InputError(
-                f"{url}: the file cannot be read ({ending}): correct the address or mend the way"
-            )
-        _wait(url, ending, failures)
+        try:
+            with _open(url, patience) as stream, path.open("wb") as file:
+                size = 0
+                while piece := stream.read(min(_PIECE_BYTES, most + 1 - size)):
+                    size += file.write(piece)
+                if size > most:
+                    raise InputError(
+                        f"{url}: the file is larger than the {most:,} bytes that it can have: "
+                        "correct the address"
+                    )
+                stream.check_ending()
+            return
+        except StreamError as error:
+            if not patience.tries_again(error):
+                raise InputError(
+                    f"{url}: the file cannot be read ({error}): correct the address or the connection"
+                ) from error
 
 
 def read_tar(
-    url: str, samples: Sequence[tuple[Component, ...]], places: Sequence[int], extensions: Sequence[str]
+    url: str,
+    samples: Sequence[tuple[Component, ...]],
+    places: Sequence[int],
+    extensions: Sequence[str],
+    compare: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[int, Payloads]]:
     """Yield some samples of a tar, each with its place and the bytes of some of its members.
 
-    samples: all of the tar, from its index. places: those wanted, rising; nothing is read beyond the last.
-    Raises BrokenStreamError.
+    samples: all of the tar, from its index. places: those wanted, rising. compare: is called at the end with
+    the SHA-256 of the whole tar, which is read on for it; without it nothing is read beyond the last sample
+    wanted. Raises BrokenStreamError.
     """
-    done = failures = 0
-    while done < len(places):
+    patience = _Patience(url)
+    done = 0
+    while True:
         try:
-            for found in _read_once(url, samples, places[done:], extensions):
-                yield found
-                done, failures = done + 1, 0
-        except (OSError, EOFError, tarfile.TarError) as error:
-            failures += 1
-            if failures > RETRIES:
+            with _open(url, patience) as stream:
+                for found in _read_once(stream, samples, places[done:], extensions, compare):
+                    yield found
+                    done += 1
+                    patience.renew()
+            return
+        except StreamError as error:
+            if not patience.tries_again(error):
                 raise BrokenStreamError(str(error)) from error
-            _wait(url, str(error), failures)
 
 
 def _read_once(
-    url: str, samples: Sequence[tuple[Component, ...]], places: Sequence[int], extensions: Sequence[str]
+    stream: "_Stream",
+    samples: Sequence[tuple[Component, ...]],
+    places: Sequence[int],
+    extensions: Sequence[str],
+    compare: Callable[[str], None] | None,
 ) -> Iterator[tuple[int, Payloads]]:
     wanted = set(places)
-    pipe = _open(url)
+    for place, sample in enumerate(samples if compare else samples[: places[-1] + 1]):
+        payloads = {}
+        for component in sample:
+            payload = stream.read_member(component)
+            if place in wanted and component.extension in extensions:
+                payloads[component.extension] = payload
+        if place in wanted:
+            yield place, payloads
+    if compare:
+        compare(stream.read_end_of_tar())
+
+
+class _Patience:
+    """How often a file is still opened, and how long it may still keep its reader waiting."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew, after progress."""
+        self._failures, self.left_s = 0, BUDGET_S
+
+    def tries_again(self, error: StreamError) -> bool:
+        """Whether the file is to be opened again after this error; if so, says it and waits a little."""
+        self._failures += 1
+        if error.is_final or self._failures > RETRIES or self.left_s <= 0:
+            return False
+        again = f"{self.url}: {error}: opened again ({self._failures} of {RETRIES})"
+        warnings.warn(again, stacklevel=3)
+        time.sleep(WAIT_S * 2 ** (self._failures - 1))
+        return True
+
+
+@contextmanager
+def _open(url: str, patience: _Patience) -> Iterator["_Stream"]:
+    stream = _Stream(url, patience)
     try:
-        members = tar_file_iterator(pipe.stream)
-        for place, sample in enumerate(samples[: places[-1] + 1]):
-            payloads = {}
-            for component in sample:
-                payload = _next_member(members, component, url, pipe)
-                if place in wanted and component.extension in extensions:
-                    payloads[component.extension] = payload
-            if place in wanted:
-                yield place, payloads
+        yield stream
     finally:
-        _ending(url, pipe)  # that of a command whose output nobody reads to the end means nothing
+        stream.end()
 
 
-def _next_member(members: Iterator[dict], component: Component, url: str, pipe: Pipe) -> bytes:
-    """Return the bytes of the next member, which must be `component`."""
-    try:
-        member = next(members, None)
-    except (OSError, tarfile.TarError) as error:
-        raise EOFError(f"it broke off before {component.member} ({_ending(url, pipe) or error})") from error
-    if member is None:
-        raise EOFError(f"it ended before {component.member} ({_ending(url, pipe) or 'the tar is cut short'})")
-    if (member["fname"], len(member["data"])) != (component.member, component.size):
-        raise BrokenStreamError(
-            f"it has {member['fname']} ({len(member['data'])} bytes) where the index has {component.member} "
-            f"({component.size} bytes)"
+class _Stream:
+    """What a command prints, hashed as it is read. Waiting for it counts only while next to nothing comes."""
+
+    def __init__(self, url: str, patience: _Patience) -> None:
+        self._url, self._patience = url, patience
+        self._is_curl = not url.startswith("pipe:")
+        command = f"exec {CURL} {shlex.quote(url)}" if self._is_curl else url.removeprefix("pipe:")
+        errors = subprocess.PIPE if self._is_curl else None
+        self._process = subprocess.Popen(
+            command, shell=True, bufsize=0, stdout=subprocess.PIPE, stderr=errors
         )
-    return member["data"]
+        assert self._process.stdout is not None
+        self._output = self._process.stdout
+        self._poll = select.poll()
+        self._poll.register(self._output, select.POLLIN)
+        self._digest = hashlib.sha256()
+        self._waited_s, self._came, self._has_told = 0.0, 0, False
+        self._is_idle = self._is_curl
+        self._reason: str | None = None
+        self.is_final = False
+
+    def read(self, count: int) -> bytes:
+        """Return the next `count` bytes; fewer only where the output ends. Raises StreamError."""
+        pieces = []
+        while count > 0 and (piece := self._read_some(min(count, _PIECE_BYTES))):
+            pieces.append(piece)
+            count -= len(piece)
+        content = b"".join(pieces)
+        self._digest.update(content)
+        return content
+
+    def read_member(self, component: Component) -> bytes:
+        """Return the payload of the next member of a tar, which must be `component`.
+
+        Raises BrokenStreamError where it is another, whose payload is not read then, whatever its size.
+        """
+        header = self.read(tarfile.BLOCKSIZE)
+        if len(header) == tarfile.BLOCKSIZE:
+            try:
+                other = other_member(header, component)
+            except tarfile.HeaderError as error:
+                raise BrokenStreamError(
+                    f"no tar header stands before {component.member} ({error})"
+                ) from error
+            if other is not None:
+                raise BrokenStreamError(
+                    f"it has {other} where the index has {component.member} ({component.size} bytes)"
+                )
+            payload = self.read(component.size)
+            padding = -component.size % tarfile.BLOCKSIZE
+            if len(payload) == component.size and len(self.read(padding)) == padding:
+                return payload
+        reason = self.end()
+        verb = "broke off" if header or reason else "ended"
+        raise StreamError(
+            f"it {verb} before {component.member} ({reason or 'the tar is cut short'})",
+            is_final=self.is_final,
+        )
+
+    def read_end_of_tar(self) -> str:
+        """Read what follows the last member; gives the SHA-256 of the whole. Raises BrokenStreamError."""
+        if len(self.read(_MOST_END_BYTES + 1)) > _MOST_END_BYTES:
+            raise BrokenStreamError("it goes on after the last member of its index")
+        self.check_ending()
+        return self._digest.hexdigest()
+
+    def check_ending(self) -> None:
+        """Raises StreamError where the command failed."""
+        reason = self.end()
+        if reason is not None:
+            raise StreamError(reason, is_final=self.is_final)
+
+    def end(self) -> str | None:
+        """Stop the command; gives how it failed, None where it did not. (Cut off early, it may well fail.)"""
+        if not self._output.closed:
+            self._patience.left_s -= self._waited_s
+            self._output.close()
+            try:
+                self._process.wait(0 if self._is_idle else EXIT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._reason = self._explain(self._process.returncode)
+        return self._reason
+
+    def _explain(self, status: int) -> str | None:
+        """Say how the command failed; sets `is_final` where it would fail again."""
+        errors = self._process.stderr
+        said = "" if errors is None else errors.read().decode(errors="replace").strip()
+        if errors is not None:
+            errors.close()
+        if status == 0:
+            return None
+        if status < 0:
+            return "its command did not end and was killed"
+        if not self._is_curl:
+            return f"its command ended with status {status}"
+        answer = re.search(r"returned error: (\d+)", said) if status == 22 else None
+        self.is_final = status in _FINAL or bool(answer and answer[1][0] == "4" and answer[1] not in _PASSING)
+        if answer:
+            what = ", as for a file that is not there" if answer[1] in ("403", "404", "410") else ""
+            return f"curl: the server refused it with status {answer[1]}{what}"
+        own = re.search(rf"curl: \({status}\) (.*)", said)
+        return f"curl: {_CURL_SAYS.get(status) or (own[1] if own else f'status {status}')}"
+
+    def _read_some(self, most: int) -> bytes:
+        """Return the next bytes, at most so many, none at the end. Raises StreamError after a stall."""
+        limit_s = min(STALL_S, self._patience.left_s)
+        is_ready: list[Any] = []
+        while not is_ready:
+            until_s = limit_s if self._has_told else min(NOTICE_S, limit_s)
+            began = time.monotonic()
+            is_ready = self._poll.poll(1000 * max(0.0, until_s - self._waited_s))
+            self._waited_s += time.monotonic() - began
+            if self._waited_s >= limit_s:
+                self._is_idle = True
+                raise StreamError(f"{self._came or 'no'} bytes came in {self._waited_s:.0f} s")
+            if self._waited_s >= NOTICE_S and not self._has_told:
+                self._has_told = True
+                warnings.warn(f"{self._url}: this file is waited for; next to nothing comes", stacklevel=2)
+        piece = os.read(self._output.fileno(), most)
+        self._is_idle = self._is_curl and bool(piece)
+        self._came += len(piece)
+        if self._came >= LEAST_BYTES:
+            self._waited_s, self._came, self._has_told = 0.0, 0, False
+        return piece
 
 
-def _open(url: str) -> Pipe:
-    command = url if url.startswith("pipe:") else f"pipe:{CURL} {shlex.quote(url)}"
-    return gopen_pipe(command)
-
-
-def _ending(url: str, pipe: Pipe) -> str | None:
-    """Return how a command failed whose output has ended or was closed; None where it did not."""
-    pipe.stream.close()
-    try:
-        status = pipe.proc.wait(EXIT_S)
-    except TimeoutExpired:
-        pipe.proc.kill()
-        pipe.proc.wait()
-        return "its command did not end and was killed"
-    if status == 0:
-        return None
-    if url.startswith("pipe:"):
-        return f"its command ended with status {status}"
-    return f"curl: {CURL_SAYS.get(status, f'status {status}')}"
-
-
-def _wait(url: str, reason: str, failures: int) -> None:
-    warnings.warn(f"{url}: {reason}: opened again ({failures} of {RETRIES})", stacklevel=3)
-    time.sleep(WAIT_S * 2 ** (failures - 1))
+def _escape(root: str) -> str:
+    """The address as http takes it: what the user typed, with what cannot stand in an address escaped."""
+    scheme, _, rest = root.partition("://")
+    host, slash, path = rest.partition("/")
+    path = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path)
+    return f"{scheme}://{host}{slash}{quote(path, safe='/%:?&=~@!$()*,;+')}"

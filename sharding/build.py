@@ -9,6 +9,7 @@ if __name__ == "__main__":  # run as a file, Python looks for packages in this f
 
     leave_when_stopped()
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,6 +42,7 @@ from sharding.manifest import (
     MANIFEST_NAME,
     Manifest,
     check_shards,
+    is_plain_name,
     read_manifest,
     write_manifest,
 )
@@ -71,6 +73,7 @@ def build(settings: BuildSettings, *, console: Console) -> Manifest:
     output that is running, and a disk that cannot be written.
     """
     start = time.perf_counter()
+    _check_name(settings.output.name, console)
     with np.errstate(all="ignore"):  # numbers that float32 cannot hold become findings
         annotations = settings.source.read()
         inspect_people(annotations)
@@ -102,6 +105,23 @@ def build(settings: BuildSettings, *, console: Console) -> Manifest:
     )
     print_warnings(console, (annotations.findings,))
     return manifest
+
+
+def _check_name(name: str, console: Console) -> None:
+    """Say early what the name of the output, which is that of the tars too, keeps from working."""
+    if re.search(r"[\\\x00-\x1f\x7f\ud800-\udfff]", name):
+        raise InputError(
+            f"output={name!r}: the tars cannot have this name, which holds a backslash, a control character "
+            "or bytes that are no UTF-8: give another output=..."
+        )
+    if name and not is_plain_name(name):
+        console.print(
+            f"note: tars named {name!r} can be read from a folder, an object store or over http, but not "
+            "through pipe:COMMAND, which takes letters, digits and . _ + = @ - alone",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _find_output(

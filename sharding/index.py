@@ -134,19 +134,30 @@ def check_headers(file: BinaryIO, samples: Sequence[tuple[Component, ...]], *, t
 
 def check_header(header: bytes, component: Component, *, tar: str) -> None:
     """Find out whether the 512 bytes before a component name it. Raises InputError that names `tar`."""
-    if _is_plain_header(header, component):
-        return
     try:
-        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        other = other_member(header, component)
     except tarfile.HeaderError as error:
         raise InputError(
             f"{tar}: no tar header stands before {component.member} ({error}): {_BUILD}"
         ) from error
-    if not member.isreg() or (member.name, member.size) != (component.member, component.size):
+    if other is not None:
         raise InputError(
-            f"{tar}: {member.name} ({member.size} bytes) stands where the index has {component.member} "
-            f"({component.size} bytes): the index is stale: {_BUILD}"
+            f"{tar}: {other} stands where the index has {component.member} ({component.size} bytes): "
+            f"the index is stale: {_BUILD}"
         )
+
+
+def other_member(header: bytes, component: Component) -> str | None:
+    """Say which member a header of 512 bytes names; None where it is `component`. Raises tarfile.HeaderError.
+
+    Extended headers (PAX, GNU) are other members: what they claim is not read.
+    """
+    if _is_plain_header(header, component):
+        return None
+    member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    if member.isreg() and (member.name, member.size) == (component.member, component.size):
+        return None
+    return f"{member.name} ({member.size} bytes)"
 
 
 def _is_plain_header(header: bytes, component: Component) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +26,11 @@ MEMBERS = ("jpg", "pose", "json")
 _CURE = "copy it again or build the shards again"
 _HASH_KEY = "sha256"
 """Where `dataset.json` holds the hash of all its other values; shards of older builds have none."""
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a file's name can stand in a shell command as it is, in quotes of any kind or in none."""
+    return re.fullmatch(r"[\w.+=@-]+", name, re.ASCII) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

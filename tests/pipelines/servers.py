@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,6 +41,11 @@ class Handler(BaseHTTPRequestHandler):
             is_there = unquote(url.path).split("/")[1] == BUCKET
             listing = self._listing(query.get("prefix", ""), query.get("delimiter", "\0"))
             return self._send(200, listing, with_body) if is_there else self._send(404, NO_BUCKET, with_body)
+        if name in self.server.answers:
+            self.close_connection = True
+            with suppress(ConnectionError):  # the other side may have heard enough
+                return self.server.answers[name](self)
+            return None
         path = self.server.folder / name
         if not path.is_file():
             return self._send(404, b"", with_body)
@@ -101,7 +106,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FileServer(ThreadingHTTPServer):
-    """Serves `folder`. breaks: name of a file to the bytes after which its next transfer breaks off."""
+    """Serves `folder`.
+
+    breaks: name of a file to the bytes after which its next transfer breaks off. answers: name of a file to
+    what answers in its place, as long as it is there.
+    """
 
     daemon_threads = True
 
@@ -109,6 +118,8 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder = folder
         self.breaks: dict[str, int] = {}
+        self.answers: dict[str, Callable[[Handler], None]] = {}
+        self.is_over = threading.Event()
         self.requests: list[tuple[str, str]] = []
 
     @property
@@ -122,6 +133,7 @@ def serve(folder: Path) -> Iterator[FileServer]:
     with FileServer(folder) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server
+        server.is_over.set()  # for answers that wait
         server.shutdown()
 
 

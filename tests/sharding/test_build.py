@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 import sharding.build
 import sharding.formats.lsp
@@ -178,6 +179,19 @@ class TestOutput:
         ):
             build(small.settings(output), console=quiet)
         assert mine.read_text() == "mine"
+
+    @pytest.mark.parametrize("name", ["a\\b", "a\nb", "a\udcffb"])
+    def test_names_that_no_tar_can_have_are_refused_before_the_work(self, small, output, quiet, name):
+        small.annotations.unlink()
+        with pytest.raises(InputError, match="the tars cannot have this name, which holds a backslash"):
+            build(small.settings(output.with_name(name)), console=quiet)
+
+    def test_names_that_no_command_takes_are_told_before_the_work(self, small, output):
+        """Over http they are read: tests/pipelines/test_hostile_streams.py."""
+        for name, is_told in (("my set", True), ("set[1]", True), ("ä", True), ("train_2017.v1", False)):
+            shown = io.StringIO()
+            build(small.settings(output.with_name(name)), console=Console(file=shown, width=200))
+            assert shown.getvalue().startswith(f"note: tars named {name!r} can be read from") == is_told
 
     def test_empty_folder_is_filled(self, small, output, quiet):
         output.mkdir(parents=True)

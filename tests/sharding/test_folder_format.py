@@ -89,7 +89,10 @@ class TestWhole:
             manifest = build(settings, console=Console(file=shown, width=200))
             assert manifest.num_samples == 5
             assert manifest.problems == {}
-            assert f"passed over: file without the suffix of a photo ({said})" in shown.buffer.getvalue().decode()
+            assert (
+                f"passed over: file without the suffix of a photo ({said})"
+                in shown.buffer.getvalue().decode()
+            )
             check(settings, console=Console(file=shown, width=200))
             (fault,) = json.loads((tmp_path / "s.check.json").read_text())["faults"]
             assert (fault["effect"], fault["count"], fault["detail"]) == ("passed over", 6, said)

@@ -1,0 +1,47 @@
+"""Temporary folders that go with their process; what a killed one left goes when the next one starts."""
+
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+_PREFIX = "semipose-"
+_LOCK = "owner.lock"
+
+
+def make_folder() -> tuple[Path, Callable[[], None]]:
+    """Make a temporary folder that this process owns; gives it and what removes it.
+
+    The owner holds a lock that ends with it, however it ends: folders whose lock is free are removed first.
+    """
+    _remove_orphans()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    aside = folder / f"{_LOCK}.new"
+    lock = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with suppress(OSError):  # a disk that knows no locks: the folder is removed by its owner alone
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        aside.rename(folder / _LOCK)  # nobody meets a lock that is not held yet
+    return folder, partial(_remove, folder, lock)
+
+
+def _remove(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
+
+
+def _remove_orphans() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another process removes it too
+            found = folder.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+                lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder)
+                finally:
+                    os.close(lock)
