@@ -15,6 +15,7 @@ from sharding.decode import photo_sizes
 from sharding.findings import Fault, Findings
 from sharding.formats.rows import RowReader, read_json
 from sharding.photos import IMAGE_SUFFIXES, Photos
+from sharding.photos.base import UnreachableError
 from sharding.record import Photo
 from sharding.results import Box, FoundBox, PhotoFinder, note_boxes, read_results
 
@@ -177,6 +178,8 @@ def _read_size(photo: Photo, photos: Photos) -> tuple[int, int] | str | None:
     """Width and height of the upright picture; why they are not known, where no list says them either."""
     try:
         stored_wh, upright_wh = _read_sizes(photo.file_name, photos)
+    except UnreachableError:
+        raise
     except InputError:  # the build names it
         return photo.size_wh
     except ValueError as error:

@@ -55,6 +55,10 @@ class Photos(ABC):
         return f"{self.location.rstrip('/')}/{name}"
 
 
+class UnreachableError(InputError):
+    """A server that photos are read from does not give them: others need not be asked for."""
+
+
 class LeadsOutError(InputError):
     """A photo is a link that leads out of the location."""
 

@@ -2,7 +2,9 @@
 
 import os
 import re
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from sharding.photos.base import (
     MOST_BYTES,
     Listing,
     Photos,
+    UnreachableError,
     absent_photo,
     by_folder,
     no_location,
@@ -27,6 +30,12 @@ from sharding.photos.base import (
 
 RETRY_SECONDS = (0.5, 2.0)
 """Waits before the second and the third try over a network."""
+BUDGET_S = 120.0
+"""How long one photo of a web server may take, in all its tries."""
+STALL_S = 60.0
+"""How long a web server may say nothing before it is asked again."""
+NOTICE_S = 10.0
+"""After so much waiting the photo that is waited for is named."""
 
 _PACKAGES = {
     "s3": "s3fs",
@@ -36,6 +45,7 @@ _PACKAGES = {
     "http": "aiohttp",
     "https": "aiohttp",
 }
+_MOST_LETTERS = 200
 _FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError)
 _Result = TypeVar("_Result")
 
@@ -49,7 +59,7 @@ class UrlPhotos(Photos):
         files, path = self._find(name)
         fetch = _fetch_web if self._is_web else _fetch
         try:
-            payload = _with_retries(lambda: fetch(files, path, head or MOST_BYTES + 1))
+            payload = _with_retries(lambda: fetch(files, path, head or MOST_BYTES + 1), where)
         except FileNotFoundError as error:
             raise absent_photo(where) from error
         except Exception as error:  # every protocol has its own errors
@@ -78,7 +88,7 @@ class UrlPhotos(Photos):
             )
         files, root = self._root()
         try:
-            paths = _with_retries(lambda: files.find(root))
+            paths = _with_retries(lambda: files.find(root), self.location)
         except FileNotFoundError as error:
             raise no_location(self.location) from error
         except Exception as error:  # every protocol has its own errors
@@ -107,7 +117,7 @@ class UrlPhotos(Photos):
         """The files right in a sub-folder ("" for the location itself)."""
         files, path = self._find(folder) if folder else self._root()
         try:
-            entries = _with_retries(lambda: files.ls(path, detail=True))
+            entries = _with_retries(lambda: files.ls(path, detail=True), self.location)
         except (FileNotFoundError, NotADirectoryError) as error:
             if not folder:
                 raise no_location(self.location) from error
@@ -122,7 +132,7 @@ class UrlPhotos(Photos):
         """The name again if a web server does not have it."""
         files, path = self._find(name)
         try:
-            _with_retries(lambda: _fetch_web(files, path, 0))
+            _with_retries(lambda: _fetch_web(files, path, 0), self.where(name))
         except FileNotFoundError:
             return name
         except Exception as error:  # aiohttp's own errors
@@ -134,7 +144,7 @@ class UrlPhotos(Photos):
 def file_system(location: str, _pid: int) -> tuple[Any, str]:
     """fsspec's file system of an address and the path in it, made once in each process."""
     try:
-        return fsspec.core.url_to_fs(location)
+        return fsspec.core.url_to_fs(location, **_web_options(location))
     except ImportError as error:
         packages = [_PACKAGES[each] for each in re.findall(r"(\w+)://", location) if each in _PACKAGES]
         cure = f"pip install {' '.join(packages)}" if packages else str(error)
@@ -161,20 +171,56 @@ def _fetch_web(files: Any, path: str, num_bytes: int) -> bytes:
     return bytes(content)
 
 
-def _with_retries(action: Callable[[], _Result]) -> _Result:
+def _web_options(location: str) -> dict[str, Any]:
+    """fsspec's options of an address that leads to a web server; aiohttp would wait five minutes."""
+    if not re.search(r"https?://", location):
+        return {}
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=BUDGET_S, sock_connect=STALL_S, sock_read=STALL_S)
+    options = {"client_kwargs": {"timeout": timeout}}
+    return {"http": options, "https": options} if "::" in location else options
+
+
+def _with_retries(action: Callable[[], _Result], where: str) -> _Result:
     """Try again after errors that may pass (fsspec's s3 and gs do so too, its http does not)."""
-    for seconds in RETRY_SECONDS:
-        try:
-            return action()
-        except _FINAL_ERRORS:
-            raise
-        except Exception:  # every protocol has its own errors
-            time.sleep(seconds)
-    return action()
+    began = time.monotonic()
+    notice = threading.Timer(NOTICE_S, warnings.warn, [f"{where}: this is waited for; nothing has come yet"])
+    notice.daemon = True
+    notice.start()
+    try:
+        for seconds in RETRY_SECONDS:
+            try:
+                return action()
+            except _FINAL_ERRORS:
+                raise
+            except Exception:  # every protocol has its own errors
+                if time.monotonic() - began + seconds >= BUDGET_S:
+                    raise
+                time.sleep(seconds)
+        return action()
+    finally:
+        notice.cancel()
 
 
-def _unreachable(where: str, error: Exception) -> InputError:
-    reason = str(error) or type(error).__name__
-    return InputError(
+_WORDS = {
+    "TooManyRedirects": "it is redirected more than 10 times",
+    "NonHttpUrlRedirectClientError": "it is redirected to something else than http",
+    "InvalidUrlRedirectClientError": "it is redirected to an address that is malformed",
+    "ServerDisconnectedError": "the server gave no answer",
+    "ClientPayloadError": "the transfer broke off",
+}
+"""What aiohttp's errors mean, by their class, of which there is none where it is not installed."""
+
+
+def _unreachable(where: str, error: Any) -> UnreachableError:
+    reason = _WORDS.get(type(error).__name__)
+    if reason is None and isinstance(error, TimeoutError):
+        reason = f"it did not come within {BUDGET_S:.0f} s"
+    if reason is None and isinstance(getattr(error, "status", None), int):  # an answer of a web server
+        reason = f"{error.status} {error.message}".splitlines()[0].rstrip(": ")
+    if reason is None:
+        reason = " ".join(str(error).split())[:_MOST_LETTERS] or type(error).__name__
+    return UnreachableError(
         f"{where}: this cannot be read ({reason}): correct the address, or the rights to read it"
     )

@@ -122,6 +122,9 @@ class FileServer(ThreadingHTTPServer):
         self.is_over = threading.Event()
         self.requests: list[tuple[str, str]] = []
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of callers that heard enough."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
@@ -148,6 +151,39 @@ def serve_apart(folder: Path) -> Iterator[str]:
             yield process.stdout.readline().strip()
         finally:
             process.kill()
+
+
+def send(handler: Handler, content: bytes, status: int = 200, **headers: str) -> None:
+    """Answer with such a status, headers and content."""
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    handler.wfile.write(content)
+    handler.wfile.flush()
+
+
+def silent(handler: Handler) -> None:
+    """Say nothing, for as long as anyone waits."""
+    handler.server.is_over.wait(20)
+
+
+def drip(handler: Handler) -> None:
+    """Say a byte a hundredth of a second, without end."""
+    send(handler, b"")
+    while not handler.server.is_over.wait(0.01):
+        handler.wfile.write(b"{")
+        handler.wfile.flush()
+
+
+def redirect(to: str) -> Callable[[Handler], None]:
+    """What sends its caller elsewhere."""
+    return lambda handler: send(handler, b"", 302, Location=to)
+
+
+def hang_up(handler: Handler) -> None:
+    """Close the connection without a word."""
+    handler.rfile.close()
 
 
 def pipe_of(folder: Path) -> str:

@@ -26,21 +26,12 @@ from pipelines.source import labelled_split, open_split
 from pipelines.temporary import make_folder
 from sharding.index import read_index
 from tests.pipelines.conftest import PEOPLE
-from tests.pipelines.servers import FileServer, Handler, pipe_of
+from tests.pipelines.servers import FileServer, Handler, drip, hang_up, pipe_of, redirect, send, silent
 from tests.pipelines.test_loader import VIEWS, shown_samples
 from tests.pipelines.test_lost_samples import first_batches, stream_of
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("quick_retries")
-
-
-def send(handler: Handler, content: bytes, status: int = 200, **headers: str) -> None:
-    handler.send_response(status)
-    for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.end_headers()
-    handler.wfile.write(content)
-    handler.wfile.flush()
 
 
 class Endless:
@@ -54,17 +45,6 @@ class Endless:
         while not handler.server.is_over.is_set():
             handler.wfile.write(bytes(1 << 16))
             self.sent += 1 << 16
-
-
-def silent(handler: Handler) -> None:
-    handler.server.is_over.wait(20)
-
-
-def drip(handler: Handler) -> None:
-    send(handler, b"")
-    while not handler.server.is_over.wait(0.01):
-        handler.wfile.write(b"{")
-        handler.wfile.flush()
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "test-000001.idx", "ground_truth.json"])
@@ -246,14 +226,6 @@ def test_a_trainer_that_does_not_ask_is_not_waited_for(
         for _ in range(6):
             time.sleep(0.1)
             next(arriving)
-
-
-def redirect(to: str) -> Callable[[Handler], None]:
-    return lambda handler: send(handler, b"", 302, Location=to)
-
-
-def hang_up(handler: Handler) -> None:
-    handler.rfile.close()
 
 
 @pytest.mark.filterwarnings("ignore:.*opened again")

@@ -1,10 +1,12 @@
 """Photos behind addresses: web servers that fail, object stores, chains, absent packages."""
 
 import http.server
+import json
 import subprocess
 import sys
 import threading
 import urllib.parse
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,10 @@ import fsspec
 import pytest
 
 from configs.load import InputError
+from sharding.boxes import ResultsBoxes
+from sharding.formats.folder import FolderFormat
 from sharding.photos import open_photos, url
-from tests.pipelines.servers import BUCKET, serve
+from tests.pipelines.servers import BUCKET, drip, hang_up, redirect, send, serve, silent
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = {
@@ -106,6 +110,70 @@ class TestWeb:
         monkeypatch.setattr(url, "RETRY_SECONDS", ())
         with pytest.raises(InputError, match="this cannot be read"):
             open_photos("http://127.0.0.1:9/set").read("a.jpg")
+
+
+class TestFaultyServers:
+    """Each fault is one sentence, and takes no longer than the budget."""
+
+    @pytest.fixture
+    def faulty(self, monkeypatch, tmp_path):
+        pytest.importorskip("aiohttp")
+        monkeypatch.setattr(url, "RETRY_SECONDS", (0.01, 0.01))
+        monkeypatch.setattr(url, "BUDGET_S", 0.8)
+        monkeypatch.setattr(url, "STALL_S", 0.5)
+        monkeypatch.setattr(url, "NOTICE_S", 0.1)
+        with serve(tmp_path) as server:
+            yield server
+
+    @pytest.mark.parametrize(("answer", "asked"), [(silent, 2), (drip, 1)])
+    @pytest.mark.filterwarnings("ignore")
+    def test_next_to_nothing_comes(self, faulty, answer, asked):
+        faulty.answers["a.jpg"] = answer
+        with (
+            pytest.warns(
+                UserWarning, match=rf"{faulty.url}/a\.jpg: this is waited for; nothing has come yet"
+            ),
+            pytest.raises(InputError, match=r"/a\.jpg: this cannot be read \(it did not come within 1 s\)"),
+        ):
+            open_photos(faulty.url).read("a.jpg")
+        assert len(faulty.requests) == asked
+
+    def test_others_are_not_waited_for(self, faulty, tmp_path):
+        """Sizes and presence of a thousand photos are asked for sixteen at a time."""
+        names = [f"{number}.jpg" for number in range(1000)]
+        faulty.answers = dict.fromkeys(names, silent)
+        (tmp_path / "list.json").write_text(
+            json.dumps({"images": [{"id": number, "file_name": name} for number, name in enumerate(names)]})
+        )
+        (tmp_path / "boxes.json").write_text(
+            json.dumps([{"image_id": number, "bbox": [1, 1, 5, 5]} for number in range(1000)])
+        )
+        boxes = ResultsBoxes(results=tmp_path / "boxes.json", images=tmp_path / "list.json")
+        with warnings.catch_warnings(action="ignore"):
+            with pytest.raises(InputError, match="it did not come within"):
+                open_photos(faulty.url).absent(names)
+            with pytest.raises(InputError, match="it did not come within"):
+                FolderFormat(images=faulty.url, boxes=boxes).read()
+        assert len(faulty.requests) < 200
+
+    @pytest.mark.parametrize(
+        ("answer", "says"),
+        [
+            (redirect("/a.jpg"), "it is redirected more than 10 times"),
+            (redirect("file:///etc/passwd"), "it is redirected to something else than http"),
+            (redirect("http://[x"), "it is redirected to an address that is malformed"),
+            (lambda handler: send(handler, b"", 503), "503 Service Unavailable"),
+            (lambda handler: handler.wfile.write(b"nonsense\r\n\r\n"), "400 Bad status line"),
+            (lambda handler: send(handler, b"x", Content_Length="9"), "the transfer broke off"),
+            (hang_up, "the server gave no answer"),
+        ],
+    )
+    def test_refusals_are_said_in_words(self, faulty, answer, says):
+        faulty.answers["a.jpg"] = answer
+        with pytest.raises(InputError) as error:
+            open_photos(faulty.url).read("a.jpg")
+        cure = "correct the address, or the rights to read it"
+        assert str(error.value) == f"{faulty.url}/a.jpg: this cannot be read ({says}): {cure}"
 
 
 class TestAddresses:
