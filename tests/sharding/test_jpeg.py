@@ -123,6 +123,6 @@ def test_scans_of_other_pictures_in_the_file_do_not_count():
     preview = b"Exif\0\0" + with_scans(MOST_SCANS - 1)
     block = b"\xff\xe1" + (len(preview) + 2).to_bytes(2, "big") + preview
     photo = encoded(1, progressive=True)
-    payload = photo[:2] + block + photo[2:] + with_scans(MOST_SCANS)
+    payload = photo[:2] + block + photo[2:] + b"\0\2" + with_scans(MOST_SCANS)
     np.testing.assert_array_equal(decode_jpeg(payload)[0], decode_jpeg(photo)[0])
     decode_photo(payload, size_wh=None, where="p")
