@@ -23,15 +23,17 @@ _PUBLISHED_SIGMAS = _published_sigmas()
 
 UNMIRRORED = Fault(
     "no keypoint mirrors another, although the recipes mirror half of the views",
-    "kept",
+    "warned",
     "give source.flip_pairs (with source.name=coco-style), or source.flip_pairs=[] if that is right",
     "keypoint",
+    is_identity=False,
 )
 LONELY = Fault(
     "the name seems to have a side, but no keypoint mirrors it",
-    "kept",
+    "warned",
     "correct the name, or give source.flip_pairs (with source.name=coco-style)",
     "keypoint",
+    is_identity=False,
 )
 AGAINST_NAMES = Fault(
     "`flip_pairs` contradicts the names of the keypoints",
@@ -44,6 +46,7 @@ LEFT_OUT = Fault(
     "kept",
     "add the pair to source.flip_pairs, unless it is meant so",
     "keypoint",
+    is_identity=False,
 )
 BONES_FROM_ZERO = Fault(
     "`skeleton` counts keypoints from 0 where COCO counts from 1; read so",
@@ -56,6 +59,7 @@ BAD_BONES = Fault(
     "kept",
     "give source.bones as pairs of names (with source.name=coco-style), or source.bones=[] for none",
     "category",
+    is_identity=False,
 )
 
 

@@ -101,7 +101,7 @@ class TestAnnotationFaults:
         for row in small.content["annotations"]:
             row["keypoints"] = row["keypoints"][:6]
         table, _, faults = looked_at(small, output)
-        assert [(fault["effect"], fault["ids"]) for fault in faults.values()] == [("kept", ["1", "2"])]
+        assert [(fault["effect"], fault["ids"]) for fault in faults.values()] == [("warned", ["1", "2"])]
         assert "source.flip_pairs=[]" in table
         assert "mirror pairs: none\n" in table
 
