@@ -1,8 +1,9 @@
 """Files and tars that arrive as streams: over http, through curl, or from any command.
 
-A stream cannot be searched, so a tar is read from its start. Each header is compared with the shard's index
-before its member is read. A stream that breaks is opened again, and goes on where it broke. Memory and time
-are bounded, whatever the other side sends.
+A stream cannot be searched, so a tar is read from its start, by webdataset's reader. Each header is compared
+with the shard's index before that reader sees it, so that it reads no member of another name or size, and
+nothing packed. A stream that breaks is opened again, and goes on where it broke. Memory and time are bounded,
+whatever the other side sends.
 """
 
 import hashlib
@@ -16,12 +17,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from webdataset.tariterators import tar_file_iterator
+
 from configs.load import InputError
-from sharding.index import Component, other_member
+from sharding.index import Component, end_of, other_member
 from sharding.manifest import is_plain_name
 
 # curl tries again by itself what fails before the first byte. How long it may take is counted here.
@@ -154,16 +158,17 @@ def _read_once(
     compare: Callable[[str], None] | None,
 ) -> Iterator[tuple[int, Payloads]]:
     wanted = set(places)
+    tar = _Tar(stream, samples)
     for place, sample in enumerate(samples if compare else samples[: places[-1] + 1]):
         payloads = {}
         for component in sample:
-            payload = stream.read_member(component)
+            payload = tar.read_member(component)
             if place in wanted and component.extension in extensions:
                 payloads[component.extension] = payload
         if place in wanted:
             yield place, payloads
     if compare:
-        compare(stream.read_end_of_tar())
+        compare(tar.read_end())
 
 
 class _Patience:
@@ -228,39 +233,9 @@ class _Stream:
         self._digest.update(content)
         return content
 
-    def read_member(self, component: Component) -> bytes:
-        """Return the payload of the next member of a tar, which must be `component`.
-
-        Raises BrokenStreamError where it is another, whose payload is not read then, whatever its size.
-        """
-        header = self.read(tarfile.BLOCKSIZE)
-        if len(header) == tarfile.BLOCKSIZE:
-            try:
-                other = other_member(header, component)
-            except tarfile.HeaderError as error:
-                raise BrokenStreamError(
-                    f"no tar header stands before {component.member} ({error})"
-                ) from error
-            if other is not None:
-                raise BrokenStreamError(
-                    f"it has {other} where the index has {component.member} ({component.size} bytes)"
-                )
-            payload = self.read(component.size)
-            padding = -component.size % tarfile.BLOCKSIZE
-            if len(payload) == component.size and len(self.read(padding)) == padding:
-                return payload
-        reason = self.end()
-        verb = "broke off" if header or reason else "ended"
-        raise StreamError(
-            f"it {verb} before {component.member} ({reason or 'the tar is cut short'})",
-            is_final=self.is_final,
-        )
-
-    def read_end_of_tar(self) -> str:
-        """Read what follows the last member; gives the SHA-256 of the whole. Raises BrokenStreamError."""
-        if len(self.read(_MOST_END_BYTES + 1)) > _MOST_END_BYTES:
-            raise BrokenStreamError("it goes on after the last member of its index")
-        self.check_ending()
+    @property
+    def sha256(self) -> str:
+        """Hash of what was read so far."""
         return self._digest.hexdigest()
 
     def check_ending(self) -> None:
@@ -323,6 +298,76 @@ class _Stream:
         if self._came >= LEAST_BYTES:
             self._waited_s, self._came, self._has_told = 0.0, 0, False
         return piece
+
+
+class _Tar:
+    """A tar as it arrives, member by member; webdataset's reader takes its bytes through `read`."""
+
+    def __init__(self, stream: _Stream, samples: Sequence[tuple[Component, ...]]) -> None:
+        self._stream = stream
+        self._coming = chain.from_iterable(samples)
+        self._next = next(self._coming, None)
+        self._end = end_of(samples)
+        self._place = 0
+        self._said: tuple[Any, ...] = ()
+        self._members = tar_file_iterator(self, skip_meta=None)
+
+    def read_member(self, component: Component) -> bytes:
+        """Return the payload of the next member, which must be `component`.
+
+        Raises BrokenStreamError where it is another, whose payload is not read then, whatever its size, and
+        StreamError where the tar ends before it.
+        """
+        try:
+            payload: bytes = next(self._members)["data"]
+        except (BrokenStreamError, StreamError) as error:
+            error.args = self._said  # to which the reader adds words of its own
+            raise
+        except (StopIteration, tarfile.TarError) as error:
+            reason = self._stream.end()
+            is_between = self._place == component.offset - tarfile.BLOCKSIZE
+            verb = "ended" if is_between and not reason else "broke off"
+            raise StreamError(
+                f"it {verb} before {component.member} ({reason or 'the tar is cut short'})",
+                is_final=self._stream.is_final,
+            ) from error
+        return payload
+
+    def read_end(self) -> str:
+        """Read what follows the last member; gives the SHA-256 of the whole. Raises BrokenStreamError."""
+        most = self._end + _MOST_END_BYTES - self._place
+        if len(self._stream.read(most + 1)) > most:
+            raise BrokenStreamError("it goes on after the last member of its index")
+        self._stream.check_ending()
+        return self._stream.sha256
+
+    def read(self, count: int) -> bytes:
+        """Return at most `count` bytes: a header alone, and only if it is the next one of the index."""
+        header_at = self._next.offset - tarfile.BLOCKSIZE if self._next else None
+        if header_at is not None:
+            count = min(count, (header_at - self._place) or tarfile.BLOCKSIZE)
+        try:
+            piece = self._stream.read(count)
+            if self._place == header_at and len(piece) == tarfile.BLOCKSIZE:
+                self._check_header(piece)
+        except (BrokenStreamError, StreamError) as error:
+            self._said = error.args
+            raise
+        self._place += len(piece)
+        return piece
+
+    def _check_header(self, header: bytes) -> None:
+        component = self._next
+        assert component is not None
+        try:
+            other = other_member(header, component)
+        except tarfile.HeaderError as error:
+            raise BrokenStreamError(f"no tar header stands before {component.member} ({error})") from error
+        if other is not None:
+            raise BrokenStreamError(
+                f"it has {other} where the index has {component.member} ({component.size} bytes)"
+            )
+        self._next = next(self._coming, None)
 
 
 def _escape(root: str) -> str:

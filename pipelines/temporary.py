@@ -1,6 +1,5 @@
 """Temporary folders that go with their process; what a killed one left goes when the next one starts."""
 
-import fcntl
 import os
 import shutil
 import stat
@@ -9,6 +8,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing reads shards
+    pass
 
 _PREFIX = "semipose-"
 _LOCK = "owner.lock"

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ["configs", "sharding", "pipelines", "models", "training"]  # each imports only those before it
 ONLY_IN = {
     "nvidia.dali": {"pipelines/graph.py"},
-    "webdataset": {"sharding/bench/plain_loop.py"},
+    "webdataset": {"sharding/bench/plain_loop.py", "pipelines/stream.py"},
     "accelerate": {"training/run.py", "training/loop.py", "training/report.py"},
     "pycocotools": {"training/scoring/oks.py"},
     # a detector for unlabelled photos, and rivals: what it does inside differs between its versions
