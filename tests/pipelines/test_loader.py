@@ -138,6 +138,19 @@ def test_ranks_are_disjoint_and_miss_nothing(grey_shards: GreyShards) -> None:
     assert set.union(*seen) == set(range(11))
 
 
+@pytest.mark.parametrize("cache", ["none", "host"])
+def test_ranks_draw_other_views(grey_shards: GreyShards, cache: Any) -> None:
+    """Scale, rotation and mirror of as many people are not those of another rank, nor of another stream."""
+    split = open_split(grey_shards(12))
+    drawn = []
+    for rank in range(2):
+        loader = unlabelled_loader(split, VIEWS, batch_size=6, seed=0, place=Place(rank, 2), cache=cache)
+        drawn.append(next(loader).strong_from_weak)
+        loader.close()
+    alike = torch.isclose(drawn[0], drawn[1], atol=1e-4).all(dim=(1, 2))
+    assert not alike.any()
+
+
 def test_fewer_samples_than_ranks(grey_shards: GreyShards) -> None:
     with pytest.raises(InputError, match=r"the labelled set of .* has 2 samples for 3 processes"):
         labelled_loader(open_split(grey_shards(2)), VIEWS, batch_size=4, seed=0, place=Place(0, 3))

@@ -5,7 +5,14 @@ import copy
 import torch
 
 from models.heatmap import warp
-from tests.training.tiny import LATE, NET, SIGMA, make_batches, make_method
+from tests.training.tiny import (
+    LATE,
+    NET,
+    SIGMA,
+    assert_average_follows,
+    make_batches,
+    make_method,
+)
 from training.losses import heatmap_loss
 from training.methods.method import Progress
 from training.methods.supervised import supervised_loss
@@ -26,6 +33,31 @@ def test_the_loss_is_cross_teaching_with_half_the_supervised_losses() -> None:
     for net, twin in ((method.first, one), (method.second, two)):
         for name, value in net.state_dict().items():
             assert torch.equal(value, twin.state_dict()[name]), name
+
+
+def test_averages_teach_each_other_on_a_ramp() -> None:
+    method = make_method("dual", paths=[[]], teacher={"name": "ema"}, ramp_up=0.2)
+    labelled, unlabelled = make_batches()
+    one, two = copy.deepcopy(method.first), copy.deepcopy(method.second)
+    with torch.no_grad():  # averages that are not the networks, each its own
+        for factor, teacher in ((0.9, method.first_teacher), (1.2, method.second_teacher)):
+            teacher.networks()["average"].head.final.weight.mul_(factor)
+    of_one, of_two = (
+        copy.deepcopy(teacher.networks()["average"])(unlabelled.weak).detach()
+        for teacher in (method.first_teacher, method.second_teacher)
+    )
+    total = 0.5 * sum(supervised_loss(net, labelled, SIGMA) for net in (one, two))
+    for student, label in ((one, of_two), (two, of_one)):
+        target, inside = warp(label, unlabelled.strong_from_weak, 4)
+        total = total + 5 / 21 * heatmap_loss(student(unlabelled.strong), target, inside)
+    assert torch.isclose(method(labelled, unlabelled, Progress(4, 100)).loss, total)
+
+
+def test_the_averages_of_both_networks_follow_every_update() -> None:
+    method = make_method("dual", teacher={"name": "ema"})
+    averages = method.networks()
+    assert_average_follows(method, method.first, averages["average_1"])
+    assert_average_follows(method, method.second, averages["average_2"])
 
 
 def test_the_gradient_of_a_network_is_that_of_its_own_terms() -> None:

@@ -89,6 +89,25 @@ def test_one_place_a_step_or_a_pass_for_each() -> None:
         assert count == expected
 
 
+def test_passes_for_every_place_are_averaged() -> None:
+    """Not summed: the weight of the branch means the same with one pass and with several."""
+    settings = {"places": ["input", "head.final"], "passes": "all"}
+    method = make_method(mixup=settings)
+    images, target = torch.randn(4, 3, 64, 48), torch.rand(4, K, 16, 12)
+    twin, state = copy.deepcopy(method.network), method.rank_state()
+    loss, _ = method.student.mixup.loss(images, target, torch.ones(4, 1, 1, 1))
+    method.load_rank_state(state)
+    losses = []
+    for place in settings["places"]:
+        alpha = draw_alpha(0.75, generator=method.draws.generator)
+        partners = draw_partners(4, generator=method.draws.generator)
+        predicted = (
+            twin(mix(images, alpha, partners)) if place == "input" else mix(twin(images), alpha, partners)
+        )
+        losses.append(heatmap_loss(predicted, mix(target, alpha, partners)))
+    assert torch.isclose(loss, sum(losses) / 2)
+
+
 def test_places_are_drawn_equally_often() -> None:
     method = make_method(mixup={"places": ["input", "backbone.layer1", "head.final"]})
     taken = [method.draws.one_of(3) for _ in range(900)]

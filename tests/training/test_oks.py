@@ -214,5 +214,14 @@ def test_nms_threshold_and_area_decide():
     assert oks_nms(people, np.full(2, 9000.0), sigmas) == people[1:]
 
 
+@pytest.mark.parametrize(("away", "kept"), [(1.96, 2), (1.92, 1)])
+def test_the_published_threshold_of_duplicates_is_nine_tenths(away, kept):
+    """docs/methods.md 7. With sigma 0.1 and 450 px^2 the similarity is exp(-away^2 / (2 * 0.2^2 * 450))."""
+    people = [person(1, 10, 0.5), person(1, 10 + away, 0.9)]
+    areas, sigmas = np.full(2, 450.0), [0.1, 0.1]
+    assert (np.exp(-(away**2) / (2 * 0.2**2 * 450)) > 0.9) == (kept == 1)
+    assert len(oks_nms(people, areas, sigmas)) == kept
+
+
 def test_nms_of_nobody_is_nobody():
     assert oks_nms([], np.zeros(0), [0.1]) == []

@@ -46,6 +46,24 @@ def test_resumed_equals_uninterrupted(
     assert (folder / "scores.json").read_text() == (whole.folder / "scores.json").read_text()
 
 
+def test_the_optimiser_is_the_published_one_and_moves_before_the_teacher(tiny_run: MakeRun) -> None:
+    """docs/methods.md 6. After one update an average is the network as that update left it."""
+    job = run(tiny_run("everything", "steps=1", "method.burn_in=0.0"), resume=False)
+    (group,) = job.optimizer.param_groups
+    values = {key: group[key] for key in ("betas", "eps", "weight_decay", "amsgrad")}
+    assert values == {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False}
+    assert isinstance(getattr(job.optimizer, "optimizer", job.optimizer), torch.optim.Adam)
+    network, average = (job.method.networks()[name].state_dict() for name in ("network", "average"))
+    assert all(torch.equal(value, average[name]) for name, value in network.items())
+
+
+def test_the_rate_runs_through_its_schedule_in_each_training_of_pseudo_label(
+    tiny_run: MakeRun, metrics: Metrics
+) -> None:
+    folder = run(tiny_run("supervised", "method={name: pseudo_label}"), resume=False).folder
+    assert [row["lr"] for row in metrics(folder).values()] == pytest.approx([1e-3, 1e-3, 1e-5] * 2)
+
+
 def test_a_copied_run_goes_on_in_its_own_folder(tiny_run: MakeRun, tmp_path: Path) -> None:
     """Its recipe still names the folder that it was copied from, whose newer checkpoint is another run's."""
     folder, copied = run(tiny_run("supervised", "steps=3"), resume=False).folder, tmp_path / "copy"

@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from models.heatmap import decode, encode, warp
-from tests.training.tiny import LATE, SIGMA, SKELETON, K, make_batches, make_method, make_settings
+from tests.training.tiny import (
+    LATE,
+    SIGMA,
+    SKELETON,
+    K,
+    assert_average_follows,
+    make_batches,
+    make_method,
+    make_settings,
+)
 from training.losses import heatmap_loss
 from training.methods.consistency import pseudo_labels
 from training.methods.method import Method, Progress
@@ -81,6 +90,26 @@ def test_paths_are_summed_and_run_one_after_the_other_on_one_strong_view() -> No
     terms = method(labelled, unlabelled, LATE).terms
     assert torch.isclose(terms["loss_unlabelled"], sum(losses))
     assert torch.equal(method.network.backbone.stem[0].bn.running_mean, twin.backbone.stem[0].bn.running_mean)
+
+
+def test_parts_see_the_teachers_peaks_and_where_they_are() -> None:
+    """What decides how many masks a person gets, and where they lie."""
+    method = make_method()
+    unlabelled = make_batches()[1]
+    labels = method.labels(unlabelled)
+    scene = method.student.strong_view(unlabelled, labels).scene
+    flat = labels.heatmaps.flatten(2)
+    cells = flat.argmax(dim=-1)
+    assert torch.equal(scene.responses, flat.amax(dim=-1))
+    assert torch.equal(scene.points_weak, torch.stack((cells % 12, cells // 12), dim=-1) * 4.0)
+    assert torch.equal(scene.strong, unlabelled.strong)
+    assert torch.equal(scene.strong_from_weak, unlabelled.strong_from_weak)
+    assert len(scene.responses.unique()) > 1
+
+
+def test_an_averaged_teacher_follows_every_update() -> None:
+    method = make_method(teacher={"name": "ema"})
+    assert_average_follows(method, method.network, method.networks()["average"])
 
 
 @pytest.mark.parametrize(("outside", "is_partial"), [("ignore", True), ("background", False)])

@@ -79,3 +79,16 @@ def make_batches(seed: int = 0, device: str = "cpu") -> tuple[LabelledBatch, Unl
     turn = torch.tensor([[0.9, -0.3, 9.0], [0.3, 0.9, -4.0]], device=device).repeat(4, 1, 1)
     labelled = LabelledBatch(images[0], points, torch.ones(4, K, device=device))
     return labelled, UnlabelledBatch(images[1], images[2], turn)
+
+
+def assert_average_follows(method: Any, network: torch.nn.Module, average: torch.nn.Module) -> None:
+    """After each of the first updates `average` is the plain mean of what `network` was after them."""
+    (name, weight), *_ = network.named_parameters()
+    seen = []
+    for step in range(3):
+        with torch.no_grad():
+            weight.add_(step + 1)
+        seen.append(weight.detach().clone())
+        method.after_update(Progress(step, 100))
+        expected = torch.stack(seen).mean(dim=0)
+        assert torch.allclose(average.get_parameter(name), expected, atol=1e-5), step
