@@ -9,10 +9,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-try:
+with suppress(ImportError):  # on Windows, where nothing reads shards
     import fcntl
-except ImportError:  # Windows, where nothing reads shards
-    pass
 
 _PREFIX = "semipose-"
 _LOCK = "owner.lock"
