@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from configs import yaml12
+from configs.disk import disk_error
 from configs.errors import InputError
 from configs.explain import Problem, dotted, explain
 from configs.help import help_text, print_help
@@ -103,7 +104,8 @@ def command(
         recipes: the folder of its recipes under `configs/` (`"run"`); None: the recipe may be left out.
         argv: the words after the script's name; None takes the process's own.
 
-    An InputError, from the settings or from `main`, is printed on stderr and exits with code 2.
+    An InputError, from the settings or from `main`, is printed on stderr and exits with code 2; see
+    `exit_on_input_error` for what else is.
     """
     with exit_on_input_error():
         path_name = "RECIPE" if recipes else "[RECIPE]"
@@ -166,12 +168,23 @@ def read_request(
 
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
-    """Print an InputError raised inside on stderr, one line a problem, and exit with code 2."""
+    """End a command without a traceback where the cause lies outside the program.
+
+    An InputError raised inside is printed on stderr, one line for each problem, and the exit code is 2. An
+    OSError (a full disk, a file that is gone) is one such line. Ctrl-C is a line as well, and the exit code
+    is 130, as the shell expects.
+    """
     try:
         yield
     except InputError as error:
         sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
         raise SystemExit(2) from None
+    except OSError as error:
+        sys.stderr.write(f"error: {disk_error(error)}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped: the same command goes on from here, or starts again\n")
+        raise SystemExit(130) from None
 
 
 def no_recipe(recipes: str) -> str:

@@ -1,10 +1,12 @@
 """The front of the scripts: words in, settings to `main`, errors on stderr with exit code 2."""
 
 import argparse
+import errno
 from pathlib import Path
 
 import pytest
 
+from configs.disk import named_disk_errors
 from configs.load import InputError, Request, command, exit_on_input_error, no_recipe, read_request
 from configs.settings import settings
 
@@ -57,6 +59,45 @@ def test_an_input_error_of_main_is_no_traceback(tmp_path, capsys):
         call(write(tmp_path, ""), main=main)
     assert left.value.code == 2
     assert capsys.readouterr().err == "error: runs: is not there\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "a file: it cannot be read or written (No space left on device): make room on that disk",
+        ),
+        (
+            NotADirectoryError(errno.ENOTDIR, "Not a directory", "runs/a/scores.json.123.tmp"),
+            "runs/a/scores.json: it cannot be read or written (Not a directory): remove the file that stands "
+            "where a folder should be, or choose another folder",
+        ),
+        (OSError("odd"), "a file: it cannot be read or written (odd): correct that"),
+    ],
+)
+def test_a_disk_that_fails_is_one_sentence_and_code_2(error, said, capsys):
+    with pytest.raises(SystemExit) as left, exit_on_input_error():
+        raise error
+    assert (left.value.code, capsys.readouterr().err) == (2, f"error: {said}\n")
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_file():
+    with pytest.raises(InputError) as caught, named_disk_errors(Path("runs/a"), then="go on"):
+        raise OSError(errno.EIO, "Input/output error", "runs/a/card.json.9.tmp", None, "runs/a/card.json")
+    assert str(caught.value) == (
+        "runs/a: it cannot be written (Input/output error: runs/a/card.json): check that disk, or choose a "
+        "folder on another one, then go on"
+    )
+
+
+def test_ctrl_c_is_a_line_and_code_130(capsys):
+    with pytest.raises(SystemExit) as left, exit_on_input_error():
+        raise KeyboardInterrupt
+    assert left.value.code == 130
+    assert capsys.readouterr().err.splitlines() == [
+        "stopped: the same command goes on from here, or starts again"
+    ]
 
 
 def test_other_errors_pass_through():
