@@ -14,6 +14,7 @@ import shutil
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,32 +67,45 @@ def save(
         raise ValueError(f"keep must be at least 1, not {keep}")
     final = step_folder(run_folder, step)
     aside = final.with_name(final.name + ".tmp")
-    if rank == 0:
-        _sweep(final.parent)
-        aside.mkdir(parents=True)
-    barrier()
-    write_state(aside / _rank_file(rank), rank_state)
-    if rank == 0:
-        write_state(aside / SHARED, shared)
-    barrier()
-    if rank == 0:
-        _complete(aside, final, step=step, world=world)
-        _prune(final, keep, spare)
-    barrier()
+    try:
+        if rank == 0:
+            _sweep(final.parent)
+            aside.mkdir(parents=True)
+        barrier()
+        write_state(aside / _rank_file(rank), rank_state)
+        if rank == 0:
+            write_state(aside / SHARED, shared)
+        barrier()
+        if rank == 0:
+            _complete(aside, final, step=step, world=world)
+            _prune(final, keep, spare)
+        barrier()
+    except BaseException:
+        if rank == 0:  # on a full disk this makes room
+            shutil.rmtree(aside, ignore_errors=True)
+        raise
     return final
 
 
 def latest(run_folder: Path, *, warn: Callable[[str], None] = warnings.warn) -> Path | None:
     """The newest intact checkpoint, or None; damaged ones are passed over with a warning that names them.
 
-    Reads every byte of the files it judges: call it on one rank and tell the others.
+    Reads every byte of the files it judges: call it on one rank and tell the others. One that is gone when it
+    is read was removed by the run that is training there, which has left a newer one: that is looked for.
     """
-    for path in reversed(_complete_folders(run_folder / FOLDER)):
-        problem = damage(path)
-        if problem is None:
-            return path
-        warn(f"Checkpoint {path} is damaged ({problem}); passing over it to an older one.")
-    return None
+    told: set[Path] = set()
+    while True:
+        for path in reversed(_complete_folders(run_folder / FOLDER)):
+            problem = damage(path)
+            if problem is None:
+                return path
+            if not path.is_dir():
+                break
+            if path not in told:
+                warn(f"Checkpoint {path} is damaged ({problem}); passing over it to an older one.")
+            told.add(path)
+        else:
+            return None
 
 
 def kept_steps(run_folder: Path) -> list[int]:
@@ -99,20 +113,32 @@ def kept_steps(run_folder: Path) -> list[int]:
     return [step_of(path) for path in _complete_folders(run_folder / FOLDER)]
 
 
+def set_damaged_aside(run_folder: Path) -> list[Path]:
+    """Rename every complete checkpoint of a folder in which none is intact; returns where they are now."""
+    moved = []
+    for path in _complete_folders(run_folder / FOLDER):
+        aside = path.with_name(f"damaged-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        moved.append(path.rename(aside))
+    return moved
+
+
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint's files against its checksums, in a few words; None when intact."""
     try:
-        files = json.loads((path / CHECKSUMS).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{CHECKSUMS} cannot be read: {error}"
-    for name, expected in files.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != expected["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
-        if file_sha256(file) != expected["sha256"]:
-            return f"{name} does not have its checksum"
+        written = _manifest(path)
+        for name, expected in written["files"].items():
+            size = (path / name).stat().st_size
+            if size != expected["bytes"]:
+                return f"{name} has {size} bytes instead of {expected['bytes']}"
+            if file_sha256(path / name) != expected["sha256"]:
+                return f"{name} does not have its checksum"
+    except InputError as error:
+        return str(error)
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, LookupError, TypeError) as error:
+        return f"the files cannot be compared with {CHECKSUMS}: {type(error).__name__} {error}"
     return None
 
 
@@ -122,7 +148,10 @@ def load(path: Path, *, rank: int = 0, world: int = 1) -> Checkpoint:
     Raises InputError where it is absent or unreadable, or was written by another number of ranks: their data
     streams cannot be divided anew.
     """
-    written = _manifest(path)
+    try:
+        written = _manifest(path)
+    except InputError as error:
+        raise InputError(f"There is no complete checkpoint at {path}: {error}.") from None
     if written["world"] != world:
         raise InputError(
             f"Checkpoint {path} was written by {written['world']} process(es) and cannot be resumed by "
@@ -161,14 +190,30 @@ def load_weights(module: nn.Module, state: Mapping[str, Any], where: Path | str)
     module.load_state_dict(state)
 
 
+def not_finite(state: Mapping[str, Any]) -> str | None:
+    """The names of a few tensors in `state` that hold an infinity or a NaN; None where all are finite."""
+    tensors = {name: value for name, value in state.items() if torch.is_tensor(value)}
+    if not tensors:
+        return None
+    are_finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
+    broken = [name for name, is_finite in zip(tensors, are_finite, strict=True) if not is_finite]
+    return _few(broken) if broken else None
+
+
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write one file of tensors and plain containers, atomically and to the disk."""
     _refuse_unreadable(dict(state), path.name)
     aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
-        torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with aside.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except RuntimeError as error:
+        # When the disk fails, torch raises an error of its own about the file that it could not end.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
     aside.replace(path)
     _sync_folder(path.parent)
 
@@ -237,14 +282,17 @@ def _rank_file(rank: int) -> str:
 
 def _complete_folders(checkpoints: Path) -> list[Path]:
     """Checkpoint folders by rising step; those still being written are not among them."""
-    found = [path for path in checkpoints.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)]
-    return sorted(found, key=step_of)
+    named = [path for path in checkpoints.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)]
+    return sorted(
+        (path for path in named if path == step_folder(checkpoints.parent, step_of(path)) and path.is_dir()),
+        key=step_of,
+    )
 
 
 def _sweep(checkpoints: Path) -> None:
     """Remove what a killed save or a killed removal left behind."""
     for stray in checkpoints.glob("step-*.tmp"):
-        shutil.rmtree(stray)
+        shutil.rmtree(stray, ignore_errors=True)
 
 
 def _complete(aside: Path, final: Path, *, step: int, world: int) -> None:
@@ -274,22 +322,28 @@ def _prune(newest: Path, keep: int, spare: int | None) -> None:
     older = [path for path in _complete_folders(newest.parent) if step_of(path) < step_of(newest)]
     for path in older[: max(len(older) - (keep - 1), 0)]:
         if step_of(path) != spare:
-            _remove(path)
+            with suppress(OSError):  # what a disk does not give up now is no reason to end the run
+                _remove(path)
 
 
 def _remove(path: Path) -> None:
     """Remove a folder such that a kill half way leaves no half checkpoint under a good name."""
     doomed = path if path.suffix == ".tmp" else path.rename(path.with_name(path.name + ".old.tmp"))
-    shutil.rmtree(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)  # a network disk may hold files back: the next save tries again
 
 
 def _manifest(path: Path) -> dict[str, Any]:
+    """The content of checksums.json. Raises InputError in a few words where it is not what `save` wrote."""
     try:
-        written: dict[str, Any] = json.loads((path / CHECKSUMS).read_text())
+        written: dict[str, Any] = json.loads((path / CHECKSUMS).read_bytes())
+        names = {SHARED, *(_rank_file(rank) for rank in range(written["world"]))}
+        is_whole = set(written["files"]) == names and written["step"] == step_of(path)
     except FileNotFoundError:
-        raise InputError(f"There is no complete checkpoint at {path} ({CHECKSUMS} is absent).") from None
-    except ValueError as error:
-        raise InputError(f"{path / CHECKSUMS} cannot be read ({error}): remove that checkpoint.") from None
+        raise InputError(f"{CHECKSUMS} is missing") from None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise InputError(f"{CHECKSUMS} cannot be read: {type(error).__name__} {error}") from None
+    if not is_whole:
+        raise InputError(f"{CHECKSUMS} cannot be read: it is of another checkpoint")
     return written
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from configs import yaml12
 from configs.load import InputError, dump, load
+from training import checkpoint
 from training.build import RECIPE_NAME
 from training.files import CARD_NAME, METRICS_NAME, SCORES_NAME
 from training.settings import RunSettings
@@ -109,9 +110,8 @@ def _runs_under(path: Path) -> Iterator[Path]:
 
 def read_run(folder: Path) -> Run | None:
     """The run in `folder`; None while its last step is not scored. Raises InputError for damaged files."""
-    settings = read_settings(folder)
-    scores = read_scores(folder)
-    if not is_finished(scores, settings["steps"]):
+    settings, scores = read_settings(folder), read_scores(folder)
+    if not is_finished(folder, settings["steps"]):
         return None
     card = _read_json(folder / CARD_NAME)
     try:
@@ -141,23 +141,44 @@ def read_run(folder: Path) -> Run | None:
         raise InputError(
             f"{folder / CARD_NAME}: there is no {error}: it is of an older version, train the run again"
         ) from None
+    except TypeError as error:
+        raise _unlike_a_run(folder / CARD_NAME, error) from None
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of a run as plain values, defaults filled in where today's settings still read them."""
+    """The settings of a run as plain values, defaults filled in where today's settings still read them.
+
+    Raises InputError where the recipe is missing or damaged.
+    """
     recipe = folder / RECIPE_NAME
     try:
         text = dump(load(RunSettings, recipe))
     except InputError:
-        text = recipe.read_text()
-    settings: dict[str, Any] = yaml12.parse(text, str(recipe)).value
+        try:
+            text = recipe.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise _unlike_a_run(recipe, error) from None
+    settings = yaml12.parse(text, str(recipe)).value
+    if not isinstance(settings, dict) or not {"seed", "steps", "labelled_batch"} <= set(settings):
+        raise _unlike_a_run(recipe, "it does not hold the settings of a run")
     return settings
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
-    """The content of scores.json; empty where it is not written yet."""
+    """The content of scores.json; empty where there is none yet. Raises InputError where it is damaged."""
     path = folder / SCORES_NAME
-    return _read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    scores: dict[str, Any] = _read_json(path)
+    is_whole = True
+    try:
+        for row in (scores["last"], scores["best"], *scores["history"]):
+            is_whole &= isinstance(row["step"], int) and bool(dict(next(iter(row["scores"].values()))))
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        raise _unlike_a_run(path, error) from None
+    if not is_whole:
+        raise _unlike_a_run(path, "a step or its scores are missing")
+    return scores
 
 
 def read_losses(folder: Path) -> dict[int, float]:
@@ -170,16 +191,40 @@ def read_losses(folder: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
-def is_finished(scores: dict[str, Any], steps: int) -> bool:
-    """Whether the last of `steps` is scored."""
-    return bool(scores) and scores["last"]["step"] == steps
+def is_finished(folder: Path, steps: int) -> bool:
+    """Whether the last of `steps` is scored and its network was kept.
+
+    A run whose checkpoints were all removed since, to make room, stays finished.
+    """
+    try:
+        scores = read_scores(folder)
+    except InputError:  # the run writes it again when it goes on
+        return False
+    if not scores or scores["last"]["step"] != steps:
+        return False
+    checkpoints = folder / checkpoint.FOLDER
+    are_removed = not checkpoints.is_dir() or not any(checkpoints.iterdir())
+    return are_removed or steps in checkpoint.kept_steps(folder)
+
+
+def differences(has: dict[str, Any], wants: dict[str, Any]) -> list[str]:
+    """The settings, each as `optim.lr=0.1 instead of 0.2`, in which two runs differ, of those that can change
+    their scores; both as plain values."""
+    old, new = ({"seed": json.dumps(each["seed"]), **dict(leaves(identity(each)))} for each in (has, wants))
+    keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
+    return [f"{key}={old.get(key)} instead of {new.get(key)}" for key in keys]
 
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}): train the run again or leave it out") from None
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unlike_a_run(path, error) from None
+
+
+def _unlike_a_run(path: Path, why: Exception | str) -> InputError:
+    """The sentence about a file that is not as a run writes it."""
+    return InputError(f"{path}: cannot be read ({why}): train the run again or leave it out")
 
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:

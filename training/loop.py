@@ -5,7 +5,6 @@ import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from training.methods.method import Method, Progress
 from training.predict import beside_truth, predict
 from training.report import Report
 from training.settings import RunSettings
+from training.stopping import StopRequest
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Job:
     """Everything that a run is made of.
 
     `preview` are the unlabelled people of every sheet of views, `step` counts finished steps, `history` holds
-    every scoring.
+    every scoring, `card` is what card.json says, `stopped_by` the signal that ended the run early, or 0.
     """
 
     cfg: RunSettings
@@ -45,14 +45,15 @@ class Job:
     ground_truth: dict[str, Any]
     skeleton: Skeleton
     report: Report
+    card: dict[str, Any]
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    stopped_by: int = 0
 
 
-def train(job: Job) -> None:
-    """Run `job` from its step to its last; on SIGTERM save and return early."""
+def train(job: Job, stop: StopRequest) -> None:
+    """Run `job` from its step to its last; save and return early when `stop` is asked for."""
     cfg, accelerator = job.cfg, job.accelerator
-    stop = StopRequest(accelerator)
     job.wrapped.train()
     while job.step < cfg.steps:
         progress = Progress(job.step, cfg.steps)
@@ -79,33 +80,20 @@ def train(job: Job) -> None:
         terms = {**result.terms, "lr": lr}
         job.report.step(job.step, terms, waited, samples=people * accelerator.num_processes)
         is_last = job.step == cfg.steps
-        if is_last or job.step % cfg.evaluate_every == 0:
+        is_scored = is_last or job.step % cfg.evaluate_every == 0
+        if is_scored:
             score_networks(job)
             draw_pictures(job)
-        stopping = stop.agreed(at_report=job.step % cfg.report_every == 0)
+        stopping = 0 if is_last else stop.agreed(job.step)
         if is_last or stopping or job.step % cfg.checkpoint_every == 0:
             save(job)
+        if is_scored:  # after the save: a run is finished when the last step's scores and network are there
+            write_scores(job)
         if stopping:
+            job.stopped_by = stopping
+            signal_name = signal.Signals(stopping).name
+            job.report.note(f"stopped by {signal_name}, saved at step {job.step}: the same command goes on")
             return
-
-
-class StopRequest:
-    """SIGTERM, agreed on by all ranks: alone at once, together at the next report."""
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
-        self.asked = False
-        signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self.asked = True
-        self.accelerator.set_trigger()
-
-    def agreed(self, *, at_report: bool) -> bool:
-        """Whether every rank stops after this step; asking the others waits for the device."""
-        if self.accelerator.num_processes == 1:
-            return self.asked
-        return at_report and self.accelerator.check_trigger()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -115,12 +103,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def score_networks(job: Job) -> None:
-    """Score every network and ensemble on `data.val` and write scores.json: last first, then best.
-
-    Before it the terms since the last report are seen to be finite.
-    """
+    """Score every network and ensemble on `data.val`, once the run has been seen to be finite."""
     cfg = job.cfg
-    job.report.flush()
+    see_finite(job)
     # Each rank has batch statistics of its own since the last pass; those of the first are kept and scored.
     broadcast(list(job.method.buffers()))
     with job.report.pause("scoring"):
@@ -139,7 +124,17 @@ def score_networks(job: Job) -> None:
     if job.accelerator.is_main_process:
         job.history.append({"step": job.step, "scores": scores})
         job.report.scores(job.step, scores)
-        write_json(job.folder / SCORES_NAME, evaluate.summary(job.history, job.cfg.metric))
+
+
+def write_scores(job: Job) -> None:
+    """Write scores.json, last scoring first, then the best; without any scoring yet there is no such file."""
+    path = job.folder / SCORES_NAME
+    if not job.accelerator.is_main_process:
+        return
+    if job.history:
+        write_json(path, evaluate.summary(job.history, job.cfg.metric))
+    else:
+        path.unlink(missing_ok=True)  # of a run that went on to a scoring after the checkpoint
 
 
 def draw_pictures(job: Job) -> None:
@@ -156,9 +151,23 @@ def draw_pictures(job: Job) -> None:
         pictures.prediction_sheet(path, skeleton=job.skeleton, **some)
 
 
-def save(job: Job) -> None:
-    """Write a checkpoint, once the terms since the last report have been seen to be finite."""
+def see_finite(job: Job) -> None:
+    """Raise InputError where a loss since the last report, a weight or a running mean is not finite.
+
+    This comes before a scoring and before a save, so that a run can go on from whatever is kept.
+    """
     job.report.flush()
+    broken = checkpoint.not_finite(job.method.state_dict())
+    if broken:
+        raise InputError(
+            f"{job.folder}: after step {job.step} these weights or running means are not finite: {broken}: "
+            f"{job.report.cure_of_non_finite()}"
+        )
+
+
+def save(job: Job) -> None:
+    """Write a checkpoint, once the run has been seen to be finite."""
+    see_finite(job)
     shared, rank_state = state(job)
     saved = [*checkpoint.kept_steps(job.folder), job.step]
     with job.report.pause("saving"):
@@ -202,14 +211,22 @@ def restore(job: Job, found: checkpoint.Checkpoint, where: Path) -> None:
             "with as many or more, or start a new run"
         )
     shared, rank_state = found.shared, found.rank_state
-    checkpoint.load_weights(job.method, shared["method"], where)
-    job.optimizer.load_state_dict(shared["optimizer"])
-    if job.accelerator.scaler is not None and shared["scaler"] is not None:
-        job.accelerator.scaler.load_state_dict(shared["scaler"])
-    job.step, job.history = found.step, json.loads(shared["history"])
-    job.report.load_state_dict(shared["report"])
-    job.method.load_rank_state(rank_state["method"])
-    job.labelled.load_state_dict(rank_state["labelled"])
-    if job.unlabelled is not None:
-        job.unlabelled.load_state_dict(rank_state["unlabelled"])
-    checkpoint.restore_rng(rank_state["rng"])
+    try:
+        checkpoint.load_weights(job.method, shared["method"], where)
+        job.optimizer.load_state_dict(shared["optimizer"])
+        if job.accelerator.scaler is not None and shared["scaler"] is not None:
+            job.accelerator.scaler.load_state_dict(shared["scaler"])
+        job.step, job.history = found.step, json.loads(shared["history"])
+        job.report.load_state_dict(shared["report"])
+        job.method.load_rank_state(rank_state["method"])
+        job.labelled.load_state_dict(rank_state["labelled"])
+        if job.unlabelled is not None:
+            job.unlabelled.load_state_dict(rank_state["unlabelled"])
+        checkpoint.restore_rng(rank_state["rng"])
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"{where} does not hold what this version saves ({type(error).__name__}: {error}): remove that "
+            "folder to fall back on an older checkpoint, or start a new run"
+        ) from error

@@ -19,7 +19,9 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker
 from rich.console import Console
 
+from configs.errors import InputError
 from sharding.files import write_atomic
+from training import checkpoint
 from training.collapse import CollapseSettings, CollapseWatch
 from training.display import Display
 from training.files import METRICS_NAME
@@ -27,7 +29,7 @@ from training.files import METRICS_NAME
 WATCHED = ("teacher_peak", "teacher_cells")
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(InputError):
     """A loss became infinite or not a number."""
 
 
@@ -119,9 +121,23 @@ class Report:
             self._display.report(self.last_step, means, speed)
         for step, row in rows.items():
             if not all(math.isfinite(value) for name, value in row.items() if name.startswith("loss")):
-                raise NonFiniteLoss(_non_finite_text(step, row, seen_at=self.last_step))
+                terms = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
+                raise NonFiniteLoss(
+                    f"{self.folder}: the loss is not finite from step {step} on (seen at the report of step "
+                    f"{self.last_step}): {terms}: {self.cure_of_non_finite()}"
+                )
         if self.last_step > self.watch_from_step:
             self._watch(means)
+
+    def cure_of_non_finite(self) -> str:
+        """What to do about a loss or a weight that is not finite, with the checkpoint to go on from."""
+        kept = checkpoint.kept_steps(self.folder)
+        smaller = "a smaller learning rate (optim.lr)"
+        if self.accelerator.mixed_precision == "fp16":
+            smaller += ", or with precision=bf16 in place of fp16"
+        if kept:
+            return f"go on from step {kept[-1]} by `--resume {self.folder}` with {smaller}"
+        return f"no checkpoint was saved yet, so start again with {smaller}"
 
     def scores(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Log the scores of every network by its name, and show those that are not of a single joint."""
@@ -284,14 +300,6 @@ def _means(rows: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for row in rows.values() for name in row)
     columns = {name: [row[name] for row in rows.values() if name in row] for name in names}
     return {name: math.fsum(values) / len(values) for name, values in columns.items()}
-
-
-def _non_finite_text(step: int, row: Mapping[str, float], *, seen_at: int) -> str:
-    terms = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
-    return (
-        f"The loss is not finite from step {step} on (seen at the report of step {seen_at}): {terms}. "
-        "Resume from the last checkpoint with a smaller learning rate, or with bf16 in place of fp16."
-    )
 
 
 def _step_of(line: str) -> float:

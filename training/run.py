@@ -1,22 +1,34 @@
 """Train a pose network from a recipe.
 
-accelerate launch training/run.py RECIPE [key=value ...]
-accelerate launch training/run.py --resume RUN_DIR [key=value ...]
+    python training/run.py RECIPE [key=value ...]
+    python training/run.py --resume RUN_DIR [key=value ...]
+    torchrun --nproc-per-node 4 training/run.py RECIPE [key=value ...]      # on several GPUs
+
+The first line both starts a run and goes on with it: where the run's folder holds a checkpoint of the same
+settings, the run goes on from the newest intact one, so that a batch system may repeat the command as it is.
+`--resume` takes the recipe from the run's folder, and the changes to it that are given. SIGTERM, SIGHUP and
+Ctrl-C save and end the run; a second Ctrl-C ends it at once.
 """
 
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+PARENT = os.getppid()  # asked before the imports below, which take seconds
 
 import argparse
 import json
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
+from configs.disk import named_disk_errors
 from configs.load import InputError, dump, exit_on_input_error, load, no_recipe, read_request
 from pipelines.batch import UnlabelledBatch
 from pipelines.loader import Place, eval_loader, labelled_loader, unlabelled_loader
@@ -27,49 +39,81 @@ from training.build import RECIPE_NAME, build_method, choose_kernels, open_split
 from training.doubts import doubts
 from training.files import CARD_NAME, write_json
 from training.launcher import require_plain_launch
-from training.loop import Job, restore, train
+from training.loop import Job, restore, train, write_scores
 from training.report import Report
+from training.run_folder import find_start, held, is_complete, refuse_odd_folder, refuse_other_settings
 from training.scoring.metrics import require
 from training.settings import RunSettings
+from training.stopping import StopRequest, end_with_launcher, missing_processes
 
 PREVIEW_PEOPLE = 8
 
 
 def run(cfg: RunSettings, *, resume: bool) -> Job:
-    """Train by `cfg`, into a new folder or on from the newest checkpoint of its folder; the finished job."""
+    """Train by `cfg`, on from the newest intact checkpoint of its folder or from step 0; the ended job.
+
+    resume: the settings are changes to the recipe in the folder; where not, they must be those of the run
+    that the folder holds. One run at a time writes into a folder. Raises InputError, also where a disk fails.
+    """
     require_plain_launch(cfg.precision)
     folder = Path(cfg.output)
-    if not resume and (folder / checkpoint.FOLDER).exists():
-        raise InputError(
-            f"{folder} holds a run already: go on with `--resume {folder}`, or give another `output=`"
-        )
     if cfg.precision == "fp16" and not torch.cuda.is_available():
         raise InputError("precision: fp16 needs a GPU, and there is none here: set precision to bf16 or no")
     choose_kernels(deterministic=cfg.deterministic)
     torch.manual_seed(cfg.seed)
     ranks = DistributedDataParallelKwargs(find_unused_parameters=not cfg.method.uses_every_parameter)
     accelerator = Accelerator(mixed_precision=cfg.precision, kwargs_handlers=[ranks])
-    job = build_job(cfg, accelerator, folder, resume=resume)
-    if resume:
-        path = find_checkpoint(job)
-        rank, world = accelerator.process_index, accelerator.num_processes
-        restore(job, checkpoint.load(path, rank=rank, world=world), path)
-        job.report.note(f"resumed from {path}")
-    if accelerator.is_main_process:
-        write_atomic(folder / RECIPE_NAME, dump(cfg).encode())
-    with job.report:
-        train(job)
-    accelerator.end_training()
+    report = build_report(cfg, accelerator)
+    with named_disk_errors(folder, then="start the same command again; it goes on"), ExitStack() as stack:
+
+        def begin() -> Path | None:
+            refuse_odd_folder(folder)
+            stack.enter_context(held(folder))
+            return find_start(cfg, is_changed=resume, say=report.note)
+
+        found = told_by_main(accelerator, begin)
+        job = build_job(cfg, accelerator, report, fresh=found is None)
+        if found is not None:
+            rank, world = accelerator.process_index, accelerator.num_processes
+            restore(job, checkpoint.load(found, rank=rank, world=world), found)
+            report.note(f"resumed from {found}")
+        write_scores(job)
+        if accelerator.is_main_process:
+            write_atomic(folder / RECIPE_NAME, dump(cfg).encode())
+            write_json(folder / CARD_NAME, job.card)
+        stop = StopRequest(step=job.step, world=accelerator.num_processes, device=accelerator.device)
+        with report, stop:
+            train(job, stop)
+        accelerator.end_training()
     return job
 
 
-def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resume: bool) -> Job:
-    """Everything that the run is made of, at step 0; pretrained weights are not fetched for a resumed run."""
+def told_by_main(accelerator: Accelerator, decide: Callable[[], Path | None]) -> Path | None:
+    """What the main process decides, on every process. Where it raises, the others end without a word."""
+    told: list[Any] = [None, True]
+    failure: Exception | None = None
+    if accelerator.is_main_process:
+        try:
+            told[0] = decide()
+        except (InputError, OSError) as error:
+            failure, told[1] = error, False
+    broadcast_object_list(told)
+    if failure is not None:
+        raise failure
+    if not told[1]:
+        raise SystemExit(2)
+    decided: Path | None = told[0]
+    return decided
+
+
+def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fresh: bool) -> Job:
+    """Everything that the run is made of, at step 0; without `fresh`, no pretrained weights are fetched."""
+    folder = Path(cfg.output)
     place = Place(accelerator.process_index, accelerator.num_processes, accelerator.device)
     labelled, unlabelled, val = open_splits(cfg, folder / "index" / f"rank-{place.rank}")
     ground_truth = val.ground_truth()
     require(cfg.metric, ground_truth, val.skeleton, where=cfg.data.val)
-    method = build_method(cfg, labelled.skeleton, place, fresh=not resume)
+    method = build_method(cfg, labelled.skeleton, place, fresh=fresh)
     parameters = [p for p in method.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=cfg.optim.lr, fused=True)
     wrapped, prepared = accelerator.prepare(method, optimizer)
@@ -79,14 +123,13 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resum
     many = None
     if unlabelled:
         many = unlabelled_loader(unlabelled, cfg.views, batch_size=cfg.unlabelled_batch, **stream)
-    report = build_report(cfg, accelerator)
+    written: dict[str, Any] = {}
     if accelerator.is_main_process:
         cached_bytes = few.cached_bytes + (many.cached_bytes if many else 0)
         whom = (labelled, unlabelled, val, ground_truth)
         written = card.card(cfg, *whom, method, place, cached_bytes=cached_bytes)
-        write_json(folder / CARD_NAME, written)
         report.note(card.describe(written))
-        for doubt in doubts(cfg, labelled, unlabelled, val):
+        for doubt in [*doubts(cfg, labelled, unlabelled, val), *missing_processes(place.world)]:
             report.note(f"note: {doubt}")
     return Job(
         cfg=cfg,
@@ -102,6 +145,7 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, folder: Path, *, resum
         ground_truth=ground_truth,
         skeleton=labelled.skeleton,
         report=report,
+        card=written,
     )
 
 
@@ -133,19 +177,6 @@ def build_report(cfg: RunSettings, accelerator: Accelerator) -> Report:
     )
 
 
-def find_checkpoint(job: Job) -> Path:
-    """The newest intact checkpoint, found by the main process and told to all."""
-    found: list[Path | None] = [None]
-    if job.accelerator.is_main_process:
-        found = [checkpoint.latest(job.folder, warn=job.report.note)]
-    broadcast_object_list(found)
-    if found[0] is None:
-        raise InputError(
-            f"{job.folder} holds no intact checkpoint to go on from: start the run with its recipe"
-        )
-    return found[0]
-
-
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     options = argparse.ArgumentParser(add_help=False)
@@ -165,8 +196,17 @@ def main(argv: list[str] | None = None) -> None:
         overrides = request.overrides
         if resumed is not None:  # a folder that was copied or moved since goes on where it lies now
             overrides = (f"output={json.dumps(str(resumed))}", *overrides)
-        run(load(RunSettings, recipe, overrides), resume=resumed is not None)
+        cfg = load(RunSettings, recipe, overrides)
+        if is_complete(cfg):
+            if resumed is None:
+                refuse_other_settings(cfg)
+            sys.stdout.write(f"{cfg.output} is finished: all {cfg.steps:,} steps are trained and scored\n")
+            return
+        job = run(cfg, resume=resumed is not None)
+        if job.stopped_by == signal.SIGINT:
+            raise SystemExit(130)
 
 
 if __name__ == "__main__":
+    end_with_launcher(PARENT)
     main()

@@ -14,7 +14,7 @@ from configs.schema import plain
 from configs.settings import settings
 from training.build import RECIPE_NAME
 from training.compare import Plot
-from training.finished import identity, is_finished, leaves, read_scores, read_settings
+from training.finished import differences, is_finished, read_settings
 from training.settings import RunSettings
 
 
@@ -50,8 +50,8 @@ class Item:
 
     @property
     def is_done(self) -> bool:
-        """Whether its last step is scored."""
-        return is_finished(read_scores(self.folder), self.cfg.steps)
+        """Whether its last step is scored and its network kept."""
+        return is_finished(self.folder, self.cfg.steps)
 
 
 def plan(cfg: SweepSettings) -> list[Item]:
@@ -103,11 +103,8 @@ def refuse_other_runs(items: list[Item]) -> None:
     problems = []
     for item in items:
         if (item.folder / RECIPE_NAME).is_file():
-            has = dict(leaves(identity(read_settings(item.folder))))
-            wants = dict(leaves(identity(plain(item.cfg))))
-            keys = [key for key in {**wants, **has} if has.get(key) != wants.get(key)]
-            if keys:
-                different = ", ".join(f"{key}={has.get(key)} instead of {wants.get(key)}" for key in keys)
+            different = ", ".join(differences(read_settings(item.folder), plain(item.cfg)))
+            if different:
                 problems.append(f"{item.folder}: was run with {different}: remove it, or give another output")
     if problems:
         raise InputError("\n".join(problems))

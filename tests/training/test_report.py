@@ -252,6 +252,7 @@ def test_term_that_is_no_loss_may_be_infinite(tmp_path, accelerator):
 def test_other_ranks_neither_show_nor_log(tmp_path):
     class OtherRank:
         is_main_process = False
+        mixed_precision = "no"
 
         def init_trackers(self, _: str) -> None:
             pass

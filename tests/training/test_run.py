@@ -218,11 +218,51 @@ def test_fp16_without_a_gpu_is_refused(tiny_run: MakeRun) -> None:
         run(tiny_run("supervised", "precision=fp16"), resume=False)
 
 
-def test_a_finished_folder_is_not_overwritten(tiny_run: MakeRun) -> None:
-    cfg = tiny_run("supervised", "steps=1")
-    run(cfg, resume=False)
-    with pytest.raises(InputError, match=r"holds a run already.*--resume"):
-        run(cfg, resume=False)
+def test_a_finished_run_is_left_as_it_is(
+    tiny_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where its shards are gone: a batch system may repeat the command for ever."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(dump(tiny_run("supervised", "steps=1")))
+    main([str(recipe)])
+    before = contents(tmp_path / "run")
+    for words in ([str(recipe)], [str(recipe), "report_every=2"], ["--resume", str(tmp_path / "run")]):
+        main(words)
+        assert "run is finished: all 1 steps are trained and scored" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([str(recipe), "optim.lr=0.5"])
+    assert "optim.lr=0.001 instead of 0.5" in capsys.readouterr().err
+    assert contents(tmp_path / "run") == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_one_command_starts_a_run_and_goes_on_with_it(
+    tiny_run: MakeRun, metrics: Metrics, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(dump(tiny_run("supervised", "steps=2", "checkpoint_every=1")))
+    folder = tmp_path / "run"
+    main([str(recipe)])
+    expected, scores = metrics(folder), (folder / "scores.json").read_text()
+    for damaged in ([2], [1, 2]):
+        for step in damaged:
+            (folder / "checkpoints" / f"step-{step:08d}" / "shared.pt").write_bytes(b"PK")
+        (folder / "checkpoints" / "step-00000003.tmp").mkdir()
+        main([str(recipe)])
+        said = capsys.readouterr().out
+        assert ("so the run starts anew; the damaged ones are now" in said) == (damaged == [1, 2])
+        assert (f"resumed from {folder / 'checkpoints' / 'step-00000001'}" in said) == (damaged == [2])
+        assert metrics(folder) == expected
+        assert (folder / "scores.json").read_text() == scores
+    kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert kept == [f"{kind}step-0000000{i}" for kind in ("damaged-", "") for i in (1, 2)]
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "scores.json").unlink()
+    main(["--resume", str(folder)])
+    assert metrics(folder) == expected
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tiny_run: MakeRun) -> None:
@@ -255,7 +295,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     """Whether a report or a scoring, whose keypoints would be no numbers, comes first."""
     monkeypatch.setattr(run_module, "build_method", broken(run_module.build_method))
     cfg = tiny_run("supervised", "report_every=2", "checkpoint_every=100", f"evaluate_every={evaluate_every}")
-    with pytest.raises(RuntimeError, match="loss is not finite from step 1"):
+    with pytest.raises(InputError, match=r"loss is not finite from step 1.*no checkpoint was saved yet"):
         run(cfg, resume=False)
     assert not (Path(cfg.output) / "checkpoints").exists()
 

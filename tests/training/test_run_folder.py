@@ -1,0 +1,134 @@
+"""The folder of a run: who may write into it, what a killed run leaves, whether a run starts or goes on."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from configs.load import InputError, dump
+from training import checkpoint
+from training.run_folder import LOCK_NAME, find_start, held, is_held, refuse_odd_folder
+from training.settings import RunSettings
+
+MakeRun = Callable[..., RunSettings]
+
+
+@pytest.fixture
+def cfg(tiny_run: MakeRun) -> RunSettings:
+    """A run of which steps 1 and 2 are saved."""
+    cfg = tiny_run("supervised")
+    for step in (1, 2):
+        checkpoint.save(Path(cfg.output), step, shared={}, rank_state={})
+    (Path(cfg.output) / "recipe.yaml").write_text(dump(cfg))
+    return cfg
+
+
+def damage(cfg: RunSettings, *steps: int) -> None:
+    for step in steps:
+        (checkpoint.step_folder(Path(cfg.output), step) / "shared.pt").unlink()
+
+
+def start(cfg: RunSettings, *, is_changed: bool = False) -> tuple[Path | None, list[str]]:
+    said: list[str] = []
+    return find_start(cfg, is_changed=is_changed, say=said.append), said
+
+
+def test_a_run_goes_on_from_the_newest_intact_checkpoint(cfg: RunSettings) -> None:
+    folder = Path(cfg.output)
+    assert start(cfg) == (checkpoint.step_folder(folder, 2), [])
+    damage(cfg, 2)
+    found, said = start(cfg)
+    assert found == checkpoint.step_folder(folder, 1)
+    assert len(said) == 1
+    assert "shared.pt is missing" in said[0]
+
+
+def test_without_an_intact_checkpoint_it_starts_anew(cfg: RunSettings) -> None:
+    folder = Path(cfg.output)
+    (folder / "scores.json").write_text("{}")
+    for _ in range(2):  # a second time too, when names of damaged ones are taken
+        checkpoint.save(folder, 2, shared={}, rank_state={})
+        damage(cfg, 2)
+        if checkpoint.step_folder(folder, 1).exists():
+            damage(cfg, 1)
+        found, said = start(cfg)
+        assert found is None
+        assert "starts anew" in said[-1]
+        assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+            "damaged-step-00000001",
+            "damaged-step-00000002",
+        ]
+    assert start(cfg) == (None, [])
+    assert not (folder / "scores.json").exists()
+
+
+def test_a_run_of_other_settings_is_refused_and_they_are_named(cfg: RunSettings, tiny_run: MakeRun) -> None:
+    other = tiny_run("supervised", "optim.lr=0.5", "seed=7", "loader.threads=2", "report_every=9")
+    with pytest.raises(InputError) as caught:
+        find_start(other, is_changed=False, say=pytest.fail)
+    assert "(seed=0 instead of 7, optim.lr=0.001 instead of 0.5)" in str(caught.value)
+    damage(cfg, 1, 2)
+    with pytest.raises(InputError, match="other settings"):  # nothing of another run is moved
+        find_start(other, is_changed=False, say=pytest.fail)
+    assert start(other, is_changed=True)[0] is None
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00", b"[]", b"a: b"])
+def test_checkpoints_of_an_unknown_run_are_refused(cfg: RunSettings, content: bytes | None) -> None:
+    recipe = Path(cfg.output) / "recipe.yaml"
+    recipe.unlink()
+    if content is not None:
+        recipe.write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"holds checkpoints of an unknown run: .*recipe\.yaml.* put its"
+    ) as error:
+        start(cfg)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_one_run_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with held(folder):
+        assert is_held(folder)
+        (folder / "recipe.yaml").touch()
+        with pytest.raises(InputError, match="another run is training in this folder"), held(folder):
+            pytest.fail("two runs are in one folder")
+    assert not is_held(folder)
+    with held(folder):
+        pass
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    strays = [
+        "scores.json.123.tmp",
+        "index/rank-0/labelled-a.idx.4.tmp",
+        "pictures/views-00000000.png.99999.tmp",
+        "checkpoints/step-00000004.tmp/shared.pt",
+        "checkpoints/step-00000002.old.tmp/shared.pt",
+    ]
+    kept = ["notes.tmp", "evaluation/scores.json.123.tmp", "checkpoints/step-00000002/shared.pt", "log.txt"]
+    for name in strays + kept:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    with held(folder):
+        left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert left == {*kept, LOCK_NAME}
+    assert not list(folder.glob("checkpoints/*.tmp"))
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError), held(tmp_path / "a" / "run"):
+        raise InputError("bad")
+    assert os.listdir(tmp_path / "a") == []
+
+
+def test_a_run_is_not_spread_over_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "", "/", "..", str(tmp_path)):
+        with pytest.raises(InputError, match="current folder"):
+            refuse_odd_folder(Path(name))
+    refuse_odd_folder(Path("mine"))
+    (tmp_path / "recipe.yaml").touch()
+    refuse_odd_folder(Path())  # the folder of a run, from which it is gone on with
