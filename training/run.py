@@ -82,7 +82,7 @@ def run(cfg: RunSettings, *, resume: bool) -> Job:
             write_atomic(folder / RECIPE_NAME, dump(cfg).encode())
             write_json(folder / CARD_NAME, job.card)
         stop = StopRequest(step=job.step, world=accelerator.num_processes, device=accelerator.device)
-        with report, stop:
+        with stop, report:
             train(job, stop)
         accelerator.end_training()
     return job
