@@ -3,8 +3,8 @@
     python training/sweep.py SWEEP.yaml [key=value ...]
 
 Every recipe is run with every value and every seed, one process a run, all of one seed before the next.
-Several sweeps of one recipe, started side by side, share its queue. On SIGTERM and SIGINT the run under way
-saves and the queue ends; started again, it goes on from there.
+Several sweeps of one recipe, started side by side, share its queue. On SIGTERM, SIGHUP and Ctrl-C the run
+under way saves and the queue ends; started again, it goes on from there.
 """
 
 import sys
@@ -14,8 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import fcntl
-import re
-import shutil
 import signal
 import subprocess
 import time
@@ -26,8 +24,11 @@ from typing import Literal
 
 from rich.console import Console
 
+from configs.disk import named_disk_errors
 from configs.load import command
 from training import checkpoint, compare
+from training.run_folder import is_held
+from training.stopping import STOPS
 from training.sweep_plan import Item, SweepSettings, plan, refuse_other_runs
 
 RUN_SCRIPT = ROOT / "training" / "run.py"
@@ -43,13 +44,15 @@ def sweep(cfg: SweepSettings) -> None:
     items = plan(cfg)
     refuse_other_runs(items)
     worker = Worker(cfg.minutes)
-    with worker.stopping_on_signals():
-        failed = work(items, worker)
-    done = sum(item.is_done for item in items)
-    console.print(f"{done} of {len(items)} runs are finished in {cfg.output}")
-    if done:
-        found = compare.read_all([Path(cfg.output)])
-        compare.report(found, compare.CompareSettings(baseline=cfg.baseline, plot=cfg.plot), Path(cfg.output))
+    with named_disk_errors(Path(cfg.output), then="start the same command again; it goes on"):
+        with worker.stopping_on_signals():
+            failed = work(items, worker)
+        done = sum(item.is_done for item in items)
+        console.print(f"{done} of {len(items)} runs are finished in {cfg.output}")
+        if done:
+            found = compare.read_all([Path(cfg.output)])
+            shown = compare.CompareSettings(baseline=cfg.baseline, plot=cfg.plot)
+            compare.report(found, shown, Path(cfg.output))
     if failed:
         console.print("\n".join(failed.values()))
         raise SystemExit(1)
@@ -79,12 +82,12 @@ def work(items: list[Item], worker: "Worker") -> dict[Path, str]:
 
 @contextmanager
 def claim(folder: Path) -> Iterator[int | None]:
-    """The file descriptor of the run's lock, or None while another sweep, or a run that it left, holds it."""
+    """The file descriptor of the sweep's lock, or None while another sweep or a run has the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_NAME).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lock = file.fileno()
+            lock = None if is_held(folder) else file.fileno()
         except BlockingIOError:
             lock = None
         yield lock
@@ -105,8 +108,11 @@ class Worker:
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT stop the run under way, and then the queue."""
-        before = {number: signal.signal(number, self.stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        """SIGTERM, SIGHUP and SIGINT stop the run under way, and then the queue; unless they are ignored."""
+        own = {number: signal.getsignal(number) for number in STOPS}
+        before = {number: handler for number, handler in own.items() if handler != signal.SIG_IGN}
+        for number in before:
+            signal.signal(number, self.stop)
         try:
             yield
         finally:
@@ -121,14 +127,13 @@ class Worker:
 
     def run(self, item: Item, lock: int, title: str) -> Outcome:
         """Start the run or go on with it, and see it to its end."""
-        words = how_to_go_on(item)
-        console.print(f"{title}: {'goes on' if words[0] == '--resume' else 'starts'}")
+        console.print(f"{title}: {'goes on' if checkpoint.kept_steps(item.folder) else 'starts'}")
         began = time.monotonic()
         with (item.folder / LOG_NAME).open("ab") as log:
             # A session of its own, so that Ctrl-C reaches this process alone and the run can save; the lock
             # is handed on, so that a run whose sweep was killed still keeps others away.
             self.child = subprocess.Popen(
-                [sys.executable, str(RUN_SCRIPT), *words],
+                [sys.executable, str(RUN_SCRIPT), *item.words],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -160,16 +165,6 @@ class Worker:
         except subprocess.TimeoutExpired:
             child.kill()
             return child.wait()
-
-
-def how_to_go_on(item: Item) -> tuple[str, ...]:
-    """The words for run.py: `--resume` where there is a checkpoint; a first save cut short is removed."""
-    folder = item.folder / checkpoint.FOLDER
-    if any(re.fullmatch(r"step-\d+", path.name) for path in folder.glob("step-*")):
-        return "--resume", str(item.folder)
-    if folder.exists():
-        shutil.rmtree(folder)
-    return item.words
 
 
 def failure(item: Item) -> str:

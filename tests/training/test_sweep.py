@@ -14,41 +14,38 @@ from rich.console import Console
 
 from configs.load import InputError, dump, load
 from training import sweep as sweep_module
+from training.run_folder import held
 from training.settings import RunSettings
 from training.sweep import Worker, claim, sweep, work
 from training.sweep_plan import SweepSettings, as_name, plan, short_names
 
-# Takes run.py's words, keeps a checkpoint folder and scores.json as run.py does, and saves on SIGTERM.
+# Takes run.py's words, keeps checkpoints and scores.json as run.py does, goes on from them, saves on SIGTERM.
 STAND_IN = """
 import json, os, signal, sys, time
 from pathlib import Path
 
 words = sys.argv[1:]
-is_resumed = words[0] == "--resume"
-if is_resumed:
-    folder = Path(words[1])
-    recipe = json.loads((folder / "recipe.yaml").read_text())
-else:
-    recipe = {"base": str(Path(words[0]).resolve())}
-    for word in words[1:]:
-        keys, value = word.split("=", 1)
-        node = recipe
-        for key in keys.split(".")[:-1]:
-            node = node.setdefault(key, {})
-        node[keys.split(".")[-1]] = json.loads(value)
-    folder = Path(recipe["output"])
-    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+recipe = {"base": str(Path(words[0]).resolve())}
+for word in words[1:]:
+    keys, value = word.split("=", 1)
+    node = recipe
+    for key in keys.split(".")[:-1]:
+        node = node.setdefault(key, {})
+    node[keys.split(".")[-1]] = json.loads(value)
+folder = Path(recipe["output"])
+(folder / "recipe.yaml").write_text(json.dumps(recipe))
+saved = [int(path.name[5:]) for path in (folder / "checkpoints").glob("step-????????")]
 stop = []
 signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
 locked = any(os.readlink(f"/proc/self/fd/{fd}").endswith("sweep.lock") for fd in os.listdir("/proc/self/fd")
              if os.path.exists(f"/proc/self/fd/{fd}"))
 with (folder.parent / "journal.txt").open("a") as journal:
-    how = "resumed" if is_resumed else "started"
+    how = "resumed" if saved else "started"
     journal.write(f"{folder.name} {how}{' with lock' if locked else ''}\\n")
 if "broken" in folder.name:
     print("error: something is broken")
     sys.exit(2)
-done = max([int(p.name[5:]) for p in (folder / "checkpoints").glob("step-*")], default=0)
+done = max(saved, default=0)
 while done < recipe["steps"] and not stop:
     time.sleep(float(os.environ.get("STEP_S", 0)))
     done += 1
@@ -145,12 +142,22 @@ def test_a_run_with_a_checkpoint_goes_on(make, tmp_path):
     assert item.is_done
 
 
-def test_what_a_killed_first_save_left_is_no_checkpoint(make, tmp_path):
+def test_what_a_killed_first_save_left_is_no_checkpoint(make, tmp_path, capsys):
     (item,) = plan(make("a", seeds=(0,)))
     (item.folder / "checkpoints" / "step-00000002.tmp").mkdir(parents=True)
     sweep(make("a", seeds=(0,)))
     assert journal(tmp_path) == ["a-seed0 started with lock"]
-    assert [path.name for path in (item.folder / "checkpoints").iterdir()] == ["step-00000003"]
+    assert "a-seed0: starts" in capsys.readouterr().out
+
+
+def test_a_run_that_was_killed_between_its_scores_and_its_network_is_not_finished(make, tmp_path):
+    """As earlier versions wrote them, scores first."""
+    sweep(make("a", seeds=(0,)))
+    checkpoints = tmp_path / "out" / "a-seed0" / "checkpoints"
+    (checkpoints / "step-00000003").rename(checkpoints / "step-00000003.tmp")
+    (checkpoints / "step-00000002").mkdir()
+    sweep(make("a", seeds=(0,)))
+    assert journal(tmp_path) == ["a-seed0 started with lock", "a-seed0 resumed with lock"]
 
 
 def test_a_failed_run_is_told_and_the_queue_goes_on(make, tmp_path, capsys):
@@ -175,7 +182,7 @@ def test_when_time_is_up_the_run_saves_and_the_next_sweep_finishes_it(make, tmp_
     assert journal(tmp_path)[1:] == ["a-seed0 resumed with lock"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_the_run_and_the_queue(make, tmp_path, monkeypatch, number):
     monkeypatch.setenv("STEP_S", "0.05")
     before = signal.getsignal(number)
@@ -193,10 +200,12 @@ def test_a_signal_stops_the_run_and_the_queue(make, tmp_path, monkeypatch, numbe
 
 
 def test_a_run_in_other_hands_is_left_alone(make, tmp_path):
-    with claim(tmp_path / "out" / "a-seed0") as lock:
-        assert lock is not None
-        sweep(make("a"))
-    assert [line.split()[0] for line in journal(tmp_path)] == ["a-seed1"]
+    """Those of another sweep, or of somebody who trains in that folder without one."""
+    folder = tmp_path / "out" / "a-seed0"
+    for hold in (claim, held):
+        with hold(folder):
+            sweep(make("a"))
+        assert [line.split()[0] for line in journal(tmp_path)] == ["a-seed1"]
 
 
 def test_sweeps_side_by_side_share_the_queue(make, tmp_path, monkeypatch):
