@@ -89,15 +89,32 @@ class PipelineLoader(TrainLoader[Batch]):
         """Return the next batch. Raises InputError that names the sample where one cannot be decoded."""
         with _named_faults(self._split):
             if self._pipeline is None:
-                self._pipeline = self._build(self._checkpoint)
+                self._pipeline = self._start()
             outputs = self._pipeline.next()
         return self._finish(outputs)
+
+    def _start(self) -> ViewPipeline:
+        """The pipeline at the saved place. Raises InputError where that is none of such a pipeline."""
+        try:
+            return self._build(self._checkpoint)
+        except (
+            RuntimeError,
+            UnicodeDecodeError,
+        ) as error:  # the latter of DALI's own words about damaged bytes
+            if self._checkpoint is None:
+                raise
+            raise InputError(
+                "the place in the data stream that the checkpoint holds cannot be read: remove that "
+                "checkpoint to fall back on an older one"
+            ) from error
 
     def _position(self) -> dict[str, Any]:
         return {"dali": self._pipeline.checkpoint() if self._pipeline else self._checkpoint}
 
     def _go_on(self, state: dict[str, Any]) -> None:
         self.close()
+        if state["dali"] == b"":
+            raise ValueError("the place in the data stream is empty")
         self._checkpoint = state["dali"]
         if self._feed:
             self._feed.lost = dict(state["lost"])

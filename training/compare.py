@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from configs.disk import named_disk_errors
 from configs.load import InputError, exit_on_input_error, load, read_request
 from configs.settings import settings
 from sharding.files import write_atomic
@@ -303,7 +304,9 @@ def main(argv: list[str] | None = None) -> None:
         found = read_all(request.paths)
         check_baseline(cfg.baseline, found.tables)
         common = os.path.commonpath([path.absolute() for path in request.paths])
-        report(found, cfg, Path(cfg.output or common))
+        output = Path(cfg.output or common)
+        with named_disk_errors(output):
+            report(found, cfg, output)
 
 
 if __name__ == "__main__":

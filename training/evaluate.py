@@ -23,15 +23,16 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
+from configs.disk import named_disk_errors
 from configs.load import InputError, exit_on_input_error, load, read_request
 from configs.settings import settings
 from pipelines.loader import Place, eval_loader
 from pipelines.source import Split, open_split
 from sharding.skeleton import Skeleton
 from training import checkpoint
-from training.build import RECIPE_NAME, build_method
+from training.build import build_method
 from training.files import SCORES_NAME, write_json
-from training.finished import read_scores
+from training.finished import own_recipe, read_scores
 from training.predict import Predictions, join, predict
 from training.scoring.metrics import coco_results, metrics_of, require, score
 from training.scoring.truth import is_detected
@@ -100,6 +101,30 @@ def find_checkpoint(folder: Path, cfg: EvaluateSettings) -> Path:
     raise InputError(f"checkpoint={cfg.checkpoint}: {problem}, in {folder}: {listed}")
 
 
+def read_checkpoint(folder: Path, cfg: EvaluateSettings) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that `cfg.checkpoint` means, and its state of the method; see `find_checkpoint`.
+
+    One that is gone when it is read was removed by the run, which is still training: then it is looked for
+    anew. Raises InputError where it holds no method or numbers that are not finite.
+    """
+    while True:
+        path = find_checkpoint(folder, cfg)
+        try:
+            state = checkpoint.load_shared(path).get("method")
+            break
+        except InputError:
+            if path.is_dir():
+                raise
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds no trained method: remove that folder to fall back on an older one")
+    broken = checkpoint.not_finite(state)
+    if broken:
+        raise InputError(
+            f"{path}: these weights or running means are not finite: {broken}: score another one"
+        )
+    return path, state
+
+
 def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     """Score a checkpoint of the run in `folder`, whose recipe scores on `own_val`.
 
@@ -107,7 +132,13 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     is absent or damaged, and where the people of `cfg.data.val` have other keypoints than the network or
     cannot give `cfg.metric`: before anything is predicted.
     """
-    path = find_checkpoint(folder, cfg)
+    path, state = read_checkpoint(folder, cfg)
+    if cfg.checkpoint == "newest" and checkpoint.step_of(path) != cfg.steps:
+        step = checkpoint.step_of(path)
+        Console(stderr=True, soft_wrap=True, highlight=False).print(
+            f"note: {folder} keeps no intact checkpoint of its last step, {cfg.steps:,}: step {step:,} is "
+            "scored"
+        )
     others = "" if cfg.data.val == own_val else Path(cfg.data.val).name
     output = folder / "evaluation" / others / ("" if cfg.checkpoint == "newest" else path.name)
     val = open_val(cfg, own_val)
@@ -118,7 +149,7 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     place = Place(device=device)
     method = build_method(cfg, val.skeleton, place, fresh=False)
-    checkpoint.load_weights(method, checkpoint.load_shared(path)["method"], path)
+    checkpoint.load_weights(method, state, path)
     found = predict(
         method.networks(),
         eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, place=place, settings=cfg.loader),
@@ -175,11 +206,10 @@ def main(argv: list[str] | None = None) -> None:
         )
         if request.recipe is None:
             raise InputError("command line: RUN_DIR is missing: name the folder of the run to score")
-        recipe = request.recipe / RECIPE_NAME
-        if not recipe.is_file():
-            raise InputError(f"{request.recipe}: the folder holds no {RECIPE_NAME}, so it is no run")
+        recipe = own_recipe(request.recipe)
         own_val = load(RunSettings, recipe).data.val
-        evaluate_run(request.recipe, load(EvaluateSettings, recipe, request.overrides), own_val)
+        with named_disk_errors(request.recipe / "evaluation"):
+            evaluate_run(request.recipe, load(EvaluateSettings, recipe, request.overrides), own_val)
 
 
 if __name__ == "__main__":

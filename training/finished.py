@@ -145,23 +145,37 @@ def read_run(folder: Path) -> Run | None:
         raise _unlike_a_run(folder / CARD_NAME, error) from None
 
 
+def own_recipe(folder: Path) -> Path:
+    """The recipe in a run's folder. Raises InputError where there is none, or no recipe of a run."""
+    recipe = folder / RECIPE_NAME
+    if not recipe.is_file():
+        raise InputError(f"{folder}: the folder holds no {RECIPE_NAME}, so it is no run")
+    settings = _read_yaml(recipe)
+    if not isinstance(settings, dict) or "data" not in settings:
+        raise _unlike_a_run(recipe, "it does not hold the settings of a run")
+    return recipe
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
     """The settings of a run as plain values, defaults filled in where today's settings still read them.
 
     Raises InputError where the recipe is missing or damaged.
     """
-    recipe = folder / RECIPE_NAME
+    recipe = own_recipe(folder)
     try:
-        text = dump(load(RunSettings, recipe))
-    except InputError:
-        try:
-            text = recipe.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise _unlike_a_run(recipe, error) from None
-    settings = yaml12.parse(text, str(recipe)).value
-    if not isinstance(settings, dict) or not {"seed", "steps", "labelled_batch"} <= set(settings):
-        raise _unlike_a_run(recipe, "it does not hold the settings of a run")
-    return settings
+        settings = yaml12.parse(dump(load(RunSettings, recipe)), str(recipe)).value
+    except InputError:  # of an older version
+        settings = _read_yaml(recipe)
+    if not {"seed", "steps", "labelled_batch"} <= set(settings):
+        raise _unlike_a_run(recipe, "it does not hold all settings of a run")
+    return dict(settings)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml12.parse(path.read_text(), str(path)).value
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unlike_a_run(path, error) from None
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
@@ -224,7 +238,7 @@ def _read_json(path: Path) -> Any:
 
 def _unlike_a_run(path: Path, why: Exception | str) -> InputError:
     """The sentence about a file that is not as a run writes it."""
-    return InputError(f"{path}: cannot be read ({why}): train the run again or leave it out")
+    return InputError(f"{path}: cannot be read ({why}): put it back, train the run again or leave it out")
 
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:

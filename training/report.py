@@ -9,7 +9,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,9 @@ class Report:
     def __enter__(self) -> "Report":
         # The trackers start here rather than with the Accelerator, as the step of a resumed run is known now.
         self.accelerator.log_with = [
-            JsonLines(self.folder / METRICS_NAME, keep_until_step=self.last_step),
-            TensorBoardTracker(
-                "tensorboard", self.folder, purge_step=self.last_step + 1 if self.last_step else None
-            ),
+            JsonLines(self.folder / METRICS_NAME, keep_until_step=self.last_step, say=self.note),
+            # Also at step 0: a run that starts anew may find what an earlier attempt wrote.
+            TensorBoardTracker("tensorboard", self.folder, purge_step=self.last_step + 1),
         ]
         self.accelerator.init_trackers("semipose")
         if self._display:
@@ -194,22 +193,33 @@ class Report:
 class JsonLines(GeneralTracker):
     """A tracker for Accelerate that appends one JSON object a call to a file.
 
-    It begins by cutting the lines beyond `keep_until_step`, and a line that a kill left unfinished.
+    It begins by cutting the lines beyond `keep_until_step`, and a line that a kill left unfinished. What is
+    missing of the lines until there, as after a loss of power, goes to `say` as a sentence.
     """
 
     name = "jsonl"
     requires_logging_directory = False
 
-    def __init__(self, path: Path, *, keep_until_step: int) -> None:
+    def __init__(self, path: Path, *, keep_until_step: int, say: Callable[[str], None]) -> None:
         super().__init__()
         self.path = path
         self.keep_until_step = keep_until_step
+        self.say = say
 
     def start(self) -> None:
         """Cut the file back to the step that the run goes on from."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= self.keep_until_step]
-        write_atomic(self.path, "".join(f"{line}\n" for line in kept).encode())
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        steps = [_step_of(line) for line in lines]
+        kept = [line for line, step in zip(lines, steps, strict=True) if step <= self.keep_until_step]
+        write_atomic(self.path, b"".join(line + b"\n" for line in kept))
+        last = max((step for step in steps if step <= self.keep_until_step), default=0)
+        if last < self.keep_until_step:
+            self.say(
+                f"note: {self.path} lacks the lines of steps {last + 1:g} to {self.keep_until_step}, which "
+                "did not reach the disk before the machine stopped, or were removed"
+            )
+        if damaged := steps[:-1].count(math.inf):  # the last line may be one that a kill cut short
+            self.say(f"note: {damaged} damaged lines are left out of {self.path}")
 
     @property
     def tracker(self) -> Path:
@@ -302,9 +312,10 @@ def _means(rows: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
     return {name: math.fsum(values) / len(values) for name, values in columns.items()}
 
 
-def _step_of(line: str) -> float:
-    """The step of a JSON line; infinite for a line that a kill cut short."""
+def _step_of(line: bytes) -> float:
+    """The step of a JSON line; infinite for a line that a kill cut short or a disk has damaged."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        step = float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
+    return step if math.isfinite(step) else math.inf

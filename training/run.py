@@ -38,6 +38,7 @@ from training import card, checkpoint
 from training.build import RECIPE_NAME, build_method, choose_kernels, open_splits
 from training.doubts import doubts
 from training.files import CARD_NAME, write_json
+from training.finished import own_recipe
 from training.launcher import require_plain_launch
 from training.loop import Job, restore, train, write_scores
 from training.report import Report
@@ -188,9 +189,7 @@ def main(argv: list[str] | None = None) -> None:
         resumed: Path | None = request.options.resume
         if resumed is not None and request.recipe is not None:
             raise InputError("command line: --resume takes the run's own recipe: leave the other one out")
-        if resumed is not None and not (resumed / RECIPE_NAME).is_file():
-            raise InputError(f"--resume {resumed}: the folder holds no {RECIPE_NAME}, so it is no run")
-        recipe = request.recipe if resumed is None else resumed / RECIPE_NAME
+        recipe = request.recipe if resumed is None else own_recipe(resumed)
         if recipe is None:
             raise InputError(no_recipe("run"))
         overrides = request.overrides

@@ -105,8 +105,8 @@ def refuse_other_settings(cfg: RunSettings) -> None:
         has = read_settings(folder)
     except InputError as error:
         raise InputError(
-            f"{folder} holds checkpoints of an unknown run: {error}; put its {RECIPE_NAME} back, or give "
-            "another output="
+            f"{folder} holds checkpoints of an unknown run: put its {RECIPE_NAME} back, or give another "
+            f"output= ({error})"
         ) from None
     different = ", ".join(differences(has, plain(cfg)))
     if different:

@@ -124,6 +124,31 @@ def test_a_run_without_checkpoints_says_so(
         assert sentence in capsys.readouterr().err
 
 
+def test_checkpoints_that_a_training_removes_meanwhile_are_passed_over(
+    tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that saves often and keeps one: the newest goes while it is compared, and while it is read."""
+    cfg = tiny_run("supervised", "steps=3", "checkpoint_every=1")
+    folder = run(cfg, resume=False).folder
+    real = {"damage": checkpoint.damage, "load_shared": checkpoint.load_shared}
+    going = {"damage": 3, "load_shared": 2}
+
+    def remove_first(what: str) -> Any:
+        def work(path: Path) -> Any:
+            if path.name == f"step-{going[what]:08d}":
+                shutil.rmtree(path)
+            return real[what](path)
+
+        return work
+
+    for what in real:
+        monkeypatch.setattr(checkpoint, what, remove_first(what))
+    assert scored(folder)["step"] == 1
+    assert capsys.readouterr().err == (
+        f"note: {folder} keeps no intact checkpoint of its last step, 3: step 1 is scored\n"
+    )
+
+
 def test_a_run_keeps_its_best_checkpoint_beside_the_last(
     tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -212,10 +212,22 @@ def test_resumed_run_cuts_what_lies_beyond_its_step(tmp_path, accelerator):
 
 
 def test_number_that_json_lacks_becomes_null(tmp_path):
-    tracker = JsonLines(tmp_path / "metrics.jsonl", keep_until_step=0)
+    tracker = JsonLines(tmp_path / "metrics.jsonl", keep_until_step=0, say=pytest.fail)
     tracker.start()
     tracker.log({"a": math.nan, "b": math.inf, "c": 1}, step=3)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 3, "a": null, "b": null, "c": 1}\n'
+
+
+def test_lines_that_are_missing_or_damaged_are_told(tmp_path):
+    """As a loss of power leaves them: they were never flushed to the disk."""
+    rows = [b'{"step": 2, "a": 1}', b"\xff\x00", b'{"step": NaN}', b'{"step": 4, "a": 2}', b'{"step": 9, "a"']
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(rows))
+    said: list[str] = []
+    JsonLines(tmp_path / "metrics.jsonl", keep_until_step=8, say=said.append).start()
+    assert (tmp_path / "metrics.jsonl").read_bytes().splitlines() == [rows[0], rows[3]]
+    assert len(said) == 2
+    assert "lacks the lines of steps 5 to 8" in said[0]
+    assert "2 damaged lines" in said[1]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
