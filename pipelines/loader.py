@@ -47,9 +47,9 @@ class Place:
 class LoaderSettings:
     """How the pipelines run. What they give depends on `shuffle_buffer` only, and on what a stream loses."""
 
-    threads: Annotated[int, Field(ge=1)] = 2
+    threads: Annotated[int, Field(ge=1, le=512)] = 2
     """CPU threads of each stream; where there is no GPU, as many again warp."""
-    prefetch: Annotated[int, Field(ge=1)] = 2
+    prefetch: Annotated[int, Field(ge=1, le=128)] = 2
     """Batches that each stream prepares ahead."""
     hw_decoder_load: Annotated[float, Field(ge=0, le=1)] = 0.65
     """Share of a batch that the JPEG engines of a data-centre GPU decode; its cores decode the rest."""

@@ -66,7 +66,7 @@ PLAIN = ViewLaw(scale_sd=0.0, rotation_probability=0.0, flip_probability=0.0)
 class ViewSettings:
     """Size of the network's input and the laws of the views shown to it."""
 
-    size_hw: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]] = (256, 192)
+    size_hw: tuple[Annotated[int, Field(ge=32, le=4096)], Annotated[int, Field(ge=32, le=4096)]] = (256, 192)
     """Height and width of every view, in pixels; multiples of 4, the stride of heatmaps."""
     labelled: ViewLaw = field(default_factory=ViewLaw)
     """Law of the labelled view."""

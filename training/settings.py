@@ -15,6 +15,8 @@ from training.schedule import Milestones, Schedule
 from training.scoring.settings import EvaluationSettings, Metric
 
 Count = Annotated[int, Field(ge=1)]
+BatchSize = Annotated[int, Field(ge=1, le=16_384)]
+Seed = Annotated[int, Field(ge=-(2**48), le=2**48)]  # generators of 64 bits are seeded by multiples of it
 
 
 @settings
@@ -68,7 +70,7 @@ class RunSettings:
     """The run's folder: card, metrics, checkpoints, pictures, scores."""
     protocol: str = "own"
     """Name of the protocol that the run keeps (a file under configs/protocols): for its card and tables."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the network's first weights, of the views, and of every draw of the method."""
     data: DataSettings
     """Which people are labelled, unlabelled and scored."""
@@ -88,9 +90,9 @@ class RunSettings:
     """Adam and its learning rate."""
     steps: Count = 140_460
     """Optimiser steps of the run (published 1K runs: 30 epochs of 4,682)."""
-    labelled_batch: Count = 32
+    labelled_batch: BatchSize = 32
     """Labelled people in a step, on each process."""
-    unlabelled_batch: Count = 32
+    unlabelled_batch: BatchSize = 32
     """Unlabelled people in a step, on each process."""
     report_every: Count = 50
     """Steps between two lines of the report; each costs one transfer from the device."""
@@ -102,7 +104,7 @@ class RunSettings:
     """Steps between two checkpoints; the last step always leaves one."""
     keep_checkpoints: Count = 2
     """How many of the newest checkpoints stay. The one of the best scoring, of those saved at a step that was
-    scored, stays beside them."""
+    scored, stays beside them. With 1 there is none to fall back on where a disk damages the newest."""
     metric: Metric = "AP"
     """The score that decides which scoring was the best one; one that `data.val` cannot give is refused."""
     precision: Literal["no", "bf16", "fp16"] = "no"

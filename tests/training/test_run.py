@@ -181,6 +181,13 @@ def test_sigterm_saves_and_exits_well_and_kill_9_leaves_a_resumable_run(
         (["net.head.widht=8"], ["net.head.widht", "did you mean 'width'"]),
         (["steps=0", "optim.lr=-1"], ["steps", "optim.lr"]),
         (["data.subset_seed=-1"], ["data.subset_seed", "a whole number >= 0 or null"]),
+        (
+            ["seed=9223372036854775808"],
+            ["seed", "a whole number >= -281474976710656 <= 281474976710656"],
+        ),
+        (["loader.threads=5000", "loader.prefetch=100000"], ["threads", "<= 512", "prefetch", "<= 128"]),
+        (["labelled_batch=1000000"], ["labelled_batch", "a whole number >= 1 <= 16384"]),
+        (["views.size_hw=[100000,96]"], ["views.size_hw", "<= 4096"]),
         (["method={name: single, mixup: {places: [backbone.layr3]}}"], ["backbone.layer3"]),
     ],
 )
