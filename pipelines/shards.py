@@ -200,6 +200,10 @@ def _named(url: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise InputError(f"{url}: there is no such file in the store: correct the address") from error
+    except TimeoutError as error:
+        raise InputError(
+            f"{url}: the store did not answer in time: correct the address, or try again later"
+        ) from error
     except Exception as error:
         what = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise InputError(f"{url}: the file cannot be read ({what}): check address and credentials") from error
