@@ -71,6 +71,8 @@ class Annotations:
     photo_facts: what scoring needs to know of a photo beyond its size, by image id.
     upright: nobody annotated these photos, so their boxes count in pixels of the photo turned upright as EXIF
     says. Where somebody did, the annotated size decides (see `decode_photo`).
+    category_id, category_name: the COCO category of the persons in their own file, which results must carry
+    for that file to score them; 1 and "person" where a format has no categories.
     findings: every fault of the annotations; those that stop are the caller's to raise.
     """
 
@@ -83,6 +85,8 @@ class Annotations:
     annotated: tuple[Person, ...] | None = None
     photo_facts: Mapping[int, dict[str, Any]] = field(default_factory=dict)
     upright: bool = False
+    category_id: int = 1
+    category_name: str = "person"
 
 
 def encode_pose(box_xywh: np.ndarray, keypoints: np.ndarray) -> bytes:

@@ -136,12 +136,12 @@ CROWDPOSE_14 = Skeleton(
 """CrowdPose; sigmas as in its crowdpose-api. (The bones of its files are COCO's and name 17 keypoints.)"""
 
 
-def to_category(skeleton: Skeleton, *, category_id: int = 1) -> dict[str, Any]:
+def to_category(skeleton: Skeleton, *, category_id: int = 1, name: str = "person") -> dict[str, Any]:
     """The COCO category of a skeleton; `sharding.category.from_category` gives the same skeleton back."""
     return {
         "id": category_id,
-        "name": "person",
-        "supercategory": "person",
+        "name": name,
+        "supercategory": name,
         "keypoints": list(skeleton.names),
         "skeleton": [[a + 1, b + 1] for a, b in skeleton.bones],
         "flip_pairs": [list(pair) for pair in skeleton.flip_pairs],

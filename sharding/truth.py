@@ -13,9 +13,6 @@ from sharding.plan import PhotoTask
 from sharding.record import Annotations, Person, Photo
 from sharding.skeleton import to_category
 
-CATEGORY_ID = 1
-
-
 StoredPhotos = Sequence[tuple[PhotoTask, tuple[int, int]]]
 """The photos with their stored persons, in order, each with its width and height."""
 
@@ -42,7 +39,8 @@ def _texts(
     annotations: Annotations, photos: Sequence[tuple[Photo, tuple[int, int]]], samples: Sequence[Person]
 ) -> Iterator[str]:
     """The file, row by row: of all COCO at once the rows would take a GB."""
-    category = to_category(annotations.skeleton, category_id=CATEGORY_ID)
+    category_id = annotations.category_id
+    category = to_category(annotations.skeleton, category_id=category_id, name=annotations.category_name)
     num_keypoints = annotations.skeleton.num_keypoints
     there = {photo.id for photo, _ in photos}
     persons: Iterable[Person] = samples
@@ -55,8 +53,10 @@ def _texts(
     yield ',"images":['
     yield from _joined(_image(photo, size_wh, annotations) for photo, size_wh in photos)
     yield '],"annotations":['
-    ignored = (_ignored_row(row, num_keypoints) for row in annotations.ignored if row["image_id"] in there)
-    yield from _joined(chain(map(_row, persons), ignored))
+    rows = (_row(person, category_id) for person in persons)
+    forgiven = (row for row in annotations.ignored if row["image_id"] in there)
+    ignored = (_ignored_row(row, num_keypoints, category_id) for row in forgiven)
+    yield from _joined(chain(rows, ignored))
     yield "]}"
 
 
@@ -74,10 +74,10 @@ def _image(photo: Photo, size_wh: tuple[int, int], annotations: Annotations) -> 
     return {**row, **annotations.photo_facts.get(photo.id, {})}
 
 
-def _ignored_row(row: dict[str, Any], num_keypoints: int) -> dict[str, Any]:
+def _ignored_row(row: dict[str, Any], num_keypoints: int, category_id: int) -> dict[str, Any]:
     keypoints = row.get("keypoints", [0] * (3 * num_keypoints))
     labelled = sum(v > 0 for v in keypoints[2::3])
-    return {**row, "category_id": CATEGORY_ID, "keypoints": keypoints, "num_keypoints": labelled}
+    return {**row, "category_id": category_id, "keypoints": keypoints, "num_keypoints": labelled}
 
 
 def _detection(person: Person) -> dict[str, Any]:
@@ -90,11 +90,11 @@ def _detection(person: Person) -> dict[str, Any]:
     }
 
 
-def _row(person: Person) -> dict[str, Any]:
+def _row(person: Person, category_id: int) -> dict[str, Any]:
     row = {
         "id": person.id,
         "image_id": person.image_id,
-        "category_id": CATEGORY_ID,
+        "category_id": category_id,
         "iscrowd": 0,
         "area": person.area,
         "bbox": list(person.box_xywh),

@@ -35,7 +35,7 @@ from training.files import SCORES_NAME, write_json
 from training.finished import own_recipe, read_scores
 from training.predict import Predictions, join, predict
 from training.scoring.metrics import coco_results, metrics_of, require, score
-from training.scoring.truth import is_detected
+from training.scoring.truth import category_id_of, is_detected
 from training.settings import Count, RunSettings
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -55,8 +55,9 @@ def score_all(
 ) -> dict[str, dict[str, float]]:
     """The scores of every network and ensemble, from what `predict` gave on each rank."""
     everyone = {name: join([rank[name] for rank in ranks]) for name in ranks[0]}
+    category_id = category_id_of(ground_truth)
     return {
-        name: score(people, coco_results(people, skeleton), ground_truth, skeleton)
+        name: score(people, coco_results(people, skeleton, category_id=category_id), ground_truth, skeleton)
         for name, people in everyone.items()
     }
 
@@ -161,7 +162,7 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     )
     scores = {}
     for name, people in found.items():
-        results = coco_results(people, val.skeleton)
+        results = coco_results(people, val.skeleton, category_id=category_id_of(ground_truth))
         write_json(output / f"{name}-predictions.json", results)
         if is_annotated:
             scores[name] = score(people, results, ground_truth, val.skeleton)

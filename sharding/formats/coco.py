@@ -149,6 +149,7 @@ def judge_rows(
             empty.append(Photo(id=image.id, file_name=image.file_name, size_wh=(image.width, image.height)))
         if image.crowdIndex is not None:
             facts[image.id] = {"crowdIndex": image.crowdIndex}
+    category = rule.categories.chosen[0]
     return Annotations(
         skeleton=skeleton,
         photos=photos,
@@ -158,6 +159,8 @@ def judge_rows(
         ignored=tuple(ignored),
         photo_facts=facts,
         upright=upright,
+        category_id=category["id"],
+        category_name=str(category.get("name") or "person"),
     )
 
 

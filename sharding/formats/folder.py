@@ -43,7 +43,7 @@ class FolderFormat:
         All keypoints are zero (v = 0), the area is 0.53 of the box. Photos without a box are empty ones.
         Raises InputError where there are no photos, and as the boxes do.
         """
-        skeleton = _find_skeleton(self.skeleton)
+        skeleton, category = _find_skeleton(self.skeleton)
         photos = open_photos(self.images)
         found, findings = self.boxes.find(photos)
         unlabelled = np.zeros((skeleton.num_keypoints, 3), np.float32)  # one for all: photos may be a million
@@ -68,6 +68,8 @@ class FolderFormat:
             findings=findings,
             empty_photos=tuple(photo for photo, boxes_xywh in found if not boxes_xywh),
             upright=True,
+            category_id=category["id"],
+            category_name=str(category.get("name") or "person"),
         )
 
 
@@ -75,9 +77,10 @@ class _Categories(msgspec.Struct):
     categories: list[dict[str, Any]]
 
 
-def _find_skeleton(name: str) -> Skeleton:
+def _find_skeleton(name: str) -> tuple[Skeleton, dict[str, Any]]:
+    """The keypoint set, and the COCO category that it is described by."""
     if name in SKELETONS:
-        return SKELETONS[name]
+        return SKELETONS[name], {"id": 1, "name": "person"}
     path = Path(name)
     expected = f"a COCO-form file with `categories` (nor is it one of {', '.join(SKELETONS)})"
     file = read_json(path, _Categories, expected=expected)
@@ -87,4 +90,4 @@ def _find_skeleton(name: str) -> Skeleton:
             f"{name}: category {category.get('name')!r} names no keypoints: if the recipe of the labelled "
             "set names them, give source.skeleton=SHARDS/ground_truth.json, with the folder of its shards"
         )
-    return from_category(category, where=name)
+    return from_category(category, where=name), category

@@ -49,9 +49,12 @@ def require(metric: Metric, ground_truth: dict[str, Any], skeleton: Skeleton, *,
         )
 
 
-def coco_results(predictions: Predictions, skeleton: Skeleton) -> list[dict[str, Any]]:
+def coco_results(
+    predictions: Predictions, skeleton: Skeleton, *, category_id: int = 1
+) -> list[dict[str, Any]]:
     """COCO result entries, rescored, after OKS-NMS.
 
+    category_id: the one of the file that the results are scored by (`truth.category_id_of` of a split).
     A person's score is that of its box (1 for an annotated one) times the mean of its peaks above 0.2; the
     third number of a keypoint is its peak. No `bbox`: pycocotools then takes the extent of the keypoints as
     the detection's area. The published entries carry one, which moves APM and APL a little and nothing else.
@@ -61,7 +64,7 @@ def coco_results(predictions: Predictions, skeleton: Skeleton) -> list[dict[str,
     keypoints = np.concatenate([predictions.points_xy, predictions.peaks[..., None]], axis=-1)
     rows = keypoints.astype(np.float64).round(3).reshape(len(keypoints), 3 * skeleton.num_keypoints).tolist()
     results = [
-        {"image_id": record["image_id"], "category_id": 1, "keypoints": row, "score": score}
+        {"image_id": record["image_id"], "category_id": category_id, "keypoints": row, "score": score}
         for record, row, score in zip(predictions.records, rows, scores, strict=True)
     ]
     return oks.oks_nms(results, predictions.areas, skeleton.sigmas)

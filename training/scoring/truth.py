@@ -10,6 +10,12 @@ def is_detected(ground_truth: dict[str, Any]) -> bool:
     return "detections" in ground_truth
 
 
+def category_id_of(ground_truth: dict[str, Any]) -> int:
+    """The category of the people in the file that they were annotated in, which results must carry."""
+    category_id: int = ground_truth["categories"][0]["id"]
+    return category_id
+
+
 def keypoints_of(
     records: list[dict[str, Any]], ground_truth: dict[str, Any], *, num_keypoints: int
 ) -> np.ndarray:
