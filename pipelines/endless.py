@@ -1,7 +1,7 @@
 """What every training stream promises, whichever way its batches come about."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Generic, TypeVar
 
 from configs.load import InputError
@@ -44,8 +44,9 @@ class TrainLoader(ABC, Generic[Batch]):
         """Go on after the batch that `state` belongs to. Raises InputError where it is another stream's."""
         if changes := list(_changes(state["signature"], self._signature)):
             raise InputError(
-                f"the saved data stream is not this one ({', '.join(changes)}): resume with the settings and "
-                "shards of the run, or start a new run"
+                f"the saved stream of {self._signature['stream']} people is not this one "
+                f"({', '.join(changes)}): resume with the shards, settings and machine that the run had, or "
+                "start a new run"
             )
         self._go_on(state)
 
@@ -67,11 +68,25 @@ class TrainLoader(ABC, Generic[Batch]):
         """Stop the threads and free the memory; the next batch would start them again."""
 
 
-def _changes(saved: dict[str, Any], own: dict[str, Any], within: str = "") -> Iterator[str]:
-    """Say of each value that differs what it was and is, by its dotted key."""
+def _changes(saved: dict[str, Any], own: dict[str, Any]) -> Iterator[str]:
+    """Say in what two signatures differ: causes, without what merely follows from them."""
+    follows = {"samples"}
+    if saved["samples"] != own["samples"]:
+        yield "it reads other samples of these shards, or the shards were built anew"
+        follows.add("shuffle_buffer")  # no larger than the number of samples
+    if ("cache" in saved) != ("cache" in own):
+        yield f"its crops are {'now' if 'cache' in own else 'no longer'} kept in memory (data.cache)"
+        follows |= saved.keys() ^ own.keys()
+    yield from _values(saved, own, follows)
+
+
+def _values(
+    saved: dict[str, Any], own: dict[str, Any], follows: Collection[str] = (), within: str = ""
+) -> Iterator[str]:
+    """Say of each value but those in `follows` what it was and is, by its dotted key, where it differs."""
     for key in {**own, **saved}:
         was, now = saved.get(key), own.get(key)
         if isinstance(was, dict) and isinstance(now, dict):
-            yield from _changes(was, now, f"{within}{key}.")
-        elif was != now:
+            yield from _values(was, now, within=f"{within}{key}.")
+        elif was != now and key not in follows:
             yield f"{within}{key} was {was} and is {now}"

@@ -111,6 +111,12 @@ class Split:
         contents = [shard.sha256 for shard in self.manifest.shards]
         return hashlib.sha256(json.dumps([contents, self.ordinals]).encode()).hexdigest()
 
+    @property
+    def content_sha256(self) -> str:
+        """Hash of the chosen samples and of the ground truth that they are scored by."""
+        content = [self.selection_sha256, self.manifest.ground_truth_sha256]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
     def parts(self, chosen: Sequence[int]) -> Iterator[TarPart]:
         """Where some of the chosen samples lie, tar by tar; `chosen`: rising places in the split."""
         ends = list(accumulate(shard.samples for shard in self.manifest.shards))

@@ -50,7 +50,7 @@ def card(
         "ensembles": {name: list(members) for name, members in method.ensembles().items()},
         "labelled": {"choice": choice(cfg), **people(labelled)},
         "unlabelled": people(unlabelled) if unlabelled else None,
-        "val": people(val),
+        "val": {**people(val), "content_sha256": val.content_sha256},
         "scoring": how(cfg, val, ground_truth),
         "cache": {"home": cfg.data.cache, "bytes": cached_bytes},
         "steps": cfg.steps,
@@ -105,8 +105,13 @@ def choice(cfg: RunSettings) -> str:
 
 
 def people(split: Split) -> dict[str, Any]:
-    """Number of people of a split, and the hash of their annotation ids."""
-    return {"folder": split.root, "people": split.num_samples, "ids_sha256": split.ids_sha256}
+    """Where the people of a split are, how many, and hashes of their annotation ids and of the samples."""
+    return {
+        "folder": split.root,
+        "people": split.num_samples,
+        "ids_sha256": split.ids_sha256,
+        "samples_sha256": split.selection_sha256,
+    }
 
 
 def hardware(device: torch.device) -> str:

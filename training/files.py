@@ -4,11 +4,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+from configs.errors import InputError
 from sharding.files import write_atomic
 
 CARD_NAME = "card.json"
 SCORES_NAME = "scores.json"
 METRICS_NAME = "metrics.jsonl"
+
+
+def read_json(path: Path, *, cure: str) -> dict[str, Any]:
+    """The content of a JSON file of a run. Raises InputError, which ends with `cure`, where it is damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error}): {cure}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: cannot be read (it is no mapping): {cure}")
+    return content
 
 
 def write_json(path: Path, value: Any) -> None:

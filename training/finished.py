@@ -13,11 +13,13 @@ from configs import yaml12
 from configs.load import InputError, dump, load
 from training import checkpoint
 from training.build import RECIPE_NAME
-from training.files import CARD_NAME, METRICS_NAME, SCORES_NAME
+from training.files import CARD_NAME, METRICS_NAME, SCORES_NAME, read_json
+from training.resume import in_words
 from training.settings import RunSettings
 
 WITHOUT_EFFECT = ("output", "seed", "report_every", "checkpoint_every", "keep_checkpoints", "collapse")
 LOADER_WITHOUT_EFFECT = ("threads", "prefetch", "hw_decoder_load")
+CURE = "put it back, train the run again or leave it out"
 IN_CAPTION = r"-(?:seed|labelled|steps)=?\d+"  # parts of a folder's name that the row need not repeat
 
 
@@ -48,7 +50,8 @@ class Run:
     """One finished run.
 
     `settings` lacks the seed and what cannot change a score; `last` and `best` are {network: scores in 0..1},
-    `history` such scores by the step of each scoring.
+    `history` such scores by the step of each scoring, `changes` in words which settings were others before
+    the run was resumed; mostly none.
     """
 
     folder: Path
@@ -63,6 +66,7 @@ class Run:
     history: dict[int, dict[str, dict[str, float]]]
     trained_parameters: int | None
     """Of all networks and heads that the optimiser moves; None for a card of an older version."""
+    changes: str = ""
 
     @property
     def product(self) -> str:
@@ -113,7 +117,7 @@ def read_run(folder: Path) -> Run | None:
     settings, scores = read_settings(folder), read_scores(folder)
     if not is_finished(folder, settings["steps"]):
         return None
-    card = _read_json(folder / CARD_NAME)
+    card = read_json(folder / CARD_NAME, cure=CURE)
     try:
         protocol = Protocol(
             card["protocol"],
@@ -136,6 +140,7 @@ def read_run(folder: Path) -> Run | None:
             scores["best"]["scores"],
             {row["step"]: row["scores"] for row in scores["history"]},
             card.get("trained_parameters"),
+            in_words([each for each in card.get("changes", ()) if has_effect(each["setting"])]),
         )
     except KeyError as error:
         raise InputError(
@@ -183,7 +188,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
     path = folder / SCORES_NAME
     if not path.is_file():
         return {}
-    scores: dict[str, Any] = _read_json(path)
+    scores = read_json(path, cure=CURE)
     is_whole = True
     try:
         for row in (scores["last"], scores["best"], *scores["history"]):
@@ -229,16 +234,15 @@ def differences(has: dict[str, Any], wants: dict[str, Any]) -> list[str]:
     return [f"{key}={old.get(key)} instead of {new.get(key)}" for key in keys]
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise _unlike_a_run(path, error) from None
-
-
 def _unlike_a_run(path: Path, why: Exception | str) -> InputError:
     """The sentence about a file that is not as a run writes it."""
-    return InputError(f"{path}: cannot be read ({why}): put it back, train the run again or leave it out")
+    return InputError(f"{path}: cannot be read ({why}): {CURE}")
+
+
+def has_effect(setting: str) -> bool:
+    """Whether a setting, by its dotted name, can change a score."""
+    group, _, inner = setting.partition(".")
+    return group not in WITHOUT_EFFECT and not (group == "loader" and inner in LOADER_WITHOUT_EFFECT)
 
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
@@ -253,7 +257,8 @@ def group_runs(runs: Iterable[Run]) -> tuple[dict[Protocol, list[Group]], list[R
     by_recipe: dict[tuple[Protocol, str], dict[int, Run]] = {}
     repeated = []
     for run in runs:
-        seeds = by_recipe.setdefault((run.protocol, json.dumps(run.settings, sort_keys=True)), {})
+        recipe = json.dumps([run.settings, run.changes], sort_keys=True)
+        seeds = by_recipe.setdefault((run.protocol, recipe), {})
         if run.seed in seeds:
             repeated.append(run)
         else:
@@ -265,14 +270,19 @@ def group_runs(runs: Iterable[Run]) -> tuple[dict[Protocol, list[Group]], list[R
 
 
 def name_groups(groups: list[dict[int, Run]]) -> list[Group]:
-    """Each group by its folder's name without the seed; where two share it, with the settings that differ."""
+    """Each group by its folder's name without the seed; where two share it, with the settings that differ.
+
+    Runs that were resumed with other settings say so in any case.
+    """
     stems = [_stem(next(iter(seeds.values()))) for seeds in groups]
     flat = [dict(leaves(next(iter(seeds.values())).settings)) for seeds in groups]
     named = []
     for stem, own, seeds in zip(stems, flat, groups, strict=True):
         rivals = [other for name, other in zip(stems, flat, strict=True) if name == stem]
         keys = [key for key in own if any(rival.get(key, "") != own[key] for rival in rivals)]
-        named.append(Group(" ".join([stem, *(f"{key}={own[key]}" for key in keys)]), seeds))
+        changes = next(iter(seeds.values())).changes
+        changed = [f"(changed {changes})"] if changes else []
+        named.append(Group(" ".join([stem, *(f"{key}={own[key]}" for key in keys), *changed]), seeds))
     return named
 
 

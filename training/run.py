@@ -22,6 +22,7 @@ import json
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,10 +39,11 @@ from training import card, checkpoint
 from training.build import RECIPE_NAME, build_method, choose_kernels, open_splits
 from training.doubts import doubts
 from training.files import CARD_NAME, write_json
-from training.finished import own_recipe
+from training.finished import own_recipe, read_settings
 from training.launcher import require_plain_launch
 from training.loop import Job, restore, train, write_scores
 from training.report import Report
+from training.resume import Resumed
 from training.run_folder import find_start, held, is_complete, refuse_odd_folder, refuse_other_settings
 from training.scoring.metrics import require
 from training.settings import RunSettings
@@ -73,15 +75,18 @@ def run(cfg: RunSettings, *, resume: bool) -> Job:
             return find_start(cfg, is_changed=resume, say=report.note)
 
         found = told_by_main(accelerator, begin)
+        resumed = None if found is None else Resumed(cfg, read_settings(folder))
         job = build_job(cfg, accelerator, report, fresh=found is None)
-        if found is not None:
+        if found is not None and resumed is not None:
+            told_by_main(accelerator, partial(resumed.refuse_other_people, job.card))
             rank, world = accelerator.process_index, accelerator.num_processes
             restore(job, checkpoint.load(found, rank=rank, world=world), found)
             report.note(f"resumed from {found}")
+            job.card["changes"] = resumed.record(job.step, say=report.note)
         write_scores(job)
         if accelerator.is_main_process:
-            write_atomic(folder / RECIPE_NAME, dump(cfg).encode())
             write_json(folder / CARD_NAME, job.card)
+            write_atomic(folder / RECIPE_NAME, dump(cfg).encode())
         stop = StopRequest(step=job.step, world=accelerator.num_processes, device=accelerator.device)
         with stop, report:
             train(job, stop)
