@@ -7,10 +7,13 @@ given (evaluation.flip_test=true, heatmap.decode=dark, data.val=OTHER, ...), and
 RUN_DIR/evaluation `scores.json` and, for each network and ensemble, the COCO results
 `NAME-predictions.json`. Those of other people than the recipe's, and of a checkpoint that was named, go into
 folders of their own there: evaluation/my-photos (data.val=shards/my-photos), evaluation/step-00001200, and
-evaluation/my-photos/step-00001200 for both. Of people whom nobody annotated, such as those that a detector
-found in new photos, there are results and no scores.
+evaluation/my-photos/step-00001200 for both. Where evaluation/my-photos holds the scores of another set of
+that name, a part of the hash of what is scored is added to the name. Of people whom nobody annotated, such as
+those that a detector found in new photos, there are results and no scores.
 """
 
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -31,7 +34,7 @@ from pipelines.source import Split, open_split
 from sharding.skeleton import Skeleton
 from training import checkpoint
 from training.build import build_method
-from training.files import SCORES_NAME, write_json
+from training.files import CARD_NAME, SCORES_NAME, read_json, write_json
 from training.finished import own_recipe, read_scores
 from training.predict import Predictions, join, predict
 from training.scoring.metrics import coco_results, metrics_of, require, score
@@ -140,9 +143,9 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
             f"note: {folder} keeps no intact checkpoint of its last step, {cfg.steps:,}: step {step:,} is "
             "scored"
         )
-    others = "" if cfg.data.val == own_val else Path(cfg.data.val).name
-    output = folder / "evaluation" / others / ("" if cfg.checkpoint == "newest" else path.name)
     val = open_val(cfg, own_val)
+    output = folder_of(val, folder, is_own_address=cfg.data.val == own_val)
+    output /= "" if cfg.checkpoint == "newest" else path.name
     ground_truth = val.ground_truth()
     is_annotated = bool(metrics_of(ground_truth, val.skeleton))
     if is_annotated:
@@ -167,9 +170,43 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
         if is_annotated:
             scores[name] = score(people, results, ground_truth, val.skeleton)
     which = {"checkpoint": path.name, "step": checkpoint.step_of(path)}
-    content = {**which, **how(cfg, val, ground_truth), "scores": scores}
+    content = {**which, **how(cfg, val, ground_truth), "val_sha256": val.content_sha256, "scores": scores}
     write_json(output / SCORES_NAME, content)
-    Console().print_json(data=content)
+    Console().print_json(data={"written": str(output), **content})
+
+
+def folder_of(val: Split, run_folder: Path, *, is_own_address: bool) -> Path:
+    """The folder for the scores of `val`, in which those of no other people are.
+
+    The people of the run's own recipe have `evaluation` itself; they are known by what their shards hold, or,
+    where the card of an older run does not say that, by their address. Others have a folder there by their
+    name, with a part of the hash of what is scored where that name is taken or could mean something else.
+    """
+    evaluation, content = run_folder / "evaluation", val.content_sha256
+    card = run_folder / CARD_NAME
+    said = read_json(card, cure="remove it") if card.is_file() else {}
+    own = said.get("val", {}).get("content_sha256")
+    if content == own or (own is None and is_own_address):
+        return evaluation
+    is_command = val.root.startswith("pipe:")
+    name = val.manifest.name if is_command else re.split(r"[/\\]", os.path.abspath(val.root))[-1]
+    name = re.sub(r"[^\w.+=@-]+", "_", name).strip("._")
+    if not name or re.match(r"step-\d+$", name) or not _is_free(evaluation / name, val):
+        name = f"{name or 'val'}-{content[:8]}"
+    return evaluation / name
+
+
+def _is_free(folder: Path, val: Split) -> bool:
+    """Whether no scores of other people than those of `val` are in a folder."""
+    if folder.exists() and not folder.is_dir():
+        return False
+    for path in (folder / SCORES_NAME, *folder.glob(f"step-*/{SCORES_NAME}")):
+        if path.is_file():
+            scores = read_json(path, cure="remove its folder")
+            if "val_sha256" in scores:
+                return bool(scores["val_sha256"] == val.content_sha256)
+            return bool(scores.get("val") == val.root)  # of an older version
+    return True
 
 
 def open_val(cfg: RunSettings, own_val: str) -> Split:

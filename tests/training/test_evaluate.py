@@ -11,8 +11,10 @@ import pytest
 from rich.console import Console
 
 from configs.load import InputError, dump
+from pipelines.source import open_split
 from sharding.build import build
 from sharding.files import file_sha256
+from sharding.formats.drawn import DrawnFormat
 from sharding.formats.folder import FolderFormat
 from sharding.manifest import read_manifest, write_manifest
 from sharding.settings import BuildSettings
@@ -67,6 +69,79 @@ def test_overrides_reach_the_scoring(finished: Path, drawn_shards: Path) -> None
     assert json.loads((finished / "evaluation" / "scores.json").read_text()) == flipped
     named = scored(finished, f"data.val={drawn_shards / 'train'}", "checkpoint=2", into="train/step-00000002")
     assert named == other
+
+
+def test_evaluations_of_different_people_never_overwrite_each_other(
+    finished: Path, drawn_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four sets that are all named `val`, one of them the run's own, by every kind of address."""
+    own = scored(finished)
+    source = DrawnFormat(folder=drawn_shards / "train-coco", people=24, seed=1)
+    for name, keep in (("b", 5), ("c", 7)):
+        settings = BuildSettings(source=source, output=tmp_path / name / "val", limit=keep, workers=1)
+        build(settings, console=Console(quiet=True))
+    shutil.copytree(drawn_shards / "val", tmp_path / "copy" / "val")
+    shutil.copytree(drawn_shards / "train", tmp_path / "step-00000002")
+
+    def people_by_folder() -> dict[str, int]:
+        found = sorted((finished / "evaluation").rglob("scores.json"))
+        return {
+            str(path.parent.relative_to(finished / "evaluation")): json.loads(path.read_text())["people"]
+            for path in found
+        }
+
+    hashed = {name: f"val-{open_split(tmp_path / name / 'val').content_sha256[:8]}" for name in "bc"}
+    expected = {".": 12, "val": 5, hashed["c"]: 7}
+    for address in (f"{tmp_path / 'b/val'}", f"{tmp_path / 'c/val'}/", f"{tmp_path / 'copy/val'}"):
+        evaluate.main([str(finished), f"data.val={address}"])
+    assert people_by_folder() == expected
+    for name in "bc":
+        evaluate.main([str(finished), f"data.val=pipe:cat {tmp_path / name}/val/{{file}}"])
+        with monkeypatch.context() as here:
+            here.chdir(tmp_path / name / "val")
+            evaluate.main([str(finished), "data.val=."])
+    assert people_by_folder() == expected
+    evaluate.main([str(finished), f"data.val={tmp_path / 'c/val'}", "checkpoint=2"])
+    evaluate.main([str(finished), "checkpoint=2"])
+    evaluate.main([str(finished), f"data.val={tmp_path / 'step-00000002'}"])
+    of_train = f"step-00000002-{open_split(drawn_shards / 'train').content_sha256[:8]}"
+    steps = {f"{hashed['c']}/step-00000002": 7, "step-00000002": 12, of_train: 24}
+    assert people_by_folder() == {**expected, **steps}
+    assert json.loads((finished / "evaluation" / "scores.json").read_text()) == {
+        **own,
+        "val": str(tmp_path / "copy" / "val"),
+    }
+
+
+def test_scores_of_a_set_that_was_built_anew_do_not_overwrite_those_of_the_old_one(
+    finished: Path, drawn_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = shutil.copytree(drawn_shards / "train", tmp_path / "mine")
+    evaluate.main([str(finished), f"data.val={shards}"])
+    assert f'"written": "{finished / "evaluation" / "mine"}"' in capsys.readouterr().out
+    shutil.rmtree(shards)
+    source = DrawnFormat(folder=drawn_shards / "train-coco", people=24, seed=1)
+    build(BuildSettings(source=source, output=shards, limit=5, workers=1), console=Console(quiet=True))
+    evaluate.main([str(finished), f"data.val={shards}"])
+    found = {path.parent.name for path in (finished / "evaluation").rglob("scores.json")}
+    assert found == {"mine", f"mine-{open_split(shards).content_sha256[:8]}"}
+
+
+def test_evaluations_of_older_versions_are_known_by_their_address(finished: Path, drawn_shards: Path) -> None:
+    """Neither their cards nor their scores say what was in the folder."""
+    card = json.loads((finished / "card.json").read_text())
+    del card["val"]["content_sha256"]
+    (finished / "card.json").write_text(json.dumps(card))
+    assert scored(finished)["people"] == 12
+    old = scored(finished, f"data.val={drawn_shards / 'train'}", into="train")
+    del old["val_sha256"]
+    path = finished / "evaluation" / "train" / "scores.json"
+    path.write_text(json.dumps({**old, "scores": {}}))
+    assert scored(finished, f"data.val={drawn_shards / 'train'}", into="train")["scores"] == old["scores"]
+    path.write_text(json.dumps({**old, "val": "elsewhere/train"}))
+    name = f"train-{open_split(drawn_shards / 'train').content_sha256[:8]}"
+    assert scored(finished, f"data.val={drawn_shards / 'train'}", into=name)["people"] == 24
+    assert json.loads(path.read_text())["val"] == "elsewhere/train"
 
 
 def test_a_named_checkpoint_is_scored_apart_from_the_newest(tiny_run: MakeRun) -> None:
