@@ -3,6 +3,9 @@
 from pipelines.source import Split
 from sharding.crop import PersonCrop
 from training.settings import RunSettings
+from training.shared_photos import shared_photos
+
+NAMES_SHOWN = 3
 
 
 def doubts(cfg: RunSettings, labelled: Split, unlabelled: Split | None, val: Split) -> list[str]:
@@ -11,13 +14,8 @@ def doubts(cfg: RunSettings, labelled: Split, unlabelled: Split | None, val: Spl
     train_folders = {split.root: split for split in trained_on}
     folders = train_folders | {val.root: val}
     told = [too_small(split, cfg.views.size_hw) for split in folders.values()]
-    if any(shards_of(val) & shards_of(split) for split in trained_on):
-        told.append(
-            f"{val.root}: the people that are scored are trained on, so that scores will say little: "
-            "give other shards as data.val"
-        )
-    else:
-        told += [divided_otherwise(val, split) for split in train_folders.values()]
+    seen = photos_seen(val, trained_on)
+    told += [seen] if seen else [divided_otherwise(val, split) for split in train_folders.values()]
     return [each for each in told if each]
 
 
@@ -36,9 +34,20 @@ def too_small(split: Split, size_hw: tuple[int, int]) -> str | None:
     )
 
 
-def shards_of(split: Split) -> set[str]:
-    """The hashes of all tars of the folder."""
-    return {shard.sha256 for shard in split.manifest.shards}
+def photos_seen(val: Split, trained_on: list[Split]) -> str | None:
+    """Whether photos of the people who are scored are among those that are trained on."""
+    shared = shared_photos(val, trained_on)
+    if not shared.names:
+        return None
+    named = ", ".join(shared.names[:NAMES_SHOWN]) + (", ..." if shared.names[NAMES_SHOWN:] else "")
+    count = (
+        f"{'' if shared.is_complete else 'at least '}{len(shared.names):,} of {shared.num_photos:,} photos"
+    )
+    return (
+        f"{val.root}: {count} of the people who are scored are trained on too ({named}), so that scores will "
+        "say little: build data.val from other photos, such as the other side of one file (split.take=val, "
+        "and split.take=train for data.train)"
+    )
 
 
 def divided_otherwise(val: Split, trained_on: Split) -> str | None:

@@ -39,7 +39,7 @@ def test_views_larger_than_those_that_people_are_stored_for(
 
 def test_people_that_are_trained_on_and_scored(tiny_run: MakeRun, drawn_shards: Path, tmp_path: Path) -> None:
     (sentence,) = told(tiny_run("supervised", f"data.val={drawn_shards / 'train'}"), tmp_path)
-    assert "the people that are scored are trained on" in sentence
+    assert "of the people who are scored are trained on too" in sentence
     (sentence,) = told(tiny_run("everything", f"data.unlabelled={drawn_shards / 'val'}"), tmp_path / "more")
     assert sentence.startswith(f"{drawn_shards / 'val'}: ")
 
