@@ -1,7 +1,11 @@
 """What a run may do and was hardly meant to."""
 
+import math
+from typing import Any
+
 from pipelines.source import Split
 from sharding.crop import PersonCrop
+from training.scoring.oks import beyond_limit
 from training.settings import RunSettings
 from training.shared_photos import shared_photos
 
@@ -17,6 +21,22 @@ def doubts(cfg: RunSettings, labelled: Split, unlabelled: Split | None, val: Spl
     seen = photos_seen(val, trained_on)
     told += [seen] if seen else [divided_otherwise(val, split) for split in train_folders.values()]
     return [each for each in told if each]
+
+
+def limits_of_scoring(cfg: RunSettings, ground_truth: dict[str, Any]) -> list[str]:
+    """What the scores of the run will not show, a sentence for each; `ground_truth` is that of `data.val`."""
+    told = []
+    beyond = beyond_limit(ground_truth)
+    if beyond:
+        told.append(f"{cfg.data.val}: {beyond}")
+    every = cfg.evaluate_every
+    first = every if isinstance(every, int) else math.ceil(every * cfg.steps)
+    if first >= cfg.steps > 1:
+        told.append(
+            f"evaluate_every={every}: a run of {cfg.steps:,} steps is scored only at its end: give a share "
+            "of the run, such as evaluate_every=0.1 and checkpoint_every=0.05"
+        )
+    return told
 
 
 def too_small(split: Split, size_hw: tuple[int, int]) -> str | None:

@@ -23,6 +23,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -38,6 +39,7 @@ from training.files import CARD_NAME, SCORES_NAME, read_json, write_json
 from training.finished import own_recipe, read_scores
 from training.predict import Predictions, join, predict
 from training.scoring.metrics import coco_results, metrics_of, require, score
+from training.scoring.oks import beyond_limit
 from training.scoring.truth import category_id_of, is_detected
 from training.settings import Count, RunSettings
 
@@ -54,15 +56,37 @@ class EvaluateSettings(RunSettings):
 
 
 def score_all(
-    ranks: Sequence[dict[str, Predictions]], ground_truth: dict[str, Any], skeleton: Skeleton
+    ranks: Sequence[dict[str, Predictions]], ground_truth: dict[str, Any], skeleton: Skeleton, where: str
 ) -> dict[str, dict[str, float]]:
-    """The scores of every network and ensemble, from what `predict` gave on each rank."""
-    everyone = {name: join([rank[name] for rank in ranks]) for name in ranks[0]}
-    category_id = category_id_of(ground_truth)
-    return {
-        name: score(people, coco_results(people, skeleton, category_id=category_id), ground_truth, skeleton)
-        for name, people in everyone.items()
-    }
+    """The scores of every network and ensemble, from what `predict` gave on each rank.
+
+    Raises InputError, which begins with `where`, for predictions that are not finite.
+    """
+    scores = {}
+    for name in ranks[0]:
+        people = join([rank[name] for rank in ranks])
+        results = results_of(people, ground_truth, skeleton, f"{where}: {name}")
+        scores[name] = score(people, results, ground_truth, skeleton)
+    return scores
+
+
+def results_of(
+    people: Predictions, ground_truth: dict[str, Any], skeleton: Skeleton, where: str
+) -> list[dict[str, Any]]:
+    """COCO results of one network or ensemble, by the category of the file that the people were annotated in.
+
+    Raises InputError, which begins with `where`, for predictions that are not finite.
+    """
+    is_finite = np.isfinite(people.points_xy).all(axis=(1, 2)) & np.isfinite(people.peaks).all(axis=1)
+    if not is_finite.all():
+        record = people.records[int(is_finite.argmin())]
+        raise InputError(
+            f"{where}: the keypoints of {(~is_finite).sum():,} of {len(is_finite):,} people are not finite "
+            f"numbers (first in {record.get('file_name', record['image_id'])}), as weights or running means "
+            "were ruined in training: take an earlier checkpoint (checkpoint=STEP), or train again with a "
+            "smaller learning rate (optim.lr)"
+        )
+    return coco_results(people, skeleton, category_id=category_id_of(ground_truth))
 
 
 def summary(history: list[dict[str, Any]], metric: str) -> dict[str, Any]:
@@ -150,6 +174,9 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     is_annotated = bool(metrics_of(ground_truth, val.skeleton))
     if is_annotated:
         require(cfg.metric, ground_truth, val.skeleton, where=cfg.data.val)
+        beyond = beyond_limit(ground_truth)
+        if beyond:
+            Console(stderr=True).print(f"note: {cfg.data.val}: {beyond}", highlight=False, soft_wrap=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     place = Place(device=device)
     method = build_method(cfg, val.skeleton, place, fresh=False)
@@ -165,7 +192,7 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     )
     scores = {}
     for name, people in found.items():
-        results = coco_results(people, val.skeleton, category_id=category_id_of(ground_truth))
+        results = results_of(people, ground_truth, val.skeleton, f"{path}: {name}")
         write_json(output / f"{name}-predictions.json", results)
         if is_annotated:
             scores[name] = score(people, results, ground_truth, val.skeleton)

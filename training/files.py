@@ -23,14 +23,6 @@ def read_json(path: Path, *, cure: str) -> dict[str, Any]:
     return content
 
 
-def read_json(path: Path, *, cure: str) -> Any:
-    """The content of a JSON file of a run. Raises InputError, which ends with `cure`, where it is damaged."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: the file cannot be read ({error}): {cure}") from None
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, aside first."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from training.files import SCORES_NAME, write_json
 from training.methods.method import Method, Progress
 from training.predict import beside_truth, predict
 from training.report import Report
+from training.schedule import is_due
 from training.settings import RunSettings
 from training.stopping import StopRequest
 
@@ -80,12 +81,12 @@ def train(job: Job, stop: StopRequest) -> None:
         terms = {**result.terms, "lr": lr}
         job.report.step(job.step, terms, waited, samples=people * accelerator.num_processes)
         is_last = job.step == cfg.steps
-        is_scored = is_last or job.step % cfg.evaluate_every == 0
+        is_scored = is_last or is_due(job.step, cfg.evaluate_every, cfg.steps)
         if is_scored:
             score_networks(job)
             draw_pictures(job)
         stopping = 0 if is_last else stop.agreed(job.step)
-        if is_last or stopping or job.step % cfg.checkpoint_every == 0:
+        if is_last or stopping or is_due(job.step, cfg.checkpoint_every, cfg.steps):
             save(job)
         if is_scored:  # after the save: a run is finished when the last step's scores and network are there
             write_scores(job)
@@ -120,7 +121,9 @@ def score_networks(job: Job) -> None:
         )
         ranks = gather_object([found])
         if job.accelerator.is_main_process:
-            scores = evaluate.score_all(ranks, job.ground_truth, job.skeleton)
+            scores = evaluate.score_all(
+                ranks, job.ground_truth, job.skeleton, f"{job.folder} after step {job.step}"
+            )
     if job.accelerator.is_main_process:
         job.history.append({"step": job.step, "scores": scores})
         job.report.scores(job.step, scores)

@@ -37,7 +37,7 @@ from pipelines.source import Split
 from sharding.files import write_atomic
 from training import card, checkpoint
 from training.build import RECIPE_NAME, build_method, choose_kernels, open_splits
-from training.doubts import doubts
+from training.doubts import doubts, limits_of_scoring
 from training.files import CARD_NAME, write_json
 from training.finished import own_recipe, read_settings
 from training.launcher import require_plain_launch
@@ -135,7 +135,11 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
         whom = (labelled, unlabelled, val, ground_truth)
         written = card.card(cfg, *whom, method, place, cached_bytes=cached_bytes)
         report.note(card.describe(written))
-        for doubt in [*doubts(cfg, labelled, unlabelled, val), *missing_processes(place.world)]:
+        for doubt in [
+            *doubts(cfg, labelled, unlabelled, val),
+            *limits_of_scoring(cfg, ground_truth),
+            *missing_processes(place.world),
+        ]:
             report.note(f"note: {doubt}")
     return Job(
         cfg=cfg,

@@ -1,6 +1,7 @@
-"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
+"""The learning rate, and what is due: pure functions of the step, so that a resumed run needs no state."""
 
 import math
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -57,6 +58,20 @@ class Cosine:
 
 
 Schedule = Annotated[Milestones | Cosine, Field(discriminator="name")]
+
+
+def is_due(step: int, every: int | float, total_steps: int) -> bool:
+    """Whether something that is done now and then is done after step `step`, counted from 1.
+
+    every: a number of steps, or (a float) a share of the run, of which 1 / every are then done, the last one
+    after the last step. Where one share is a multiple of another, so are the steps.
+    """
+    if isinstance(every, int):
+        return step % every == 0
+    length = (
+        Fraction(str(every)) * total_steps
+    )  # of the decimal number that was written, not of the binary one
+    return step // length > (step - 1) // length
 
 
 def warm_up(step: int, warm_up_steps: int) -> float:

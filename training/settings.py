@@ -17,6 +17,7 @@ from training.scoring.settings import EvaluationSettings, Metric
 Count = Annotated[int, Field(ge=1)]
 BatchSize = Annotated[int, Field(ge=1, le=16_384)]
 Seed = Annotated[int, Field(ge=-(2**48), le=2**48)]  # generators of 64 bits are seeded by multiples of it
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 @settings
@@ -98,10 +99,11 @@ class RunSettings:
     """Steps between two lines of the report; each costs one transfer from the device."""
     collapse: CollapseSettings = CollapseSettings()
     """When the fall of a teacher is called a collapse."""
-    evaluate_every: Count = 5_000
-    """Steps between two scorings of the people in `data.val`; the last step is always scored."""
-    checkpoint_every: Count = 1_000
-    """Steps between two checkpoints; the last step always leaves one."""
+    evaluate_every: Count | Share = 0.1
+    """Steps between two scorings of the people in `data.val`, or (below 1) a share of the run: 0.1 scores ten
+    times. The last step is always scored."""
+    checkpoint_every: Count | Share = 0.05
+    """Steps between two checkpoints, or (below 1) a share of the run. The last step always leaves one."""
     keep_checkpoints: Count = 2
     """How many of the newest checkpoints stay. The one of the best scoring, of those saved at a step that was
     scored, stays beside them. With 1 there is none to fall back on where a disk damages the newest."""

@@ -289,7 +289,7 @@ def _is_forgiven(row: AnnotationRow, rule: Rule) -> bool:
 
 
 def _ignored(row: AnnotationRow, rule: Rule) -> dict[str, Any]:
-    """A dropped row as scoring needs it."""
+    """A dropped row as scoring needs it; keypoints of another number are a finding, as scoring would stop."""
     ignored = {
         "id": row.id,
         "image_id": row.image_id,
@@ -297,7 +297,9 @@ def _ignored(row: AnnotationRow, rule: Rule) -> dict[str, Any]:
         "area": _area(row, rule),
         "iscrowd": int(bool(row.iscrowd)),
     }
-    if any(row.keypoints or ()):
+    if any(row.keypoints or ()) and _is_list_of(
+        row.keypoints, 3 * rule.num_keypoints, "keypoints", row, rule
+    ):
         ignored["keypoints"] = row.keypoints
     if row.iscrowd and row.segmentation != NULL:
         ignored["segmentation"] = msgspec.json.decode(row.segmentation)

@@ -84,6 +84,20 @@ class TestPublishedRule:
         assert [(photo.id, photo.size_wh) for photo in annotations.empty_photos] == [(3, (200, 150))]
 
 
+def test_a_crowd_with_keypoints_of_another_number_stops_the_build(small):
+    """Scoring would stop at it after the training. Without a place in them they are none at all."""
+    rows = small.content["annotations"]
+    rows[1].update(iscrowd=1, keypoints=[1, 2, 2])
+    rows[2].update(iscrowd=1, keypoints=[0, 0, 0])
+    annotations = read(small)
+    assert annotations.findings.counts("stops") == {"keypoints must be a list of 51 numbers": 1}
+    assert [row["id"] for row in annotations.ignored if "keypoints" in row] == []
+    with pytest.raises(
+        InputError, match=r"annotation 11: keypoints must be a list of 51 numbers \(found 3\)"
+    ):
+        annotations.findings.raise_errors()
+
+
 def test_repeated_rows_are_merged_and_counted(small):
     small.content["images"] += copy.deepcopy(small.content["images"][:2])
     small.content["annotations"] += copy.deepcopy(small.content["annotations"][:1])

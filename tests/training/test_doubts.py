@@ -9,8 +9,9 @@ import pytest
 
 from pipelines.source import Split
 from sharding.split import SideCount, SplitCard
+from tests.training.test_oks import make_ground_truth
 from training.build import open_splits
-from training.doubts import doubts
+from training.doubts import doubts, limits_of_scoring
 from training.settings import RunSettings
 
 MakeRun = Callable[..., RunSettings]
@@ -42,6 +43,39 @@ def test_people_that_are_trained_on_and_scored(tiny_run: MakeRun, drawn_shards: 
     assert "of the people who are scored are trained on too" in sentence
     (sentence,) = told(tiny_run("everything", f"data.unlabelled={drawn_shards / 'val'}"), tmp_path / "more")
     assert sentence.startswith(f"{drawn_shards / 'val'}: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "is_scored_once"),
+    [
+        (["evaluate_every=5000", "steps=2000"], True),
+        (["evaluate_every=6"], True),
+        (["evaluate_every=0.9"], True),
+        (["evaluate_every=5"], False),
+        (["evaluate_every=0.5"], False),
+        (["evaluate_every=5000", "steps=1"], False),
+    ],
+)
+def test_a_run_that_is_scored_at_its_end_alone(
+    words: list[str], is_scored_once: bool, tiny_run: MakeRun
+) -> None:
+    truth: dict[str, Any] = {"images": [], "annotations": []}
+    told = limits_of_scoring(tiny_run("supervised", *words), truth)
+    assert len(told) == is_scored_once
+    assert all("is scored only at its end: give a share of the run" in each for each in told)
+
+
+def test_more_people_in_a_photo_than_the_scorer_looks_at(tiny_run: MakeRun) -> None:
+    truth = make_ground_truth(17, images=15)
+    cfg = tiny_run("supervised", "evaluate_every=1")
+    assert limits_of_scoring(cfg, truth) == []
+    for row in truth["annotations"]:
+        row["image_id"] = 100
+    (sentence,) = limits_of_scoring(cfg, truth)
+    assert sentence.startswith(
+        f"{cfg.data.val}: 10 of the 30 people who are scored are beyond the 20 in a photo"
+    )
+    assert "(photos with more: 1, such as 0.jpg), so AP and AR are at most 0.667" in sentence
 
 
 @pytest.mark.parametrize(

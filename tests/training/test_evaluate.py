@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from configs.load import InputError, dump
 from pipelines.source import open_split
 from sharding.build import build
 from sharding.files import file_sha256
+from sharding.formats.coco import CocoFormat
 from sharding.formats.drawn import DrawnFormat
 from sharding.formats.folder import FolderFormat
 from sharding.manifest import read_manifest, write_manifest
@@ -222,6 +224,55 @@ def test_checkpoints_that_a_training_removes_meanwhile_are_passed_over(
     assert capsys.readouterr().err == (
         f"note: {folder} keeps no intact checkpoint of its last step, 3: step 1 is scored\n"
     )
+
+
+def test_a_network_that_is_not_finite_is_named_with_its_checkpoint(
+    tiny_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run(tiny_run("supervised", "steps=1"), resume=False).folder
+    path = checkpoint.step_folder(folder, 1)
+    shared = checkpoint.load_shared(path)
+    next(value for name, value in shared["method"].items() if name.endswith("running_mean"))[0] = torch.nan
+    shutil.rmtree(path)
+    checkpoint.save(folder, 1, shared=shared, rank_state={})
+    with pytest.raises(SystemExit):
+        evaluate.main([str(folder)])
+    error = capsys.readouterr().err
+    assert f"error: {path}: network: the keypoints of 12 of 12 people are not finite numbers" in error
+    assert "(first in 000001.jpg)" in error
+    assert "checkpoint=STEP" in error
+
+
+def test_what_scores_cannot_show_is_told_before_scoring(
+    finished: Path,
+    tiny_run: MakeRun,
+    drawn_shards: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """More people in a photo than COCO's scorer looks at; a crowd of other joints in shards of before."""
+    content = json.loads((drawn_shards / "train-coco" / "annotations.json").read_text())
+    for row in content["annotations"]:
+        row["image_id"] = 1
+    (tmp_path / "many.json").write_text(json.dumps(content))
+    source = CocoFormat(annotations=tmp_path / "many.json", images=drawn_shards / "train-coco" / "images")
+    build(BuildSettings(source=source, output=tmp_path / "many", workers=1), console=Console(quiet=True))
+    scored(finished, f"data.val={tmp_path / 'many'}", into="many")
+    assert "4 of the 24 people who are scored are beyond the 20 in a photo" in capsys.readouterr().err
+    truth = tmp_path / "many" / "ground_truth.json"
+    rows = json.loads(truth.read_text())
+    crowd = {**rows["annotations"][0], "id": 900, "iscrowd": 1, "keypoints": [1, 2, 2]}
+    rows["annotations"].append(crowd)
+    truth.write_text(json.dumps(rows))
+    manifest = json.loads((tmp_path / "many" / "dataset.json").read_text())
+    manifest["ground_truth_sha256"] = file_sha256(truth)
+    del manifest["sha256"]
+    (tmp_path / "many" / "dataset.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"many: ground_truth\.json: annotation 900 has 3 keypoint values"):
+        run(
+            tiny_run("supervised", f"data.val={tmp_path / 'many'}", f"output={tmp_path / 'other'}"),
+            resume=False,
+        )
 
 
 def test_a_run_keeps_its_best_checkpoint_beside_the_last(

@@ -10,7 +10,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from configs.load import InputError
-from training.scoring.oks import SCORE_NAMES, oks_matrix, oks_nms, person_score, score
+from training.scoring.oks import (
+    MOST_PEOPLE,
+    SCORE_NAMES,
+    beyond_limit,
+    oks_matrix,
+    oks_nms,
+    person_score,
+    score,
+)
 
 COCO_SIGMAS = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
 
@@ -163,6 +171,21 @@ def broken(truth, found):
         "`area`": ({**truth, "annotations": no_area}, found),
         "nothing to score": ({**truth, "annotations": unlabelled}, found),
     }
+
+
+def test_what_can_be_reached_with_more_people_than_the_scorer_looks_at():
+    """By perfect results; the crowd and the person without a labelled joint are not to be found at all."""
+    truth = make_ground_truth(17, images=24)
+    for row in truth["annotations"][:30]:
+        row["image_id"] = 100
+    truth["annotations"][0]["iscrowd"] = 1
+    truth["annotations"][1]["num_keypoints"] = 0
+    sentence = beyond_limit(truth)
+    found = score(truth, predictions_of(truth, noise_px=0.0), COCO_SIGMAS)
+    assert sentence.startswith("8 of the 46 people who are scored are beyond the 20")
+    assert f"at most {found['AR']:.3f}" in sentence
+    assert found["AP"] <= found["AR"]
+    assert COCOeval(iouType="keypoints").params.maxDets == [MOST_PEOPLE]
 
 
 def test_input_that_cannot_be_scored_is_named():

@@ -64,6 +64,21 @@ def test_the_rate_runs_through_its_schedule_in_each_training_of_pseudo_label(
     assert [row["lr"] for row in metrics(folder).values()] == pytest.approx([1e-3, 1e-3, 1e-5] * 2)
 
 
+def test_scorings_and_checkpoints_as_shares_of_the_run(tiny_run: MakeRun, tmp_path: Path) -> None:
+    """Also of a run that was resumed between two of them."""
+    words = ("steps=7", "evaluate_every=0.5", "checkpoint_every=0.25")
+    folder = run(tiny_run("supervised", *words), resume=False).folder
+    saved = [path.name for path in sorted((folder / "checkpoints").iterdir())]
+    assert saved == [f"step-{step:08d}" for step in (2, 4, 6, 7)]
+    scores = (folder / "scores.json").read_text()
+    assert [row["step"] for row in json.loads(scores)["history"]] == [4, 7]
+    for name in ("step-00000006", "step-00000007"):
+        shutil.rmtree(folder / "checkpoints" / name)
+    run(tiny_run("supervised", *words), resume=False)
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == saved
+    assert (folder / "scores.json").read_text() == scores
+
+
 def test_a_copied_run_goes_on_in_its_own_folder(tiny_run: MakeRun, tmp_path: Path) -> None:
     """Its recipe still names the folder that it was copied from, whose newer checkpoint is another run's."""
     folder, copied = run(tiny_run("supervised", "steps=3"), resume=False).folder, tmp_path / "copy"

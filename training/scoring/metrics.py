@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from configs.load import InputError
+from sharding.manifest import GROUND_TRUTH_NAME
 from sharding.skeleton import AIC_14, Skeleton
 from training.predict import Predictions
 from training.scoring import aic, oks, pck, pckh
@@ -39,7 +40,7 @@ def metrics_of(ground_truth: dict[str, Any], skeleton: Skeleton) -> tuple[Metric
 
 
 def require(metric: Metric, ground_truth: dict[str, Any], skeleton: Skeleton, *, where: str) -> None:
-    """Raise InputError where the split `where` cannot give the metric."""
+    """Raise InputError where the split `where` cannot give the metric, or its ground truth is damaged."""
     given = metrics_of(ground_truth, skeleton)
     if metric not in given:
         boxes = ", and its people come from a detector" if is_detected(ground_truth) else ""
@@ -47,6 +48,7 @@ def require(metric: Metric, ground_truth: dict[str, Any], skeleton: Skeleton, *,
         raise InputError(
             f"metric: {metric} needs {NEEDS[metric]}, which {where} does not have{boxes}: {cure}"
         )
+    oks.check_truth(ground_truth, skeleton.num_keypoints, where=f"{where}: {GROUND_TRUTH_NAME}")
 
 
 def coco_results(

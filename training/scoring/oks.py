@@ -5,6 +5,7 @@ K keypoints of any number: the sigmas come from the skeleton. All coordinates ar
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from pycocotools.cocoeval import COCOeval
 from configs.load import InputError
 
 SCORE_NAMES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
+MOST_PEOPLE = 20
+"""People found in one photo that pycocotools looks at, those with the highest scores."""
 PEAK_IN_SCORE = 0.2
 DUPLICATE_OKS = 0.9
 
@@ -41,6 +44,38 @@ def score(
         evaluator.accumulate()
         evaluator.summarize()
     return dict(zip(SCORE_NAMES, map(float, evaluator.stats), strict=True))
+
+
+def check_truth(ground_truth: dict[str, Any], num_keypoints: int, *, where: str = "ground truth") -> None:
+    """Raise InputError, which begins with `where`, for a ground truth that `score` cannot score by."""
+    for person in ground_truth["annotations"]:
+        keypoints, name = person.get("keypoints", []), f"{where}: annotation {person.get('id')}"
+        if len(keypoints) != 3 * num_keypoints:
+            raise InputError(
+                f"{name} has {len(keypoints)} keypoint values where the skeleton needs {3 * num_keypoints}: "
+                "score with the skeleton of the shards, or correct the annotation and build them again"
+            )
+        if "area" not in person:
+            raise InputError(
+                f"{name} has no `area`, which OKS needs: give one (COCO's is the segment's, in px^2)"
+            )
+    if not any(map(_is_scored, ground_truth["annotations"])):
+        raise InputError(f"{where}: no person has a labelled keypoint, so there is nothing to score")
+
+
+def beyond_limit(ground_truth: dict[str, Any]) -> str | None:
+    """A sentence where photos show more people than pycocotools looks at, and what AR can reach at best."""
+    counts = Counter(row["image_id"] for row in ground_truth["annotations"] if _is_scored(row))
+    full = {image: count - MOST_PEOPLE for image, count in counts.items() if count > MOST_PEOPLE}
+    if not full:
+        return None
+    names = {row["id"]: row.get("file_name", row["id"]) for row in ground_truth["images"]}
+    beyond, people, first = sum(full.values()), counts.total(), next(iter(full))
+    return (
+        f"{beyond:,} of the {people:,} people who are scored are beyond the {MOST_PEOPLE} in a photo that "
+        f"COCO's scorer looks at (photos with more: {len(full):,}, such as {names[first]}), so AP and AR are "
+        f"at most {1 - beyond / people:.3f}, even if all are found"
+    )
 
 
 def person_score(box_score: np.ndarray, peaks: np.ndarray) -> np.ndarray:
@@ -103,29 +138,23 @@ def _greedy(similarity: np.ndarray, scores: np.ndarray, threshold: float) -> lis
 
 def _truth_index(ground_truth: dict[str, Any], num_keypoints: int) -> COCO:
     """The ground truth as pycocotools wants it, in copies, for the evaluator writes into its records."""
-    persons = []
-    for number, person in enumerate(ground_truth["annotations"], start=1):
-        keypoints = person.get("keypoints", [])
-        name = f"ground truth annotation {person.get('id')}"
-        if len(keypoints) != 3 * num_keypoints:
-            raise InputError(
-                f"{name} has {len(keypoints)} keypoint values where the skeleton needs {3 * num_keypoints}: "
-                "score with the skeleton of the shards."
-            )
-        if "area" not in person:
-            raise InputError(
-                f"{name} has no `area`, which OKS needs: give one (COCO's is the segment's, in px^2)."
-            )
-        labelled = sum(v > 0 for v in keypoints[2::3])
-        # The evaluator marks an unmatched detection by a ground truth id of 0, so a person with id 0 would
-        # never count as found: number them from 1.
-        defaults = {"iscrowd": 0, "num_keypoints": labelled}
-        persons.append({**defaults, **person, "id": number})
-    if not any(person["num_keypoints"] and not person["iscrowd"] for person in persons):
-        raise InputError(
-            "The ground truth has no person with a labelled keypoint, so there is nothing to score."
-        )
+    check_truth(ground_truth, num_keypoints)
+    # The evaluator marks an unmatched detection by a ground truth id of 0, so a person with id 0 would never
+    # count as found: number them from 1.
+    persons = [
+        {"iscrowd": 0, "num_keypoints": _num_labelled(person), **person, "id": number}
+        for number, person in enumerate(ground_truth["annotations"], start=1)
+    ]
     return _coco({**ground_truth, "annotations": persons})
+
+
+def _num_labelled(person: dict[str, Any]) -> int:
+    return sum(v > 0 for v in person["keypoints"][2::3])
+
+
+def _is_scored(person: dict[str, Any]) -> bool:
+    """Whether a person counts as one to be found: neither a crowd nor without a labelled keypoint."""
+    return not person.get("iscrowd", 0) and person.get("num_keypoints", _num_labelled(person)) > 0
 
 
 def _result_index(truth: COCO, predictions: list[dict[str, Any]], num_keypoints: int) -> COCO:
@@ -153,7 +182,10 @@ def _result_index(truth: COCO, predictions: list[dict[str, Any]], num_keypoints:
                 f"{where}: either all predictions carry a `bbox` or none, for it changes their area."
             )
         if not np.isfinite([*prediction["keypoints"], prediction["score"]]).all():
-            raise InputError(f"{where} has a coordinate or score that is not a finite number.")
+            raise InputError(
+                f"{where} has a coordinate or score that is not a finite number: predict again with a "
+                "network whose weights are finite"
+            )
     with contextlib.redirect_stdout(io.StringIO()):
         return truth.loadRes([dict(prediction) for prediction in predictions])
 
