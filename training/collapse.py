@@ -1,4 +1,4 @@
-"""Collapse of a teacher: it teaches ever flatter heatmaps, and the student follows it down."""
+"""Teachers that teach nothing: a collapse, whom the student follows down, and labels that never count."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -45,3 +45,46 @@ class CollapseWatch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave."""
         self.smoothed, self.best, self.fallen = state["smoothed"], state["best"], state["fallen"]
+
+
+class TrustWatch:
+    """Notices that no pseudo label has counted so far, in any report."""
+
+    def __init__(self) -> None:
+        self.most_trusted = 0.0
+        self.highest_peak = 0.0
+        self.reports = 0
+        self.has_told = False
+
+    @property
+    def finds_nothing(self) -> bool:
+        """Whether there were pseudo labels, and none of them counted."""
+        return self.reports > 0 and self.most_trusted == 0
+
+    def update(self, means: Mapping[str, float], *, is_settled: bool) -> bool:
+        """Take the mean terms of a report; True once, where none has counted by a settled report."""
+        shares = [value for name, value in means.items() if name.startswith("trusted_share")]
+        peaks = [value for name, value in means.items() if name.startswith("teacher_peak")]
+        self.reports += bool(shares)
+        self.most_trusted = max([self.most_trusted, *shares])
+        self.highest_peak = max([self.highest_peak, *peaks])
+        is_first = is_settled and self.finds_nothing and not self.has_told
+        self.has_told |= is_first
+        return is_first
+
+    def sentence(self, what: str) -> str:
+        """What to say of it, and what to change."""
+        return (
+            f"warning: {what} no pseudo label has counted (trusted_share 0), so the unlabelled people teach "
+            f"nothing. The mean of the teacher's peaks was {self.highest_peak:.2g} at best (teacher_peak): "
+            "lower method.min_peak below that, or let the teacher learn more first (more labelled people or "
+            "steps, pretrained weights, a longer method.burn_in or method.teacher_share)."
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its memory."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave; nothing is known of a run that an older version saved."""
+        vars(self).update(state)

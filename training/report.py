@@ -22,7 +22,7 @@ from rich.console import Console
 from configs.errors import InputError
 from sharding.files import write_atomic
 from training import checkpoint
-from training.collapse import CollapseSettings, CollapseWatch
+from training.collapse import CollapseSettings, CollapseWatch, TrustWatch
 from training.display import Display
 from training.files import METRICS_NAME
 
@@ -40,7 +40,8 @@ class Report:
     in `folder`, shows a live bar on a terminal or prints a line per report elsewhere, and reports what is
     left at the end. A resumed run calls `load_state_dict` before it enters.
 
-    watch_from_step: the teacher is watched for a collapse from there on (the end of burn-in and ramp).
+    watch_from_step: the teacher is watched for a collapse from there on (the end of burn-in and ramp). If no
+    pseudo label has counted, the report says so once, a twentieth of the run later, and at the end.
     """
 
     def __init__(
@@ -57,10 +58,12 @@ class Report:
     ) -> None:
         self.folder = folder
         self.accelerator = accelerator
+        self.total_steps = total_steps
         self.every = every
         self.watch_from_step = watch_from_step
         self.collapse = collapse or CollapseSettings()
         self.watches: dict[str, CollapseWatch] = {}
+        self.trust = TrustWatch()
         self.last_step = 0
         self._interval = Interval()
         # The stream is named, so that the bar goes on while sys.stdout is swallowed (pycocotools).
@@ -87,6 +90,8 @@ class Report:
         try:
             if kind is None:
                 self.flush()
+                if self.last_step == self.total_steps and self.trust.finds_nothing:
+                    self.note(self.trust.sentence("in the whole run"))
         finally:
             if self._display:
                 self._display.stop()
@@ -127,6 +132,9 @@ class Report:
                 )
         if self.last_step > self.watch_from_step:
             self._watch(means)
+        is_settled = self.last_step > self.watch_from_step + self.total_steps // 20
+        if self.trust.update(means, is_settled=is_settled) and self.last_step < self.total_steps:
+            self.note(self.trust.sentence(f"by step {self.last_step:,}"))
 
     def cure_of_non_finite(self) -> str:
         """What to do about a loss or a weight that is not finite, with the checkpoint to go on from."""
@@ -164,15 +172,16 @@ class Report:
             self._interval.resume_clock()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know: the last step, and the memory of the collapse watch."""
+        """What a resumed run must know: the last step, and the memory of the watches."""
         watches = {name: watch.state_dict() for name, watch in self.watches.items()}
-        return {"last_step": self.last_step, "watches": watches}
+        return {"last_step": self.last_step, "watches": watches, "trust": self.trust.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave."""
         self.last_step = state["last_step"]
         for name, memory in state["watches"].items():
             self._watch_of(name).load_state_dict(memory)
+        self.trust.load_state_dict(state.get("trust", {}))
 
     def _watch_of(self, name: str) -> CollapseWatch:
         """The watch over a term: one for each teacher of the method."""

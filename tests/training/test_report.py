@@ -282,6 +282,53 @@ def test_other_ranks_neither_show_nor_log(tmp_path):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+def train_trusting(report: Report, shares: dict[int, float], *, until: int = 40, name: str = "") -> str:
+    """Steps with a share of trusted labels, 0 where `shares` does not say another; what was shown."""
+    with report:
+        for step in range(report.last_step + 1, until + 1):
+            more = {f"trusted_share{name}": shares.get(step, 0.0), f"teacher_peak{name}": 0.125}
+            report.step(step, terms(step, **more), 0.0, samples=8)
+    return shown(report)
+
+
+@pytest.mark.parametrize("name", ["", "_2"])
+def test_a_run_in_which_nothing_is_ever_trusted_says_so_once_after_the_ramp_and_at_its_end(
+    tmp_path, accelerator, name
+):
+    text = train_trusting(make(tmp_path, accelerator, watch_from_step=10), {}, name=name)
+    assert text.count("no pseudo label has counted") == 2
+    assert text.index("train 16/40") < text.index("warning: by step 16 no pseudo label has counted")
+    assert text.index("train 40/40") < text.index("warning: in the whole run no pseudo label has counted")
+    assert text.count("was 0.12 at best (teacher_peak): lower method.min_peak below that") == 2
+
+
+def test_one_label_that_counts_is_trust(tmp_path, accelerator):
+    """Wherever it was; labels that count late end the warning of before."""
+    assert "no pseudo label" not in train_trusting(make(tmp_path, accelerator), {2: 1e-3})
+    late = train_trusting(make(tmp_path, accelerator, watch_from_step=10), {30: 1e-3})
+    assert late.count("no pseudo label has counted") == 1
+
+
+def test_trust_is_remembered_across_a_resume(tmp_path, accelerator):
+    """A run that was saved before its end has not ended; one of an older version knows nothing."""
+    first = make(tmp_path, accelerator, watch_from_step=10)
+    assert train_trusting(first, {}, until=24).count("no pseudo label has counted") == 1
+    again = make(tmp_path, accelerator, watch_from_step=10)
+    again.load_state_dict(first.state_dict())
+    assert "warning: in the whole run no pseudo" in train_trusting(again, {})
+    assert shown(again).count("no pseudo label has counted") == 1
+    trusting = make(tmp_path, accelerator, watch_from_step=10)
+    trusting.load_state_dict(first.state_dict() | {"trust": {}})
+    assert "in the whole run no pseudo" in train_trusting(trusting, {})
+
+
+def test_a_run_without_pseudo_labels_has_nothing_to_trust(tmp_path, accelerator):
+    with make(tmp_path, accelerator) as report:
+        for step in range(1, 41):
+            report.step(step, terms(step), 0.0, samples=8)
+    assert "no pseudo label" not in shown(report)
+
+
 def watch(values: list[float], **law: float) -> list[int]:
     collapse = CollapseWatch(**{"share": 0.5, "reports": 3, **law})
     return [index for index, value in enumerate(values) if collapse.update(value)]

@@ -68,7 +68,7 @@ class PseudoLabel(Method):
         """One step of the teacher's or of the student's training."""
         if not self.wants_unlabelled(progress):
             loss = supervised_loss(self.teacher, labelled, self.sigma)
-            return StepResult(loss, {"loss": loss.detach()})
+            return StepResult(loss, {"loss": loss.detach(), "loss_supervised": loss.detach()})
         assert unlabelled is not None
         loss_supervised = supervised_loss(self.network, labelled, self.sigma)
         heatmaps = self.label(unlabelled.weak)

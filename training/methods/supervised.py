@@ -37,7 +37,7 @@ class Supervised(Method):
     ) -> StepResult:
         """One step on the labelled batch."""
         loss = supervised_loss(self.network, labelled, self.sigma)
-        return StepResult(loss, {"loss": loss.detach()})
+        return StepResult(loss, {"loss": loss.detach(), "loss_supervised": loss.detach()})
 
     def wants_unlabelled(self, progress: Progress) -> bool:  # noqa: ARG002
         """Never."""
