@@ -1,8 +1,9 @@
 """Sheets of pictures of a run: geometry errors show there first.
 
 Points are view px and drawn where they lie: a pixel's centre at its integer, to a sixteenth of a drawn pixel.
-Left joints are orange, right joints blue, the others green; a joint without a confident peak is a hollow ring
-and bears no bones.
+Left joints are orange, right ones blue, the others green, as on the sheet of a data set (sharding/sheet.py):
+flip pairs say what has a side, and the names of a pair which. A joint without a confident peak is a hollow
+ring and bears no bones.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ import torch
 
 from pipelines.views import MEAN_RGB, STD_RGB
 from sharding.files import write_atomic
+from sharding.people import joint_sides
+from sharding.sheet import COLOURS
 from sharding.skeleton import Skeleton
 from training.methods.method import Inspection
 from training.scoring.oks import person_score
@@ -25,8 +28,6 @@ CONFIDENT_PEAK = 0.2
 SHIFT = 4
 PAPER = (28, 28, 28)
 INK = (235, 235, 235)
-LEFT, RIGHT, MIDDLE = (255, 150, 40), (70, 150, 255), (110, 230, 110)
-
 Tile = tuple[np.ndarray, str]
 
 
@@ -137,10 +138,10 @@ def _draw_pose(
     factor = _factor(image)
     drawn = _drawn_place(factor)
     radius = max(1.5, min(4.0, 60 / skeleton.num_keypoints))
-    colours = [_colour(name) for name in skeleton.names]
+    colours = [COLOURS[side] for side in joint_sides(skeleton)]
     for a, b in skeleton.bones:
         if sure[a] and sure[b] and np.isfinite(points_xy[[a, b]]).all():
-            colour = colours[a] if colours[a] == colours[b] else MIDDLE
+            colour = colours[a] if colours[a] == colours[b] else COLOURS[None]
             cv2.line(canvas, drawn(points_xy[a]), drawn(points_xy[b]), colour, 1, cv2.LINE_AA, SHIFT)
     for joint, point in enumerate(points_xy):
         if np.isfinite(point).all():
@@ -158,13 +159,6 @@ def _drawn_place(factor: int) -> Callable[[np.ndarray], tuple[int, int]]:
         return round(float(x)), round(float(y))
 
     return place
-
-
-def _colour(name: str) -> tuple[int, int, int]:
-    side = name.lower().replace("-", "_").replace(" ", "_")
-    if side.startswith(("left", "l_")):
-        return LEFT
-    return RIGHT if side.startswith(("right", "r_")) else MIDDLE
 
 
 def _captioned(tile: Tile, width: int, height: int) -> np.ndarray:

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from pipelines.views import MEAN_RGB, STD_RGB
+from sharding.people import joint_sides
+from sharding.sheet import COLOURS
 from sharding.skeleton import COCO_17, Skeleton
 from training.methods.method import Inspection
 from training.pictures import (
     CAPTION_HEIGHT,
-    LEFT,
     MARGIN,
-    MIDDLE,
-    RIGHT,
     TILE_HEIGHT,
     prediction_sheet,
     view_sheet,
@@ -123,7 +122,7 @@ def test_doubtful_joint_is_a_ring(tmp_path):
     middle = round((30 + 0.5) * 4 - 0.5)
     filled = tile(read(tmp_path / "sure.png"), 0, 1, (64, 64))[middle, middle]
     hollow = tile(read(tmp_path / "doubt.png"), 0, 1, (64, 64))[middle, middle]
-    assert filled.tolist() == list(LEFT)
+    assert filled.tolist() == list(COLOURS[None])
     assert hollow.tolist() == [128, 128, 128]
 
 
@@ -150,7 +149,29 @@ def test_predictions_stand_beside_the_truth(tmp_path, skeleton):
     assert [path.name for path in tmp_path.iterdir()] == ["found.png"]
 
 
-def test_sides_differ_in_colour_and_unlabelled_joints_are_not_drawn(tmp_path):
+@pytest.mark.parametrize(
+    ("names", "pairs", "sides"),
+    [
+        (("left_a", "right_a", "b"), ((0, 1),), ("left", "right", None)),
+        (("RWrist", "LWrist", "Neck"), ((0, 1),), ("right", "left", None)),
+        (("eyeL", "eyeR", "tail"), ((0, 1),), ("left", "right", None)),
+        (("hand.r", "b", "hand.l"), ((0, 2),), ("right", None, "left")),
+        # Without a pair a name says nothing: these are points of the middle.
+        (("left_over", "right_angle", "l_spine"), (), (None, None, None)),
+    ],
+)
+def test_sides_are_those_of_the_flip_pairs_as_on_the_sheet_of_the_data(tmp_path, names, pairs, sides):
+    skeleton = Skeleton(names=names, flip_pairs=pairs, bones=((0, 1),), sigmas=(0.1,) * 3)
+    truth = np.array([[[10.0, 10], [30, 10], [20, 40]]])
+    sheet = predictions(
+        tmp_path, skeleton, 1, truth=truth, predicted=truth, visible=np.ones((1, 3)), peaks=np.ones((1, 3))
+    )
+    at = [tile(sheet, 0, 1, (64, 48))[round((y + 0.5) * 4), round((x + 0.5) * 4)] for x, y in truth[0]]
+    assert [colour.tolist() for colour in at] == [list(COLOURS[side]) for side in sides]
+    assert tuple(joint_sides(skeleton)) == sides
+
+
+def test_unlabelled_joints_are_not_drawn_and_bones_are(tmp_path):
     three = Skeleton(
         names=("left_a", "right_a", "b"), flip_pairs=((0, 1),), bones=((0, 1),), sigmas=(0.1,) * 3
     )
@@ -163,8 +184,7 @@ def test_sides_differ_in_colour_and_unlabelled_joints_are_not_drawn(tmp_path):
     def at(column: int, x: float, y: float) -> list[int]:
         return tile(sheet, 0, column, (64, 48))[round((y + 0.5) * 4), round((x + 0.5) * 4)].tolist()
 
-    assert [at(0, 10, 10), at(0, 30, 10), at(0, 20, 40)] == [list(LEFT), list(RIGHT), [128] * 3]
-    assert at(1, 20, 40) == list(MIDDLE)
+    assert (at(0, 20, 40), at(1, 20, 40)) == ([128] * 3, list(COLOURS[None]))
     assert at(0, 20, 10) != [128] * 3  # the bone between them
 
 
