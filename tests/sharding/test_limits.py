@@ -28,7 +28,7 @@ from sharding.skeleton import CROWDPOSE_14
 from sharding.verify import VerifySettings, verify
 
 WIDTH, HEIGHT = 200, 150
-ODD = (1e9, -1e9, 1e39, -1e39, 1e200, 1e300, 1e-46, -0.0, 3.4028235e38)
+ODD = (1e9, -1e9, 1e39, -1e39, 1e200, 1e300, 1e-46, 1e-50, -0.0, 3.4028235e38)
 EDGES = (
     (1 + REACH) * WIDTH,
     np.nextafter((1 + REACH) * WIDTH, np.inf),

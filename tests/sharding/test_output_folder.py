@@ -13,7 +13,7 @@ import pytest
 import sharding.build
 from configs.load import InputError, load
 from sharding.build import build
-from sharding.files import write_atomic
+from sharding.files import put_in_place, write_atomic
 from sharding.manifest import check_shards, read_manifest
 from sharding.settings import BuildSettings
 
@@ -74,8 +74,13 @@ def test_a_folder_that_is_there_stays_and_is_filled(small, tmp_path, quiet, monk
             raise OSError(errno.EBUSY, "Device or resource busy", str(output))
         return real(source, target)
 
+    def write_manifest(*args, real=sharding.build.write_manifest):
+        assert names_in(output.parent) == ["coco"], "made beside it, on what may be another disk"
+        return real(*args)
+
     monkeypatch.setattr(os, "rename", rename)
     monkeypatch.setattr(os, "replace", rename)
+    monkeypatch.setattr(sharding.build, "write_manifest", write_manifest)
     build(small.settings(output), console=quiet)
     expected = files_of(output)
     (output / "coco-000001.tar").write_bytes(b"damaged")
@@ -83,6 +88,29 @@ def test_a_folder_that_is_there_stays_and_is_filled(small, tmp_path, quiet, monk
     assert files_of(output) == expected
     assert output.stat().st_ino == number
     assert names_in(output.parent) == ["coco"]
+
+
+@pytest.mark.parametrize("moved", range(4))
+def test_a_manifest_stands_only_beside_whole_shards(tmp_path, monkeypatch, moved):
+    """Whatever moves the files of a folder that was there is stopped after so many of them."""
+    made, output = tmp_path / "made", tmp_path / "coco"
+    for folder in (made, output):
+        folder.mkdir()
+        for name in ("dataset.json", "a.tar", "b.tar", "z.idx"):
+            (folder / name).write_text(f"{name} in {folder.name}")
+    calls = iter(range(9))
+
+    def move(*paths, real=shutil.move):
+        return real(*paths) if next(calls) < moved else 1 / 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "move", move)
+        with pytest.raises(ZeroDivisionError):
+            put_in_place(made, output, last="dataset.json")
+    assert names_in(output) == ["a.tar", "b.tar", "z.idx"]
+    put_in_place(made, output, last="dataset.json")
+    assert {path.read_text() for path in output.iterdir()} == {f"{name} in made" for name in names_in(output)}
+    assert "dataset.json" in names_in(output)
 
 
 def test_a_folder_that_appears_during_the_build_is_filled_across_disks(small, tmp_path, quiet, monkeypatch):
