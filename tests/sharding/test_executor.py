@@ -22,6 +22,10 @@ def square_with_pid(number: int) -> tuple[int, int]:
     return number * number, os.getpid()
 
 
+def square_with_held_signals(number: int) -> tuple[int, set[int]]:
+    return number * number, set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+
 def die_at_three(number: int) -> int:
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -68,7 +72,7 @@ def test_one_worker_is_this_process():
     assert results == [(number**2, os.getpid()) for number in range(3)]
 
 
-def test_few_jobs_are_taken_ahead():
+def test_few_jobs_are_taken_ahead_and_workers_never_get_ctrl_c():
     taken = []
 
     def items():
@@ -76,9 +80,10 @@ def test_few_jobs_are_taken_ahead():
             taken.append(number)
             yield number
 
-    results = map_in_order(square_with_pid, items(), executor="local", workers=2)
+    results = map_in_order(square_with_held_signals, items(), executor="local", workers=2)
     for place in range(20):
-        assert next(results)[0] == place**2
+        # Ctrl-C reaches all processes of a terminal; workers leave it to their parent.
+        assert next(results) == (place**2, {signal.SIGINT, signal.SIGHUP})
         assert len(taken) <= place + 1 + AHEAD * 2
     results.close()
     assert len(taken) <= 20 + AHEAD * 2
