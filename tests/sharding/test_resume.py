@@ -79,8 +79,8 @@ def whole(make_set, tmp_path, quiet):
         (1, "go on", "absent"),
         (5, "complete each", "absent"),
         (1, "go on", "an empty folder"),
-        (11, "complete each", "an empty folder"),
-        (3, "go on", "damaged"),
+        (13, "complete each", "an empty folder"),
+        (4, "go on", "damaged"),
     ],
 )
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(whole, tmp_path, step, then, start):
