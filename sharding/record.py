@@ -71,8 +71,8 @@ class Annotations:
     photo_facts: what scoring needs to know of a photo beyond its size, by image id.
     upright: nobody annotated these photos, so their boxes count in pixels of the photo turned upright as EXIF
     says. Where somebody did, the annotated size decides (see `decode_photo`).
-    category_id, category_name: the COCO category of the persons in their own file, which results must carry
-    for that file to score them; 1 and "person" where a format has no categories.
+    category_id, category_name: the one category of the persons in their own file, which results must carry
+    for that file to score them; 1 and "person" where there is none, or several are read together.
     findings: every fault of the annotations; those that stop are the caller's to raise.
     """
 

@@ -40,7 +40,7 @@ from training.finished import own_recipe, read_scores
 from training.predict import Predictions, join, predict
 from training.scoring.metrics import coco_results, metrics_of, require, score
 from training.scoring.oks import beyond_limit
-from training.scoring.truth import category_id_of, is_detected
+from training.scoring.truth import categories_of, category_id_of, is_detected
 from training.settings import Count, RunSettings
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -82,9 +82,8 @@ def results_of(
         record = people.records[int(is_finite.argmin())]
         raise InputError(
             f"{where}: the keypoints of {(~is_finite).sum():,} of {len(is_finite):,} people are not finite "
-            f"numbers (first in {record.get('file_name', record['image_id'])}), as weights or running means "
-            "were ruined in training: take an earlier checkpoint (checkpoint=STEP), or train again with a "
-            "smaller learning rate (optim.lr)"
+            f"numbers (first in {record.get('file_name', record['image_id'])}): take an earlier checkpoint "
+            "(checkpoint=STEP) or precision=no, or train again with a smaller learning rate (optim.lr)"
         )
     return coco_results(people, skeleton, category_id=category_id_of(ground_truth))
 
@@ -193,7 +192,9 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     scores = {}
     for name, people in found.items():
         results = results_of(people, ground_truth, val.skeleton, f"{path}: {name}")
-        write_json(output / f"{name}-predictions.json", results)
+        categories = categories_of(people.records, ground_truth)
+        written = coco_results(people, val.skeleton, category_id=categories)
+        write_json(output / f"{name}-predictions.json", written)
         if is_annotated:
             scores[name] = score(people, results, ground_truth, val.skeleton)
     which = {"checkpoint": path.name, "step": checkpoint.step_of(path)}

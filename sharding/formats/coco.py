@@ -149,7 +149,7 @@ def judge_rows(
             empty.append(Photo(id=image.id, file_name=image.file_name, size_wh=(image.width, image.height)))
         if image.crowdIndex is not None:
             facts[image.id] = {"crowdIndex": image.crowdIndex}
-    category = rule.categories.chosen[0]
+    category = {} if rule.categories.are_several else rule.categories.chosen[0]
     return Annotations(
         skeleton=skeleton,
         photos=photos,
@@ -159,7 +159,7 @@ def judge_rows(
         ignored=tuple(ignored),
         photo_facts=facts,
         upright=upright,
-        category_id=category["id"],
+        category_id=category.get("id", 1),
         category_name=str(category.get("name") or "person"),
     )
 

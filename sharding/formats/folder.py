@@ -68,7 +68,7 @@ class FolderFormat:
             findings=findings,
             empty_photos=tuple(photo for photo, boxes_xywh in found if not boxes_xywh),
             upright=True,
-            category_id=category["id"],
+            category_id=category.get("id", 1),
             category_name=str(category.get("name") or "person"),
         )
 
@@ -78,16 +78,17 @@ class _Categories(msgspec.Struct):
 
 
 def _find_skeleton(name: str) -> tuple[Skeleton, dict[str, Any]]:
-    """The keypoint set, and the COCO category that it is described by."""
+    """The keypoint set, and the one category of the file that it comes from."""
     if name in SKELETONS:
-        return SKELETONS[name], {"id": 1, "name": "person"}
+        return SKELETONS[name], {}
     path = Path(name)
     expected = f"a COCO-form file with `categories` (nor is it one of {', '.join(SKELETONS)})"
     file = read_json(path, _Categories, expected=expected)
-    category = choose_categories(file.categories, path).chosen[0]
+    categories = choose_categories(file.categories, path)
+    category = categories.chosen[0]
     if not category.get("keypoints"):
         raise InputError(
             f"{name}: category {category.get('name')!r} names no keypoints: if the recipe of the labelled "
             "set names them, give source.skeleton=SHARDS/ground_truth.json, with the folder of its shards"
         )
-    return from_category(category, where=name), category
+    return from_category(category, where=name), {} if categories.are_several else category

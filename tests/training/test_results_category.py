@@ -1,8 +1,9 @@
 """Results name the category of the user's own file, so that this file can score them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -20,40 +21,50 @@ from training import evaluate
 from training.predict import Predictions
 from training.run import run
 from training.scoring.metrics import coco_results, score
-from training.scoring.truth import category_id_of
+from training.scoring.truth import categories_of, category_id_of
 from training.settings import RunSettings
 
 
-@pytest.fixture(scope="module")
-def own(drawn_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The drawn people as a user's own category 7, and a crowd: the file `mine.json`, and shards `val`."""
-    folder = tmp_path_factory.mktemp("own")
-    content = json.loads((drawn_shards / "val-coco" / "annotations.json").read_text())
-    content["categories"][0] |= {"id": 7, "name": "climber"}
-    for row in content["annotations"]:
-        row["category_id"] = 7
-    crowd = {"id": 900, "image_id": 1, "category_id": 7, "bbox": [0, 0, 50, 50], "area": 2500, "iscrowd": 1}
-    crowd |= {"num_keypoints": 0, "keypoints": [0] * 42}
-    content["annotations"].append(crowd)
+def build_own(folder: Path, drawn: Path, ids: Sequence[int]) -> Path:
+    """The drawn people as a user's own categories, in turn, and a crowd: `mine.json` and `val`."""
+    content = json.loads((drawn / "val-coco" / "annotations.json").read_text())
+    category = content["categories"][0]
+    content["categories"] = [{**category, "id": number, "name": f"climber {number}"} for number in ids]
+    for row, number in zip(content["annotations"], cycle(ids), strict=False):
+        row["category_id"] = number
+    crowd = {"id": 900, "image_id": 1, "category_id": ids[0], "bbox": [0, 0, 50, 50], "area": 2500}
+    content["annotations"].append({**crowd, "iscrowd": 1, "num_keypoints": 0, "keypoints": [0] * 42})
     (folder / "mine.json").write_text(json.dumps(content))
-    images = drawn_shards / "val-coco" / "images"
-    source = CocoStyleFormat(annotations=folder / "mine.json", images=images)
+    source = CocoStyleFormat(annotations=folder / "mine.json", images=drawn / "val-coco" / "images")
     build(BuildSettings(source=source, output=folder / "val", workers=1), console=Console(quiet=True))
     return folder
 
 
-def test_perfect_results_score_one_by_the_file_itself(own: Path, tmp_path: Path) -> None:
-    split = open_split(own / "val")
+@pytest.fixture(scope="module")
+def own(drawn_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with one category, number 7."""
+    return build_own(tmp_path_factory.mktemp("own"), drawn_shards, [7])
+
+
+@pytest.mark.parametrize("ids", [[7], [0], [2**53 + 1], [3, 5]])
+def test_perfect_results_score_one_by_the_file_itself(
+    ids: list[int], drawn_shards: Path, tmp_path: Path
+) -> None:
+    """Also where categories with the same keypoints are read together, as if they were one."""
+    split = open_split(build_own(tmp_path, drawn_shards, ids) / "val")
     truth = split.ground_truth()
-    assert [(row["id"], row["name"]) for row in truth["categories"]] == [(7, "climber")]
-    assert {row["category_id"] for row in truth["annotations"]} == {7}
+    expected = (ids[0], f"climber {ids[0]}") if len(ids) == 1 else (1, "person")
+    assert [(row["id"], row["name"]) for row in truth["categories"]] == [expected]
+    assert {row["category_id"] for row in truth["annotations"]} == {category_id_of(truth)}
     people = truth["annotations"][: split.num_samples]
     keypoints = np.array([row["keypoints"] for row in people], np.float32).reshape(len(people), -1, 3)
     areas = np.array([row["area"] for row in people], np.float32)
     perfect = Predictions(people, keypoints[..., :2], np.ones(keypoints.shape[:2], np.float32), areas)
-    results = coco_results(perfect, split.skeleton, category_id=category_id_of(truth))
-    stats = plain_pycocotools(tmp_path, own / "mine.json", results, split.skeleton.sigmas)
+    results = coco_results(perfect, split.skeleton, category_id=categories_of(people, truth))
+    assert {row["category_id"] for row in results} == set(ids)
+    stats = plain_pycocotools(tmp_path, tmp_path / "mine.json", results, split.skeleton.sigmas)
     assert stats[[0, 5]] == pytest.approx([1.0, 1.0])
+    results = coco_results(perfect, split.skeleton, category_id=category_id_of(truth))
     assert score(perfect, results, truth, split.skeleton)["AP"] == pytest.approx(1.0)
 
 

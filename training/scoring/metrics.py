@@ -1,11 +1,11 @@
 """Which metrics the people of a split can be scored by, and all their scores: decided here alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from configs.load import InputError
-from sharding.manifest import GROUND_TRUTH_NAME
 from sharding.skeleton import AIC_14, Skeleton
 from training.predict import Predictions
 from training.scoring import aic, oks, pck, pckh
@@ -40,7 +40,7 @@ def metrics_of(ground_truth: dict[str, Any], skeleton: Skeleton) -> tuple[Metric
 
 
 def require(metric: Metric, ground_truth: dict[str, Any], skeleton: Skeleton, *, where: str) -> None:
-    """Raise InputError where the split `where` cannot give the metric, or its ground truth is damaged."""
+    """Raise InputError where the split `where` cannot give the metric."""
     given = metrics_of(ground_truth, skeleton)
     if metric not in given:
         boxes = ", and its people come from a detector" if is_detected(ground_truth) else ""
@@ -48,15 +48,15 @@ def require(metric: Metric, ground_truth: dict[str, Any], skeleton: Skeleton, *,
         raise InputError(
             f"metric: {metric} needs {NEEDS[metric]}, which {where} does not have{boxes}: {cure}"
         )
-    oks.check_truth(ground_truth, skeleton.num_keypoints, where=f"{where}: {GROUND_TRUTH_NAME}")
 
 
 def coco_results(
-    predictions: Predictions, skeleton: Skeleton, *, category_id: int = 1
+    predictions: Predictions, skeleton: Skeleton, *, category_id: int | Sequence[int] = 1
 ) -> list[dict[str, Any]]:
     """COCO result entries, rescored, after OKS-NMS.
 
-    category_id: the one of the file that the results are scored by (`truth.category_id_of` of a split).
+    category_id: of all people or of each, in the file that scores the results: `truth.category_id_of` for the
+    ground truth of shards, `truth.categories_of` for the annotation file.
     A person's score is that of its box (1 for an annotated one) times the mean of its peaks above 0.2; the
     third number of a keypoint is its peak. No `bbox`: pycocotools then takes the extent of the keypoints as
     the detection's area. The published entries carry one, which moves APM and APL a little and nothing else.
@@ -65,9 +65,10 @@ def coco_results(
     scores = oks.person_score(box_scores, predictions.peaks).tolist()
     keypoints = np.concatenate([predictions.points_xy, predictions.peaks[..., None]], axis=-1)
     rows = keypoints.astype(np.float64).round(3).reshape(len(keypoints), 3 * skeleton.num_keypoints).tolist()
+    ids = [category_id] * len(rows) if isinstance(category_id, int) else category_id
     results = [
-        {"image_id": record["image_id"], "category_id": category_id, "keypoints": row, "score": score}
-        for record, row, score in zip(predictions.records, rows, scores, strict=True)
+        {"image_id": record["image_id"], "category_id": category, "keypoints": row, "score": score}
+        for record, category, row, score in zip(predictions.records, ids, rows, scores, strict=True)
     ]
     return oks.oks_nms(results, predictions.areas, skeleton.sigmas)
 

@@ -46,23 +46,6 @@ def score(
     return dict(zip(SCORE_NAMES, map(float, evaluator.stats), strict=True))
 
 
-def check_truth(ground_truth: dict[str, Any], num_keypoints: int, *, where: str = "ground truth") -> None:
-    """Raise InputError, which begins with `where`, for a ground truth that `score` cannot score by."""
-    for person in ground_truth["annotations"]:
-        keypoints, name = person.get("keypoints", []), f"{where}: annotation {person.get('id')}"
-        if len(keypoints) != 3 * num_keypoints:
-            raise InputError(
-                f"{name} has {len(keypoints)} keypoint values where the skeleton needs {3 * num_keypoints}: "
-                "score with the skeleton of the shards, or correct the annotation and build them again"
-            )
-        if "area" not in person:
-            raise InputError(
-                f"{name} has no `area`, which OKS needs: give one (COCO's is the segment's, in px^2)"
-            )
-    if not any(map(_is_scored, ground_truth["annotations"])):
-        raise InputError(f"{where}: no person has a labelled keypoint, so there is nothing to score")
-
-
 def beyond_limit(ground_truth: dict[str, Any]) -> str | None:
     """A sentence where photos show more people than pycocotools looks at, and what AR can reach at best."""
     counts = Counter(row["image_id"] for row in ground_truth["annotations"] if _is_scored(row))
@@ -138,13 +121,27 @@ def _greedy(similarity: np.ndarray, scores: np.ndarray, threshold: float) -> lis
 
 def _truth_index(ground_truth: dict[str, Any], num_keypoints: int) -> COCO:
     """The ground truth as pycocotools wants it, in copies, for the evaluator writes into its records."""
-    check_truth(ground_truth, num_keypoints)
-    # The evaluator marks an unmatched detection by a ground truth id of 0, so a person with id 0 would never
-    # count as found: number them from 1.
-    persons = [
-        {"iscrowd": 0, "num_keypoints": _num_labelled(person), **person, "id": number}
-        for number, person in enumerate(ground_truth["annotations"], start=1)
-    ]
+    persons = []
+    for number, person in enumerate(ground_truth["annotations"], start=1):
+        name = f"ground truth annotation {person.get('id')}"
+        length = len(person.get("keypoints", []))
+        if length != 3 * num_keypoints:
+            raise InputError(
+                f"{name} has {length} keypoint values where the skeleton needs {3 * num_keypoints}: "
+                "score with the skeleton of the shards."
+            )
+        if "area" not in person:
+            raise InputError(
+                f"{name} has no `area`, which OKS needs: give one (COCO's is the segment's, in px^2)."
+            )
+        # The evaluator marks an unmatched detection by a ground truth id of 0, so a person with id 0 would
+        # never count as found: number them from 1.
+        defaults = {"iscrowd": 0, "num_keypoints": _num_labelled(person)}
+        persons.append({**defaults, **person, "id": number})
+    if not any(map(_is_scored, persons)):
+        raise InputError(
+            "The ground truth has no person with a labelled keypoint, so there is nothing to score."
+        )
     return _coco({**ground_truth, "annotations": persons})
 
 

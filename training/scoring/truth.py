@@ -11,9 +11,21 @@ def is_detected(ground_truth: dict[str, Any]) -> bool:
 
 
 def category_id_of(ground_truth: dict[str, Any]) -> int:
-    """The category of the people in the file that they were annotated in, which results must carry."""
+    """The one category of a ground truth, by which results are scored."""
     category_id: int = ground_truth["categories"][0]["id"]
     return category_id
+
+
+def categories_of(records: list[dict[str, Any]], ground_truth: dict[str, Any]) -> list[int]:
+    """The category of each person in the file that the people were annotated in, which results must carry.
+
+    It differs from `category_id_of` where categories of one keypoint set were read together.
+    """
+    one = category_id_of(ground_truth)
+    if is_detected(ground_truth):
+        return [one] * len(records)
+    by_id = {row["id"]: row.get("source_category_id", one) for row in ground_truth["annotations"]}
+    return [by_id[record["id"]] for record in records]
 
 
 def keypoints_of(
