@@ -156,7 +156,7 @@ def own_recipe(folder: Path) -> Path:
     if not recipe.is_file():
         raise InputError(f"{folder}: the folder holds no {RECIPE_NAME}, so it is no run")
     settings = _read_yaml(recipe)
-    if not isinstance(settings, dict) or "data" not in settings:
+    if not isinstance(settings, dict) or not {"data", "base"} & set(settings):
         raise _unlike_a_run(recipe, "it does not hold the settings of a run")
     return recipe
 
