@@ -94,8 +94,11 @@ class TestWhole:
                 in shown.buffer.getvalue().decode()
             )
             check(settings, console=Console(file=shown, width=200))
-            (fault,) = json.loads((tmp_path / "s.check.json").read_text())["faults"]
-            assert (fault["effect"], fault["count"], fault["detail"]) == ("passed over", 6, said)
+            faults = json.loads((tmp_path / "s.check.json").read_text())["faults"]
+            (fault,) = (each for each in faults if each["effect"] == "passed over")
+            assert (fault["count"], fault["detail"]) == (6, said)
+            # The pictures of this test are mostly one picture, which check=only says as well.
+            assert {each["effect"] for each in faults} <= {"passed over", "kept", "warned"}
             shutil.rmtree(tmp_path / "s")
 
     def test_other_files_decide_nothing_of_the_shards(self, photos, tmp_path):
