@@ -79,6 +79,24 @@ def test_a_row_is_mean_and_deviation_over_seeds_of_the_last_step(write, tmp_path
     assert "own: 100 labelled (ids 000000000000), 1,000 scored (ids vvvvvvvvvvvv), 10 steps of 32" in text
 
 
+def test_a_run_whose_settings_changed_on_the_way_is_a_row_of_its_own_and_says_so(write, tmp_path):
+    """The recipe is that of the other seed, which was so from the start. Threads change no score."""
+    write("adaptive-seed0", "seed=0", "optim.lr=1e-5", PCK=0.40)
+    folder = write("adaptive-seed1", "seed=1", "optim.lr=1e-5", PCK=0.60)
+    card = json.loads((folder / "card.json").read_text())
+    changes = [
+        {"step": 4, "setting": "report_every", "was": 1, "now": 2},
+        {"step": 4, "setting": "loader.threads", "was": 1, "now": 2},
+    ]
+    (folder / "card.json").write_text(json.dumps(card | {"changes": changes}))
+    assert table(tmp_path)[1]["adaptive"][1] == "0, 1"
+    changes.append({"step": 6, "setting": "optim.lr", "was": 0.001, "now": 1e-5})
+    (folder / "card.json").write_text(json.dumps(card | {"changes": changes}))
+    rows = table(tmp_path)[1]
+    assert rows["adaptive"][1:3] == ["0", "40.0"]
+    assert rows["adaptive (changed since step 6: optim.lr 0.001 to 0.00001)"][1:3] == ["1", "60.0"]
+
+
 def test_differences_are_paired_over_the_seeds_that_both_have(write, tmp_path):
     for seed, score in ((0, 0.30), (1, 0.35)):
         write(f"supervised-seed{seed}", f"seed={seed}", "steps=10", PCK=score)
