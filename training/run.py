@@ -65,7 +65,9 @@ def run(cfg: RunSettings, *, resume: bool) -> Job:
     choose_kernels(deterministic=cfg.deterministic)
     torch.manual_seed(cfg.seed)
     ranks = DistributedDataParallelKwargs(find_unused_parameters=not cfg.method.uses_every_parameter)
-    accelerator = Accelerator(mixed_precision=cfg.precision, kwargs_handlers=[ranks])
+    # Without `cpu`, Accelerate takes the processes that torchrun starts on a CPU for so many runs of one.
+    are_several_on_cpu = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.cuda.is_available()
+    accelerator = Accelerator(cpu=are_several_on_cpu, mixed_precision=cfg.precision, kwargs_handlers=[ranks])
     report = build_report(cfg, accelerator)
     with named_disk_errors(folder, then="start the same command again; it goes on"), ExitStack() as stack:
 

@@ -47,7 +47,7 @@ def launch(recipes: list[Path], folder: Path, *words: str) -> list[list[dict[str
     worker = folder / "worker.py"
     worker.write_text(WORKER)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     subprocess.run(
         [*command, str(worker), ",".join(map(str, recipes)), str(folder), *words],
         check=True,
