@@ -12,7 +12,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -27,11 +26,6 @@ from training.files import SCORES_NAME, write_json
 
 FOLDER = Path("runs/demo")
 METHODS = ("supervised", "adaptive_mixup")
-ACCELERATE = ("-m", "accelerate.commands.accelerate_cli")
-LAUNCH = (
-    *(*ACCELERATE, "launch", "--quiet", "--num_machines=1", "--num_processes=1"),
-    *("--mixed_precision=no", "--dynamo_backend=no", f"--num_cpu_threads_per_process={os.cpu_count()}"),
-)
 console = Console()
 
 
@@ -62,7 +56,7 @@ def train(method: str, seed: int) -> dict[str, Any]:
     if folder.exists():
         shutil.rmtree(folder)
     began = time.perf_counter()
-    call(*LAUNCH, "training/run.py", f"configs/run/demo/{method}.yaml", f"seed={seed}", f"output={folder}")
+    call("training/run.py", f"configs/run/demo/{method}.yaml", f"seed={seed}", f"output={folder}")
     seconds = time.perf_counter() - began
     card = json.loads((folder / "card.json").read_text())
     scores = next(iter(json.loads((folder / SCORES_NAME).read_text())["last"]["scores"].values()))
@@ -78,9 +72,13 @@ def train(method: str, seed: int) -> dict[str, Any]:
 
 def call(*words: str) -> None:
     """Run a Python command of the project, showing it; its failure ends the demo with its exit code."""
-    shown = " ".join(words).replace(" ".join(ACCELERATE), "accelerate")
-    console.print(f"$ {shown}", style="bold", highlight=False, soft_wrap=True)
-    code = subprocess.run([sys.executable, *words], cwd=ROOT, check=False).returncode
+    console.print(f"$ python {' '.join(words)}", style="bold", highlight=False, soft_wrap=True)
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # the terminal has told the command too, which ends by itself
+        process.wait()
+        raise
     if code != 0:
         raise SystemExit(code)
 
