@@ -181,6 +181,29 @@ def test_damaged_checkpoint_is_passed_over_by_name(tmp_path, reason):
         assert checkpoint.latest(tmp_path) == checkpoint.step_folder(tmp_path, 1)
 
 
+def test_a_checkpoint_that_goes_while_it_is_read_has_a_newer_one(tmp_path, monkeypatch):
+    """The run that is training there, and keeps one, saves meanwhile."""
+    save(tmp_path, 1)
+    real = checkpoint.damage
+
+    def damage(path: Path) -> str | None:
+        if path.name == "step-00000001":
+            save(tmp_path, 2, keep=1)
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "damage", damage)
+    newest = checkpoint.latest(tmp_path, warn=pytest.fail)
+    assert newest == checkpoint.step_folder(tmp_path, 2)
+
+
+def test_folders_of_other_names_are_no_checkpoints(tmp_path):
+    path = save(tmp_path, 7)
+    for name in ("step-7", "step-000000007", "step-00000009.tmp", "damaged-step-00000008", "step-00000009x"):
+        path.with_name(name).mkdir()
+    path.with_name("step-00000010").touch()
+    assert checkpoint.kept_steps(tmp_path) == [7]
+
+
 def test_damaged_checkpoint_of_the_same_step_is_replaced_and_an_intact_one_kept(tmp_path):
     path = save(tmp_path, 2)
     flip_a_byte(path)
