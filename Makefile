@@ -8,6 +8,8 @@ STAMP := $(VENV)/.installed
 # The versions that `make setup` installs; empty (`make setup LOCK=`) takes the newest that pyproject.toml allows.
 LOCK ?= requirements.lock
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# As many processes as cores, each with one thread: threads that wait for one another spin.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 DATA ?=
 RUN ?=
 ARGS ?=
@@ -49,7 +51,7 @@ bench: $(STAMP) ## throughput of loader and training step against the classic on
 	$(BIN)/python -m training.bench $(ARGS)
 
 test: $(STAMP) ## the tests that need no GPU, in minutes
-	$(BIN)/python -m pytest -m "not gpu and not slow" $(ARGS)
+	$(PYTEST) -m "not gpu and not slow" $(ARGS)
 
 test-slow: $(STAMP) ## the tests that take minutes on a CPU
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
@@ -63,7 +65,7 @@ gpu-check: $(STAMP) ## what only a machine with a GPU can show, in 9 minutes: te
 test-lowest: $(STAMP) ## the fast tests with the lowest versions that pyproject.toml names (.venv-lowest)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-lowest
 	$(BIN)/uv pip install --quiet --python .venv-lowest --resolution lowest-direct --editable '.[dev]'
-	.venv-lowest/bin/python -m pytest -m "not gpu and not slow" $(ARGS)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto --dist loadfile -m "not gpu and not slow" $(ARGS)
 
 lock: $(STAMP) ## renew requirements.lock: the newest versions of everything, with their hashes
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 \
