@@ -21,7 +21,7 @@ import argparse
 import json
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -85,12 +85,12 @@ def run(cfg: RunSettings, *, resume: bool) -> Job:
             restore(job, checkpoint.load(found, rank=rank, world=world), found)
             report.note(f"resumed from {found}")
             job.card["changes"] = resumed.record(job.step, say=report.note)
-        write_scores(job)
         if accelerator.is_main_process:
             write_json(folder / CARD_NAME, job.card)
             write_atomic(folder / RECIPE_NAME, dump(cfg).encode())
         stop = StopRequest(step=job.step, world=accelerator.num_processes, device=accelerator.device)
         with stop, report:
+            write_scores(job)  # here, as after the last step they say that the run is finished
             train(job, stop)
         accelerator.end_training()
     return job
@@ -210,6 +210,8 @@ def main(argv: list[str] | None = None) -> None:
         if is_complete(cfg):
             if resumed is None:
                 refuse_other_settings(cfg)
+            with suppress(InputError, OSError), held(Path(cfg.output)):
+                pass  # what a kill in the last moment left is removed
             sys.stdout.write(f"{cfg.output} is finished: all {cfg.steps:,} steps are trained and scored\n")
             return
         job = run(cfg, resume=resumed is not None)

@@ -115,11 +115,13 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tiny_run: MakeRun, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "kills_a_run"), [("supervised", 1), ("everything", 1), ("supervised", 3)])
+@pytest.mark.parametrize(
+    ("method", "every", "kills_a_run"), [("supervised", 1, 1), ("everything", 7, 1), ("supervised", 3, 3)]
+)
 def test_a_run_may_be_killed_before_any_file_operation(
-    method: str, kills_a_run: int, tiny_run: MakeRun, tmp_path: Path
+    method: str, every: int, kills_a_run: int, tiny_run: MakeRun, tmp_path: Path
 ) -> None:
     cfg = tiny_run(method, *SHORT)
-    found = killed(tmp_path / "recipe.yaml", cfg, every=1, kills_a_run=kills_a_run)
+    found = killed(tmp_path / "recipe.yaml", cfg, every=every, kills_a_run=kills_a_run)
     assert found["wrong"] == {}
-    assert found["kills"] > 100
+    assert found["kills"] > 100 / every

@@ -248,6 +248,7 @@ def test_a_finished_run_is_left_as_it_is(
     recipe.write_text(dump(tiny_run("supervised", "steps=1")))
     main([str(recipe)])
     before = contents(tmp_path / "run")
+    (tmp_path / "run" / "card.json.123.tmp").touch()
     for words in ([str(recipe)], [str(recipe), "report_every=2"], ["--resume", str(tmp_path / "run")]):
         main(words)
         assert "run is finished: all 1 steps are trained and scored" in capsys.readouterr().out
