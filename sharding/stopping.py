@@ -44,6 +44,7 @@ def stoppable(line: str = LINE) -> Iterator[None]:
     A second signal, or work that does not end within `GRACE_S`, ends the process at once.
     """
     caught: list[int] = []
+    patience: list[threading.Timer] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         if caught:
@@ -52,6 +53,7 @@ def stoppable(line: str = LINE) -> Iterator[None]:
         timer = threading.Timer(GRACE_S, _leave, (number, None, line))
         timer.daemon = True
         timer.start()
+        patience.append(timer)
         _hold.is_asked = _hold.is_on
         if not _hold.is_on:
             raise Stopped
@@ -65,6 +67,8 @@ def stoppable(line: str = LINE) -> Iterator[None]:
         _write(line)  # whatever the stop has become on its way, such as a worker's death
         raise SystemExit(128 + caught[0]) from None
     finally:
+        for timer in patience:
+            timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sharding import stopping
 from sharding.stopping import LINE, held_signals, stoppable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,6 +115,17 @@ def test_whatever_a_stop_becomes_on_its_way_the_exit_code_is_that_of_the_signal(
     assert error.value.code == 128 + number
     assert capfd.readouterr().err == "stopped\n"
     assert signal.getsignal(number) is before
+
+
+def test_work_that_ended_is_not_ended_again_later(monkeypatch):
+    """By the clock that runs for work that does not end: its process may have other things to do."""
+    left = []
+    monkeypatch.setattr(stopping, "GRACE_S", 0.1)
+    monkeypatch.setattr(os, "_exit", left.append)
+    with pytest.raises(SystemExit), stoppable():
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.3)
+    assert not left
 
 
 def test_processes_are_started_whole_before_a_stop(capfd):
