@@ -19,6 +19,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from configs.openmp import bound_spinning
+
+bound_spinning()
+
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, Literal

@@ -17,6 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 PARENT = os.getppid()  # asked before the imports below, which take seconds
 
+from configs.openmp import bound_spinning
+
+bound_spinning()
+
 import argparse
 import json
 import signal
