@@ -34,8 +34,8 @@ shards: $(STAMP) ## annotations and images to shards: make shards DATA=configs/s
 demo: $(STAMP) ## the main job in small: draw people, shard, train with and without the unlabelled, compare (ARGS="seed=1")
 	$(BIN)/python training/demo.py $(ARGS)
 
-train: $(STAMP) ## train a recipe: make train RUN=configs/run/coco-1k/adaptive_mixup.yaml ARGS="seed=1"
-	$(BIN)/accelerate launch --quiet training/run.py $(RUN) $(ARGS)
+train: $(STAMP) ## train a recipe, or go on with it: make train RUN=configs/run/coco-1k/adaptive_mixup.yaml ARGS="seed=1"
+	$(BIN)/python training/run.py $(RUN) $(ARGS)
 
 evaluate: $(STAMP) ## score a run: make evaluate RUN=runs/coco-1k/adaptive_mixup ARGS="checkpoint=best" (the newest without)
 	$(BIN)/python training/evaluate.py $(RUN) $(ARGS)

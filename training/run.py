@@ -2,7 +2,7 @@
 
     python training/run.py RECIPE [key=value ...]
     python training/run.py --resume RUN_DIR [key=value ...]
-    torchrun --nproc-per-node 4 training/run.py RECIPE [key=value ...]      # on several GPUs
+    accelerate launch --num_processes 4 training/run.py RECIPE [key=value ...]      # on several GPUs
 
 The first line both starts a run and goes on with it: where the run's folder holds a checkpoint of the same
 settings, the run goes on from the newest intact one, so that a batch system may repeat the command as it is.
