@@ -68,12 +68,16 @@ def size_of_views(cfg: TrainingBenchSettings) -> ViewSettings:
 def choose(
     cfg: TrainingBenchSettings, steps: list[Measured], *, has_photos: bool
 ) -> tuple[list[Measured], dict[str, str]]:
-    """The rows asked for, and those that cannot be measured, with the reason. Raises InputError."""
-    unknown = set(cfg.only) - {spec.name for spec in steps}
+    """The rows asked for, in that order, and those that cannot be measured, with the reason.
+
+    Raises InputError.
+    """
+    known = {spec.name: spec for spec in steps}
+    unknown = set(cfg.only) - set(known)
     if unknown:
-        known = "; ".join(spec.name for spec in steps)
-        raise InputError(f"only: there is no row {sorted(unknown)[0]!r} here: name some of these: {known}")
-    steps = [spec for spec in steps if not cfg.only or spec.name in cfg.only]
+        names = "; ".join(known)
+        raise InputError(f"only: there is no row {sorted(unknown)[0]!r} here: name some of these: {names}")
+    steps = [known[name] for name in cfg.only] or steps
     classic = [spec.name for spec in steps if spec.loader == "classic"]
     return steps, {} if has_photos else dict.fromkeys(classic, NO_PHOTOS)
 

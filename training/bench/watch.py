@@ -15,6 +15,8 @@ from training.bench.settings import Measured, StepTimes
 from training.files import write_json
 
 SAMPLE_EVERY_S = 0.2
+WAIT_PER_LOOK = 20
+"""A look holds up allocations, and takes long at a process with a GPU: the wait is so many times longer."""
 LAST_LINES = 3
 
 
@@ -62,8 +64,9 @@ def watch(child: subprocess.Popen[bytes], longest_s: float) -> tuple[float, bool
     while child.poll() is None:
         if time.monotonic() > deadline:
             return peak, True
+        began = time.monotonic()
         peak = max(peak, tree_mib(tree))
-        time.sleep(SAMPLE_EVERY_S)
+        time.sleep(max(SAMPLE_EVERY_S, WAIT_PER_LOOK * (time.monotonic() - began)))
     return peak, False
 
 

@@ -14,7 +14,7 @@ SHARDS: Mapping[str, tuple[str, ...]] = {"train": ("source.people=4000",), "val"
 RECIPES = ("supervised", "adaptive_mixup")
 ON_THE_GPU = (
     *("precision=bf16", "data.cache=device", "loader.threads=8"),
-    *("evaluate_every=1600", "checkpoint_every=1600"),
+    *("steps=800", "evaluate_every=800", "checkpoint_every=800"),
 )
 DRAWING_SHARE = 0.3
 """Of the time: after it people must be drawn and cut."""
