@@ -157,7 +157,10 @@ def file_system(location: str, _pid: int) -> tuple[Any, str]:
 
 def _fetch(files: Any, path: str, num_bytes: int) -> bytes:
     """The first so many bytes of an object."""
-    content: bytes = files.cat_file(path, start=0, end=num_bytes)
+    try:
+        content: bytes = files.cat_file(path, start=0, end=num_bytes)
+    except KeyError as error:  # what a zip says before fsspec 2026.9
+        raise FileNotFoundError(path) from error
     return content
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -195,11 +196,11 @@ def hostile_payloads():
     for name, (claim, width, height, said) in CLAIMS.items():
         kind = name.split()[0]
         payload = encoded(pixels, kind, **options.get(kind, {}))
-        yield (
-            name,
-            claim(payload, width, height),
-            f"^p: the image is too large {said}, the most is 64,000,000",
-        )
+        refusal = f"^p: the image is too large {said}, the most is 64,000,000"
+        if kind == "WEBP" and int(PIL.__version__.split(".")[0]) < 13:
+            # Its reader asks for the whole canvas before it tells the size, which the limit here refuses.
+            refusal = r"^p: the image is damaged \(could not create decoder object\)"
+        yield name, claim(payload, width, height), refusal
     png = encoded(pixels, "PNG")
     bomb = zlib.compress(bytes(400_000_000), 1)
     sentence = r"^p: the image is damaged \(Decompressed data too large.*\): replace the file"
