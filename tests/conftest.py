@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,15 @@ def shared_data() -> Path:
             f"no real test data: {folder} has no {', '.join(absent)} (SEMIPOSE_TEST_DATA names the folder)"
         )
     return folder
+
+
+def pytest_configure() -> None:
+    """Take back what `nohup` or a shell's background made this process ignore: tests send signals to
+    themselves and to processes that inherit what is ignored, but no handler."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
