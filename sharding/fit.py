@@ -84,7 +84,7 @@ def _from_lowest_joint(points: Array, boxes: Array, _: Array) -> tuple[Array, Ar
 
 
 def _mirrored(points: Array, sizes: Array, axis: int) -> Array:
-    points = points.copy()
+    points = points.copy(order="K")
     points[..., axis] = sizes[:, None, axis] - 1 - points[..., axis]
     return points
 
@@ -130,7 +130,8 @@ class Fits(NamedTuple):
 
     is_judged (N,): has a labelled joint. misfit: why joints and box do not fit; "" where they do.
     reading_ratio (R, N): the overlap by each of `READINGS` over that as the file stands, 0 where the joints
-    do not fit by the reading. ends (N, 2): of the boxes, at the lower right. sizes_wh (N, 2): of the photos.
+    do not fit by the reading, or it is below `BETTER`. ends (N, 2): of the boxes, at the lower right.
+    sizes_wh (N, 2): of the photos.
     """
 
     ids: Sequence[int]
@@ -150,8 +151,10 @@ def compare(ids: Sequence[int], keypoints: Array, boxes_xywh: Array, sizes_wh: A
     is_labelled = (keypoints[..., 2] > 0) & ~is_at_origin(keypoints)
     points = np.where(is_labelled[..., None], keypoints[..., :2].astype(np.float64), np.nan)
     count = is_labelled.sum(axis=1)
-    overlap, inside, span = _overlap(points, boxes_xywh, count)
-    outside = count - inside
+    extent = _extent(points)
+    overlap = _overlap(extent, boxes_xywh)
+    outside = count - _count_inside(points, boxes_xywh)
+    span = (extent[1] - extent[0]) / np.maximum(boxes_xywh[:, 2:], 1)
     is_outside = (count > 0) & (outside >= MOST_OUTSIDE * count)
     is_small = (count >= SPANNING_JOINTS) & (span.max(axis=1) < LEAST_SPAN)
     is_large = (count > 0) & (span.max(axis=1) > MOST_SPAN)
@@ -163,12 +166,18 @@ def compare(ids: Sequence[int], keypoints: Array, boxes_xywh: Array, sizes_wh: A
     ratios = []
     for read in READINGS.values():
         read_points, read_boxes = read(points, boxes_xywh, sizes_wh)
+        read_extent = extent
         if read_points is not points:
             read_points = np.where(_is_beyond(read_points, sizes_wh), np.nan, read_points)
-        read_overlap, read_inside, _ = _overlap(read_points, read_boxes, count)
-        fits = (count >= min(READING_JOINTS, keypoints.shape[1])) & (read_inside >= READING_INSIDE * count)
-        fits &= read_overlap > READING_OVERLAP
-        ratios.append(np.where(fits, read_overlap / np.maximum(overlap, 1e-6), 0))
+            read_extent = _extent(read_points)
+        read_overlap = _overlap(read_extent, read_boxes)
+        ratio = read_overlap / np.maximum(overlap, 1e-6)
+        is_better = (count >= min(READING_JOINTS, keypoints.shape[1])) & (ratio >= BETTER)
+        better = np.flatnonzero(is_better & (read_overlap > READING_OVERLAP))
+        inside = _count_inside(read_points[better], read_boxes[better])
+        fitting = better[inside >= READING_INSIDE * count[better]]
+        ratios.append(np.zeros(len(ids)))
+        ratios[-1][fitting] = ratio[fitting]
     ends = boxes_xywh[:, :2] + boxes_xywh[:, 2:]
     return Fits(ids, count > 0, misfit, np.stack(ratios), ends, sizes_wh)
 
@@ -186,19 +195,26 @@ def is_at_origin(keypoints: Array) -> Array:
     return (x == y) & ((x == 0) | (x == -1))
 
 
-def _overlap(points: Array, boxes: Array, count: Array) -> tuple[Array, Array, Array]:
-    """The IoU (N,) of box and extent of the points, how many points (N,) lie in the grown box, and the extent
-    (N, 2) over the sides of the box. Points that are nan do not count; nothing lies in an empty box."""
-    low, high = np.fmin.reduce(points, axis=1), np.fmax.reduce(points, axis=1)
-    start, sides = boxes[:, :2], boxes[:, 2:]
+def _extent(points: Array) -> tuple[Array, Array]:
+    """The lowest and the highest x and y, both (N, 2), of points (N, K, 2); nan does not count."""
+    return np.fmin.reduce(points, axis=1), np.fmax.reduce(points, axis=1)
+
+
+def _overlap(extent: tuple[Array, Array], boxes: Array) -> Array:
+    """The IoU (N,) of extents of points and boxes; 0 where a box is empty, or no point counts."""
+    (low, high), start, sides = extent, boxes[:, :2], boxes[:, 2:]
     shared = np.clip(np.minimum(high, start + sides) - np.maximum(low, start), 0, None).prod(axis=1)
-    extent, area = np.maximum(high - low, 1).prod(axis=1), np.maximum(sides, 1).prod(axis=1)
+    extent_area, area = np.maximum(high - low, 1).prod(axis=1), np.maximum(sides, 1).prod(axis=1)
+    is_box = (sides > 0).all(axis=1) & ~np.isnan(low[:, 0])
+    return np.where(is_box, shared / (extent_area + area - shared), 0)
+
+
+def _count_inside(points: Array, boxes: Array) -> Array:
+    """How many points (N,) lie in the grown box; none that are nan, and none in an empty box."""
+    start, sides = boxes[:, :2], boxes[:, 2:]
     margin = GROWN_BY * sides
     is_inside = (points >= (start - margin)[:, None]) & (points <= (start + sides + margin)[:, None])
-    is_box = (sides > 0).all(axis=1)
-    overlap = np.where(is_box & (count > 0), shared / (extent + area - shared), 0)
-    inside = np.where(is_box, is_inside.all(axis=2).sum(axis=1), 0)
-    return overlap, inside, (high - low) / np.maximum(sides, 1)
+    return np.where((sides > 0).all(axis=1), is_inside.all(axis=2).sum(axis=1), 0)
 
 
 def note_fits(fits: Sequence[Fits], findings: Findings) -> None:
@@ -217,11 +233,10 @@ def note_fits(fits: Sequence[Fits], findings: Findings) -> None:
         is_established = is_many(int((ratio >= BETTER).sum()), judged)
         ratio[ratio < (BETTER if is_established else MUCH_BETTER)] = 0
     faults, best = list(READINGS), ratios.argmax(axis=0)
-    for index, (record, reason) in enumerate(zip(ids, misfit, strict=True)):
-        if ratios[best[index], index] > 0:
-            findings.add(faults[best[index]], record, reason)
-        elif reason:
-            findings.add(NOT_FITTING, record, reason)
+    fits_better, is_misfit = ratios.max(axis=0) > 0, np.array([reason != "" for reason in misfit])
+    for index in np.flatnonzero(fits_better | is_misfit).tolist():
+        fault = faults[best[index]] if fits_better[index] else NOT_FITTING
+        findings.add(fault, ids[index], misfit[index])
     for fault in (*faults, NOT_FITTING):
         findings.warn_if_many(fault, judged)
     ends, sizes_wh = (np.concatenate([getattr(fit, key) for fit in fits]) for key in ("ends", "sizes_wh"))

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from sharding.blocks import Block
 from sharding.findings import Fault, Findings
-from sharding.record import Annotations, Person
+from sharding.record import Person
 from sharding.skeleton import Skeleton
 
 REACH = 2.0
@@ -19,7 +20,6 @@ NO_EXTENT = "a box whose sides are not above 0 in float32"
 FAR = f"labelled joint more than {REACH:g} photos' sizes outside its photo"
 _CURE = "correct the number, or remove the row"
 _NO_HEAD = (0.0,) * 4
-_PEOPLE_AT_ONCE = 4096
 
 
 def is_far(points_xy: np.ndarray, size_wh: np.ndarray, *, tolerance_px: float = 0.0) -> np.ndarray:
@@ -28,49 +28,31 @@ def is_far(points_xy: np.ndarray, size_wh: np.ndarray, *, tolerance_px: float = 
     return np.asarray(((points_xy < low) | (points_xy > high)).any(axis=-1))
 
 
-def note_limits(annotations: Annotations, sizes_wh: Mapping[str, tuple[int, int]]) -> None:
-    """Add to the findings the people and ignored rows with numbers that a shard cannot hold; they stop.
+def note_limits(block: Block, skeleton: Skeleton, findings: Findings, *, subject: str) -> None:
+    """Add to the findings the people with numbers that a shard cannot hold; they stop.
 
-    sizes_wh: by name, of photos whose size the annotations do not give. Joints of photos whose size is not
-    known here are looked at when they are stored (`first_far_joint`).
+    subject: what a person is, for messages. Joints of photos whose size is not known here are looked at when
+    they are stored (`first_far_joint`).
     """
-    findings, skeleton = annotations.findings, annotations.skeleton
-    if annotations.annotated is not None:
-        _note_people(annotations.annotated, skeleton, sizes_wh, findings, "annotation")
-    subject = "annotation" if annotations.annotated is None else "detected box"
-    _note_people(annotations.persons, skeleton, sizes_wh, findings, subject)
-    for row in annotations.ignored:
-        _note_ignored(row, skeleton, findings)
-
-
-def _note_people(
-    people: tuple[Person, ...],
-    skeleton: Skeleton,
-    sizes_wh: Mapping[str, tuple[int, int]],
-    findings: Findings,
-    subject: str,
-) -> None:
-    unknown = (np.nan, np.nan)  # which nothing lies beyond
+    some, keypoints, boxes_xywh, sizes = block
     no_float32, no_extent, far = (
         Fault(what, cure=_CURE, subject=subject) for what in (NO_FLOAT32, NO_EXTENT, FAR)
     )
-    for start in range(0, len(people), _PEOPLE_AT_ONCE):
-        some = people[start : start + _PEOPLE_AT_ONCE]
-        keypoints = np.stack([person.keypoints for person in some])
-        numbers = np.array([(*p.box_xywh, p.area, p.score or 0.0, *(p.head_xywh or _NO_HEAD)) for p in some])
-        sizes = np.array([p.source_size_wh or sizes_wh.get(p.file_name) or unknown for p in some], np.float64)
-        is_held = np.isfinite(keypoints).all(axis=(1, 2)) & (np.abs(numbers) <= LARGEST).all(axis=1)
-        sides = numbers[:, 2:4].astype(np.float32)
-        has_extent = np.asarray((sides >= 0).all(axis=1) & (sides > 0).any(axis=1))
-        is_beyond = is_far(keypoints[..., :2], sizes[:, None]) & (keypoints[..., 2] > 0)
-        for index in np.flatnonzero(~is_held | ~has_extent | is_beyond.any(axis=1)):
-            person, joint = some[index], int(is_beyond[index].argmax())
-            if not is_held[index]:
-                findings.add(no_float32, person.id, _first_not_held(person, skeleton))
-            elif not has_extent[index]:
-                findings.add(no_extent, person.id, str(list(person.box_xywh)))
-            else:
-                findings.add(far, person.id, _describe(person, joint, sizes[index], skeleton.names[joint]))
+    numbers = np.array([(p.area, p.score or 0.0, *(p.head_xywh or _NO_HEAD)) for p in some])
+    is_held = np.isfinite(keypoints).all(axis=(1, 2)) & (np.abs(boxes_xywh) <= LARGEST).all(axis=1)
+    is_held &= (np.abs(numbers) <= LARGEST).all(axis=1)
+    sides = boxes_xywh[:, 2:].astype(np.float32)
+    has_extent = np.asarray((sides >= 0).all(axis=1) & (sides > 0).any(axis=1))
+    # Nothing is beyond a photo whose size is not known: nan.
+    is_beyond = is_far(keypoints[..., :2], sizes[:, None]) & (keypoints[..., 2] > 0)
+    for index in np.flatnonzero(~is_held | ~has_extent | is_beyond.any(axis=1)):
+        person, joint = some[index], int(is_beyond[index].argmax())
+        if not is_held[index]:
+            findings.add(no_float32, person.id, _first_not_held(person, skeleton))
+        elif not has_extent[index]:
+            findings.add(no_extent, person.id, str(list(person.box_xywh)))
+        else:
+            findings.add(far, person.id, _describe(person, joint, sizes[index], skeleton.names[joint]))
 
 
 def _first_not_held(person: Person, skeleton: Skeleton) -> str:
@@ -95,8 +77,8 @@ def first_far_joint(person: Person, size_wh: tuple[int, int]) -> str:
     return _describe(person, joint, size, f"joint {joint + 1}") if is_beyond.any() else ""
 
 
-def _note_ignored(row: Mapping[str, Any], skeleton: Skeleton, findings: Findings) -> None:
-    """A crowd, or a person without joints."""
+def note_ignored(row: Mapping[str, Any], skeleton: Skeleton, findings: Findings) -> None:
+    """Add a crowd, or a person without joints, with numbers that a shard cannot hold; it stops."""
     keypoints = row.get("keypoints", ())
     if any(not abs(number) <= LARGEST for number in (*row["bbox"], row["area"], *keypoints)):
         findings.add(Fault(NO_FLOAT32, cure=_CURE), row["id"], f"box {row['bbox']}, area {row['area']:g}")

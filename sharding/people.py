@@ -1,12 +1,11 @@
 """Faults of people that only a look at all of them shows: joints beyond the photo or box, swapped sides."""
 
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 
+from sharding.blocks import Block, blocks
 from sharding.findings import Fault, Findings
 from sharding.fit import (
     AREA_ABOVE,
@@ -14,14 +13,15 @@ from sharding.fit import (
     AT_ONE_POINT,
     AT_ORIGIN,
     UNLABELLED,
+    Fits,
     compare,
     note_areas,
     note_fits,
     note_missing,
 )
 from sharding.joint_boxes import MADE_BOX
-from sharding.limits import note_limits
-from sharding.record import Annotations, Person
+from sharding.limits import note_ignored, note_limits
+from sharding.record import Annotations
 from sharding.repeats import note_repeats
 from sharding.sides import Side, side_of_first
 from sharding.skeleton import Skeleton
@@ -49,7 +49,6 @@ ALL_SWAPPED = Fault(
     "look at the sheet that check=only draws; if so, correct the names, or flip the photos or the points",
     "keypoint",
 )
-_PEOPLE_AT_ONCE = 4096
 
 
 def inspect_people(
@@ -62,13 +61,35 @@ def inspect_people(
     A pair is judged by the other pairs of the same people; all pairs together by the eyes, which can be seen
     from the front alone, where the left one lies on the right (so on COCO in all people).
     """
-    note_limits(annotations, sizes_wh)
     skeleton, findings = annotations.skeleton, annotations.findings
     pairs = sided_pairs(skeleton)
     votes = np.zeros((4, len(pairs)), np.int64)
-    for block in _blocks(annotations.persons, sizes_wh):
+    has_detected = annotations.annotated is not None
+    made = set(findings.ids(MADE_BOX))  # which says nothing of the area: a person may be seen in part
+    fits: list[Fits] = []
+    for block in blocks(annotations.persons, sizes_wh):
+        note_limits(block, skeleton, findings, subject="detected box" if has_detected else "annotation")
         _note_outside(block, skeleton, findings)
         votes += _count_disagreement(block, pairs)
+        if not has_detected:
+            fits.append(_compare_boxes(block, made, findings))
+    for block in blocks(annotations.annotated or (), sizes_wh):
+        note_limits(block, skeleton, findings, subject="annotation")
+        fits.append(_compare_boxes(block, made, findings))
+    for row in annotations.ignored:
+        note_ignored(row, skeleton, findings)
+    _note_swapped(pairs, votes, skeleton, findings)
+    note_fits(fits, findings)
+    num_annotated = sum(len(fit.ids) for fit in fits)
+    for fault in (JOINT_OUTSIDE, AT_ORIGIN, AT_ONE_POINT, UNLABELLED, AREA_ABOVE, AREA_BELOW):
+        findings.warn_if_many(fault, num_annotated)
+    note_repeats(annotations)
+
+
+def _note_swapped(
+    pairs: list[tuple[int, int]], votes: np.ndarray, skeleton: Skeleton, findings: Findings
+) -> None:
+    """Add the pairs whose sides look swapped; votes (4, P): sums of `_count_disagreement` over all people."""
     for pair, differ, comparable, mirrored, seen in zip(pairs, *votes.tolist(), strict=True):
         names = "/".join(skeleton.names[joint] for joint in pair)
         if _is_most(differ, comparable):
@@ -77,26 +98,17 @@ def inspect_people(
         elif "eye" in names.lower() and _is_most(mirrored, seen):
             detail = f"the left one lies left in the photo in {mirrored / seen:.0%} of {seen} people"
             findings.add(ALL_SWAPPED, names, detail)
-    _compare_boxes(annotations, sizes_wh)
-    note_repeats(annotations)
 
 
-def _compare_boxes(annotations: Annotations, sizes_wh: Mapping[str, tuple[int, int]]) -> None:
-    """Add what a comparison of joints, box and area of the annotated people shows."""
-    findings = annotations.findings
-    people = annotations.persons if annotations.annotated is None else annotations.annotated
-    made = set(findings.ids(MADE_BOX))  # which says nothing of the area: a person may be seen in part
-    fits = []
-    for block in _blocks(people, sizes_wh):
-        ids = [person.id for person in block.persons]
-        boxes_xywh = np.array([person.annotated_xywh or person.box_xywh for person in block.persons])
-        fits.append(compare(ids, block.keypoints, boxes_xywh, block.sizes_wh))
-        note_missing(ids, block.keypoints, findings)
-        areas = np.array([0.0 if person.id in made else person.area for person in block.persons])
-        note_areas(ids, areas, boxes_xywh, findings)
-    note_fits(fits, findings)
-    for fault in (JOINT_OUTSIDE, AT_ORIGIN, AT_ONE_POINT, UNLABELLED, AREA_ABOVE, AREA_BELOW):
-        findings.warn_if_many(fault, len(people))
+def _compare_boxes(block: Block, made: set[int | str], findings: Findings) -> Fits:
+    """Compare joints, box and area of annotated people; made: those whose box was made from the joints."""
+    ids = [person.id for person in block.persons]
+    boxes = [person.annotated_xywh or person.box_xywh for person in block.persons]
+    boxes_xywh = np.array(boxes, order="F")
+    note_missing(ids, block.keypoints, findings)
+    areas = np.array([0.0 if person.id in made else person.area for person in block.persons])
+    note_areas(ids, areas, boxes_xywh, findings)
+    return compare(ids, block.keypoints, boxes_xywh, block.sizes_wh)
 
 
 def _is_most(count: int, people: int) -> bool:
@@ -121,30 +133,7 @@ def sided_pairs(skeleton: Skeleton) -> list[tuple[int, int]]:
     return pairs
 
 
-class _Block(NamedTuple):
-    """Some people as arrays: keypoints (N, K, 3), boxes (N, 4), sizes_wh (N, 2), nan where not known."""
-
-    persons: list[Person]
-    keypoints: np.ndarray
-    boxes_xywh: np.ndarray
-    sizes_wh: np.ndarray
-
-
-def _blocks(persons: tuple[Person, ...], sizes_wh: Mapping[str, tuple[int, int]]) -> Iterator[_Block]:
-    """All people, some at a time, so that the memory does not grow with them."""
-    people = iter(persons)
-    unknown = (np.nan, np.nan)
-    while some := list(islice(people, _PEOPLE_AT_ONCE)):
-        sizes = [person.source_size_wh or sizes_wh.get(person.file_name) or unknown for person in some]
-        yield _Block(
-            some,
-            np.stack([person.keypoints for person in some]),
-            np.array([person.box_xywh for person in some]),
-            np.array(sizes, np.float64),
-        )
-
-
-def _note_outside(block: _Block, skeleton: Skeleton, findings: Findings) -> None:
+def _note_outside(block: Block, skeleton: Skeleton, findings: Findings) -> None:
     points_xy = block.keypoints[..., :2]
     beyond = 0.5 + OUTSIDE_TOLERANCE_PX  # the edge lies half a pixel from the centres of the outer pixels
     limits = block.sizes_wh[:, None] - 1 + beyond
@@ -158,7 +147,7 @@ def _note_outside(block: _Block, skeleton: Skeleton, findings: Findings) -> None
         findings.add(JOINT_OUTSIDE, block.persons[index].id, detail)
 
 
-def _count_disagreement(block: _Block, pairs: list[tuple[int, int]]) -> np.ndarray:
+def _count_disagreement(block: Block, pairs: list[tuple[int, int]]) -> np.ndarray:
     """(4, P), of each pair: in how many people it goes the other way than most others, in how many it
     compares; in how many its left joint lies left in the photo, in how many it is apart.
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from configs.load import InputError
@@ -16,8 +17,7 @@ BOX_NUMBERS = 4
 """Numbers of a pose record before its keypoints: x, y, w, h of the box."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
-class Person:
+class Person(msgspec.Struct, frozen=True, eq=False, kw_only=True, gc=False):
     """One person, in pixels of the source photo (pixel centres at integers).
 
     source_size_wh: width and height of the photo; None where the annotations do not say.

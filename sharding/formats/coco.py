@@ -142,10 +142,12 @@ def judge_rows(
     ignored: list[dict[str, Any]] = []
     facts: dict[int, dict[str, Any]] = {}
     for image, rows in images:
-        people = [person for row in rows if (person := _judge(row, image, rule)) is not None]
-        persons += people
-        ignored += [_ignored(row, rule) for row in rows if _is_forgiven(row, rule)]
-        if not people:
+        people = [_judge(row, image, rule) for row in rows]
+        kept = [person for person in people if person is not None]
+        persons += kept
+        dropped = (row for row, person in zip(rows, people, strict=True) if person is None)
+        ignored += [_ignored(row, rule) for row in dropped if _is_forgiven(row, rule)]
+        if not kept:
             empty.append(Photo(id=image.id, file_name=image.file_name, size_wh=(image.width, image.height)))
         if image.crowdIndex is not None:
             facts[image.id] = {"crowdIndex": image.crowdIndex}
@@ -223,7 +225,7 @@ def _dropped_as(row: AnnotationRow, rule: Rule) -> Fault | None:
 
 def _turn_box(row: AnnotationRow, rule: Rule) -> None:
     """Count the sides of a box from its upper left corner, where it was drawn from another one."""
-    if row.bbox is None or len(row.bbox) != 4 or min(row.bbox[2:]) >= 0:
+    if row.bbox is None or len(row.bbox) != 4 or (row.bbox[2] >= 0 and row.bbox[3] >= 0):
         return
     rule.findings.add(TURNED_BOX, row.id, str(row.bbox))
     x, y, width, height = row.bbox
@@ -282,7 +284,7 @@ def clean_box(
 
 
 def _is_forgiven(row: AnnotationRow, rule: Rule) -> bool:
-    """Whether scoring forgives detections that fit the row: a crowd, or a person without keypoints."""
+    """Whether scoring forgives detections that fit a dropped row: a crowd, or a person without keypoints."""
     if rule.categories.fault_of(row.category_id) or row.bbox is None or len(row.bbox) != 4:
         return False
     return bool(row.iscrowd) or (_area(row, rule) > 0 and not any(row.keypoints or ()))

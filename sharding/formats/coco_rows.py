@@ -36,7 +36,7 @@ class CocoFile(msgspec.Struct):
     categories: list[dict[str, Any]] = []  # msgspec gives each file its own
 
 
-class _ListedImage(msgspec.Struct):
+class _ListedImage(msgspec.Struct, gc=False):
     """A row of `images` as it is written."""
 
     id: int
@@ -46,7 +46,7 @@ class _ListedImage(msgspec.Struct):
     crowdIndex: float | None = None
 
 
-class ImageRow(msgspec.Struct):
+class ImageRow(msgspec.Struct, gc=False):
     """A row of `images`; crowdIndex is CrowdPose's."""
 
     id: int
@@ -56,12 +56,12 @@ class ImageRow(msgspec.Struct):
     crowdIndex: float | None = None
 
 
-class _Place(msgspec.Struct):
+class _Place(msgspec.Struct, gc=False):
     id: int
     image_id: int
 
 
-class AnnotationRow(msgspec.Struct):
+class AnnotationRow(msgspec.Struct, gc=False):
     """What is read of a row of `annotations`."""
 
     id: int
@@ -102,7 +102,7 @@ def by_image(
         if image.width < 1 or image.height < 1:
             findings.add(BAD_IMAGE, image.id, f"{image.width}x{image.height}")
             continue
-        decoded = (rows.decode(raw, number) for number, raw in groups.pop(image.id, ()))
+        decoded = [rows.decode(raw, number) for number, raw in groups.pop(image.id, ())]
         yield image, [row for row in decoded if row is not None]
 
 
@@ -174,19 +174,17 @@ def _group(
 ) -> dict[int, list[tuple[int, msgspec.Raw]]]:
     """The rows of each image, undecoded, each with its place in the file."""
     twice, differ = _repetition("annotation")
-    hashes: dict[int, int] = {}
+    first_of: dict[int, msgspec.Raw] = {}
     groups: dict[int, list[tuple[int, msgspec.Raw]]] = {}
     places = RowReader(_Place, findings, subject="annotation", counts_spellings=False)
     for number, raw in enumerate(file.annotations or (), start=1):
         place = places.decode(raw, number)
         if place is None:
             continue
-        content = hash(bytes(raw))
-        if place.id in hashes:
-            findings.add(twice if hashes[place.id] == content else differ, place.id)
-            continue
-        hashes[place.id] = content
-        if place.image_id in image_ids:
+        first = first_of.setdefault(place.id, raw)
+        if first is not raw:
+            findings.add(twice if first == raw else differ, place.id)
+        elif place.image_id in image_ids:
             groups.setdefault(place.image_id, []).append((number, raw))
         else:
             findings.add(UNKNOWN_IMAGE, place.id, f"image {place.image_id}")

@@ -65,7 +65,8 @@ class LeadsOutError(InputError):
 
 def is_absolute(name: str) -> bool:
     """Whether a name begins at the root of a machine's files, of whatever system."""
-    return name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[\\/]", name) is not None
+    has_drive = name[1:2] == ":" and re.match(r"[A-Za-z]:[\\/]", name) is not None
+    return has_drive or name.startswith(("/", "\\"))
 
 
 def below_location(names: Sequence[str], photos: Photos) -> list[str]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from sharding.findings import Findings, is_many
 from sharding.fit import (
@@ -282,7 +283,7 @@ class TestReal:
             keypoints = person.keypoints * [*factor, 1]
             boxes = np.array([person.annotated_xywh]) * np.tile(factor, 2)
             keypoints, boxes = written(write, keypoints[None], boxes)
-            bad = replace(
+            bad = structs.replace(
                 person,
                 source_size_wh=SIZE_WH,
                 keypoints=keypoints[0].astype(np.float32),

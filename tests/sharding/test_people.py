@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from sharding.findings import Findings
 from sharding.formats.coco import read_coco
@@ -56,7 +57,7 @@ def with_names_swapped(annotations, joints):
     for person in annotations.persons:
         keypoints = person.keypoints.copy()
         keypoints[[a, b]] = keypoints[[b, a]]
-        persons.append(replace(person, keypoints=keypoints))
+        persons.append(structs.replace(person, keypoints=keypoints))
     return replace(annotations, persons=tuple(persons), findings=Findings("f"))
 
 
@@ -102,7 +103,7 @@ def test_without_a_size_no_joint_is_outside():
 
 
 def test_people_beyond_the_first_block_are_seen(monkeypatch):
-    monkeypatch.setattr("sharding.people._PEOPLE_AT_ONCE", 2)
+    monkeypatch.setattr("sharding.blocks._PEOPLE_AT_ONCE", 2)
     points = np.tile(np.array([20, 20, 2], float), (5, 14, 1))
     points[3:, 0] = 500, 20, 2
     assert found(annotations_of(LSP_14, points), JOINT_OUTSIDE) == [4, 5]

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 from PIL import Image, ImageDraw
 
 import sharding.sheet
@@ -18,7 +19,7 @@ def with_joints(annotations, names, points, flip_pairs=()):
     """The annotations with one person alone, of joints without bones."""
     sigmas = (0.05,) * len(names)
     skeleton = Skeleton(names=tuple(names), flip_pairs=tuple(flip_pairs), bones=(), sigmas=sigmas)
-    person = replace(annotations.persons[0], keypoints=np.asarray(points, np.float32))
+    person = structs.replace(annotations.persons[0], keypoints=np.asarray(points, np.float32))
     return replace(annotations, skeleton=skeleton, persons=(person,)), person
 
 
@@ -39,7 +40,7 @@ def test_short_name(name, side, short):
 
 class TestFrame:
     def test_box_and_padding_fill_the_tile(self, annotations):
-        person = replace(
+        person = structs.replace(
             annotations.persons[0], box_xywh=(10.0, 20.0, 40.0, 80.0), keypoints=np.zeros((17, 3))
         )
         corners = frame(person).place(np.array([[10, 20], [50, 100]]))
@@ -50,7 +51,9 @@ class TestFrame:
     def test_far_joints_are_shown_within_reason(self, annotations, x, is_shown):
         keypoints = np.zeros((17, 3))
         keypoints[0] = x, 30, 2
-        person = replace(annotations.persons[0], box_xywh=(10.0, 20.0, 40.0, 80.0), keypoints=keypoints)
+        person = structs.replace(
+            annotations.persons[0], box_xywh=(10.0, 20.0, 40.0, 80.0), keypoints=keypoints
+        )
         view = frame(person)
         assert (view.place(keypoints[0, :2])[0] < TILE_WH[0]) == is_shown
         assert view.scale > 0.8
@@ -82,7 +85,7 @@ class TestPerson:
         small.content["images"][0]["file_name"] = "000000000001.png"
         small.save()
         one, person = with_joints(small.source.read(), ["nose"], [[60, 50, 0]])
-        person = replace(person, box_xywh=(45.0, 40.0, 30.0, 40.0))
+        person = structs.replace(person, box_xywh=(45.0, 40.0, 30.0, 40.0))
         bright = np.asarray(draw_person(person, one).convert("L"))[: TILE_WH[1]] > 250
         # The spot alone, not the box's lines.
         x, y = frame(person).place(np.array([60, 50]))
