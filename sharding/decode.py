@@ -68,10 +68,10 @@ def decode_photo(
 
     COCO annotates the pixels as they are stored and ignores EXIF, so the annotated size decides: stored
     pixels of that size are taken as they are, else they are turned upright as EXIF says, if that gives the
-    annotated size. size_wh: that size; None takes the pixels as they are stored. upright: nobody annotated
-    the photo, so it is turned upright whatever its size. where: photo and annotation, for the message. Raises
-    InputError for truncated or damaged data, another size (PhotoSizeError), more than MOST_PIXELS, pixels of
-    more than 8 bits, and several pictures in one file.
+    annotated size. size_wh: that size; None takes the pixels as they are stored. upright: the
+    photo is turned upright whatever its size, see `Annotations`. where: photo and annotation, for the
+    message. Raises InputError for truncated or damaged data, another size (PhotoSizeError), more than
+    MOST_PIXELS, pixels of more than 8 bits, and several pictures in one file.
     """
     try:
         with warnings.catch_warnings():

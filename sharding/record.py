@@ -69,8 +69,10 @@ class Annotations:
     persons without keypoints.
     annotated: where the persons are a detector's boxes, the annotated persons that they are scored by.
     photo_facts: what scoring needs to know of a photo beyond its size, by image id.
-    upright: nobody annotated these photos, so their boxes count in pixels of the photo turned upright as EXIF
-    says. Where somebody did, the annotated size decides (see `decode_photo`).
+    upright: boxes, joints and sizes all count in pixels of the photo turned upright as EXIF says, and the
+    photo is stored so. That is the case for photos that nobody annotated (their boxes are the whole photo, or
+    a detector's, which sees it upright), and for YOLO-pose, whose labels are shares of the upright photo. For
+    all other annotations the annotated size decides (see `decode_photo`).
     category_id, category_name: the one category of the persons in their own file, which results must carry
     for that file to score them; 1 and "person" where there is none, or several are read together.
     findings: every fault of the annotations; those that stop are the caller's to raise.

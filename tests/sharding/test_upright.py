@@ -1,11 +1,11 @@
-"""Photos that EXIF turns: upright where nobody annotated them, else as annotated, which the build says."""
+"""Photos that EXIF turns: upright where their boxes are, else as annotated, which the build says."""
 
 import io
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.console import Console
 
 from sharding.boxes import ResultsBoxes
@@ -16,6 +16,7 @@ from sharding.detections import Detections
 from sharding.detector import _decode
 from sharding.formats.coco import CocoFormat
 from sharding.formats.folder import FolderFormat
+from sharding.formats.yolo_pose import YoloPoseFormat
 from sharding.photos import open_photos
 from sharding.record import Photo
 from sharding.report import check
@@ -36,6 +37,7 @@ STORING = {
 SIZES_WH = [(64, 48), (56, 56)]
 BOX_XYWH = [36.0, 8.0, 12.0, 30.0]
 NOT_OBEYED = "EXIF rotation, not obeyed: joints are taken to lie in the pixels as they are stored"
+TURNED = "EXIF rotation, obeyed: nobody annotated the photo as it is stored"
 OBEYED = "EXIF rotation, obeyed: the photo turned upright has the annotated size"
 
 
@@ -127,8 +129,35 @@ def test_photos_that_nobody_annotated_are_upright(photos, tmp_path):
         settings = BuildSettings(source=source, output=output, crop=crop, workers=1)
         manifest = build(settings, console=Console(quiet=True))
         assert_upright(output, size_wh, box_xywh)
-        what = "EXIF rotation, obeyed: nobody annotated the photo as it is stored"
-        assert manifest.problems == {what: 7 * len(KINDS)}
+        assert manifest.problems == {TURNED: 7 * len(KINDS)}
+
+
+def test_labels_of_yolo_pose_lie_in_the_upright_photo(tmp_path):
+    """As Ultralytics reads them: each stored joint has the colour of its place in the upright picture."""
+    sizes_wh = {f"{size_wh[0]}-{tag}.jpg": size_wh for size_wh in SIZES_WH for tag in (1, 3, 6, 8)}
+    points = np.array([[40.0, 10.0], [46.0, 20.0], [38.0, 36.0]])
+    x, y, width, height = BOX_XYWH
+    for name, size_wh in sizes_wh.items():
+        photo = tmp_path / name
+        photo.write_bytes(encode(size_wh, int(photo.stem[-1])))
+        seen = np.asarray(ImageOps.exif_transpose(Image.open(photo)))
+        np.testing.assert_allclose(seen, ramp(size_wh), atol=12)
+        box = np.array([x + width / 2, y + height / 2, width, height]) / np.tile(size_wh, 2)
+        numbers = [0, *box, *np.insert(points / size_wh, 2, 2, axis=1).ravel()]
+        photo.with_suffix(".txt").write_text(" ".join(map(str, numbers)))
+    (tmp_path / "data.yaml").write_text("{train: ., kpt_shape: [3, 3], flip_idx: [0, 2, 1], names: [person]}")
+    source, crop = YoloPoseFormat(data=tmp_path / "data.yaml"), PersonCrop(input_size_wh=(24, 32))
+    settings = BuildSettings(source=source, output=tmp_path / "out", crop=crop, workers=1)
+    assert build(settings, console=Console(quiet=True)).problems == {TURNED: 6}
+    samples = list(samples_of(tmp_path / "out"))
+    assert {card["file_name"]: tuple(card["source_size"]) for card, *_ in samples} == sizes_wh
+    for card, _, keypoints, jpeg in samples:
+        matrix = np.array(card["image_from_stored"])
+        np.testing.assert_allclose(keypoints[:, :2] @ matrix[:, :2].T + matrix[:, 2], points, atol=0.01)
+        stored = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"), float)
+        column, row = keypoints[:, :2].round().astype(int).T
+        colours = 40 + 3 * points[:, 0], 20 + 4 * points[:, 1]
+        np.testing.assert_allclose(stored[row, column, :2].T, colours, atol=12, err_msg=card["file_name"])
 
 
 def test_every_orientation_is_that_of_the_standard():
