@@ -14,7 +14,7 @@ from configs.load import InputError, dump, load
 from training import checkpoint
 from training.build import RECIPE_NAME
 from training.files import CARD_NAME, METRICS_NAME, SCORES_NAME, read_json
-from training.resume import in_words
+from training.resume import differences, in_words
 from training.settings import RunSettings
 
 WITHOUT_EFFECT = ("output", "seed", "report_every", "checkpoint_every", "keep_checkpoints", "collapse")
@@ -226,12 +226,14 @@ def is_finished(folder: Path, steps: int) -> bool:
     return are_removed or steps in checkpoint.kept_steps(folder)
 
 
-def differences(has: dict[str, Any], wants: dict[str, Any]) -> list[str]:
-    """The settings, each as `optim.lr=0.1 instead of 0.2`, in which two runs differ, of those that can change
-    their scores; both as plain values."""
-    old, new = ({"seed": json.dumps(each["seed"]), **dict(leaves(identity(each)))} for each in (has, wants))
-    keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
-    return [f"{key}={old.get(key)} instead of {new.get(key)}" for key in keys]
+def other_settings(has: dict[str, Any], wants: dict[str, Any]) -> str:
+    """`optim.lr=0.1 instead of 0.2, ...`: what a run has and what it should have, both as plain values, of
+    the settings that can change its scores; empty where they are equal."""
+    return ", ".join(
+        f"{each.setting}={json.dumps(each.was)} instead of {json.dumps(each.now)}"
+        for each in differences(has, wants)
+        if each.setting == "seed" or has_effect(each.setting)
+    )
 
 
 def _unlike_a_run(path: Path, why: Exception | str) -> InputError:
@@ -240,7 +242,7 @@ def _unlike_a_run(path: Path, why: Exception | str) -> InputError:
 
 
 def has_effect(setting: str) -> bool:
-    """Whether a setting, by its dotted name, can change a score."""
+    """Whether a setting, by its dotted name, can change a score of runs with one seed."""
     group, _, inner = setting.partition(".")
     return group not in WITHOUT_EFFECT and not (group == "loader" and inner in LOADER_WITHOUT_EFFECT)
 

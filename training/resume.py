@@ -44,12 +44,17 @@ class Changes:
     recorded: tuple[Change, ...]
 
 
-def compare_settings(was: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """Compare the settings of a run (`finished.read_settings`) with those to go on with (`schema.plain`).
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """The settings of a run (`finished.read_settings`) that differ from others (`schema.plain`).
 
     `output` is left out: a folder may be moved. Of a plug-in that was exchanged its name alone counts.
     """
-    changes = [each for each in _differences(was, now) if each.setting != "output"]
+    return [each for each in _compare(was, now) if each.setting != "output"]
+
+
+def compare_settings(was: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
+    """Which of the `differences` between a run and what it is to go on with may not be, and which may."""
+    changes = differences(was, now)
     refused = tuple(each for each in changes if _is_refused(each))
     return Changes(refused, tuple(each for each in changes if each not in refused))
 
@@ -134,14 +139,14 @@ def in_words(record: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(f"since step {step}: {', '.join(words)}" for step, words in by_step.items())
 
 
-def _differences(was: Any, now: Any, name: str = "") -> Iterator[Change]:
+def _compare(was: Any, now: Any, name: str = "") -> Iterator[Change]:
     if isinstance(was, Mapping) and isinstance(now, Mapping):
         is_exchanged = was.get("name") != now.get("name")
         for key in ("name",) if is_exchanged else {**was, **now}:
-            yield from _differences(was.get(key), now.get(key), f"{name}.{key}" if name else key)
+            yield from _compare(was.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif _holds_settings(was) and _holds_settings(now) and len(was) == len(now):
         for index, pair in enumerate(zip(was, now, strict=True)):
-            yield from _differences(*pair, f"{name}.{index}")
+            yield from _compare(*pair, f"{name}.{index}")
     elif was != now:
         yield Change(name, was, now)
 

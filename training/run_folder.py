@@ -13,7 +13,7 @@ from configs.schema import plain
 from training import checkpoint
 from training.build import RECIPE_NAME
 from training.files import SCORES_NAME
-from training.finished import differences, is_finished, read_settings
+from training.finished import is_finished, other_settings, read_settings
 from training.settings import RunSettings
 
 LOCK_NAME = "run.lock"
@@ -108,7 +108,7 @@ def refuse_other_settings(cfg: RunSettings) -> None:
             f"{folder} holds checkpoints of an unknown run: put its {RECIPE_NAME} back, or give another "
             f"output= ({error})"
         ) from None
-    different = ", ".join(differences(has, plain(cfg)))
+    different = other_settings(has, plain(cfg))
     if different:
         raise InputError(
             f"{folder} holds a run with other settings ({different}): give another output=, or go on with "

@@ -14,7 +14,7 @@ from configs.schema import plain
 from configs.settings import settings
 from training.build import RECIPE_NAME
 from training.compare import Plot
-from training.finished import differences, is_finished, read_settings
+from training.finished import is_finished, other_settings, read_settings
 from training.settings import RunSettings
 
 
@@ -103,7 +103,7 @@ def refuse_other_runs(items: list[Item]) -> None:
     problems = []
     for item in items:
         if (item.folder / RECIPE_NAME).is_file():
-            different = ", ".join(differences(read_settings(item.folder), plain(item.cfg)))
+            different = other_settings(read_settings(item.folder), plain(item.cfg))
             if different:
                 problems.append(f"{item.folder}: was run with {different}: remove it, or give another output")
     if problems:

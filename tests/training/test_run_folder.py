@@ -68,6 +68,8 @@ def test_a_run_of_other_settings_is_refused_and_they_are_named(cfg: RunSettings,
     with pytest.raises(InputError) as caught:
         find_start(other, is_changed=False, say=pytest.fail)
     assert "(seed=0 instead of 7, optim.lr=0.001 instead of 0.5)" in str(caught.value)
+    with pytest.raises(InputError, match=r'\(method.name="supervised" instead of "single"\)'):
+        find_start(tiny_run("everything"), is_changed=False, say=pytest.fail)
     damage(cfg, 1, 2)
     with pytest.raises(InputError, match="other settings"):  # nothing of another run is moved
         find_start(other, is_changed=False, say=pytest.fail)
