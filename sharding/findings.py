@@ -8,7 +8,8 @@ from configs.load import InputError
 
 Effect = Literal["stops", "warned", "dropped", "mended", "kept", "passed over"]
 """What becomes of a record with the fault: it stops the build, stays with a warning, is left out, is
-corrected, or stays. `passed over` is a file beside the records, which decides nothing of what is stored."""
+corrected, or stays. `passed over` is a file that is no record: neither the manifest nor the identity of a
+build counts it. (The manifest counts all records with a fault, the identity those of `Fault.is_identity`.)"""
 
 MANY = 0.1
 """Share of the records from which on a note becomes a warning: the file as a whole is then probably wrong."""
