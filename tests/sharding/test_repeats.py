@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sharding.people import inspect_people
-from sharding.record import photo_key
-from sharding.repeats import SAME_PERSON, SAME_PHOTO
+from sharding.record import Person, photo_key
+from sharding.repeats import SAME_PERSON, SAME_PHOTO, _repeated
 from sharding.split import TrainValSplit, take_side
 
 
@@ -73,12 +73,65 @@ def test_a_person_under_two_ids(small, with_another_image_id):
     assert (SAME_PHOTO.what in found) == with_another_image_id
 
 
-@pytest.mark.parametrize(("key", "value"), [("bbox", 0.5), ("keypoints", 1.0)])
-def test_people_who_differ_in_a_number_are_two(small, key, value):
+@pytest.mark.parametrize(
+    ("changes", "is_one"),
+    [
+        ({"keypoints": 0.4, "bbox": -0.4}, True),  # as files round
+        ({"bbox": 30.0}, True),  # another box about the same joints
+        ({"keypoints": 5.0}, False),
+    ],
+    ids=["rounded", "another box", "other joints"],
+)
+def test_people_whose_joints_are_equal_to_a_pixel_are_one(small, changes, is_one):
     row = {**copy.deepcopy(small.content["annotations"][2]), "id": 900}
-    row[key][1] += value
+    for key, value in changes.items():
+        row[key][1] += value
     small.content["annotations"].append(row)
-    assert noted(small) == {}
+    assert noted(small) == ({SAME_PERSON.what: ("kept", [900])} if is_one else {})
+
+
+@pytest.mark.parametrize(("moved", "is_one"), [(0.4, True), (5.0, False)])
+def test_of_people_with_few_joints_the_box_decides(small, moved, is_one):
+    first = small.content["annotations"][2]
+    first["keypoints"][6:] = [0] * len(first["keypoints"][6:])
+    row = {**copy.deepcopy(first), "id": 900}
+    row["bbox"][0] += moved
+    small.content["annotations"].append(row)
+    assert noted(small) == ({SAME_PERSON.what: ("kept", [900])} if is_one else {})
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 20), st.floats(0, 20), st.sampled_from([2.0, 30.0, 90.0])),
+        min_size=2,
+        max_size=12,
+    )
+)
+def test_repeats_are_those_of_a_comparison_of_all_with_all(places):
+    """Only neighbours by the x of their centres are compared, and nobody is missed by it."""
+    people = [
+        Person(
+            id=number,
+            image_id=number % 2,
+            file_name=f"{number % 2}.jpg",
+            source_size_wh=(200, 200),
+            box_xywh=(x, y, size, size),
+            keypoints=np.float32([[x + each, y + each, 2] for each in range(4)]),
+            area=size,
+        )
+        for number, (x, y, size) in enumerate(places)
+    ]
+
+    def are_equal(one, other):
+        most = min(1.0, 0.02 * min(one.box_xywh[2], other.box_xywh[2]))
+        return one.image_id == other.image_id and np.abs(one.keypoints - other.keypoints).max() <= most
+
+    expected = []
+    for number, person in enumerate(people):
+        first = next((other for other in people[:number] if are_equal(person, other)), None)
+        expected += [(person.id, first.id)] if first else []
+    found = _repeated(people, {0: "0.jpg", 1: "1.jpg"})
+    assert [(person.id, first.id) for person, first in found] == expected
 
 
 def test_a_third_of_the_people_twice_is_a_warning(small):
