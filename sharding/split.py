@@ -24,17 +24,30 @@ _ENDING = re.compile(r"\.[^./]*$")
 # Copies of one photo: Roboflow's clip_3_jpg.rf.8f1c0b.jpg, clip_3_aug1.jpg, "clip_3 - Copy (2).jpg".
 _ROBOFLOW = re.compile(r"(?:_(jpe?g|png|bmp|webp|tiff?))*\.rf\.[0-9a-z]{6,}(\.[^./]*)?$", re.IGNORECASE)
 _COPY = re.compile(
-    r"(?:(?: - copy|_copy| copy)(?: ?\d+| ?\(\d+\))?|[_-]aug\d+|_aug_\d+|_augmented_?\d*)+(\.[^./]*)?$",
+    r"(?:(?: - (?:copy|kopie|copie|copia)|_copy| copy)(?: ?\d+| ?\(\d+\))?"
+    r"|[_-]aug\d+|_aug_\d+|_augmented_?\d*"
+    r"|[_-][hv]?flip(?:ped)?|[_-]mirror(?:ed)?|[_-]rot(?:ated?)?[_-]?(?:90|180|270))+(\.[^./]*)?$",
     re.IGNORECASE,
 )
+_COPY_OF = re.compile(r"(^|/)Copy of ", re.IGNORECASE)
 # What tools write before a frame's number (Label Studio: daa66d13-clip_3.jpg) and after it.
 _DATE = r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
 _LABEL_STUDIO = re.compile(rf"(^|/)(?!{_DATE})[0-9a-f]{{8}}-(?=[^/]+$)")
 _AFTER_NUMBER = re.compile(
-    r"(?:(?<=\d)(?:[ _-](?:left|right)|[ _-]?of[ _-]?\d+|[ _-]\d{2,5}x\d{2,5})+"
+    r"(?:(?<=\d)(?:[ _-](?:left|right)|[ _-]?of[ _-]?\d+|[ _-]\d{2,5}x\d{2,5}|[ _@-]\d{1,4}(?:p|x|fps)"
+    r"|[ _-](?:cam|camera|view|crop|person|object|track)[ _-]?\d{1,3})+"
     r"|(?:(?<=\d{9})|(?<=\d\d[-_.:]\d\d[-_.:]\d\d))[.,]\d{1,9})$",  # the last: parts of a second
     re.IGNORECASE,
 )
+# A time of which the last number alone would be a second: clip_3.50, 2024-05-01_12-00-03, 12:00:03, 1m03s.
+_TIME = re.compile(
+    r"(?:(?<=(?:19|20)\d\d[-_.]\d\d[-_.]\d\d)(?:[ _T-]| at )"
+    r"\d{1,2}[-_.:h]\d\d[-_.:m]\d\ds?(?:[.,_-]?\d{1,9})?"
+    r"|(?<!\d)\d{1,2}:\d\d:\d\d(?:[.,]\d+)?"
+    r"|(?<!\d)(?:\d{1,2}h)?\d{1,3}m\d{1,2}s"
+    r"|(?<=[ _-])\d+[.,]\d{1,3}s?)(?:Z| ?[AP]M)?$"
+)
+_HEXADECIMAL = re.compile(r"(?<![0-9a-z])0[0-9a-f]{3,5}$", re.IGNORECASE)
 _LAST_NUMBER = re.compile(r"\d+(?=[^\d/]*$)")
 _HASH_BYTES = 8
 _ALONE = {
@@ -90,7 +103,7 @@ class TrainValSplit:
 def _photo_of(name: str) -> str:
     """The photo that a tool made a copy of, plain or augmented; any other name as it is."""
     name = _ROBOFLOW.sub(lambda found: f".{found[1]}" if found[1] else found[2] or "", name)
-    return _COPY.sub(r"\1", name)
+    return _COPY.sub(r"\1", _COPY_OF.sub(r"\1", name))
 
 
 def _sequence_of(name: str) -> str:
@@ -98,6 +111,9 @@ def _sequence_of(name: str) -> str:
     name, before = _LABEL_STUDIO.sub(r"\1", _ENDING.sub("", name)), ""
     while name != before:
         name, before = _AFTER_NUMBER.sub("", name), name
+    for pattern in (_TIME, _HEXADECIMAL):
+        if found := pattern.search(name):
+            return name[: found.start()]
     return _LAST_NUMBER.sub("", name)
 
 

@@ -90,8 +90,22 @@ FRAMES = {  # names that frames of one clip have, by who names them so: the one 
     "augmented": ("clip_{:04d}_aug1.jpg", "clip_"),
     "augmented often": ("clip_{0:04d}_aug_{0}.jpg", "clip_"),
     "copies": ("clip_{:04d} - Copy (2).jpg", "clip_"),
-    "seconds": ("cam_2024-05-01_12-00-{:02d}.jpg", "cam_2024-05-01_12-00-"),
-    "milliseconds": ("cam_2024-05-01_12-00-{:02d}.{:03d}.jpg", "cam_2024-05-01_12-00-"),
+    "seconds": ("cam_2024-05-01_12-00-{:02d}.jpg", "cam_2024-05-01"),
+    "minutes": ("cam1_2024-05-01_12-{:02d}-{other:02d}.jpg", "cam1_2024-05-01"),
+    "minutes of a standard": ("cam_2024-05-01T12:{:02d}:{other:02d}Z.jpg", "cam_2024-05-01"),
+    "minutes of a player": ("vlcsnap-2024-05-01-12h{:02d}m{other:02d}s{:03d}.png", "vlcsnap-2024-05-01"),
+    "minutes of a screen": ("Screenshot 2024-05-01 at 12.{:02d}.{other:02d} PM.png", "Screenshot 2024-05-01"),
+    "milliseconds": ("cam_2024-05-01_12-00-{:02d}.{:03d}.jpg", "cam_2024-05-01"),
+    "a clock": ("clip2_00:{:02d}:{other:02d}.{:03d}.jpg", "clip2_"),
+    "minutes and seconds": ("clip2_{:02d}m{other:02d}s.jpg", "clip2_"),
+    "seconds of a clip": ("clip2_{}.{other:02d}.jpg", "clip2_"),
+    "hexadecimal": ("clip2_{:04x}.jpg", "clip2_"),
+    "hexadecimal capitals": ("clip2-{:06X}.jpg", "clip2-"),
+    "several cameras": ("frame{:05d}_cam{other}.jpg", "frame"),
+    "cut-outs": ("clip_{:05d}_person_{other}.jpg", "clip_"),
+    "lines": ("clip_{:05d}_1080p.jpg", "clip_"),
+    "a rate": ("clip_{:05d}_30fps.jpg", "clip_"),
+    "a scale": ("clip_{:05d}@2x.jpg", "clip_"),
     "seconds since 1970": ("cam1_17145000{:02d}.jpg", "cam1_"),
     "seconds since 1970 and parts": ("cam1_17145000{:02d}.{:03d}.jpg", "cam1_"),
     "of so many": ("clip-{:05d}-of-00024.jpg", "clip-"),
@@ -112,7 +126,7 @@ FRAMES = {  # names that frames of one clip have, by who names them so: the one 
 def test_frames_of_one_clip_are_one_sequence(kind):
     pattern, sequence = FRAMES[kind]
     split = TrainValSplit(take="val", group="sequence")
-    photos = [pattern.format(n, n, hash=f"{n * 2654435761 % 2**32:08x}") for n in range(24)]
+    photos = [pattern.format(n, n, other=n * 7 % 60, hash=f"{n * 2654435761 % 2**32:08x}") for n in range(24)]
     assert {split.group_of(name) for name in photos} == {sequence}
 
 
@@ -133,6 +147,11 @@ def test_digits_of_other_scripts_are_numbers(digits):
         ("clip1.0003.jpg", "clip2.0003.jpg"),
         ("0003_walk.jpg", "0004_run.jpg"),
         ("run3_1_left.jpg", "run4_1_left.jpg"),
+        ("clip_2_cam1_0001.jpg", "clip_2_cam2_0001.jpg"),
+        ("S1_01_02_0003.jpg", "S1_01_03_0003.jpg"),
+        ("cam_2024-05-01_12-00-03.jpg", "cam_2024-05-02_12-00-03.jpg"),
+        ("cafe.jpg", "face.jpg"),
+        ("run_1.0003.jpg", "run_2.0003.jpg"),
     ],
 )
 def test_other_clips_are_other_sequences(one, other):
@@ -164,6 +183,15 @@ def test_copies_of_one_photo_are_one_photo():
                 "a/7_aug1_jpg.rf.9f8e7d6c5b.jpg",
             ],
             ["b/7.png", "b/7_aug1.png", "b/7_aug_12.png", "b/7-aug3.png", "b/7_augmented.png"],
+            [
+                "d/7.jpg",
+                "d/7_flip.jpg",
+                "d/7_hflip.jpg",
+                "d/7-mirrored.jpg",
+                "d/7_rot90.jpg",
+                "d/7_flipped_rot_180.jpg",
+            ],
+            ["e/c.jpg", "e/Copy of c.jpg", "e/c - Kopie (2).jpg"],
             ["c.jpg", "c - Copy.jpg", "c - Copy (2).jpg", "c copy.jpg", "c copy 2.jpg", "c_copy.jpg"],
         ):
             assert len({split.group_of(name) for name in copies}) == 1
@@ -185,7 +213,7 @@ def test_copies_of_one_photo_are_one_photo():
     ("group", "pattern", "sizes"),
     [
         ("sequence", "scene{}b/x.jpg", (1, 1, 12)),
-        ("sequence", "clip_{:04x}.jpg", (1, 9, 3)),  # hexadecimal: a, b and c lack a number
+        ("sequence", "take{:02x}.jpg", (1, 9, 3)),  # hexadecimal: a, b and c lack a number
         ("sequence", "clip{0:04b}.jpg", (12, 12, 0)),
         ("folder", "in{}/x.jpg", (1, 1, 12)),
         ("photo", "{}_jpg.rf.0a1b2c.jpg", (1, 1, 12)),
