@@ -19,7 +19,6 @@ _ARCHIVES = {
     b"7z\xbc\xaf": "7z archive",
     b"Rar!": "rar archive",
 }
-_UTF_16 = "the file is UTF-16, where JSON is UTF-8"
 _AGAIN = "copy or download it again"
 _WORDS = {  # what stands there: what it is, the cure
     "nan": ("JSON has no NaN", "write null, or 0, 0, 0 for a keypoint that is not labelled"),
@@ -39,7 +38,11 @@ _SIGNS = {
     "#": ("JSON has no comments", "remove it"),
     ",": ("there is a comma too many", "remove it"),
 }
+_NO_KEY = ("object keys", "expected '\"'")
+"""How the decoder's reasons begin where a key should stand."""
 _CHUNK = 16 << 20
+_LONGEST_SIGN = 4
+"""Bytes of one sign in UTF-8."""
 _LONGEST_ROW = 8192
 """Bytes before and after a place in which its row is looked for."""
 _NEAR = 24
@@ -58,6 +61,8 @@ def json_error(path: Path, content: Content, error: Exception) -> InputError:
         return json_lines_error(path)
     if "truncated" in str(error):
         return InputError(f"{path}: this is no whole JSON file (it ends in the middle): {_AGAIN}")
+    if isinstance(error, UnicodeDecodeError):
+        return _not_utf_8(path, content)
     found = re.search(r"(?:JSON is malformed: )?(.*) \(byte (\d+)\)", str(error))
     if found is None:
         return InputError(f"{path}: this is no JSON file ({error}): {_AGAIN}")
@@ -74,6 +79,27 @@ def json_error(path: Path, content: Content, error: Exception) -> InputError:
     near = " ".join(near.split())
     return InputError(
         f"{path}: line {line}, column {column}{_row(content, place)}: {what} (near `{near}`): {cure}"
+    )
+
+
+def _not_utf_8(path: Path, content: Content) -> InputError:
+    """The sentence about a file that is no UTF-8, decoded some bytes at a time to find the place."""
+    place = 0
+    while place < len(content):
+        chunk = bytes(content[place : place + _CHUNK])
+        try:
+            chunk.decode()
+        except UnicodeDecodeError as error:
+            place += error.start
+            if len(chunk) - error.start >= _LONGEST_SIGN or len(chunk) < _CHUNK:
+                break  # not a sign that the end of the chunk divides
+        else:
+            place += len(chunk)
+    line, column = _line_and_column(content, place)
+    return InputError(
+        f"{path}: line {line}, column {column}{_row(content, place)}: this is no UTF-8, which JSON is: save "
+        "the file as UTF-8 (from Windows in Western Europe: iconv -f WINDOWS-1252 -t UTF-8 OLD.json > "
+        "NEW.json)"
     )
 
 
@@ -101,8 +127,12 @@ def _other_file(head: bytes) -> str | None:
     for start, name in _ARCHIVES.items():
         if head.startswith(start):
             return f"this is a {name}: unpack it, and give the JSON file that is in it"
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in head[:4] and any(head[:4])):
-        return f"{_UTF_16}: save it as UTF-8 (iconv -f UTF-16 -t UTF-8 OLD.json > NEW.json)"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")) or (b"\0" in head[:4] and any(head[:4])):
+        name = "UTF-32" if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")) else "UTF-16"
+        return (
+            f"the file is {name}, where JSON is UTF-8: save it as UTF-8 (iconv -f {name} -t UTF-8 OLD.json > "
+            "NEW.json)"
+        )
     if b"\0" in head[:4]:
         return f"the file begins with zero bytes, as one that was not copied to the end: {_AGAIN}"
     text = head.lstrip().lower()
@@ -128,7 +158,10 @@ def _at_place(content: Content, place: int, reason: str) -> tuple[int, str, str]
     word = re.match(rb"[\w+.-]*", bytes(content[first : first + 32]))
     assert word is not None
     text = word[0].decode(errors="replace")
-    sign = bytes(content[place : place + 1]).decode(errors="replace")
+    sign = bytes(content[place : place + _LONGEST_SIGN]).decode(errors="replace")[:1]
+    by_sign = _unknown_sign(sign, reason)
+    if by_sign is not None:
+        return place, *by_sign
     known = _WORDS.get(text.lstrip("+-").lower())
     if known is not None and not reason.startswith("trailing"):
         return first, f"{known[0]}, and {text} stands here", known[1]
@@ -140,17 +173,26 @@ def _at_place(content: Content, place: int, reason: str) -> tuple[int, str, str]
         return place, "this is no JSON, which begins with a brace or a bracket", "give a JSON file"
     if reason.startswith("trailing characters"):
         return place, "the JSON ends before this place, and more follows", "remove what follows"
-    if reason.startswith(("object keys", "expected '\"'")):
+    if reason.startswith(_NO_KEY) and re.search(rb"\d,$", bytes(content[max(0, first - 2) : first])):
+        return first, "a number is written with a comma", "write 0.5, not 0,5"
+    if reason.startswith(_NO_KEY):
         return first, "a key has no quotation marks", "write it in double quotation marks"
     if reason.startswith("expected ','"):
         return place, "a comma or a bracket is missing", "add it"
-    if sign < " " and sign:
-        return (
-            place,
-            "a text holds a line break, a tab or another control character",
-            "write it as \\n or \\t",
-        )
     return first, reason, "correct it"
+
+
+def _unknown_sign(sign: str, reason: str) -> tuple[str, str] | None:
+    """What is wrong with one sign that cannot stand there in JSON, and the cure; None for any other fault."""
+    if re.match("invalid (escaped? character|character in unicode escape)", reason):
+        return "a text holds a backslash before a sign that JSON does not know", r"write / or \\ for each"
+    if not reason.startswith(("invalid character", *_NO_KEY)):
+        return None
+    if sign and sign < " ":
+        return "a text holds a line break, a tab or another control character", r"write it as \n or \t"
+    if sign.isspace():
+        return "JSON does not know this space (a no-break space or the like)", "write a plain one"
+    return None
 
 
 def _row(content: Content, place: int) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from configs.load import InputError
 from sharding.findings import Findings
+from sharding.formats import json_faults
 from sharding.formats.rows import NUMBER_SPELLING, RowReader, read_json
 
 TEXT = b'{"images": [\n  {"id": 7, "x": 1.5},\n  {"id": 8, "x": 2.5}\n]}'
@@ -85,6 +86,10 @@ def spoilt(old: bytes, new: bytes) -> bytes:
         (spoilt(b"},", b"}"), r"line 3, column 3.*a comma or a bracket is missing .*: add it"),
         (spoilt(b'"id"', b"id"), r"line 2, column 4: a key has no quotation marks"),
         (spoilt(b"1.5", b'"a\nb"'), r"line 2.*line break, a tab or another control character"),
+        (spoilt(b"1.5", b'"00\n1"'), r"line 2.*line break, a tab or another control character"),
+        (spoilt(b"1.5", b'"C:\\new\\0001.jpg"'), r"line 2.*a backslash before a sign .*: write / or"),
+        (spoilt(b"1.5", b"1,5"), r"line 2.*a number is written with a comma"),
+        (spoilt(b'"x"', '\u00a0"x"'.encode()), r"line 2, column 13.*does not know this space"),
         (spoilt(b"1.5", b"007"), r"line 2, column 18 .*does not write a number as 007"),
         (spoilt(b"1.5", b".5"), r"line 2, column 18 .*does not write a number as \.5 .*: write 0\.5, not"),
         (spoilt(b"1.5", b"[1 2]"), r"line 2, column 21 .*a comma or a bracket is missing"),
@@ -98,6 +103,7 @@ def spoilt(old: bytes, new: bytes) -> bytes:
         (TEXT.replace(b"\n", b"") + b"\n" + TEXT.replace(b"\n", b""), "each line is a JSON value of its own"),
         (TEXT.decode().encode("utf-16"), "the file is UTF-16.*iconv"),
         (TEXT.decode().encode("utf-16-be"), "the file is UTF-16"),
+        (TEXT.decode().encode("utf-32"), "the file is UTF-32.*iconv -f UTF-32"),
         (gzip.compress(TEXT, mtime=0)[:-9], "gzip file is damaged or not whole .*download it again"),
         (b"PK\x03\x04" + bytes(30), "this is a zip archive: unpack it"),
         (b"BZh91AY&SY", "this is a bzip2 file: unpack it"),
@@ -117,6 +123,18 @@ def test_what_is_wrong_is_named_with_its_place_and_cure(read, content, words):
     assert re.search(words, str(error.value)), str(error.value)
     assert "mine.json: " in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("chunk", [8, 9, 10, 1 << 20])
+def test_the_first_byte_that_is_no_utf_8_is_named(tmp_path, monkeypatch, chunk):
+    """Also where the end of a block divides a sign that is right."""
+    monkeypatch.setattr(json_faults, "_CHUNK", chunk)
+    path = tmp_path / "mine.json"
+    path.write_bytes('{"a": "€€€",\n "id": 7, "name": "'.encode() + b'caf\xe9"}')
+    with pytest.raises(
+        InputError, match=r"line 2, column 23 \(.* id 7\): this is no UTF-8.*iconv"
+    ):
+        read_json(path, dict[str, object], expected="anything")
 
 
 def test_column_counts_characters(read):
