@@ -68,8 +68,8 @@ def from_category(category: dict[str, Any], *, where: str, findings: Findings | 
 
     Reads `keypoints` (names) and `skeleton` (bones, counted from 1); two keys beyond COCO's own are
     optional: `sigmas` (K numbers; without it a keypoint of a published name, however it is spelt, gets its
-    published sigma and any other `DEFAULT_SIGMA`) and `flip_pairs` (0-based index pairs; without it they
-    follow from the names, see `sharding.sides`).
+    published sigma and any other `DEFAULT_SIGMA`) and `flip_pairs` (pairs of 0-based indices or of names;
+    without it they follow from the names, see `sharding.sides`).
     where: the file, for the message. findings: takes what is odd about pairs and bones; without it what
     stops is raised, and what does not stop is passed over. Raises InputError for what is no keypoint set.
     """
@@ -136,16 +136,31 @@ def _flip_pairs(
             for name in names:
                 findings.add(UNMIRRORED, name)
         return mirrors.pairs
+    cure = "correct it, or give source.flip_pairs (with source.name=coco-style)"
     try:
-        pairs = tuple((int(a), int(b)) for a, b in given)
+        pairs = tuple((_index_of(a, names), _index_of(b, names)) for a, b in given)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{where}: `flip_pairs` is no list of index pairs ({error}): correct it, or give "
-            "source.flip_pairs"
+            f"{where}: `flip_pairs` is no list of pairs of indices or names ({error}): {cure}"
         ) from error
-    if all(0 <= keypoint < len(names) for pair in pairs for keypoint in pair):
-        _hold_against_names(pairs, names, mirrors, findings)
+    numbers = [keypoint for pair in pairs for keypoint in pair]
+    if numbers and not 0 <= min(numbers) <= max(numbers) < len(names):
+        raise InputError(
+            f"{where}: `flip_pairs` holds {min(numbers)} to {max(numbers)}, but counts the {len(names)} "
+            f"keypoints from 0: {cure}"
+        )
+    _hold_against_names(pairs, names, mirrors, findings)
     return pairs
+
+
+def _index_of(keypoint: Any, names: tuple[str, ...]) -> int:
+    """The place of a keypoint that is given by it or by its name."""
+    if keypoint in names:
+        return names.index(keypoint)
+    try:
+        return whole(keypoint)
+    except ValueError as error:
+        raise ValueError(f"{keypoint!r} is none of the keypoints") from error
 
 
 def _hold_against_names(
@@ -244,14 +259,21 @@ def list_keypoints(skeleton: Skeleton) -> list[dict[str, Any]]:
 
 
 def describe_keypoints(skeleton: Skeleton, *, most: int = 20) -> dict[str, str]:
-    """The same as texts: the mirror pairs and the OKS sigmas; most: how many names each text holds."""
+    """The same as texts: the mirror pairs, with the keypoints in none, and the OKS sigmas.
+
+    most: how many names each text holds.
+    """
     names, pairs = skeleton.names, skeleton.flip_pairs
+    alone = [name for index, name in enumerate(names) if skeleton.flip_order[index] == index]
+    mirrors = _some([f"{names[a]}/{names[b]}" for a, b in pairs], most) or "none"
+    if pairs and alone:
+        mirrors += f"; in none: {_some(alone, most)}"
     groups: dict[str, list[str]] = {"published": [], "by default": [], "given": []}
     for row in list_keypoints(skeleton):
         groups[row["sigma_from"]].append(f"{row['name']} {row['sigma']:g}")
     sigmas = [f"{origin}: {_some(texts, most)}" for origin, texts in groups.items() if texts]
     return {
-        "mirror pairs": _some([f"{names[a]}/{names[b]}" for a, b in pairs], most) or "none",
+        "mirror pairs": mirrors,
         "OKS sigmas": "; ".join(sigmas),
     }
 

@@ -37,6 +37,14 @@ _SHORT_WORDS: tuple[tuple[str, str], ...] = (
     ("esq", "dir"),
     ("sol", "sağ"),
     ("lt lft", "rt rgt"),
+    ("li lks", "re rts"),
+    ("bal", "jobb"),
+    ("kiri", "kanan"),
+    ("vasen", "oikea"),
+    ("zuo", "you"),
+    ("trái", "phải"),
+    ("αριστερό αριστερός αριστερή", "δεξί δεξιό δεξιός δεξιά"),
+    ("يسرى اليسرى أيسر الأيسر", "يمنى اليمنى أيمن الأيمن"),
     ("좌 좌측", "우 우측"),
 )
 """Words that may mean something else, too."""

@@ -87,7 +87,7 @@ class TestAnnotationFaults:
         for row in small.content["annotations"]:
             row["keypoints"] = row["keypoints"][:9]
         table, _, _ = looked_at(small, output)
-        assert "mirror pairs: Left Eye/Right Eye\n" in table
+        assert "mirror pairs: Left Eye/Right Eye; in none: tail\n" in table
         assert "OKS sigmas: published: Left Eye 0.025, Right Eye 0.025; by default: tail 0.05\n" in table
         listed = json.loads(beside(output, "check.json").read_text())["keypoints"]
         assert listed == [

@@ -114,6 +114,11 @@ ZEBRA = ["snout", "head", "neck", "forelegL1", "forelegR1", "hindlegL1", "hindle
         (["왼쪽 어깨", "오른쪽 어깨", "왼손", "오른손", "코"], ((0, 1), (2, 3))),
         (["左目", "右目", "ひだり肩", "みぎ肩", "鼻"], ((0, 1), (2, 3))),
         (["høyre kne", "venstre kne", "lewe_oko", "prawe_oko"], ((0, 1), (2, 3))),
+        (["auge_links", "auge_rechts", "schulter_li", "schulter_re"], ((0, 1), (2, 3))),
+        (["mata_kiri", "mata_kanan", "mắt_trái", "mắt_phải", "zuo_yan", "you_yan"], ((0, 1), (2, 3), (4, 5))),
+        (["vasen_silmä", "oikea_silmä", "bal_szem", "jobb_szem"], ((0, 1), (2, 3))),
+        (["αριστερό μάτι", "δεξί μάτι", "العين اليسرى", "العين اليمنى"], ((0, 1), (2, 3))),
+        (["corner_v", "corner_h", "mata_kiri"], ()),
     ],
 )
 def test_mirror_names(names, pairs):
@@ -180,6 +185,10 @@ class TestPairsThatAreGiven:
     def test_may_pair_what_the_names_do_not_tell(self):
         assert described({"keypoints": ["near", "off", "L1", "L2"], "flip_pairs": [[0, 1], [2, 3]]})[1] == {}
 
+    def test_may_be_given_by_name(self):
+        pairs = [["left_eye", "right_eye"], [3, "right_ear"]]
+        assert described({"keypoints": self.NAMES, "flip_pairs": pairs})[0].flip_pairs == ((1, 2), (3, 4))
+
     def test_that_are_left_out_are_noted(self):
         found = described({"keypoints": self.NAMES, "flip_pairs": [[1, 2]]})[1]
         assert found == {LEFT_OUT: ["left_ear/right_ear"]}
@@ -207,7 +216,7 @@ class TestSigmas:
     def test_and_pairs_are_told(self):
         names = ["Left Eye", "Right Eye", "tail", "ear_l", "ear_r"]
         told = describe_keypoints(from_category({"keypoints": names}, where="f"))
-        assert told["mirror pairs"] == "Left Eye/Right Eye, ear_l/ear_r"
+        assert told["mirror pairs"] == "Left Eye/Right Eye, ear_l/ear_r; in none: tail"
         assert told["OKS sigmas"] == (
             "published: Left Eye 0.025, Right Eye 0.025, ear_l 0.035, ear_r 0.035; by default: tail 0.05"
         )
@@ -295,8 +304,18 @@ class TestBones:
         ({"name": "cat", "keypoints": ["LEye", "left_eye", "r_eye"]}, "'r_eye' has 'LEye' and 'left_eye'"),
         ({"name": "cat", "keypoints": ["a", "b"], "sigmas": [0.1]}, "2 sigmas"),
         ({"name": "cat", "keypoints": ["a", "b"], "sigmas": ["x", "y"]}, "could not convert"),
-        ({"name": "cat", "keypoints": ["a", "b"], "flip_pairs": [[0, 2]]}, "0..1"),
-        ({"name": "cat", "keypoints": ["a", "b"], "flip_pairs": [[0]]}, "no list of index pairs"),
+        (
+            {"name": "cat", "keypoints": ["a", "b"], "flip_pairs": [[1, 2]]},
+            "1 to 2, but counts the 2 keypoints from 0",
+        ),
+        (
+            {"name": "cat", "keypoints": ["a", "b"], "flip_pairs": [[0]]},
+            "no list of pairs of indices or names",
+        ),
+        (
+            {"name": "cat", "keypoints": ["a", "b"], "flip_pairs": [["a", "c"]]},
+            "'c' is none of the keypoints",
+        ),
         ({"name": "cat", "keypoints": ["a", "b", "c"], "flip_pairs": [[0, 1], [1, 2]]}, "two flip pairs"),
     ],
 )
