@@ -33,6 +33,10 @@ PERCENT_END, PERCENT_LEAST_PX, PERCENT_LEAST_BOXES = 100.5, 200, 5
 pixels each way."""
 LEAST_AREA = 0.05
 """Least area as a share of the box; the people of COCO have 0.16 to 0.95."""
+LEAST_MEDIAN_AREA = 0.15
+"""The least that the median of all these shares may be; that of COCO is 0.53."""
+LEAST_AREAS = 5
+"""People from which on that median is judged."""
 AREA_ROUNDING_PX = 2.0
 """By how much a box is made wider and higher before an area counts as too large for it."""
 
@@ -65,6 +69,11 @@ AREA_ABOVE = _note(
     "correct area (in pixels of the photo; OKS depends on it), or remove it: it is then taken from the box",
 )
 AREA_BELOW = _note(f"area below {LEAST_AREA:.0%} of the box", AREA_ABOVE.cure)
+AREAS_BELOW = _note(
+    f"area below {LEAST_MEDIAN_AREA:.0%} of the box, as in most of the file",
+    "see whether areas and boxes are in the same pixels, and correct area (OKS depends on it), or remove it: "
+    "it is then taken from the box",
+)
 
 ALL_PERCENT = _note(
     "joints and boxes look like percent of the photo",
@@ -270,13 +279,21 @@ def note_missing(ids: Sequence[int], keypoints: Array, findings: Findings) -> No
 
 
 def note_areas(ids: Sequence[int], areas: Array, boxes_xywh: Array, findings: Findings) -> None:
-    """Add people whose area (N,), where above 0, is none that a person in such a box (N, 4) can have."""
+    """Add people whose area (N,), where above 0, is none that a person in such a box (N, 4) can have.
+
+    These are all people: where half of them have small areas, smaller ones are named, too.
+    """
     sides = boxes_xywh[:, 2:]
+    in_box = sides.prod(axis=1)
     has_both = (sides > 0).all(axis=1) & (areas > 0)
     largest = (sides + AREA_ROUNDING_PX).prod(axis=1)
+    is_below = areas < LEAST_AREA * in_box
+    shares = (areas / np.where(has_both, in_box, 1))[has_both]
+    are_below = len(shares) >= LEAST_AREAS and np.median(shares) < LEAST_MEDIAN_AREA
     for fault, has_it in (
         (AREA_ABOVE, areas > largest),
-        (AREA_BELOW, areas < LEAST_AREA * sides.prod(axis=1)),
+        (AREA_BELOW, is_below),
+        (AREAS_BELOW, (areas < LEAST_MEDIAN_AREA * in_box) & ~is_below & are_below),
     ):
         for index in np.flatnonzero(has_it & has_both).tolist():
-            findings.add(fault, ids[index], f"{areas[index]:.4g} px in a box of {sides[index].prod():.4g} px")
+            findings.add(fault, ids[index], f"{areas[index]:.4g} px in a box of {in_box[index]:.4g} px")

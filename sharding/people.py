@@ -1,6 +1,6 @@
 """Faults of people that only a look at all of them shows: joints beyond the photo or box, swapped sides."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -10,6 +10,7 @@ from sharding.findings import Fault, Findings
 from sharding.fit import (
     AREA_ABOVE,
     AREA_BELOW,
+    AREAS_BELOW,
     AT_ONE_POINT,
     AT_ORIGIN,
     UNLABELLED,
@@ -21,7 +22,7 @@ from sharding.fit import (
 )
 from sharding.joint_boxes import MADE_BOX
 from sharding.limits import note_ignored, note_limits
-from sharding.record import Annotations
+from sharding.record import Annotations, Person
 from sharding.repeats import note_repeats
 from sharding.sides import Side, side_of_first
 from sharding.skeleton import Skeleton
@@ -65,24 +66,26 @@ def inspect_people(
     pairs = sided_pairs(skeleton)
     votes = np.zeros((4, len(pairs)), np.int64)
     has_detected = annotations.annotated is not None
-    made = set(findings.ids(MADE_BOX))  # which says nothing of the area: a person may be seen in part
     fits: list[Fits] = []
     for block in blocks(annotations.persons, sizes_wh):
         note_limits(block, skeleton, findings, subject="detected box" if has_detected else "annotation")
         _note_outside(block, skeleton, findings)
         votes += _count_disagreement(block, pairs)
         if not has_detected:
-            fits.append(_compare_boxes(block, made, findings))
+            fits.append(_compare_boxes(block, findings))
     for block in blocks(annotations.annotated or (), sizes_wh):
         note_limits(block, skeleton, findings, subject="annotation")
-        fits.append(_compare_boxes(block, made, findings))
+        fits.append(_compare_boxes(block, findings))
     for row in annotations.ignored:
         note_ignored(row, skeleton, findings)
     _note_swapped(pairs, votes, skeleton, findings)
+    annotated = annotations.persons if annotations.annotated is None else annotations.annotated
+    made = set(findings.ids(MADE_BOX))  # which says nothing of the area: a person may be seen in part
+    areas = np.array([0.0 if person.id in made else person.area for person in annotated])
+    note_areas([person.id for person in annotated], areas, _boxes_xywh(annotated), findings)
     note_fits(fits, findings)
-    num_annotated = sum(len(fit.ids) for fit in fits)
-    for fault in (JOINT_OUTSIDE, AT_ORIGIN, AT_ONE_POINT, UNLABELLED, AREA_ABOVE, AREA_BELOW):
-        findings.warn_if_many(fault, num_annotated)
+    for fault in (JOINT_OUTSIDE, AT_ORIGIN, AT_ONE_POINT, UNLABELLED, AREA_ABOVE, AREA_BELOW, AREAS_BELOW):
+        findings.warn_if_many(fault, len(annotated))
     note_repeats(annotations)
 
 
@@ -100,15 +103,17 @@ def _note_swapped(
             findings.add(ALL_SWAPPED, names, detail)
 
 
-def _compare_boxes(block: Block, made: set[int | str], findings: Findings) -> Fits:
-    """Compare joints, box and area of annotated people; made: those whose box was made from the joints."""
+def _compare_boxes(block: Block, findings: Findings) -> Fits:
+    """Compare joints and box of annotated people."""
     ids = [person.id for person in block.persons]
-    boxes = [person.annotated_xywh or person.box_xywh for person in block.persons]
-    boxes_xywh = np.array(boxes, order="F")
     note_missing(ids, block.keypoints, findings)
-    areas = np.array([0.0 if person.id in made else person.area for person in block.persons])
-    note_areas(ids, areas, boxes_xywh, findings)
-    return compare(ids, block.keypoints, boxes_xywh, block.sizes_wh)
+    return compare(ids, block.keypoints, _boxes_xywh(block.persons), block.sizes_wh)
+
+
+def _boxes_xywh(people: Sequence[Person]) -> np.ndarray:
+    """The boxes (N, 4) as the file has them."""
+    boxes = [person.annotated_xywh or person.box_xywh for person in people]
+    return np.array(boxes, order="F").reshape(-1, 4)
 
 
 def _is_most(count: int, people: int) -> bool:

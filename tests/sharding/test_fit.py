@@ -13,6 +13,7 @@ from sharding.fit import (
     ALL_PERCENT,
     AREA_ABOVE,
     AREA_BELOW,
+    AREAS_BELOW,
     AT_ONE_POINT,
     AT_ORIGIN,
     NOT_FITTING,
@@ -220,7 +221,16 @@ def test_people_with_places_and_no_label(count, effect):
 
 
 @pytest.mark.parametrize(
-    ("scale", "fault"), [(1e-4, AREA_BELOW), (0.09, AREA_BELOW), (0.2, None), (1.9, None), (2.5, AREA_ABOVE)]
+    ("scale", "fault"),
+    [
+        (1e-4, AREA_BELOW),
+        (0.09, AREA_BELOW),
+        (0.11, AREAS_BELOW),
+        (0.25, AREAS_BELOW),
+        (0.31, None),
+        (1.9, None),
+        (2.5, AREA_ABOVE),
+    ],
 )
 def test_areas_that_cannot_be_of_such_a_box(scale, fault):
     keypoints, boxes = people(10)
