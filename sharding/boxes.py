@@ -29,10 +29,17 @@ PASSED_OVER = Fault(
     "file",
 )
 UNREADABLE = Fault("the file is no image that can be read", cure="remove or replace it", subject="photo")
+UNREAD = Fault("the file cannot be read", cure="correct that, or remove it", subject="photo")
 OUTSIDE = Fault("box empty or outside the photo", "dropped", "", "photo")
 UNKNOWN_PHOTO = Fault("box of a photo that is not there", "dropped", "", "box")
 AMBIGUOUS = Fault("two photos have this number", cure="give source.boxes.images", subject="box")
-CLIPPED = Fault("box far beyond the photo, clipped", "mended", "", "box", is_identity=False)
+CLIPPED = Fault(
+    "box far beyond the photo, clipped",
+    "mended",
+    "see whether the boxes count in the pixels of these photos, and correct them",
+    "box",
+    is_identity=False,
+)
 
 SUFFIXES_SHOWN = 8
 _READERS = 16
@@ -56,7 +63,7 @@ class WholePhotoBoxes:
     def find(self, photos: Photos) -> tuple[list[FoundBoxes], Findings]:
         """All photos, each with one box, which is the photo; and what is wrong with them."""
         findings = Findings(photos.location)
-        listed = sized(number_photos(photos, findings), photos, findings)
+        listed = sized(number_photos(photos, findings), photos, findings, are_listed=True)
         boxes = {photo.file_name: [(0.0, 0.0, *photo.size_wh)] for photo in listed if photo.size_wh}
         return place_boxes(listed, boxes, findings), findings
 
@@ -155,35 +162,45 @@ def _count_suffixes(names: Iterable[str]) -> str:
 
 
 def sized(
-    listed: Iterable[Photo], photos: Photos, findings: Findings, *, only: Collection[str] | None = None
+    listed: Iterable[Photo],
+    photos: Photos,
+    findings: Findings,
+    *,
+    only: Collection[str] | None = None,
+    are_listed: bool = False,
 ) -> list[Photo]:
     """The photos (those of the names `only`), not annotated, with the sizes that they have upright.
 
     The sizes are read from the files' heads: a list may give those before EXIF turns a photo. Where the file
     is absent, or a picture of neither size, what the list says stays, and the build names the fault.
+    are_listed: the names are those that the location lists, so that an absent file is a link that is broken.
     """
     wanted = [photo for photo in listed if only is None or photo.file_name in only]
     with ThreadPoolExecutor(_READERS) as pool:
         sizes = pool.map(lambda photo: _read_size(photo, photos), wanted)
         known = []
         for photo, found in zip(wanted, sizes, strict=True):
+            size_wh = photo.size_wh if isinstance(found, InputError | str) else found
+            known.append(Photo(id=photo.id, file_name=photo.file_name, size_wh=size_wh))
+            if size_wh is not None:
+                continue
             if isinstance(found, str):
                 findings.add(UNREADABLE, photo.file_name, found)
-            size_wh = photo.size_wh if isinstance(found, str) else found
-            known.append(Photo(id=photo.id, file_name=photo.file_name, size_wh=size_wh))
+            elif are_listed or not photos.absent([photo.file_name]):
+                findings.add(UNREAD, photo.file_name, str(found))
     return known
 
 
-def _read_size(photo: Photo, photos: Photos) -> tuple[int, int] | str | None:
-    """Width and height of the upright picture; why they are not known, where no list says them either."""
+def _read_size(photo: Photo, photos: Photos) -> tuple[int, int] | str | InputError | None:
+    """Width and height of the upright picture, or why they cannot be read."""
     try:
         stored_wh, upright_wh = _read_sizes(photo.file_name, photos)
     except UnreachableError:
         raise
-    except InputError:  # the build names it
-        return photo.size_wh
+    except InputError as error:
+        return error
     except ValueError as error:
-        return photo.size_wh or str(error)
+        return str(error)
     return upright_wh if photo.size_wh in (None, stored_wh, upright_wh) else photo.size_wh
 
 

@@ -56,7 +56,7 @@ class DetectorBoxes:
         not fit it, photos that do not decode, and a cache of other settings or photos.
         """
         findings = Findings(photos.location)
-        listed = sized(number_photos(photos, findings), photos, findings)
+        listed = sized(number_photos(photos, findings), photos, findings, are_listed=True)
         boxes: dict[str, list[Box]] = defaultdict(list)
         if all(photo.size_wh for photo in listed):  # faults stop the build: no hours are spent before
             for row in _detect(self, listed, photos):

@@ -33,6 +33,10 @@ _STARTS = (
     (b"\0\0\1\0", "an icon (ICO)"),
 )
 
+_LONGEST_LINK = 1024
+_LINK_ENDS = (b".jpg", b".jpeg", b".png", b".webp", b".bmp", b".tif", b".tiff")
+"""How the text ends that git writes in place of a link, where links are switched off."""
+
 
 def name_kind(payload: bytes) -> str | None:
     """Name what bytes are that no photo could be read from; None where their start does not tell."""
@@ -41,6 +45,9 @@ def name_kind(payload: bytes) -> str | None:
             return kind
     if payload[4:8] == b"ftyp":
         return _BRANDS.get(payload[8:12], "a film (MP4)")
+    link = payload[:_LONGEST_LINK].strip()
+    if len(payload) < _LONGEST_LINK and b"\n" not in link and link.lower().endswith(_LINK_ENDS):
+        return f"the text of a link to {link.decode(errors='replace')!r}"
     text = payload[:1000].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "an HTML page"

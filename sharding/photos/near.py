@@ -8,7 +8,7 @@ from functools import cached_property
 from urllib.parse import unquote
 
 from configs.load import InputError
-from sharding.photos.base import Photos
+from sharding.photos.base import Photos, is_photo
 
 _LABEL_STUDIO = re.compile(r"^[0-9a-f]{8}-")
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
@@ -33,8 +33,10 @@ class NearNames:
         return None
 
     def told(self, name: str) -> str:
-        """` (b.JPG is there)`, or nothing."""
+        """` (b.JPG is there)`, or nothing. A photo that is absent under its own name is a broken link."""
         near = self.find(name)
+        if near == name:
+            return " (a link to a file that is not there)"
         return "" if near is None else f" ({near} is there)"
 
     @cached_property
@@ -60,6 +62,8 @@ def _keys(name: str) -> list[tuple[int, str]]:
     """What a name is found by, the nearest first: its last part, without ending, without a tool's signs."""
     base = _parts(name)[-1]
     stem = os.path.splitext(base)[0]
+    while is_photo(stem):  # 0001.jpg.jpg, where a system hides the ending
+        stem = os.path.splitext(stem)[0]
     loose = _LEADING_ZEROS.sub("", re.sub(r"[\s_+]+", "_", _LABEL_STUDIO.sub("", stem)))
     return [(level, key) for level, key in enumerate((base, stem, loose)) if key]
 

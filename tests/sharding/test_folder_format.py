@@ -133,6 +133,14 @@ class TestWhole:
         ):
             annotations.findings.raise_errors()
 
+    @pytest.mark.parametrize("leads_to", ["../me.png", "nothing.jpg"])
+    def test_a_link_that_cannot_be_followed_is_named(self, photos, leads_to):
+        """Its size is not known, so that without a fault nobody would miss its person."""
+        (photos / "me.png").rename(photos.parent / "me.png")
+        (photos / "me.png").symlink_to(leads_to)
+        with pytest.raises(InputError, match=r"photo me\.png: the file cannot be read \(.*remove it"):
+            read(photos).findings.raise_errors()
+
     def test_an_empty_folder(self, tmp_path):
         with pytest.raises(InputError, match="there are no photos here"):
             read(tmp_path)

@@ -38,6 +38,7 @@ NAMED = {
     "backslash and case": ("Clip2\\0007.JPG", "clip2/0007.jpg"),
     "other ending": ("e.jpg", "e.jpeg"),
     "no ending": ("c", "c.jpg"),
+    "ending twice": ("c.jpg.jpg", "c.jpg"),
     "composed letters": (
         unicodedata.normalize("NFC", "müller.png"),
         unicodedata.normalize("NFD", "müller.png"),
@@ -76,3 +77,8 @@ def test_the_photo_that_a_wrong_name_means_is_found(photos: Photos, kind: str) -
 
 def test_a_location_that_cannot_be_listed_has_no_answer() -> None:
     assert NearNames(open_photos("http://127.0.0.1:9/photos")).find("a.jpg") is None
+
+
+def test_a_broken_link_is_called_one(tmp_path) -> None:
+    (tmp_path / "a.jpg").symlink_to("nothing.jpg")
+    assert NearNames(open_photos(tmp_path)).told("a.jpg") == " (a link to a file that is not there)"
