@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,12 @@ BEYOND = 0.1
 """Share of its side by which a box may reach beyond its photo unsaid: detectors overshoot by some pixels."""
 ALIKE = 0.95
 """Share of the boxes that must fit their photos by another reading for it to be believed."""
+
+SHARE_BOX = Fault(
+    "box no larger than a pixel, as if it were a share of the photo (0..1)",
+    "dropped",
+    "multiply x and width by the width of the photo, y and height by its height",
+)
 
 
 class ResultRow(msgspec.Struct, kw_only=True):
@@ -105,6 +112,11 @@ def read_results(
     return [found for found in taken if _is_box(found, findings, subject)]
 
 
+def is_share(bbox: Sequence[float]) -> bool:
+    """Whether all numbers of a box that is not empty lie in 0..1, as shares of a photo do."""
+    return min(bbox) >= 0 and max(bbox) <= 1 and max(bbox[2:]) > 0
+
+
 def _left_out(what: str, subject: str) -> Fault:
     return Fault(what, "dropped", "", f"{subject} in row", is_identity=False)
 
@@ -123,9 +135,7 @@ def _is_box(found: FoundBox, findings: Findings, subject: str) -> bool:
         cure = "write x, y of the upper left corner, width, height"
         findings.add(Fault("box with a negative side", "dropped", cure, subject), where, str(bbox))
     elif 0 < max(bbox[2:]) <= 1:
-        what = "box no larger than a pixel, as if it were a share of the photo (0..1)"
-        cure = "multiply x and width by the width of the photo, y and height by its height"
-        findings.add(Fault(what, "dropped", cure, subject), where, str(bbox))
+        findings.add(replace(SHARE_BOX, subject=subject), where, str(bbox))
     else:
         return True
     return False

@@ -24,6 +24,7 @@ from sharding.formats.coco_rows import (
 )
 from sharding.photos import Photos, open_photos
 from sharding.record import Annotations, Person, Photo
+from sharding.results import SHARE_BOX, is_share
 from sharding.skeleton import COCO_17, Skeleton, to_category
 
 CROWD = Fault("crowd", "dropped", "")
@@ -45,6 +46,11 @@ AREA_MISSING = Fault(f"area missing, taken as {AREA_OF_BOX} of the box", "mended
 BAD_VISIBILITY = Fault(
     "a keypoint's third number is not 0, 1 or 2",
     cure="correct it, or take every joint that has a place as labelled (source.name=coco-style "
+    "source.labelled_by=place)",
+)
+NO_VISIBILITY = Fault(
+    "keypoints hold x and y alone, without the third number",
+    cure="write x, y, v for each, or take every joint that has a place as labelled (source.name=coco-style "
     "source.labelled_by=place)",
 )
 _VISIBILITIES = frozenset((0, 1, 2))
@@ -81,7 +87,7 @@ class Rule(NamedTuple):
     categories: Categories
     num_keypoints: int
     area_from_box: bool
-    prepare: Callable[[AnnotationRow, ImageRow, Findings], None] | None = None
+    prepare: "Callable[[AnnotationRow, ImageRow, Rule], None] | None" = None
 
 
 def read_coco(
@@ -92,7 +98,7 @@ def read_coco(
     category_names: Sequence[str] | None = None,
     has_own_keypoints: bool = False,
     area_from_box: bool = False,
-    prepare: Callable[[AnnotationRow, ImageRow, Findings], None] | None = None,
+    prepare: Callable[[AnnotationRow, ImageRow, Rule], None] | None = None,
     boxes: Detections | None = None,
 ) -> Annotations:
     """The persons of a COCO keypoint file, in the order of its `images`, then of its annotations.
@@ -184,13 +190,13 @@ def _judge(row: AnnotationRow, image: ImageRow, rule: Rule) -> Person | None:
     if fault is None:
         _turn_box(row, rule)
         if rule.prepare is not None:
-            rule.prepare(row, image, rule.findings)
+            rule.prepare(row, image, rule)
         if not row.bbox and not any(row.keypoints or ()):
             fault = NO_KEYPOINTS
     if fault is None and _is_list_of(row.bbox, 4, "bbox", row, rule):
         assert row.bbox is not None
         box_xywh = clean_box(row.bbox, (image.width, image.height))
-        fault = EMPTY_BOX if box_xywh is None else None
+        fault = None if box_xywh is not None else SHARE_BOX if is_share(row.bbox) else EMPTY_BOX
         if _area(row, rule) <= 0:
             fault = EMPTY_BOX if row.area is None and not rule.area_from_box else NO_AREA
         if fault is None and not any(row.keypoints or ()):
@@ -224,8 +230,13 @@ def _dropped_as(row: AnnotationRow, rule: Rule) -> Fault | None:
 
 
 def _turn_box(row: AnnotationRow, rule: Rule) -> None:
-    """Count the sides of a box from its upper left corner, where it was drawn from another one."""
+    """Count the sides of a box from its upper left corner, where it was drawn from another one.
+
+    A box of negative numbers alone, such as four times -1, stands for a missing one.
+    """
     if row.bbox is None or len(row.bbox) != 4 or (row.bbox[2] >= 0 and row.bbox[3] >= 0):
+        return
+    if max(row.bbox) < 0:
         return
     rule.findings.add(TURNED_BOX, row.id, str(row.bbox))
     x, y, width, height = row.bbox
@@ -258,6 +269,9 @@ def _is_list_of(numbers: list[float] | None, count: int, key: str, row: Annotati
     if numbers is not None and len(numbers) == count:
         return True
     found = "none" if numbers is None else str(len(numbers))
+    if key == "keypoints" and numbers is not None and 3 * len(numbers) == 2 * count:
+        rule.findings.add(NO_VISIBILITY, row.id)
+        return False
     cures = {
         "bbox": BOX_OF_JOINTS,
         "keypoints": "name the keypoints that the rows hold (source.name=coco-style source.keypoints=[...])",

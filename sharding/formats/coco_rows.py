@@ -15,6 +15,9 @@ from sharding.record import Photo
 
 UNKNOWN_IMAGE = Fault("it names an image that `images` does not list", cure="add the row or remove this one")
 BAD_IMAGE = Fault("width or height is not above 0", subject="image")
+NO_NAME = Fault(
+    "file_name is empty", cure="write the name of the photo, relative to source.images", subject="image"
+)
 SIZE_ADDED = Fault("no width and height, read from the photo", "mended", "", "image")
 NO_SIZE = Fault(
     "no width and height, and the photo is absent",
@@ -23,6 +26,7 @@ NO_SIZE = Fault(
 )
 ABSOLUTE_NAME = Fault("absolute file_name, taken as below source.images", "mended", "", "image")
 NESTED = "keypoints as [[x, y, v], ...], read as one list"
+NULL_BOX = "box whose numbers are all null, taken as none"
 NULL_KEYPOINTS = "keypoints that are null, taken as not labelled (v = 0)"
 
 NULL = msgspec.Raw(b"null")
@@ -120,6 +124,10 @@ def _distinct_images(file: CocoFile, findings: Findings) -> tuple[dict[int, _Lis
         if image is None:
             unreadable.add(reader.name(raw, number))
             continue
+        if not image.file_name.strip():
+            findings.add(NO_NAME, image.id)
+            unreadable.add(image.id)
+            continue
         first = images.setdefault(image.id, image)
         if first is not image:
             findings.add(twice if first == image else differ, image.id)
@@ -151,20 +159,34 @@ def _complete(listed: dict[int, _ListedImage], photos: Photos, findings: Finding
 
 
 def _tidy(row: dict[str, Any]) -> list[str]:
-    """Keypoints as one list of numbers, where other programs nest them or write null; what was found."""
+    """Keypoints as one list of numbers, where other programs nest them or write null; what was found.
+
+    A keypoint without x or y has no place; one that lacks v alone keeps its place.
+    """
     found: list[str] = []
+    box = row.get("bbox")
+    if isinstance(box, list) and box and all(number is None for number in box):
+        found.append(NULL_BOX)
+        row["bbox"] = None
     points = row.get("keypoints")
     if not isinstance(points, list):
         return found
     if any(isinstance(point, list) for point in points) and all(
-        point is None or (isinstance(point, list) and len(point) == 3) for point in points
+        point is None or isinstance(point, list) for point in points
     ):
-        found.append(NESTED)
-        points = [number for point in points for number in (point or (None, None, None))]
+        lengths = {len(point) for point in points if point}
+        if len(lengths) == 1 and lengths <= {2, 3}:
+            found.append(NESTED)
+            nothing = (None,) * lengths.pop()
+            points = [number for point in points for number in (point or nothing)]
     if None in points and len(points) % 3 == 0:
         found.append(NULL_KEYPOINTS)
         triples = (points[start : start + 3] for start in range(0, len(points), 3))
-        points = [number for triple in triples for number in ((0, 0, 0) if None in triple else triple)]
+        points = [
+            number
+            for x, y, v in triples
+            for number in ((0, 0, 0) if x is None or y is None else (x, y, 0 if v is None else v))
+        ]
     row["keypoints"] = points
     return found
 

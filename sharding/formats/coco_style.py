@@ -10,12 +10,13 @@ from configs.settings import settings
 from sharding.boxes import AREA_OF_BOX, clip_box
 from sharding.detections import Detections
 from sharding.findings import Fault, Findings
-from sharding.formats.coco import read_coco
+from sharding.formats.coco import Rule, read_coco
 from sharding.formats.coco_rows import AnnotationRow, ImageRow
 from sharding.formats.own_keypoints import OwnKeypoints
 from sharding.joint_boxes import MADE_BOX, JointBoxes, joint_box
 from sharding.record import Annotations
 
+VISIBILITY_ADDED = Fault("keypoints without the third number, taken as visible", "mended", "")
 AREA_ZERO = Fault(f"area not above 0, taken as {AREA_OF_BOX} of the box", "mended", "")
 SMALL_BOX = Fault(
     "box made from one joint or from joints close together, source.joint_boxes.least_px wide and high",
@@ -39,7 +40,8 @@ class CocoStyleFormat(OwnKeypoints):
     labelled_by: Literal["v", "place"] = "v"
     """What tells which joints are labelled. v: the third number, by COCO's rule (0 not labelled, 1 hidden, 2
     visible). place: all joints are, whatever the third number (1 hidden, all else visible), except those at
-    exactly 0, 0 and those with x and y below 0: for files with v = 0 throughout, or v = 2 of missing ones."""
+    exactly 0, 0 and those with x and y below 0: for files with v = 0 throughout, v = 2 of missing ones, or
+    no third number at all."""
     joint_boxes: JointBoxes | None = None
     """Where boxes are missing or wrong: makes them from the joints."""
 
@@ -60,8 +62,13 @@ class CocoStyleFormat(OwnKeypoints):
         )
 
 
-def _prepare(cfg: CocoStyleFormat, row: AnnotationRow, image: ImageRow, findings: Findings) -> None:
+def _prepare(cfg: CocoStyleFormat, row: AnnotationRow, image: ImageRow, rule: Rule) -> None:
     """Put a row into COCO's form by the settings; the published rule would drop an area of 0."""
+    findings = rule.findings
+    if cfg.labelled_by == "place" and row.keypoints and len(row.keypoints) == 2 * rule.num_keypoints:
+        points = np.array(row.keypoints).reshape(-1, 2)
+        row.keypoints = np.column_stack([points, np.full(len(points), 2)]).ravel().tolist()
+        findings.add(VISIBILITY_ADDED, row.id)
     if row.keypoints and len(row.keypoints) % 3 == 0:
         keypoints = np.array(row.keypoints).reshape(-1, 3)
         if cfg.labelled_by == "place":

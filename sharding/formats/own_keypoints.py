@@ -48,9 +48,10 @@ class OwnKeypoints:
             said["keypoints"] = list(self.keypoints)
             said["skeleton"] = _kept_bones(category, self.keypoints)
         names = said.get("keypoints")
-        if not isinstance(names, list) or not names:
+        if not names or not isinstance(names, list):
+            what = "names no keypoints" if not names else "has `keypoints` that are no list of names"
             raise InputError(
-                f"{where}: category {category.get('name')!r} names no keypoints: add `keypoints` to it, or "
+                f"{where}: category {category.get('name')!r} {what}: add `keypoints` to it as a list, or "
                 "give source.keypoints"
             )
         if self.flip_pairs is not None:

@@ -94,6 +94,8 @@ class RowReader(Generic[Row]):
             plainly = _plainly(error)
             is_id = re.match(r"(\w+_)?id: ", plainly)
             cure = "write whole numbers as ids" if is_id else "correct the row"
+            if plainly.endswith("missing required field `id`"):
+                cure = "give each row a whole number of its own as id"
             if isinstance(error, UnicodeDecodeError):
                 cure = "save the file as UTF-8"
             self._findings.add(Fault(plainly, cure=cure, subject=self._subject), self.name(raw, number))

@@ -12,9 +12,11 @@ from rich.console import Console
 from configs.load import InputError, load
 from sharding.boxes import AREA_OF_BOX
 from sharding.build import build
-from sharding.formats.coco_style import CocoStyleFormat
+from sharding.formats.coco import EMPTY_BOX
+from sharding.formats.coco_style import VISIBILITY_ADDED, CocoStyleFormat
 from sharding.joint_boxes import JointBoxes, joint_box
 from sharding.people import inspect_people
+from sharding.results import SHARE_BOX
 from sharding.settings import BuildSettings
 from sharding.skeleton import DEFAULT_SIGMA
 
@@ -213,6 +215,28 @@ class TestLabelledByPlace:
         expected = [[10, 20, v[0]], [0, 0, 0], [30, 0, v[1]], [0, 0, 0]]
         assert annotations.persons[0].keypoints.tolist() == expected
 
+    @pytest.mark.parametrize("is_nested", [False, True])
+    def test_no_third_number_is_needed(self, read, is_nested):
+        written = content(HORSE)
+        points = [[10.0, 20.0], [0.0, 0.0], [30.0, 0.0], [40.0, 50.0]]
+        written["annotations"][0]["keypoints"] = points if is_nested else joints(*points)
+        annotations = read(written, labelled_by="place")
+        annotations.findings.raise_errors()
+        assert annotations.persons[0].keypoints.tolist() == [
+            [x, y, 2 if (x, y) != (0, 0) else 0] for x, y in points
+        ]
+        assert annotations.findings.counts("mended")[VISIBILITY_ADDED.what] == 1
+        with pytest.raises(InputError, match=r"without the third number: .*source\.labelled_by=place"):
+            read(written).findings.raise_errors()
+
+    def test_a_third_number_that_is_null_leaves_the_place(self, read):
+        written = content(HORSE)
+        points = [10, 20, None, None, None, None, 30, 0, None, 40, 50, 2]
+        written["annotations"][0]["keypoints"] = points
+        by_v, by_place = (read(written, labelled_by=how).persons[0].keypoints for how in ("v", "place"))
+        assert by_v.tolist() == [[10, 20, 0], [0, 0, 0], [30, 0, 0], [40, 50, 2]]
+        assert by_place.tolist() == [[10, 20, 2], [0, 0, 0], [30, 0, 2], [40, 50, 2]]
+
     def test_without_a_place_nobody_is_there(self, read):
         written = content(HORSE)
         written["annotations"][0]["keypoints"] = joints(*[(0, 0, 2)] * 4)
@@ -235,7 +259,14 @@ class TestLabelledByPlace:
             read(written).findings.raise_errors()
 
 
-NO_BOXES = {"absent": None, "empty": [], "of no size": [30, 40, 0, 0], "a line": [30, 40, 20, 0]}
+NO_BOXES = {
+    "absent": None,
+    "empty": [],
+    "null": [None] * 4,
+    "of no size": [30, 40, 0, 0],
+    "a line": [30, 40, 20, 0],
+    "-1": [-1] * 4,
+}
 
 
 class TestJointBoxes:
@@ -355,3 +386,10 @@ def test_real_people_with_boxes_made_from_their_joints(shared_data):
     errors = [np.abs(given[p.id] - p.box_xywh).max() / given[p.id][2:].max() for p in whole]
     assert len(whole) > 50
     assert np.median(errors) < 0.15
+
+
+def test_boxes_in_shares_of_the_photo_are_named(read):
+    written = content(HORSE)
+    written["annotations"][0]["bbox"] = [0.05, 0.1, 0.4, 0.5]
+    written["annotations"][1]["bbox"] = [50, 50, 0.4, 0.5]
+    assert read(written).findings.counts("dropped") == {SHARE_BOX.what: 1, EMPTY_BOX.what: 1}

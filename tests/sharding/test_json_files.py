@@ -131,9 +131,7 @@ def test_the_first_byte_that_is_no_utf_8_is_named(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(json_faults, "_CHUNK", chunk)
     path = tmp_path / "mine.json"
     path.write_bytes('{"a": "€€€",\n "id": 7, "name": "'.encode() + b'caf\xe9"}')
-    with pytest.raises(
-        InputError, match=r"line 2, column 23 \(.* id 7\): this is no UTF-8.*iconv"
-    ):
+    with pytest.raises(InputError, match=r"line 2, column 23 \(.* id 7\): this is no UTF-8.*iconv"):
         read_json(path, dict[str, object], expected="anything")
 
 
