@@ -1,5 +1,6 @@
 """Faults of a data set, by kind, with the records that have them."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -10,6 +11,9 @@ Effect = Literal["stops", "warned", "dropped", "mended", "kept", "passed over"]
 """What becomes of a record with the fault: it stops the build, stays with a warning, is left out, is
 corrected, or stays. `passed over` is a file that is no record: neither the manifest nor the identity of a
 build counts it. (The manifest counts all records with a fault, the identity those of `Fault.is_identity`.)"""
+
+_NAME_A_FORMAT = re.compile(r" \(with source\.name=coco-style\)|source\.name=coco-style ")
+"""How cures say that a setting needs another format than COCO's own."""
 
 MANY = 0.1
 """Share of the records from which on a note becomes a warning: the file as a whole is then probably wrong."""
@@ -37,9 +41,10 @@ class Fault:
 
 @dataclass(eq=False)
 class Finding:
-    """The records of one fault in one file; `detail` is of the first of them."""
+    """The records of one fault in one file; `detail` is of the first, `cure` is that of this file."""
 
     fault: Fault
+    cure: str
     detail: str = ""
     ids: list[int | str] = field(default_factory=list)
 
@@ -47,8 +52,10 @@ class Finding:
 class Findings:
     """What was found in one annotation file and its photos, kind by kind in the order of first sight."""
 
-    def __init__(self, file: object) -> None:
+    def __init__(self, file: object, *, has_own_settings: bool = False) -> None:
+        """has_own_settings: its format has the settings that cures name coco-style for."""
         self.file = str(file)
+        self._has_own_settings = has_own_settings
         self._by_fault: dict[Fault, Finding] = {}
 
     def __iter__(self) -> Iterator[Finding]:
@@ -58,7 +65,8 @@ class Findings:
         """Note that `record` (an id, a file or a keypoint's name) has the fault."""
         finding = self._by_fault.get(fault)
         if finding is None:
-            finding = self._by_fault[fault] = Finding(fault, detail)
+            cure = _NAME_A_FORMAT.sub("", fault.cure) if self._has_own_settings else fault.cure
+            finding = self._by_fault[fault] = Finding(fault, cure, detail)
         finding.ids.append(record)
 
     def ids(self, fault: Fault) -> list[int | str]:
@@ -72,7 +80,7 @@ class Findings:
         if finding is not None and is_many(len(finding.ids), total):
             share = f"{len(finding.ids):,} of {total:,}"
             detail = f"{share}; the first: {finding.detail}" if finding.detail else share
-            louder = Finding(replace(fault, effect="warned"), detail, finding.ids)
+            louder = Finding(replace(fault, effect="warned"), finding.cure, detail, finding.ids)
             in_order = (louder if each is finding else each for each in self)
             self._by_fault = {each.fault: each for each in in_order}
 
@@ -85,7 +93,7 @@ class Findings:
         reasons = []
         for finding in self:
             if finding.fault.effect in effects:
-                cure = f" ({finding.fault.cure})" if finding.fault.cure else ""
+                cure = f" ({finding.cure})" if finding.cure else ""
                 reasons.append(f"{len(finding.ids)} {finding.fault.what}{cure}")
         return "; ".join(reasons)
 
@@ -117,7 +125,7 @@ class Findings:
                 "count": len(finding.ids),
                 "ids": finding.ids,
                 "detail": finding.detail,
-                "cure": finding.fault.cure,
+                "cure": finding.cure,
             }
             for finding in self
         ]
@@ -131,4 +139,4 @@ def sentence(file: str, finding: Finding) -> str:
         named = ", ".join(str(each) for each in ids[1:6])
         more = f"and {len(ids) - 1} more: {named}{', ...' if len(ids) > 6 else ''}"
     notes = "; ".join(note for note in (finding.detail, more) if note)
-    return f"{file}: {fault.subject} {ids[0]}: {fault.what}{f' ({notes})' if notes else ''}: {fault.cure}"
+    return f"{file}: {fault.subject} {ids[0]}: {fault.what}{f' ({notes})' if notes else ''}: {finding.cure}"

@@ -41,7 +41,10 @@ AREA_ROUNDING_PX = 2.0
 """By how much a box is made wider and higher before an area counts as too large for it."""
 
 _BOXES_OF_JOINTS = "or have boxes made from the joints (source.name=coco-style source.joint_boxes.use=always)"
-_WRITE_BOX = f"write bbox as x, y of the upper left corner, width, height in pixels, {_BOXES_OF_JOINTS}"
+_WRITE_BOX = (
+    "correct the boxes (COCO's are x, y of the upper left corner, width, height in pixels; YOLO's are x, y "
+    f"of the centre, width, height in shares of the photo), {_BOXES_OF_JOINTS}"
+)
 
 
 def _note(what: str, cure: str) -> Fault:
@@ -106,6 +109,14 @@ READINGS: dict[Fault, Reading] = {
     _note("box looks like centre and size", _WRITE_BOX): lambda p, b, _: (
         p,
         np.hstack([b[:, :2] - b[:, 2:] / 2, b[:, 2:]]),
+    ),
+    _note("box looks as if its corner had been taken for its centre", _WRITE_BOX): lambda p, b, _: (
+        p,
+        np.hstack([b[:, :2] + b[:, 2:] / 2, b[:, 2:]]),
+    ),
+    _note("box looks as if its corners had been taken for centre and size", _WRITE_BOX): lambda p, b, _: (
+        p,
+        np.hstack([b[:, :2] + b[:, 2:] / 2, b[:, 2:] / 2 - b[:, :2]]),
     ),
     _note("box begins at (0, 0), as if a missing joint had been counted in", _WRITE_BOX): _from_lowest_joint,
     _note("box looks like percent of the photo", _WRITE_BOX): lambda p, b, s: (p, b * np.tile(s, 2) / 100),
@@ -230,7 +241,7 @@ def note_fits(fits: Sequence[Fits], findings: Findings) -> None:
     """Add what the comparisons of all people show.
 
     A reading that fits many people better is believed of all whom it fits better; any other, only of people
-    whom it fits much better.
+    whom it fits much better. Of readings that fit a person about as well, the one of most people counts.
     """
     if not fits:
         return
@@ -241,8 +252,11 @@ def note_fits(fits: Sequence[Fits], findings: Findings) -> None:
     for ratio in ratios:
         is_established = is_many(int((ratio >= BETTER).sum()), judged)
         ratio[ratio < (BETTER if is_established else MUCH_BETTER)] = 0
-    faults, best = list(READINGS), ratios.argmax(axis=0)
-    fits_better, is_misfit = ratios.max(axis=0) > 0, np.array([reason != "" for reason in misfit])
+    faults = list(READINGS)
+    about_as_good = (ratios > 0) & (ratios >= ratios.max(axis=0) / BETTER)
+    num_people = (ratios > 0).sum(axis=1, keepdims=True)
+    best = np.where(about_as_good, num_people, -1).argmax(axis=0)
+    fits_better, is_misfit = about_as_good.any(axis=0), np.array([reason != "" for reason in misfit])
     for index in np.flatnonzero(fits_better | is_misfit).tolist():
         fault = faults[best[index]] if fits_better[index] else NOT_FITTING
         findings.add(fault, ids[index], misfit[index])

@@ -103,7 +103,7 @@ def print_table(console: Console, title: str, found: Iterable[Findings]) -> None
         if not title.startswith(file):
             what.append(f"\n{file}", "dim")
         count, first = f"{len(finding.ids):,}", Text(_first(finding))
-        table.add_row(Text(name, style), what, count, first, Text(finding.fault.cure))
+        table.add_row(Text(name, style), what, count, first, Text(finding.cure))
     console.print(table)
 
 

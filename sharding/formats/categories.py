@@ -25,6 +25,10 @@ NO_CATEGORY_ID = Fault(
 CATEGORY_ID_ADDED = Fault("no category_id, taken as the only category of the file", "mended", "")
 _MOST_UNLISTED = 8
 """Ids that findings name one by one; a damaged file may have as many as rows."""
+_NO_PEOPLE = (
+    "the file has boxes or single points, such as a category for each joint, and not people with their "
+    "keypoints: export COCO keypoints, with one category whose `keypoints` names the joints"
+)
 _READ_ONE = "name the one to read (source.name=coco-style source.category=NAME)"
 
 
@@ -86,6 +90,11 @@ def choose_categories(
     able = [row for row in rows if row.get("keypoints")]
     chosen = _by_default(rows, able, path, has_keypoint_rows) if names is None else _named(rows, names, path)
     if len(chosen) > 1 and not has_own_keypoints and len({_names_of(row) for row in chosen}) > 1:
+        if all(len(_names_of(row)) == 1 for row in chosen):
+            raise InputError(
+                f"{path}: each of its {len(chosen)} categories ({_listed(chosen)}) has one keypoint: "
+                f"{_NO_PEOPLE}"
+            )
         several = ", ".join(f"{row.get('name')!r} ({len(_names_of(row))} keypoints)" for row in chosen[:8])
         raise InputError(
             f"{path}: the categories {several} have different keypoints, and only such as share their "
@@ -127,11 +136,7 @@ def _by_default(
                 f"{path}: {what}: add the names to the category, or {_READ_ONE} and its keypoints "
                 "(source.keypoints=[...])"
             )
-        raise InputError(
-            f"{path}: {what}, nor has any annotation: the file has boxes or single points, such as a "
-            "category for each joint, and not people with their keypoints: export COCO keypoints, with one "
-            "category whose `keypoints` names the joints"
-        )
+        raise InputError(f"{path}: {what}, nor has any annotation: {_NO_PEOPLE}")
     able = able or rows
     persons = [row for row in able if row.get("name") == "person"]
     return persons if len(persons) == 1 else able

@@ -15,7 +15,7 @@ from sharding.findings import Fault, Findings
 from sharding.formats.categories import choose_categories
 from sharding.formats.coco import Rule, judge_rows
 from sharding.formats.coco_rows import NO_SIZE, AnnotationRow, ImageRow
-from sharding.formats.own_keypoints import OwnKeypoints
+from sharding.formats.own_rows import OwnRows
 from sharding.photos import Photos, below_location, open_photos
 from sharding.record import Annotations, Photo
 from sharding.skeleton import COCO_17, to_category
@@ -39,7 +39,7 @@ _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": (
 
 
 @settings
-class YoloPoseFormat(OwnKeypoints):
+class YoloPoseFormat(OwnRows):
     """A data set in Ultralytics' YOLO-pose form; what its data.yaml does not say is given here."""
 
     name: Literal["yolo-pose"] = "yolo-pose"
@@ -64,7 +64,7 @@ class YoloPoseFormat(OwnKeypoints):
         categories = choose_categories(
             listed, self.data, self.category_names, has_own_keypoints=has_own_keypoints
         )
-        findings = Findings(self.data)
+        findings = Findings(self.data, has_own_settings=True)
         skeleton = self.describe(categories.chosen[0], str(self.data), findings)
         if skeleton.num_keypoints != count:
             raise InputError(
@@ -72,9 +72,15 @@ class YoloPoseFormat(OwnKeypoints):
                 f"give {count} names (source.keypoints)"
             )
         photos, names = _find_photos(content, self.data, self.split)
-        rule = Rule(findings, categories, count, area_from_box=False)
+        rule = Rule(findings, categories, count, area_from_box=False, prepare=self.prepare)
         images = _read_labels(names, photos, rule, dims=dims)
         return judge_rows(images, rule, skeleton=skeleton, photos=photos, upright=True)
+
+    def prepare(self, row: AnnotationRow, image: ImageRow, rule: Rule) -> None:
+        """Put a row into COCO's form by the settings; its area is that of its box, whatever that is now."""
+        OwnRows.prepare(self, row, image, rule)
+        if row.area is not None and row.bbox is not None:
+            row.area = AREA_OF_BOX * row.bbox[2] * row.bbox[3]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from configs.load import InputError, load
 from sharding.boxes import AREA_OF_BOX
 from sharding.build import build
 from sharding.formats.coco import EMPTY_BOX
-from sharding.formats.coco_style import VISIBILITY_ADDED, CocoStyleFormat
+from sharding.formats.coco_style import CocoStyleFormat
+from sharding.formats.own_rows import VISIBILITY_ADDED
 from sharding.joint_boxes import JointBoxes, joint_box
 from sharding.people import inspect_people
 from sharding.results import SHARE_BOX

@@ -30,8 +30,8 @@ from sharding.photos import open_photos
 from sharding.record import Annotations, Person
 from sharding.skeleton import COCO_17
 
-CORNERS, CENTRE, ORIGIN, BOX_PERCENT, EXCHANGED = list(READINGS)[:5]
-SHARES, PERCENT, OF_BOX, MIRRORED, UPSIDE_DOWN = list(READINGS)[5:]
+CORNERS, CENTRE, CORNER_AS_CENTRE, CORNERS_AS_CENTRE, ORIGIN, BOX_PERCENT, EXCHANGED = list(READINGS)[:7]
+SHARES, PERCENT, OF_BOX, MIRRORED, UPSIDE_DOWN = list(READINGS)[7:]
 SIZE_WH = (640.0, 480.0)
 SIZE = np.array(SIZE_WH)
 
@@ -43,6 +43,11 @@ def side_by_side(start, sides):
 MISTAKES = {  # how a file has points p (N, K, 2) and boxes with upper left corner c and sides s, both (N, 2)
     "corners": (CORNERS, lambda p, c, s: (p, side_by_side(c, c + s))),
     "centre": (CENTRE, lambda p, c, s: (p, side_by_side(c + s / 2, s))),
+    "corner as centre": (CORNER_AS_CENTRE, lambda p, c, s: (p, side_by_side(c - s / 2, s))),
+    "corners as centre": (
+        CORNERS_AS_CENTRE,
+        lambda p, c, s: (p, side_by_side(c - (c + s) / 2, c + s)),
+    ),
     "through the origin": (ORIGIN, lambda p, c, s: (p, side_by_side(0 * c, c + s))),
     "box in percent": (BOX_PERCENT, lambda p, c, s: (p, side_by_side(c, s) * 100 / np.tile(SIZE, 2))),
     "box as y, x, h, w": (EXCHANGED, lambda p, c, s: (p, side_by_side(c[:, ::-1], s[:, ::-1]))),

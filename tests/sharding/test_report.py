@@ -396,7 +396,7 @@ class TestWarnings:
         assert len(places) == 2
         assert "box looks like corners (x1, y1, x2, y2)" in in_table
         assert places[-1] == len(lines) - 1
-        words = r"WARNING: .*annotations\.json: annotation \d+: box looks like corners .*: write bbox as"
+        words = r"WARNING: .*annotations\.json: annotation \d+: box looks like corners .*: correct the boxes"
         assert re.match(words, last)
         if command is build:
             assert places[0] < next(index for index, line in enumerate(lines) if "samples" in line)

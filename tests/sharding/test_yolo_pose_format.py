@@ -13,6 +13,8 @@ from sharding.boxes import AREA_OF_BOX
 from sharding.category import UNMIRRORED
 from sharding.formats.coco import CocoFormat
 from sharding.formats.yolo_pose import CORNER, NO_LABELS, REPEATED, YoloPoseFormat
+from sharding.joint_boxes import JointBoxes
+from sharding.people import inspect_people
 from sharding.skeleton import COCO_17, to_category
 
 SIZE_WH = (200, 100)
@@ -334,3 +336,25 @@ def test_coco_names_have_coco_bones(folder, read):
     shape = {"kpt_shape": [17, 3], "flip_idx": list(COCO_17.flip_order)}
     assert read(shape, without=("kpt_names",))[0].skeleton == COCO_17
     assert to_category(COCO_17)["keypoints"] == list(read(shape, without=("kpt_names",))[0].skeleton.names)
+
+
+class TestRows:
+    """The settings for rows that say too little, as coco-style has them; notes and errors name them so."""
+
+    def test_labelled_by_place(self, read, folder):
+        label(folder, LINE.replace(" 2 ", " 0 ").replace(" 1 ", " 0 "))
+        annotations, _ = read()
+        inspect_people(annotations)
+        (warning,) = annotations.findings.warnings()
+        assert "give source.labelled_by=place to take them" in warning
+        (person,) = read(labelled_by="place")[0].persons
+        assert person.keypoints.tolist() == [[100, 20, 2], [pytest.approx(110), 15, 2], [0, 0, 0]]
+
+    def test_boxes_made_from_the_joints(self, read, folder):
+        label(folder, LINE.replace("0.25 0.5 ", "0 0 ", 1))
+        annotations, found = read()
+        assert not annotations.persons
+        assert "(source.joint_boxes.use=missing)" in found["box empty or outside the photo"].cure
+        (person,) = read(joint_boxes=JointBoxes(use="missing", least_px=20))[0].persons
+        assert person.box_xywh == pytest.approx((95, 7.5, 20, 20))
+        assert person.area == pytest.approx(AREA_OF_BOX * 21 * 21)
