@@ -16,6 +16,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -38,7 +39,8 @@ from pipelines.loader import Place, eval_loader
 from pipelines.source import Split, open_split
 from sharding.skeleton import Skeleton
 from training import checkpoint
-from training.build import build_method
+from training.build import build_method, open_splits
+from training.doubts import photos_seen
 from training.files import CARD_NAME, SCORES_NAME, read_json, write_json
 from training.finished import own_recipe, read_scores
 from training.predict import Predictions, join, predict
@@ -171,6 +173,9 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
             "scored"
         )
     val = open_val(cfg, own_val)
+    seen = None if cfg.data.val == own_val else seen_in_training(cfg, val)  # else the run has told it
+    if seen:
+        Console(stderr=True).print(f"note: {seen}", highlight=False, soft_wrap=True)
     output = folder_of(val, folder, is_own_address=cfg.data.val == own_val)
     output /= "" if cfg.checkpoint == "newest" else path.name
     ground_truth = val.ground_truth()
@@ -250,6 +255,19 @@ def open_val(cfg: RunSettings, own_val: str) -> Split:
             "trained: shard both by one format"
         )
     return val
+
+
+def seen_in_training(cfg: RunSettings, val: Split) -> str | None:
+    """Whether photos of the people to score are among those that the run was trained on.
+
+    None where there are none, and where these sets are no longer there to tell.
+    """
+    try:
+        with TemporaryDirectory() as index_dir:
+            labelled, unlabelled, _ = open_splits(cfg, Path(index_dir))
+            return photos_seen(val, [labelled, unlabelled] if unlabelled else [labelled])
+    except InputError:
+        return None
 
 
 def how(cfg: RunSettings, val: Split, ground_truth: dict[str, Any]) -> dict[str, Any]:

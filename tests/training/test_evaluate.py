@@ -262,6 +262,17 @@ def test_more_people_in_a_photo_than_the_scorer_looks_at_are_told(
     assert "4 of the 24 people who are scored are beyond the 20 in a photo" in capsys.readouterr().err
 
 
+def test_people_that_the_run_was_trained_on_are_told(
+    finished: Path, drawn_shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run tells it of its own val set alone, at its start."""
+    scored(finished, f"data.val={drawn_shards / 'train'}", into="train")
+    told = capsys.readouterr().err
+    assert "5 of 14 photos of the people who are scored are trained on too" in told
+    scored(finished, into="")
+    assert "trained on too" not in capsys.readouterr().err
+
+
 def test_a_run_keeps_its_best_checkpoint_beside_the_last(
     tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
