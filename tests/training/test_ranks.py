@@ -1,8 +1,7 @@
-"""Two processes on the CPU (gloo), as a launcher starts them."""
+"""Two processes on the CPU (gloo), with the environment that a launcher gives them."""
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,14 +12,21 @@ from training.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
-WORKER = """
-import hashlib, json, os, sys
+# Forks two ranks for each of two launches, because a new process takes seconds to import what a run needs.
+# argv: a folder, then recipes. The second launch goes on with the first recipe's run, which is copied before.
+LAUNCHER = """
+import hashlib, json, os, shutil, signal, socket, sys, traceback
 from pathlib import Path
+import torch
+torch.set_num_threads(1)  # a forked child cannot share the work among torch's threads
+import cv2, nvidia.dali, pycocotools.cocoeval, torch.utils.tensorboard
 import torch.distributed
 from accelerate.state import AcceleratorState
 from configs.load import load
+from training import checkpoint
 from training.run import run
 from training.settings import RunSettings
+from training.stopping import end_with_launcher
 
 def digest(tensors):
     found = hashlib.sha256()
@@ -28,33 +34,52 @@ def digest(tensors):
         found.update(value.detach().contiguous().numpy().tobytes())
     return found.hexdigest()
 
-# a second process group of one launch would wait for ever: all runs take the first
-torch.distributed.destroy_process_group = lambda *_, **__: None
-recipes, folder = sys.argv[1].split(","), Path(sys.argv[2])
-found = []
-for recipe in recipes:
-    job = run(load(RunSettings, recipe), resume="resume" in sys.argv)
-    found.append({"steps": job.step, "weights": digest(job.method.parameters()),
-                  "statistics": digest(job.method.buffers()), "people": job.val.num_samples,
-                  "draws": [state.sum().item() for state in job.method.rank_state().values()]})
-    AcceleratorState._reset_state()
-(folder / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(found))
+def train(recipes, resume):
+    # a second process group of one launch would wait for ever: all runs take the first
+    torch.distributed.destroy_process_group = lambda *_, **__: None
+    found = []
+    for recipe in recipes:
+        job = run(load(RunSettings, recipe), resume=resume)
+        found.append({"steps": job.step, "weights": digest(job.method.parameters()),
+                      "statistics": digest(job.method.buffers()), "people": job.val.num_samples,
+                      "draws": [state.sum().item() for state in job.method.rank_state().values()]})
+        AcceleratorState._reset_state()
+    return found
+
+def launch(name, recipes, resume=False):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launcher, ranks = os.getpid(), set()
+    for rank in ("0", "1"):
+        child = os.fork()
+        ranks.add(child)
+        if not child:
+            os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "1"}
+            try:
+                end_with_launcher(launcher)
+                (folder / f"{name}-{rank}.json").write_text(json.dumps(train(recipes, resume)))
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+    while ranks:
+        child, status = os.wait()
+        ranks.remove(child)
+        if status:  # the other would wait for it
+            for other in ranks:
+                os.kill(other, signal.SIGKILL)
+            raise SystemExit(f"a rank ended with {status}")
+
+folder, recipes = Path(sys.argv[1]), sys.argv[2:]
+launch("first", recipes)
+output = Path(load(RunSettings, recipes[0]).output)
+shutil.copytree(output, folder / "before")
+shutil.rmtree(checkpoint.step_folder(output, 4))
+(output / "scores.json").unlink()
+launch("second", recipes[:1], resume=True)
 """
-
-
-def launch(recipes: list[Path], folder: Path, *words: str) -> list[list[dict[str, object]]]:
-    """What each of two ranks finds after it has trained by each recipe, one after the other."""
-    worker = folder / "worker.py"
-    worker.write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, str(worker), ",".join(map(str, recipes)), str(folder), *words],
-        check=True,
-        env=environment,
-        timeout=300,
-    )
-    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
 
 
 def test_two_ranks_agree_share_the_work_and_resume_exactly(
@@ -70,22 +95,31 @@ def test_two_ranks_agree_share_the_work_and_resume_exactly(
     recipes = [tmp_path / f"recipe-{number}.yaml" for number in range(len(settings))]
     for recipe, cfg in zip(recipes, settings, strict=True):
         recipe.write_text(dump(cfg))
-    found = launch(recipes, tmp_path)
-    for one, other in zip(*found, strict=True):
+    subprocess.run(
+        [sys.executable, "-c", LAUNCHER, str(tmp_path), *map(str, recipes)],
+        check=True,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+
+    def found(launch: str) -> list[list[dict[str, object]]]:
+        """What each of two ranks finds after it has trained by each recipe, one after the other."""
+        return [json.loads((tmp_path / f"{launch}-{rank}.json").read_text()) for rank in (0, 1)]
+
+    for one, other in zip(*found("first"), strict=True):
         assert [one["steps"], other["steps"]] == [4, 4]
         assert one["weights"] == other["weights"]
         assert one["statistics"] == other["statistics"]  # those of the first rank, which are scored and saved
-    ranks = [each[0] for each in found]
+    ranks = [each[0] for each in found("first")]
     assert ranks[0]["draws"] != ranks[1]["draws"]
     assert [rank["people"] for rank in ranks] == [6, 6]
-    folder = Path(settings[0].output)
-    assert json.loads((folder / "card.json").read_text())["processes"] == 2
-    scores = (folder / "scores.json").read_text()
+    before = tmp_path / "before"
+    assert json.loads((before / "card.json").read_text())["processes"] == 2
+    scores = (before / "scores.json").read_text()
     assert {"AP", "PCK"} <= set(json.loads(scores)["last"]["scores"]["network"])
-    files = {path.name for path in (folder / "checkpoints" / "step-00000002").iterdir()}
+    files = {path.name for path in (before / "checkpoints" / "step-00000002").iterdir()}
     assert files == {"shared.pt", "rank-0.pt", "rank-1.pt", "checksums.json"}
 
-    shutil.rmtree(folder / "checkpoints" / "step-00000004")
-    (folder / "scores.json").unlink()
-    assert [each[0] for each in launch(recipes[:1], tmp_path, "resume")] == ranks
-    assert (folder / "scores.json").read_text() == scores
+    assert [each[0] for each in found("second")] == ranks
+    assert (Path(settings[0].output) / "scores.json").read_text() == scores
