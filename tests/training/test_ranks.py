@@ -1,4 +1,4 @@
-"""Two processes on the CPU (gloo), with the environment that a launcher gives them."""
+"""Two processes on the CPU (gloo), as a launcher starts them."""
 
 import json
 import os
@@ -12,21 +12,20 @@ from training.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Forks two ranks for each of two launches, because a new process takes seconds to import what a run needs.
-# argv: a folder, then recipes. The second launch goes on with the first recipe's run, which is copied before.
+# Two launches by the launcher of torchrun, which forks the ranks here, because a new process takes seconds to
+# import what a run needs. argv: a folder, then recipes. The second launch goes on with the first one's run.
 LAUNCHER = """
-import hashlib, json, os, shutil, signal, socket, sys, traceback
+import hashlib, json, shutil, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)  # a forked child cannot share the work among torch's threads
 import cv2, nvidia.dali, pycocotools.cocoeval, torch.utils.tensorboard
-import torch.distributed
 from accelerate.state import AcceleratorState
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from configs.load import load
 from training import checkpoint
 from training.run import run
 from training.settings import RunSettings
-from training.stopping import end_with_launcher
 
 def digest(tensors):
     found = hashlib.sha256()
@@ -46,39 +45,19 @@ def train(recipes, resume):
         AcceleratorState._reset_state()
     return found
 
-def launch(name, recipes, resume=False):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    launcher, ranks = os.getpid(), set()
-    for rank in ("0", "1"):
-        child = os.fork()
-        ranks.add(child)
-        if not child:
-            os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "1"}
-            try:
-                end_with_launcher(launcher)
-                (folder / f"{name}-{rank}.json").write_text(json.dumps(train(recipes, resume)))
-                os._exit(0)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-    while ranks:
-        child, status = os.wait()
-        ranks.remove(child)
-        if status:  # the other would wait for it
-            for other in ranks:
-                os.kill(other, signal.SIGKILL)
-            raise SystemExit(f"a rank ended with {status}")
+def launch(recipes, resume):
+    config = LaunchConfig(1, 1, nproc_per_node=2, run_id=str(resume), rdzv_backend="c10d",
+                          rdzv_endpoint="localhost:0", max_restarts=0, start_method="fork")
+    found = elastic_launch(config, train)(recipes, resume)
+    return [found[rank] for rank in (0, 1)]
 
 folder, recipes = Path(sys.argv[1]), sys.argv[2:]
-launch("first", recipes)
+first = launch(recipes, False)
 output = Path(load(RunSettings, recipes[0]).output)
 shutil.copytree(output, folder / "before")
 shutil.rmtree(checkpoint.step_folder(output, 4))
 (output / "scores.json").unlink()
-launch("second", recipes[:1], resume=True)
+(folder / "found.json").write_text(json.dumps([first, launch(recipes[:1], True)]))
 """
 
 
@@ -103,15 +82,13 @@ def test_two_ranks_agree_share_the_work_and_resume_exactly(
         timeout=300,
     )
 
-    def found(launch: str) -> list[list[dict[str, object]]]:
-        """What each of two ranks finds after it has trained by each recipe, one after the other."""
-        return [json.loads((tmp_path / f"{launch}-{rank}.json").read_text()) for rank in (0, 1)]
-
-    for one, other in zip(*found("first"), strict=True):
+    # What each of two ranks finds after it has trained by each recipe, one after the other.
+    first, second = json.loads((tmp_path / "found.json").read_text())
+    for one, other in zip(*first, strict=True):
         assert [one["steps"], other["steps"]] == [4, 4]
         assert one["weights"] == other["weights"]
         assert one["statistics"] == other["statistics"]  # those of the first rank, which are scored and saved
-    ranks = [each[0] for each in found("first")]
+    ranks = [each[0] for each in first]
     assert ranks[0]["draws"] != ranks[1]["draws"]
     assert [rank["people"] for rank in ranks] == [6, 6]
     before = tmp_path / "before"
@@ -121,5 +98,5 @@ def test_two_ranks_agree_share_the_work_and_resume_exactly(
     files = {path.name for path in (before / "checkpoints" / "step-00000002").iterdir()}
     assert files == {"shared.pt", "rank-0.pt", "rank-1.pt", "checksums.json"}
 
-    assert [each[0] for each in found("second")] == ranks
+    assert [each[0] for each in second] == ranks
     assert (Path(settings[0].output) / "scores.json").read_text() == scores
