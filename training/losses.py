@@ -1,8 +1,24 @@
-"""The one loss kernel of the field: weighted mean squared error on heatmaps."""
+"""The losses on heatmaps: L_s of the labelled people, and the weighted squared error that every loss is."""
 
 from typing import Any
 
 import torch
+
+from models.heatmap import encode
+from models.net import PoseNet
+from pipelines.batch import LabelledBatch
+
+
+def supervised_loss(network: PoseNet, labelled: LabelledBatch, sigma: float) -> torch.Tensor:
+    """L_s: the network's heatmaps against Gaussians at the labelled keypoints (docs/methods.md 3.1).
+
+    sigma: of the Gaussians, in heatmap cells.
+    """
+    predicted = network(labelled.image)
+    target, weights = encode(
+        labelled.points_xy, labelled.visible, predicted.shape[-2:], stride=network.stride, sigma=sigma
+    )
+    return heatmap_loss(predicted, target, weights[:, :, None, None])
 
 
 def heatmap_loss(

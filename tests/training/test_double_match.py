@@ -10,8 +10,7 @@ from configs.load import InputError
 from models.heatmap import warp
 from pipelines.batch import UnlabelledBatch
 from tests.training.tiny import LATE, SIGMA, make_batches, make_method
-from training.losses import heatmap_loss
-from training.methods.supervised import supervised_loss
+from training.losses import heatmap_loss, supervised_loss
 
 
 @pytest.mark.parametrize("teacher", ["shared", "ema"])

@@ -13,9 +13,9 @@ from tests.training.tiny import (
     make_batches,
     make_method,
 )
-from training.losses import heatmap_loss
+from training.losses import heatmap_loss, supervised_loss
+from training.methods.consistency import strong_view
 from training.methods.method import Progress
-from training.methods.supervised import supervised_loss
 
 
 def test_the_loss_is_cross_teaching_with_half_the_supervised_losses() -> None:
@@ -79,7 +79,7 @@ def test_each_network_is_masked_at_the_keypoints_of_the_other() -> None:
     method = make_method("dual", paths=[[{"name": "joint_cutout", "count": 5}]])
     unlabelled = make_batches()[1]
     of_first, of_second = method.labels(unlabelled)
-    scene = method.first_student.strong_view(unlabelled, of_second).scene
+    scene = strong_view(method.cfg, unlabelled, of_second, 4).scene
     cells = of_second.heatmaps.flatten(2).argmax(dim=-1)
     expected = torch.stack((cells % 12, cells // 12), dim=-1) * 4.0
     assert torch.equal(scene.points_weak, expected)

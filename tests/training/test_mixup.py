@@ -10,6 +10,7 @@ from models.heatmap import warp
 from pipelines.mixing import draw_alpha, draw_partners, mix
 from tests.training.tiny import LATE, K, make_batches, make_method
 from training.losses import heatmap_loss
+from training.methods.consistency import augment, strong_view, what_to_mix
 from training.methods.mixup import mix_labels
 
 
@@ -62,9 +63,9 @@ def test_the_branch_mixes_the_views_of_the_recipe_with_their_own_labels(views: s
     method = make_method(paths=[[{"name": "joint_cutout"}]], mixup={"places": ["input"], "views": views})
     unlabelled = make_batches()[1]
     labels = method.labels(unlabelled)
-    view = method.student.strong_view(unlabelled, labels)
-    masked, _ = method.student.augment(method.cfg.paths[0], view.scene)
-    images, target, weights = method.student.to_mix(unlabelled, labels, view, masked)
+    view = strong_view(method.cfg, unlabelled, labels, 4)
+    masked, _ = augment(method.cfg.paths[0], view.scene, method.draws)
+    images, target, weights = what_to_mix(views, unlabelled, labels, view, masked)
     expected = {"weak": unlabelled.weak, "strong": unlabelled.strong, "masked": masked}[views]
     assert images is expected
     moved, inside = warp(labels.heatmaps, unlabelled.strong_from_weak, 4)
@@ -85,7 +86,7 @@ def test_one_place_a_step_or_a_pass_for_each() -> None:
 
         images, target = torch.randn(4, 3, 64, 48), torch.rand(4, K, 16, 12)
         method.network.register_forward_hook(counted)
-        method.student.mixup.loss(images, target, torch.ones(4, 1, 1, 1))
+        method.mixup.loss(images, target, torch.ones(4, 1, 1, 1))
         assert count == expected
 
 
@@ -95,7 +96,7 @@ def test_passes_for_every_place_are_averaged() -> None:
     method = make_method(mixup=settings)
     images, target = torch.randn(4, 3, 64, 48), torch.rand(4, K, 16, 12)
     twin, state = copy.deepcopy(method.network), method.rank_state()
-    loss, _ = method.student.mixup.loss(images, target, torch.ones(4, 1, 1, 1))
+    loss, _ = method.mixup.loss(images, target, torch.ones(4, 1, 1, 1))
     method.load_rank_state(state)
     losses = []
     for place in settings["places"]:
@@ -119,7 +120,7 @@ def test_mixing_before_the_linear_last_layer_mixes_the_heatmaps() -> None:
     twin = copy.deepcopy(method.network)
     images, target = torch.randn(4, 3, 64, 48), torch.rand(4, K, 16, 12)
     state = method.rank_state()
-    loss, alpha = method.student.mixup.loss(images, target, torch.ones(4, 1, 1, 1))
+    loss, alpha = method.mixup.loss(images, target, torch.ones(4, 1, 1, 1))
     method.load_rank_state(state)
     method.draws.one_of(1)
     assert torch.equal(alpha, draw_alpha(0.75, generator=method.draws.generator))
@@ -136,7 +137,7 @@ def test_an_unknown_place_is_refused_with_near_names() -> None:
 def test_networks_of_a_method_are_mixed_apart() -> None:
     """The hooks of one network of a pair leave the other alone."""
     method = make_method("dual", mixup={"places": ["backbone.layer3"]})
-    one, two = method.first_student.mixup.mixers, method.second_student.mixup.mixers
+    one, two = method.first_mixup.mixers, method.second_mixup.mixers
     assert one["backbone.layer3"] is not two["backbone.layer3"]
     assert torch.isfinite(method(*make_batches(), LATE).loss)
 

@@ -9,10 +9,9 @@ from models.heatmap import decode, encode
 from pipelines.batch import UnlabelledBatch
 from pipelines.geometry import apply, compose, invert
 from tests.training.tiny import SIGMA, SKELETON, K, make_batches, make_method
-from training.losses import heatmap_loss
+from training.losses import heatmap_loss, supervised_loss
 from training.methods.ensemble import copy_matrix
 from training.methods.method import Progress
-from training.methods.supervised import supervised_loss
 
 FIRST, SECOND = Progress(9, 30), Progress(10, 30)
 

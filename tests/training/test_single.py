@@ -17,10 +17,9 @@ from tests.training.tiny import (
     make_method,
     make_settings,
 )
-from training.losses import heatmap_loss
-from training.methods.consistency import pseudo_labels
+from training.losses import heatmap_loss, supervised_loss
+from training.methods.consistency import augment, pseudo_labels, strong_view, student_losses
 from training.methods.method import Method, Progress
-from training.methods.supervised import supervised_loss
 
 PARTS = {
     "none": [],
@@ -97,7 +96,7 @@ def test_parts_see_the_teachers_peaks_and_where_they_are() -> None:
     method = make_method()
     unlabelled = make_batches()[1]
     labels = method.labels(unlabelled)
-    scene = method.student.strong_view(unlabelled, labels).scene
+    scene = strong_view(method.cfg, unlabelled, labels, 4).scene
     flat = labels.heatmaps.flatten(2)
     cells = flat.argmax(dim=-1)
     assert torch.equal(scene.responses, flat.amax(dim=-1))
@@ -116,7 +115,7 @@ def test_an_averaged_teacher_follows_every_update() -> None:
 def test_cells_beyond_the_weak_view_are_ignored_or_background(outside: str, is_partial: bool) -> None:
     method = make_method(outside=outside)
     unlabelled = make_batches()[1]
-    weights = method.student.strong_view(unlabelled, method.labels(unlabelled)).weights
+    weights = strong_view(method.cfg, unlabelled, method.labels(unlabelled), 4).weights
     assert (0 < weights.mean() < 1) == is_partial
 
 
@@ -140,7 +139,7 @@ def test_labels_with_a_low_peak_do_not_count() -> None:
     labels = method.labels(unlabelled)
     assert torch.equal(labels.joint_weights, (labels.heatmaps.amax(dim=(2, 3)) > bound).float())
     assert 0.3 < labels.joint_weights.mean() < 0.7
-    weights = method.student.strong_view(unlabelled, labels).weights
+    weights = strong_view(method.cfg, unlabelled, labels, 4).weights
     assert torch.equal(weights.amax(dim=(2, 3)) > 0, labels.joint_weights > 0)
 
 
@@ -153,7 +152,7 @@ def test_masked_and_mixed_passes_move_the_batch_statistics_or_leave_them(
     labels = method.labels(unlabelled)
     norm = method.network.backbone.stem[0].bn
     before, momentum = norm.running_mean.clone(), norm.momentum
-    method.student.loss(unlabelled, labels)
+    student_losses(method.cfg, method.network, method.mixup, unlabelled, labels, method.draws)
     assert torch.equal(norm.running_mean, before) != moves
     assert norm.momentum == momentum
     method.labels(unlabelled)  # the weak views move them in any case
@@ -205,8 +204,8 @@ def test_parts_change_only_what_the_student_sees() -> None:
     method = make_method(paths=[[{"name": "joint_cutout", "count": 5}]])
     unlabelled = make_batches()[1]
     before = unlabelled.strong.clone()
-    scene = method.student.strong_view(unlabelled, method.labels(unlabelled)).scene
-    images, _ = method.student.augment(method.cfg.paths[0], scene)
+    scene = strong_view(method.cfg, unlabelled, method.labels(unlabelled), 4).scene
+    images, _ = augment(method.cfg.paths[0], scene, method.draws)
     assert torch.equal(unlabelled.strong, before)
     changed = (images != before).all(dim=1).flatten(1).float().mean(dim=1)
     assert torch.all(changed > 0)

@@ -9,9 +9,8 @@ import torch
 
 from models.heatmap import warp
 from tests.training.tiny import LATE, SIGMA, make_batches, make_method
-from training.losses import heatmap_loss
+from training.losses import heatmap_loss, supervised_loss
 from training.methods.method import Progress
-from training.methods.supervised import supervised_loss
 from training.methods.triple import closest_pair_mean, position_inconsistency
 
 PLAIN: dict[str, Any] = {"paths": [[]], "epoch_steps": 10, "min_peak": 0.0}

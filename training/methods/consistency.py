@@ -1,12 +1,12 @@
-"""What the consistency methods share: a student between a teacher's weak view and its own strong views.
+"""What the consistency methods share: a teacher labels the weak views, and a student learns from them.
 
-The paths of MultiAugs (docs/methods.md 5), of which the other methods use one, and the Mixup branch.
+The paths of MultiAugs (docs/methods.md 5), of which the other methods use one, and the mixtures.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -61,6 +61,15 @@ class ConsistencySettings:
 
     uses_unlabelled = True
     uses_every_parameter = True
+
+    @property
+    def mixup_weight(self) -> float:
+        """lambda_m; 0 without the branch."""
+        return self.mixup.weight if self.mixup else 0.0
+
+    def mixup_branch(self, network: PoseNet, draws: Draws) -> MixupBranch | None:
+        """The branch of a student, where the recipe has one."""
+        return MixupBranch(self.mixup, network, draws) if self.mixup else None
 
     def __post_init__(self) -> None:
         if self.burn_in + self.ramp_up > 1:
@@ -120,104 +129,121 @@ class StrongView:
     """(N, K, h, w): of each cell's squared error."""
 
 
-class Student:
-    """One network's strong branches: its paths and its mixture."""
+class StudentLosses(NamedTuple):
+    """What one student learns from the unlabelled people, not yet weighted, and the terms for the report."""
 
-    def __init__(self, cfg: ConsistencySettings, network: PoseNet, draws: Draws) -> None:
-        self.cfg = cfg
-        self.network = network
-        self.draws = draws
-        self.mixup = MixupBranch(cfg.mixup, network, draws) if cfg.mixup else None
+    unlabelled: torch.Tensor
+    """L_u, the sum over the strong paths."""
+    mixed: torch.Tensor | float
+    """L_m; 0 without the branch."""
+    terms: dict[str, torch.Tensor]
 
-    def loss(
-        self, unlabelled: UnlabelledBatch, labels: PseudoLabels
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """lambda_u L_u + lambda_m L_m, and the terms for the report.
 
-        The paths see one strong view and run one after the other, each with batch statistics of its own.
-        """
-        with self.keeping_statistics():
-            return self._loss(unlabelled, labels)
+def student_losses(
+    cfg: ConsistencySettings,
+    network: PoseNet,
+    mixup: MixupBranch | None,
+    unlabelled: UnlabelledBatch,
+    labels: PseudoLabels,
+    draws: Draws,
+) -> StudentLosses:
+    """L_u and L_m of `network` by a teacher's labels of the weak views.
 
-    def _loss(
-        self, unlabelled: UnlabelledBatch, labels: PseudoLabels
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        view = self.strong_view(unlabelled, labels)
-        terms = label_terms(labels)
-        losses, first = [], view.scene.strong
-        for number, path in enumerate(self.cfg.paths):
-            images, path_terms = self.augment(path, view.scene)
-            losses.append(heatmap_loss(self.network(images), view.target, view.weights))
-            terms |= path_terms if len(self.cfg.paths) == 1 else marked(path_terms, f"path{number + 1}")
-            first = images if number == 0 else first
+    The paths see one strong view and run one after the other, each with batch statistics of its own; then
+    the mixture.
+    """
+    view = strong_view(cfg, unlabelled, labels, network.stride)
+    terms = label_terms(labels)
+    losses, shown = [], []
+    loss_mixed: torch.Tensor | float = 0.0
+    with keeping_statistics(network) if cfg.statistics == "plain" else nullcontext():
+        for number, path in enumerate(cfg.paths, start=1):
+            images, path_terms = augment(path, view.scene, draws)  # adaptive_masks: Algorithm 1
+            losses.append(heatmap_loss(network(images), view.target, view.weights))
+            shown.append(images)
+            terms |= path_terms if len(cfg.paths) == 1 else marked(path_terms, f"path{number}")
         loss_unlabelled = torch.stack(losses).sum()
-        loss = self.cfg.weight * loss_unlabelled
-        terms["loss_unlabelled"] = loss_unlabelled.detach()
-        if self.mixup:
-            loss_mixed, terms["alpha"] = self.mixup.loss(*self.to_mix(unlabelled, labels, view, first))
-            loss = loss + self.mixup.cfg.weight * loss_mixed
+        if mixup is not None:
+            images, target, weights = what_to_mix(mixup.cfg.views, unlabelled, labels, view, shown[0])
+            loss_mixed, terms["alpha"] = mixup.loss(images, target, weights)  # Equation 4
             terms["loss_mixed"] = loss_mixed.detach()
-        return loss, terms
+    terms["loss_unlabelled"] = loss_unlabelled.detach()
+    return StudentLosses(loss_unlabelled, loss_mixed, terms)
 
-    @contextmanager
-    def keeping_statistics(self) -> Iterator[None]:
-        """The network's running batch statistics stay as they are inside, where the recipe wants it so."""
-        norms = [each for each in self.network.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
-        if self.cfg.statistics == "all":
-            norms = []
-        momenta = [each.momentum for each in norms]
-        for each in norms:
-            each.momentum = 0.0
-        try:
-            yield
-        finally:
-            for each, momentum in zip(norms, momenta, strict=True):
-                each.momentum = momentum
 
-    def strong_view(self, unlabelled: UnlabelledBatch, labels: PseudoLabels) -> StrongView:
-        """Carry the teacher's heatmaps into the strong views."""
-        target, inside = warp(labels.target, unlabelled.strong_from_weak, self.network.stride)
-        weights = labels.joint_weights[:, :, None, None]
-        weights = weights * inside if self.cfg.outside == "ignore" else weights.expand_as(target)
-        cells, heights = labels.peaks
-        scene = Scene(unlabelled.strong, heights, cells * self.network.stride, unlabelled.strong_from_weak)
-        return StrongView(scene, target, weights)
+def strong_view(
+    cfg: ConsistencySettings, unlabelled: UnlabelledBatch, labels: PseudoLabels, stride: int
+) -> StrongView:
+    """Carry a teacher's heatmaps into the strong views. stride: view px between two heatmap cells."""
+    target, inside = warp(labels.target, unlabelled.strong_from_weak, stride)
+    weights = labels.joint_weights[:, :, None, None]
+    weights = weights * inside if cfg.outside == "ignore" else weights.expand_as(target)
+    cells, heights = labels.peaks
+    scene = Scene(unlabelled.strong, heights, cells * stride, unlabelled.strong_from_weak)
+    return StrongView(scene, target, weights)
 
-    def augment(self, path: StrongPath, scene: Scene) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The strong views (N, 3, H, W) as one path shows them, and its terms for the report."""
-        images = scene.strong.clone()
-        terms: dict[str, torch.Tensor] = {}
-        for part in path:
-            images, part_terms = part.apply(images, scene, self.draws.generator)
-            terms |= part_terms
-        return images, terms
 
-    def to_mix(
-        self, unlabelled: UnlabelledBatch, labels: PseudoLabels, view: StrongView, first: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Images, target and weights that the Mixup branch mixes; `first` are those of the first path."""
-        assert self.mixup is not None
-        if self.mixup.cfg.views == "weak":
-            return unlabelled.weak, labels.target, labels.joint_weights[:, :, None, None]
-        images = first if self.mixup.cfg.views == "masked" else unlabelled.strong
-        return images, view.target, view.weights
+def augment(path: StrongPath, scene: Scene, draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The strong views (N, 3, H, W) as one path shows them, and its terms for the report."""
+    images = scene.strong.clone()
+    terms: dict[str, torch.Tensor] = {}
+    for part in path:
+        images, part_terms = part.apply(images, scene, draws.generator)
+        terms |= part_terms
+    return images, terms
 
-    def inspect(self, unlabelled: UnlabelledBatch, labels: PseudoLabels) -> Inspection:
-        """What the branches make of `unlabelled`; moves the draws."""
-        view = self.strong_view(unlabelled, labels)
-        images = [self.augment(path, view.scene)[0] for path in self.cfg.paths]
-        augmented = {f"path {number}": each for number, each in enumerate(images, start=1)}
-        if self.mixup:
-            augmented["mixed"] = self.mixup.example(self.to_mix(unlabelled, labels, view, images[0])[0])
-        return Inspection(
-            weak=unlabelled.weak,
-            strong=unlabelled.strong,
-            augmented=augmented,
-            heatmaps=labels.heatmaps,
-            target=view.target,
-            points_weak=view.scene.points_weak,
-            points_strong=apply(unlabelled.strong_from_weak, view.scene.points_weak),
-        )
+
+def what_to_mix(
+    views: Literal["weak", "strong", "masked"],
+    unlabelled: UnlabelledBatch,
+    labels: PseudoLabels,
+    view: StrongView,
+    first: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images (N, 3, H, W), target and weights of the mixtures. first: the images of the first path."""
+    if views == "weak":
+        return unlabelled.weak, labels.target, labels.joint_weights[:, :, None, None]
+    return first if views == "masked" else unlabelled.strong, view.target, view.weights
+
+
+@contextmanager
+def keeping_statistics(network: nn.Module) -> Iterator[None]:
+    """The running batch statistics of `network` stay as they are inside."""
+    norms = [each for each in network.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    momenta = [each.momentum for each in norms]
+    for each in norms:
+        each.momentum = 0.0
+    try:
+        yield
+    finally:
+        for each, momentum in zip(norms, momenta, strict=True):
+            each.momentum = momentum
+
+
+def inspect_student(
+    cfg: ConsistencySettings,
+    network: PoseNet,
+    mixup: MixupBranch | None,
+    unlabelled: UnlabelledBatch,
+    labels: PseudoLabels,
+    draws: Draws,
+) -> Inspection:
+    """What a student is shown of `unlabelled`; moves the draws."""
+    view = strong_view(cfg, unlabelled, labels, network.stride)
+    images = [augment(path, view.scene, draws)[0] for path in cfg.paths]
+    augmented = {f"path {number}": each for number, each in enumerate(images, start=1)}
+    if mixup is not None:
+        to_mix, _, _ = what_to_mix(mixup.cfg.views, unlabelled, labels, view, images[0])
+        augmented["mixed"] = mixup.example(to_mix)
+    return Inspection(
+        weak=unlabelled.weak,
+        strong=unlabelled.strong,
+        augmented=augmented,
+        heatmaps=labels.heatmaps,
+        target=view.target,
+        points_weak=view.scene.points_weak,
+        points_strong=apply(unlabelled.strong_from_weak, view.scene.points_weak),
+    )
 
 
 def label_terms(labels: PseudoLabels) -> dict[str, torch.Tensor]:

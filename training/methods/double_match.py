@@ -20,9 +20,10 @@ from configs.load import InputError
 from configs.settings import settings
 from models.heatmap import warp
 from models.net import PoseNet
-from pipelines.batch import UnlabelledBatch
-from training.methods.consistency import ConsistencySettings
-from training.methods.method import Ingredients
+from pipelines.batch import LabelledBatch, UnlabelledBatch
+from training.losses import supervised_loss
+from training.methods.consistency import ConsistencySettings, student_losses
+from training.methods.method import Ingredients, Progress, StepResult
 from training.methods.single import Single
 
 PROBE_PX = 64
@@ -63,14 +64,24 @@ class DoubleMatch(Single):
         channels, self.feature_stride = feature_layout(self.network, self.student_tap, cfg.layer)
         self.projection = nn.Conv2d(channels, channels, 1).to(next(self.network.parameters()).device)
 
-    def unlabelled_loss(self, unlabelled: UnlabelledBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """That of `single`, and the features of its passes matched."""
-        with self.teacher_tap.listening() as weak_features:
-            labels = self.labels(unlabelled)
-        with self.student_tap.listening() as strong_features:
-            loss, terms = self.student.loss(unlabelled, labels)
-        loss_feature = self.feature_loss(weak_features[0], strong_features, unlabelled)
-        return loss + self.feature_weight * loss_feature, terms | {"loss_feature": loss_feature.detach()}
+    def forward(
+        self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
+    ) -> StepResult:
+        """One step of `single`, and the features of its passes matched."""
+        cfg = self.cfg
+        loss = loss_supervised = supervised_loss(self.network, labelled, self.sigma)  # L_s
+        terms = {"loss_supervised": loss_supervised.detach()}
+        if unlabelled is not None:
+            with self.teacher_tap.listening() as weak_features:
+                labels = self.labels(unlabelled)
+            with self.student_tap.listening() as strong_features:
+                student = student_losses(cfg, self.network, self.mixup, unlabelled, labels, self.draws)
+            loss_feature = self.feature_loss(weak_features[0], strong_features, unlabelled)
+            loss_unlabelled = cfg.weight * student.unlabelled + cfg.mixup_weight * student.mixed
+            loss_unlabelled = loss_unlabelled + self.feature_weight * loss_feature
+            loss = loss_supervised + cfg.ramp(progress) * loss_unlabelled
+            terms |= student.terms | {"loss_feature": loss_feature.detach()}
+        return StepResult(loss, {"loss": loss.detach(), **terms})
 
     def feature_loss(
         self, weak: torch.Tensor, strong: list[torch.Tensor], unlabelled: UnlabelledBatch

@@ -10,10 +10,18 @@ import torch
 from configs.settings import settings
 from models.net import NetSettings, PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.methods.consistency import ConsistencySettings, PseudoLabels, Student, marked, pseudo_labels
+from training.losses import supervised_loss
+from training.methods.consistency import (
+    ConsistencySettings,
+    PseudoLabels,
+    inspect_student,
+    marked,
+    pseudo_labels,
+    student_losses,
+)
+from training.methods.draws import Draws
 from training.methods.ensemble import Ensemble
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
-from training.methods.supervised import supervised_loss
 
 
 @settings
@@ -38,6 +46,8 @@ class Dual(Method):
     The keypoints at which a network's images are masked are the other's, too.
     """
 
+    draws: Draws
+
     def __init__(self, cfg: DualSettings, ingredients: Ingredients) -> None:
         super().__init__(ingredients.draws)
         self.cfg = cfg
@@ -47,22 +57,25 @@ class Dual(Method):
         self.first_teacher = cfg.teacher.build(self.first)
         self.second_teacher = cfg.teacher.build(self.second)
         self.ensemble = Ensemble(cfg.ensemble, ingredients, self.first)
-        self.first_student = Student(cfg, self.first, ingredients.draws)
-        self.second_student = Student(cfg, self.second, ingredients.draws)
+        self.first_mixup = cfg.mixup_branch(self.first, ingredients.draws)
+        self.second_mixup = cfg.mixup_branch(self.second, ingredients.draws)
 
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
     ) -> StepResult:
         """One step: labelled, weak and strong views through both networks."""
+        cfg = self.cfg
         supervised = [supervised_loss(each, labelled, self.sigma) for each in (self.first, self.second)]
         loss = loss_supervised = torch.stack(supervised).mean()
         terms = {"loss_supervised": loss_supervised.detach()}
         if unlabelled is not None:
             of_first, of_second = self.labels(unlabelled)
-            loss_1, terms_1 = self.first_student.loss(unlabelled, of_second)
-            loss_2, terms_2 = self.second_student.loss(unlabelled, of_first)
-            loss = loss_supervised + self.cfg.ramp(progress) * (loss_1 + loss_2)
-            terms |= marked(terms_1, "1") | marked(terms_2, "2")
+            one = student_losses(cfg, self.first, self.first_mixup, unlabelled, of_second, self.draws)
+            two = student_losses(cfg, self.second, self.second_mixup, unlabelled, of_first, self.draws)
+            loss_1 = cfg.weight * one.unlabelled + cfg.mixup_weight * one.mixed
+            loss_2 = cfg.weight * two.unlabelled + cfg.mixup_weight * two.mixed
+            loss = loss_supervised + cfg.ramp(progress) * (loss_1 + loss_2)
+            terms |= marked(one.terms, "1") | marked(two.terms, "2")
         return StepResult(loss, {"loss": loss.detach(), **terms})
 
     def labels(self, unlabelled: UnlabelledBatch) -> tuple[PseudoLabels, PseudoLabels]:
@@ -93,4 +106,5 @@ class Dual(Method):
     def inspect(self, unlabelled: UnlabelledBatch) -> Inspection:
         """What the first network is shown."""
         with self.without_trace():
-            return self.first_student.inspect(unlabelled, self.labels(unlabelled)[1])
+            labels = self.labels(unlabelled)[1]
+            return inspect_student(self.cfg, self.first, self.first_mixup, unlabelled, labels, self.draws)

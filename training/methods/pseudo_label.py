@@ -17,10 +17,9 @@ from models.heatmap import decode, encode, find_peaks
 from models.net import PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.geometry import apply
-from training.losses import heatmap_loss
+from training.losses import heatmap_loss, supervised_loss
 from training.methods.ensemble import Ensemble, EnsembleSettings
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
-from training.methods.supervised import supervised_loss
 
 
 @settings

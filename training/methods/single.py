@@ -7,17 +7,23 @@ With one path that shows the strong view as it is, the affine consistency of Xie
 
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 
 from configs.settings import settings
 from models.net import PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.methods.consistency import ConsistencySettings, PseudoLabels, Student, pseudo_labels
+from training.losses import supervised_loss
+from training.methods.consistency import (
+    ConsistencySettings,
+    PseudoLabels,
+    inspect_student,
+    pseudo_labels,
+    student_losses,
+)
+from training.methods.draws import Draws
 from training.methods.ensemble import Ensemble
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
 from training.methods.mixup import MixupSettings
-from training.methods.supervised import supervised_loss
 
 
 @settings
@@ -38,7 +44,9 @@ class SingleSettings(ConsistencySettings):
 
 
 class Single(Method):
-    """L = L_s + ramp (lambda_u L_u + lambda_m L_m)."""
+    """L = L_s + ramp (lambda_u L_u + lambda_m L_m): Equation 1 of Meng et al., L_m by their Equation 4."""
+
+    draws: Draws
 
     def __init__(self, cfg: ConsistencySettings, ingredients: Ingredients) -> None:
         super().__init__(ingredients.draws)
@@ -47,23 +55,22 @@ class Single(Method):
         self.network = ingredients.make_network(None)
         self.teacher = cfg.teacher.build(self.network)
         self.ensemble = Ensemble(cfg.ensemble, ingredients, self.network)
-        self.student = Student(cfg, self.network, ingredients.draws)
+        self.mixup = cfg.mixup_branch(self.network, ingredients.draws)
 
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
     ) -> StepResult:
         """One step: labelled, weak (teacher), strong paths, mixed; in this order (docs/methods.md 3.2)."""
-        loss = loss_supervised = supervised_loss(self.network, labelled, self.sigma)
+        cfg = self.cfg
+        loss = loss_supervised = supervised_loss(self.network, labelled, self.sigma)  # L_s
         terms = {"loss_supervised": loss_supervised.detach()}
         if unlabelled is not None:
-            loss_unlabelled, more_terms = self.unlabelled_loss(unlabelled)
-            loss = loss_supervised + self.cfg.ramp(progress) * loss_unlabelled
-            terms |= more_terms
+            labels = self.labels(unlabelled)
+            student = student_losses(cfg, self.network, self.mixup, unlabelled, labels, self.draws)
+            loss_unlabelled = cfg.weight * student.unlabelled + cfg.mixup_weight * student.mixed
+            loss = loss_supervised + cfg.ramp(progress) * loss_unlabelled
+            terms |= student.terms
         return StepResult(loss, {"loss": loss.detach(), **terms})
-
-    def unlabelled_loss(self, unlabelled: UnlabelledBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """What the unlabelled people add to the loss once the ramp is over, and its terms for the report."""
-        return self.student.loss(unlabelled, self.labels(unlabelled))
 
     def labels(self, unlabelled: UnlabelledBatch) -> PseudoLabels:
         """What the teacher says of the weak views."""
@@ -85,4 +92,5 @@ class Single(Method):
     def inspect(self, unlabelled: UnlabelledBatch) -> Inspection:
         """What the student is shown."""
         with self.without_trace():
-            return self.student.inspect(unlabelled, self.labels(unlabelled))
+            labels = self.labels(unlabelled)
+            return inspect_student(self.cfg, self.network, self.mixup, unlabelled, labels, self.draws)

@@ -2,23 +2,11 @@
 
 from typing import Literal
 
-import torch
-
 from configs.settings import settings
-from models.heatmap import encode
 from models.net import PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.losses import heatmap_loss
+from training.losses import supervised_loss
 from training.methods.method import Ingredients, Method, Progress, StepResult
-
-
-def supervised_loss(network: PoseNet, labelled: LabelledBatch, sigma: float) -> torch.Tensor:
-    """L_s: the network's heatmaps against Gaussians at the labelled keypoints (docs/methods.md 3.1)."""
-    predicted = network(labelled.image)
-    target, weights = encode(
-        labelled.points_xy, labelled.visible, predicted.shape[-2:], stride=network.stride, sigma=sigma
-    )
-    return heatmap_loss(predicted, target, weights[:, :, None, None])
 
 
 class Supervised(Method):

@@ -17,17 +17,19 @@ from models.heatmap import find_peaks
 from models.net import NetSettings, PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.strong.cut_occlude import CutOcclude
+from training.losses import supervised_loss
 from training.methods.consistency import (
     ConsistencySettings,
     PseudoLabels,
     StrongPath,
-    Student,
+    inspect_student,
     marked,
     pseudo_labels,
+    student_losses,
 )
+from training.methods.draws import Draws
 from training.methods.ensemble import Ensemble
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
-from training.methods.supervised import supervised_loss
 from training.teacher import PreviousEpochTeacherSettings
 
 
@@ -72,6 +74,8 @@ class TripleSettings(ConsistencySettings):
 class Triple(Method):
     """L = (L_sA + L_sB + L_sS) / 2 + ramp (L_A by B's labels + L_B by A's + L_S by the corrected ones)."""
 
+    draws: Draws
+
     def __init__(self, cfg: TripleSettings, ingredients: Ingredients) -> None:
         super().__init__(ingredients.draws)
         self.cfg = cfg
@@ -85,23 +89,24 @@ class Triple(Method):
         self.previous_a = period.build(self.labeller_a.source(self.a))
         self.previous_b = period.build(self.labeller_b.source(self.b))
         trained = (self.a, self.b, self.network)
-        self.students = tuple(Student(cfg, each, ingredients.draws) for each in trained)
+        self.mixups = tuple(cfg.mixup_branch(each, ingredients.draws) for each in trained)
 
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
     ) -> StepResult:
         """One step: labelled, weak and strong views; the teachers before the student."""
-        trained = (self.a, self.b, self.network)
+        cfg, trained = self.cfg, (self.a, self.b, self.network)
         supervised = torch.stack([supervised_loss(each, labelled, self.sigma) for each in trained])
         loss = 0.5 * supervised.sum()
         terms = {"loss_supervised": supervised[2].detach()}
         if unlabelled is not None:
             of_a, of_b, corrected = self.labels(unlabelled, progress)
-            taught = zip(self.students, (of_b, of_a, corrected), strict=True)
-            for number, (student, labels) in enumerate(taught, start=1):
-                loss_student, student_terms = student.loss(unlabelled, labels)
-                loss = loss + self.cfg.ramp(progress) * loss_student
-                terms |= marked(student_terms, str(number))
+            taught = zip(trained, self.mixups, (of_b, of_a, corrected), strict=True)
+            for number, (network, mixup, labels) in enumerate(taught, start=1):
+                student = student_losses(cfg, network, mixup, unlabelled, labels, self.draws)
+                loss_student = cfg.weight * student.unlabelled + cfg.mixup_weight * student.mixed
+                loss = loss + cfg.ramp(progress) * loss_student
+                terms |= marked(student.terms, str(number))
         return StepResult(loss, {"loss": loss.detach(), **terms})
 
     def labels(
@@ -163,7 +168,7 @@ class Triple(Method):
         """What the student is shown, by the mean of the teachers."""
         with self.without_trace():
             labels = self.labels(unlabelled, Progress(step=0, total_steps=1))[2]
-            return self.students[2].inspect(unlabelled, labels)
+            return inspect_student(self.cfg, self.network, self.mixups[2], unlabelled, labels, self.draws)
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
