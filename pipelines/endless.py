@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, Generic, TypeVar
 
 from configs.load import InputError
-from pipelines.feed import Feed
+from pipelines.stream_reader import Feed
 
 Batch = TypeVar("Batch")
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from configs.load import InputError
-from pipelines.feed import Feed
+from pipelines.stream_reader import Feed
 from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, ViewLaw, ViewSettings
 from sharding.crop import BOX_PADDING
 from sharding.index import VERSION as INDEX_VERSION

@@ -24,10 +24,10 @@ from pipelines.cache.loader import CachedLoader, MakePlan
 from pipelines.cache.store import Home, Store
 from pipelines.cache.store import fill as fill_store
 from pipelines.endless import Batch, TrainLoader
-from pipelines.feed import Feed
 from pipelines.graph import Graph, Reading
 from pipelines.render import Shown, ViewPipeline
 from pipelines.source import Split
+from pipelines.stream_reader import Feed
 from pipelines.views import ViewSettings
 
 Cache = Literal["none", "host", "device"]

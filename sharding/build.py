@@ -25,6 +25,7 @@ from rich.text import Text
 from configs.disk import named_disk_errors
 from configs.load import InputError, command
 from sharding.category import describe_keypoints
+from sharding.checks import inspect_people
 from sharding.executor import map_in_order
 from sharding.files import (
     file_sha256,
@@ -46,7 +47,6 @@ from sharding.manifest import (
     read_manifest,
     write_manifest,
 )
-from sharding.people import inspect_people
 from sharding.plan import PhotoTask, make_plan, num_samples, photos_without_box
 from sharding.record import Annotations
 from sharding.report import EFFECTS, check, print_warnings
@@ -56,7 +56,7 @@ from sharding.split import SplitCard, describe_split, take_side
 from sharding.stopping import stoppable
 from sharding.truth import write_ground_truth
 from sharding.verify import verify_command
-from sharding.work import PhotoSamples, do_job, make_jobs
+from sharding.worker import PhotoSamples, do_job, make_jobs
 from sharding.write import write_shards
 
 _DOING = "building"

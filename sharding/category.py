@@ -6,7 +6,7 @@ from typing import Any
 
 from configs.load import InputError
 from sharding.findings import Fault, Findings
-from sharding.sides import Mirrors, Parts, find_mirrors, joined_name, plain_name, side_of
+from sharding.flip_pairs import Mirrors, Parts, find_mirrors, joined_name, plain_name, side_of
 from sharding.skeleton import COCO_17, DEFAULT_SIGMA, LSP_14, Skeleton
 
 
@@ -69,7 +69,7 @@ def from_category(category: dict[str, Any], *, where: str, findings: Findings | 
     Reads `keypoints` (names) and `skeleton` (bones, counted from 1); two keys beyond COCO's own are
     optional: `sigmas` (K numbers; without it a keypoint of a published name, however it is spelt, gets its
     published sigma and any other `DEFAULT_SIGMA`) and `flip_pairs` (pairs of 0-based indices or of names;
-    without it they follow from the names, see `sharding.sides`).
+    without it they follow from the names, see `sharding.flip_pairs`).
     where: the file, for the message. findings: takes what is odd about pairs and bones; without it what
     stops is raised, and what does not stop is passed over. Raises InputError for what is no keypoint set.
     """

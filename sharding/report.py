@@ -13,9 +13,9 @@ from rich.text import Text
 
 from configs.load import InputError
 from sharding.category import describe_keypoints, list_keypoints
+from sharding.checks import inspect_people
 from sharding.files import write_atomic
 from sharding.findings import Effect, Finding, Findings
-from sharding.people import inspect_people
 from sharding.plan import make_plan
 from sharding.settings import BuildSettings
 from sharding.sheet import draw_sheet

@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from sharding.checks import joint_sides
 from sharding.decode import decode_photo
 from sharding.files import write_atomic
+from sharding.flip_pairs import Side
 from sharding.fonts import legible
-from sharding.people import joint_sides
 from sharding.record import Annotations, Person
-from sharding.sides import Side
 from sharding.skeleton import Skeleton
 
 COLUMNS = ROWS = 4

@@ -25,8 +25,8 @@ from configs.disk import named_disk_errors
 from configs.load import InputError, exit_on_input_error, load, read_request
 from configs.settings import settings
 from sharding.files import write_atomic
-from training.finished import Group, Protocol, Run, find_runs, group_runs, mean_sd, read_losses, read_run
 from training.plot import Curve, Point, draw_curves, draw_labels, draw_parameters, plot
+from training.runs import Group, Protocol, Run, find_runs, group_runs, mean_sd, read_losses, read_run
 
 SECTIONS = ("one network", "several networks")
 ALWAYS_SHOWN = ("AP", "AR")

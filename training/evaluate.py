@@ -40,10 +40,10 @@ from pipelines.source import Split, open_split
 from sharding.skeleton import Skeleton
 from training import checkpoint
 from training.build import build_method, open_splits
-from training.doubts import photos_seen
 from training.files import CARD_NAME, SCORES_NAME, read_json, write_json
-from training.finished import own_recipe, read_scores
 from training.predict import Predictions, join, predict
+from training.run_warnings import photos_seen
+from training.runs import own_recipe, read_scores
 from training.scoring.metrics import coco_results, metrics_of, require, score
 from training.scoring.oks import beyond_limit
 from training.scoring.truth import categories_of, category_id_of, is_detected

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from pipelines.views import MEAN_RGB, STD_RGB
+from sharding.checks import joint_sides
 from sharding.files import write_atomic
-from sharding.people import joint_sides
 from sharding.sheet import COLOURS
 from sharding.skeleton import Skeleton
 from training.methods.method import Inspection

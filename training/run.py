@@ -41,14 +41,14 @@ from pipelines.source import Split
 from sharding.files import write_atomic
 from training import card, checkpoint
 from training.build import RECIPE_NAME, build_method, choose_kernels, open_splits
-from training.doubts import doubts, limits_of_scoring
 from training.files import CARD_NAME, write_json
-from training.finished import own_recipe, read_settings
 from training.launcher import require_plain_launch
 from training.loop import Job, restore, train, write_scores
 from training.report import Report
 from training.resume import Resumed
 from training.run_folder import find_start, held, is_complete, refuse_odd_folder, refuse_other_settings
+from training.run_warnings import limits_of_scoring, setting_warnings
+from training.runs import own_recipe, read_settings
 from training.scoring.metrics import require
 from training.settings import RunSettings
 from training.stopping import StopRequest, end_with_launcher, missing_processes
@@ -141,12 +141,12 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
         whom = (labelled, unlabelled, val, ground_truth)
         written = card.card(cfg, *whom, method, place, cached_bytes=cached_bytes)
         report.note(card.describe(written))
-        for doubt in [
-            *doubts(cfg, labelled, unlabelled, val),
+        for warning in [
+            *setting_warnings(cfg, labelled, unlabelled, val),
             *limits_of_scoring(cfg, ground_truth),
             *missing_processes(place.world),
         ]:
-            report.note(f"note: {doubt}")
+            report.note(f"note: {warning}")
     return Job(
         cfg=cfg,
         folder=folder,

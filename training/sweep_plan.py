@@ -14,7 +14,7 @@ from configs.schema import plain
 from configs.settings import settings
 from training.build import RECIPE_NAME
 from training.compare import Plot
-from training.finished import is_finished, other_settings, read_settings
+from training.runs import is_finished, other_settings, read_settings
 from training.settings import RunSettings
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pipelines import geometry
-from pipelines.masking.choice import HALF_SIDE_PX, JITTER_SD_PX, Masks, draw_masks
 from pipelines.masking.counts import adaptive_mask_counts
+from pipelines.masking.mask_sampling import HALF_SIDE_PX, JITTER_SD_PX, Masks, draw_masks
 from pipelines.masking.op import mask_keypoints
 from pipelines.mixing import draw_alpha, draw_partners, mix
 

@@ -14,7 +14,7 @@ from pipelines.cache.draw import Order, Plan, draws_of
 from pipelines.cache.store import Store
 from pipelines.cache.warp.host import HostWarp
 from pipelines.endless import Batch, TrainLoader
-from pipelines.feed import Feed
+from pipelines.stream_reader import Feed
 
 MakePlan = Callable[[Store, np.ndarray, np.random.Generator], Plan]
 Outputs = dict[str, Tensor]

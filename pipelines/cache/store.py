@@ -14,7 +14,7 @@ from torch import Tensor
 
 from configs.load import InputError
 from pipelines import graph
-from pipelines.cache.room import require_room
+from pipelines.cache.memory_check import require_room
 from pipelines.graph import Graph, Pipeline, Reading
 
 Home = Literal["host", "device"]

@@ -6,7 +6,7 @@ where x - a <= column < x + a and y - b <= row < y + b; all in float32, each ope
 10 covers exactly 20 pixels, as the published slices do. A comparison with "not a number" is false, so a point
 that is not finite paints nothing; rectangles beyond the image are cut or paint nothing.
 
-The random numbers are drawn beforehand (choice.py), so the op is deterministic and its kernels can be
+The random numbers are drawn beforehand (mask_sampling.py), so the op is deterministic and its kernels can be
 compared. It is a registered op because `torch.compile` must not look inside: the CPU kernel is Numba's, the
 CUDA kernel Triton's, each imported at its first launch.
 """

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from configs.settings import settings
 from pipelines import geometry
-from pipelines.masking.choice import draw_half_sizes, draw_jitter, draw_order
+from pipelines.masking.mask_sampling import draw_half_sizes, draw_jitter, draw_order
 from pipelines.strong.patches import Patches, paste
 from pipelines.strong.scene import Scene
 
@@ -48,12 +48,12 @@ def draw_joint_patches(
 
     Each sample has one source image, uniform over the batch (it may be itself), `count` distinct joints to
     cover and as many distinct joints of the source, all uniform and independent; with fewer joints, all of
-    them. Target and source are jittered independently, by the law of pipelines/masking/choice.py.
+    them. Target and source are jittered independently, by the law of pipelines/masking/mask_sampling.py.
 
     The strong view is sampled once from the stored pixels, so nothing can be pasted into the weak view and
-    then be warped. As with masks (choice.py), the centres move with the joints and the sides grow with the
-    sample's view, so that the patch hides the same part of the body, only upright. The source is cut in its
-    own strong view with the same sides: its pixels are copied, not scaled.
+    then be warped. As with masks (mask_sampling.py), the centres move with the joints and the sides grow with
+    the sample's view, so that the patch hides the same part of the body, only upright. The source is cut in
+    its own strong view with the same sides: its pixels are copied, not scaled.
 
     Args:
         points_weak: (N, K, 2) weak-view px, where the teacher sees the keypoints.

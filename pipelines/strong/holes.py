@@ -8,7 +8,7 @@ from torch import Tensor
 
 from configs.settings import settings
 from pipelines import geometry
-from pipelines.masking.choice import draw_half_sizes
+from pipelines.masking.mask_sampling import draw_half_sizes
 from pipelines.masking.op import mask_keypoints
 from pipelines.mixing import draw_partners
 from pipelines.strong.patches import Patches, paste
@@ -67,7 +67,8 @@ def draw_holes(
 
     Differs from MultiAugs: centres are uniform over the pixels of the strong view itself, so that none falls
     outside it (there: drawn in the weak view with height and width exchanged, then warped). Half-sides
-    follow the published law for joints (choice.py) and grow with the view, to hide as much of the body.
+    follow the published law for joints (mask_sampling.py) and grow with the view, to hide as much of the
+    body.
 
     Args:
         count: holes of each sample.

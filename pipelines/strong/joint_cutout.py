@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from configs.settings import settings
-from pipelines.masking.choice import draw_counts, draw_masks
 from pipelines.masking.counts import adaptive_mask_counts, fixed_mask_counts
+from pipelines.masking.mask_sampling import draw_counts, draw_masks
 from pipelines.masking.op import mask_keypoints
 from pipelines.strong.scene import Scene
 

@@ -24,7 +24,7 @@ from rich.table import Table
 
 import sharding.build
 import sharding.sample
-import sharding.work
+import sharding.worker
 from configs.load import command
 from configs.schema import plain
 from configs.settings import settings
@@ -129,7 +129,7 @@ def time_shares(cfg: BenchSettings, folder: Path) -> dict[str, float]:
 
         return run
 
-    places = ((sharding.work, "decode_photo", "decode"), (sharding.sample, "encode_jpeg", "encode"))
+    places = ((sharding.worker, "decode_photo", "decode"), (sharding.sample, "encode_jpeg", "encode"))
     real = [getattr(module, function) for module, function, _ in places]
     try:
         for module, function, name in places:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 import sharding.build
 import sharding.formats.lsp
-import sharding.work
+import sharding.worker
 from configs.load import InputError
 from sharding.build import BuildSettings, build
 from sharding.crop import WholePhoto
@@ -97,8 +97,8 @@ class TestContent:
     @pytest.mark.parametrize("order", ["file", "shuffle"])
     def test_photo_is_decoded_once_for_its_persons(self, small, output, quiet, monkeypatch, order):
         calls = []
-        real = sharding.work.decode_photo
-        monkeypatch.setattr(sharding.work, "decode_photo", lambda *a, **k: calls.append(1) or real(*a, **k))
+        real = sharding.worker.decode_photo
+        monkeypatch.setattr(sharding.worker, "decode_photo", lambda *a, **k: calls.append(1) or real(*a, **k))
         build(small.settings(output, order=order, samples_per_shard=3), console=quiet)
         assert len(calls) == 5
 

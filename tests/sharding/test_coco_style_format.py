@@ -12,11 +12,11 @@ from rich.console import Console
 from configs.load import InputError, load
 from sharding.boxes import AREA_OF_BOX
 from sharding.build import build
+from sharding.checks import inspect_people
 from sharding.formats.coco import EMPTY_BOX
 from sharding.formats.coco_style import CocoStyleFormat
 from sharding.formats.own_rows import VISIBILITY_ADDED
 from sharding.joint_boxes import JointBoxes, joint_box
-from sharding.people import inspect_people
 from sharding.results import SHARE_BOX
 from sharding.settings import BuildSettings
 from sharding.skeleton import DEFAULT_SIGMA

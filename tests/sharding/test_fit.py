@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from sharding.checks import inspect_people
 from sharding.findings import Findings, is_many
 from sharding.fit import (
     ALL_PERCENT,
@@ -25,7 +26,6 @@ from sharding.formats.coco import CocoFormat
 from sharding.formats.crowdpose import CrowdPoseFormat
 from sharding.formats.lsp import LspFormat
 from sharding.formats.mpii import MpiiFormat
-from sharding.people import inspect_people
 from sharding.photos import open_photos
 from sharding.record import Annotations, Person
 from sharding.skeleton import COCO_17

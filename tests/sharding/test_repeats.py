@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharding.people import inspect_people
+from sharding.checks import inspect_people
 from sharding.record import Person, photo_key
 from sharding.repeats import SAME_PERSON, SAME_PHOTO, _repeated
 from sharding.split import TrainValSplit, take_side

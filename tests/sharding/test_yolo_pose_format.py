@@ -11,10 +11,10 @@ from PIL import Image
 from configs.load import InputError
 from sharding.boxes import AREA_OF_BOX
 from sharding.category import UNMIRRORED
+from sharding.checks import inspect_people
 from sharding.formats.coco import CocoFormat
 from sharding.formats.yolo_pose import CORNER, NO_LABELS, REPEATED, YoloPoseFormat
 from sharding.joint_boxes import JointBoxes
-from sharding.people import inspect_people
 from sharding.skeleton import COCO_17, to_category
 
 SIZE_WH = (200, 100)

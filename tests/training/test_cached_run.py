@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from configs.load import InputError
-from pipelines.cache import room
+from pipelines.cache import memory_check
 from training.run import run
 from training.settings import RunSettings
 
@@ -48,7 +48,7 @@ def test_a_run_goes_on_as_it_began(tiny_run: MakeRun) -> None:
 def test_a_cache_that_does_not_fit_stops_the_run_at_its_start(
     tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "host_memory", lambda: (10**5, 10**6))
+    monkeypatch.setattr(memory_check, "host_memory", lambda: (10**5, 10**6))
     cfg = tiny_run("supervised", "data.cache=host")
     with pytest.raises(InputError, match=r"the 10 labelled people of .* set data\.cache to none"):
         run(cfg, resume=False)

@@ -19,7 +19,7 @@ from training.compare import (
     read_all,
     report,
 )
-from training.finished import find_runs, group_runs, read_run
+from training.runs import find_runs, group_runs, read_run
 from training.settings import RunSettings
 
 Write = Callable[..., Path]

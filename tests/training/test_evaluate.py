@@ -21,9 +21,9 @@ from sharding.formats.folder import FolderFormat
 from sharding.manifest import read_manifest, write_manifest
 from sharding.settings import BuildSettings
 from training import checkpoint, evaluate
-from training.finished import read_run
 from training.predict import Predictions
 from training.run import run
+from training.runs import read_run
 from training.settings import RunSettings
 
 MakeRun = Callable[..., RunSettings]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipelines.views import MEAN_RGB, STD_RGB
-from sharding.people import joint_sides
+from sharding.checks import joint_sides
 from sharding.sheet import COLOURS
 from sharding.skeleton import COCO_17, Skeleton
 from training.methods.method import Inspection

@@ -15,7 +15,7 @@ import torch
 
 from configs.load import InputError
 from pipelines import geometry
-from pipelines.cache import room, store
+from pipelines.cache import memory_check, store
 from pipelines.loader import LoaderSettings, Place, labelled_loader, unlabelled_loader
 from pipelines.source import labelled_split, open_split
 from pipelines.views import PUBLISHED_WEAK, STD_RGB, ViewSettings
@@ -223,7 +223,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_decoded(
     grey_shards: GreyShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = open_split(grey_shards(9))
-    monkeypatch.setattr(room, "host_memory", lambda: (10**6, 10**7))
+    monkeypatch.setattr(memory_check, "host_memory", lambda: (10**6, 10**7))
     monkeypatch.setattr(store.graph, "decode", lambda *_: pytest.fail("a photo was decoded"))
     with pytest.raises(
         InputError, match=r"the 9 labelled people of .* need 0\.00109 GiB.*data\.cache to none"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from pipelines.masking.choice import draw_counts, draw_masks
+from pipelines.masking.mask_sampling import draw_counts, draw_masks
 from pipelines.masking.op import mask_keypoints
 from pipelines.strong import AdaptiveMasks, JointCutout, Part, RandomMasks, Scene
 

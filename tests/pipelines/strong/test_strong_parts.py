@@ -8,7 +8,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from pipelines import geometry
-from pipelines.masking.choice import draw_masks
+from pipelines.masking.mask_sampling import draw_masks
 from pipelines.masking.op import mask_keypoints
 from pipelines.mixing import draw_partners
 from pipelines.strong import CutMix, CutOcclude, Cutout, JointCutout, Part, Scene

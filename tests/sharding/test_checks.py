@@ -5,10 +5,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from sharding.findings import Findings
-from sharding.formats.coco import read_coco
-from sharding.formats.lsp import LspFormat
-from sharding.people import (
+from sharding.checks import (
     ALL_SWAPPED,
     JOINT_OUTSIDE,
     LEAST_PEOPLE,
@@ -17,6 +14,9 @@ from sharding.people import (
     joint_sides,
     sided_pairs,
 )
+from sharding.findings import Findings
+from sharding.formats.coco import read_coco
+from sharding.formats.lsp import LspFormat
 from sharding.photos import open_photos
 from sharding.record import Annotations, Person
 from sharding.skeleton import COCO_17, LSP_14, Skeleton

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from configs.load import InputError
-from pipelines.cache import room
-from pipelines.cache.room import GIB, cgroup_memory, host_memory, require_room
+from pipelines.cache import memory_check
+from pipelines.cache.memory_check import GIB, cgroup_memory, host_memory, require_room
 
 CPU = torch.device("cpu")
 
@@ -51,7 +51,7 @@ def test_this_machine_has_memory() -> None:
 
 @pytest.mark.parametrize("home", ["host", "device"])  # on a CPU run the host is the device
 def test_what_does_not_fit_is_refused_with_its_size(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "host_memory", lambda: (12 * GIB, 20 * GIB))
+    monkeypatch.setattr(memory_check, "host_memory", lambda: (12 * GIB, 20 * GIB))
     require_room(10 * GIB, home, CPU, what="people")
     with pytest.raises(
         InputError,
@@ -72,7 +72,7 @@ def test_the_memory_of_a_gpu_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     require_room(50 * GIB, "device", gpu, what="people")
     with pytest.raises(InputError, match=r"70 GiB free on the device 20 are kept .*set data\.cache to host"):
         require_room(51 * GIB, "device", gpu, what="people")
-    monkeypatch.setattr(room, "host_memory", lambda: (500 * GIB, 900 * GIB))
+    monkeypatch.setattr(memory_check, "host_memory", lambda: (500 * GIB, 900 * GIB))
     require_room(51 * GIB, "host", gpu, what="people")
     with pytest.raises(InputError, match=r"data\.cache to none"):
         require_room(52 * GIB, "host", gpu, what="people")

@@ -20,11 +20,11 @@ from sharding.fit import (
     note_fits,
     note_missing,
 )
+from sharding.flip_pairs import Side, side_of_first
 from sharding.joint_boxes import MADE_BOX
 from sharding.limits import note_ignored, note_limits
 from sharding.record import Annotations, Person
 from sharding.repeats import note_repeats
-from sharding.sides import Side, side_of_first
 from sharding.skeleton import Skeleton
 
 OUTSIDE_TOLERANCE_PX = 0.5

@@ -1,4 +1,4 @@
-"""What a run may do and was hardly meant to."""
+"""Warnings about settings that are probably unintended."""
 
 import math
 from typing import Any
@@ -12,8 +12,8 @@ from training.shared_photos import shared_photos
 NAMES_SHOWN = 3
 
 
-def doubts(cfg: RunSettings, labelled: Split, unlabelled: Split | None, val: Split) -> list[str]:
-    """A sentence for each, to be told at the start of the run."""
+def setting_warnings(cfg: RunSettings, labelled: Split, unlabelled: Split | None, val: Split) -> list[str]:
+    """One sentence for each; a run prints them at its start."""
     trained_on = [labelled, unlabelled] if unlabelled else [labelled]
     train_folders = {split.root: split for split in trained_on}
     folders = train_folders | {val.root: val}

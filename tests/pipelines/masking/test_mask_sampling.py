@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipelines.masking.choice import Masks, draw_half_sizes, draw_jitter, draw_masks, draw_order
+from pipelines.masking.mask_sampling import Masks, draw_half_sizes, draw_jitter, draw_masks, draw_order
 from pipelines.masking.op import mask_keypoints
 
 VIEW_HW = (256, 192)

@@ -11,14 +11,14 @@ from pipelines.source import Split
 from sharding.split import SideCount, SplitCard
 from tests.training.test_oks import make_ground_truth
 from training.build import open_splits
-from training.doubts import doubts, limits_of_scoring
+from training.run_warnings import limits_of_scoring, setting_warnings
 from training.settings import RunSettings
 
 MakeRun = Callable[..., RunSettings]
 
 
 def told(cfg: RunSettings, folder: Path) -> list[str]:
-    return doubts(cfg, *open_splits(cfg, folder))
+    return setting_warnings(cfg, *open_splits(cfg, folder))
 
 
 @pytest.mark.parametrize("method", ["supervised", "everything"])
@@ -98,7 +98,7 @@ def test_sides_of_different_divisions(
     card = SplitCard(take="train", val_share=0.2, seed=0, group="photo", train=count, val=count)
     trained_on = with_card(labelled, card)
     scored = with_card(val, replace(card, **{"take": "val", **change}))
-    found = doubts(cfg, trained_on, unlabelled, scored)
+    found = setting_warnings(cfg, trained_on, unlabelled, scored)
     assert len(found) == is_doubtful
     assert all("are not the two sides of one division" in each for each in found)
 
