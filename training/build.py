@@ -62,6 +62,12 @@ def build_method(cfg: RunSettings, skeleton: Skeleton, place: Place, *, fresh: b
     return method
 
 
+def build_optimizer(module: torch.nn.Module, cfg: RunSettings) -> torch.optim.Optimizer:
+    """Adam over what is trained, in one kernel for all parameters."""
+    parameters = [each for each in module.parameters() if each.requires_grad]
+    return torch.optim.Adam(parameters, lr=cfg.optim.lr, fused=True)
+
+
 def compile_networks(method: Method) -> None:
     """Compile every network of a method, copies of teachers too; names and values of its state stay.
 

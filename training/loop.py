@@ -21,7 +21,7 @@ from training.methods.method import Method, Progress
 from training.predict import beside_truth, predict
 from training.report import Report
 from training.schedule import is_due
-from training.settings import RunSettings
+from training.settings import OptimSettings, RunSettings
 from training.stopping import StopRequest
 
 
@@ -67,18 +67,11 @@ def train(job: Job, stop: StopRequest) -> None:
         if job.step == 0:
             draw_pictures(job)
 
-        rate = job.method.rate_position(progress)
-        lr = cfg.optim.lr * cfg.optim.schedule.scale(rate.step, rate.total_steps)
-        set_learning_rate(job.optimizer, lr)
-        result = job.wrapped(labelled, unlabelled, progress)
-        accelerator.backward(result.loss)
-        job.optimizer.step()
-        job.optimizer.zero_grad(set_to_none=True)
-        job.method.after_update(progress)
-
+        terms = train_step(
+            job.method, job.wrapped, job.optimizer, accelerator, cfg.optim, labelled, unlabelled, progress
+        )
         job.step += 1
         people = len(labelled.image) + (len(unlabelled.weak) if unlabelled else 0)
-        terms = {**result.terms, "lr": lr}
         job.report.step(job.step, terms, waited, samples=people * accelerator.num_processes)
         is_last = job.step == cfg.steps
         is_scored = is_last or is_due(job.step, cfg.evaluate_every, cfg.steps)
@@ -97,10 +90,30 @@ def train(job: Job, stop: StopRequest) -> None:
             return
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of every parameter group."""
+def train_step(
+    method: Method,
+    wrapped: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    optim: OptimSettings,
+    labelled: LabelledBatch,
+    unlabelled: UnlabelledBatch | None,
+    progress: Progress,
+) -> dict[str, torch.Tensor | float]:
+    """One step: the learning rate, the loss and its gradient, the update, and what follows it.
+
+    wrapped: `method` as Accelerate prepared it. Gives the terms for the report, device scalars but for `lr`.
+    """
+    rate = method.rate_position(progress)
+    lr = optim.lr * optim.schedule.scale(rate.step, rate.total_steps)
     for group in optimizer.param_groups:
         group["lr"] = lr
+    result = wrapped(labelled, unlabelled, progress)
+    accelerator.backward(result.loss)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    method.after_update(progress)
+    return {**result.terms, "lr": lr}
 
 
 def score_networks(job: Job) -> None:

@@ -40,7 +40,7 @@ from pipelines.loader import Place, eval_loader, labelled_loader, unlabelled_loa
 from pipelines.source import Split
 from sharding.files import write_atomic
 from training import card, checkpoint
-from training.build import RECIPE_NAME, build_method, choose_kernels, open_splits
+from training.build import RECIPE_NAME, build_method, build_optimizer, choose_kernels, open_splits
 from training.files import CARD_NAME, write_json
 from training.launcher import require_plain_launch
 from training.loop import Job, restore, train, write_scores
@@ -126,9 +126,7 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
     ground_truth = val.ground_truth()
     require(cfg.metric, ground_truth, val.skeleton, where=cfg.data.val)
     method = build_method(cfg, labelled.skeleton, place, fresh=fresh)
-    parameters = [p for p in method.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=cfg.optim.lr, fused=True)
-    wrapped, prepared = accelerator.prepare(method, optimizer)
+    wrapped, prepared = accelerator.prepare(method, build_optimizer(method, cfg))
     loading: dict[str, Any] = {"place": place, "settings": cfg.loader}
     stream = {"seed": cfg.seed, "cache": cfg.data.cache, **loading}
     few = labelled_loader(labelled, cfg.views, batch_size=cfg.labelled_batch, **stream)

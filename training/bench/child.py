@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from pydantic import TypeAdapter
 
 from configs.load import load
@@ -20,8 +21,9 @@ from pipelines.loader import Place, labelled_loader, unlabelled_loader
 from sharding.record import Annotations
 from training.bench.classic import PairDataset, classic_step
 from training.bench.settings import Measured, StepTimes
-from training.build import build_method, choose_kernels, open_splits
+from training.build import build_method, build_optimizer, choose_kernels, open_splits
 from training.files import write_json
+from training.loop import train_step
 from training.methods.method import Progress
 from training.settings import RunSettings
 
@@ -133,20 +135,14 @@ def our_steps(spec: Measured, cfg: RunSettings, place: Place) -> tuple[Steps, di
         few = labelled_loader(labelled, cfg.views, batch_size=spec.batch_size, **common)
         many = unlabelled and unlabelled_loader(unlabelled, cfg.views, batch_size=spec.batch_size, **common)
         batches = ((next(few), next(many) if many else None) for _ in iter(int, 1))
-    wrapped: torch.nn.Module = method
-    if place.world > 1:
-        wrapped = torch.nn.parallel.DistributedDataParallel(method, find_unused_parameters=False)
-    optimizer = make_optimizer(method, cfg)
-    autocast = torch.autocast(place.device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
+    accelerator = Accelerator(cpu=place.device.type == "cpu", mixed_precision=cfg.precision)
+    wrapped, optimizer = accelerator.prepare(method, build_optimizer(method, cfg))
     done = cfg.method.settled_from(TOTAL_STEPS)  # past a burn-in, which has no unlabelled people
 
     def step(batch: tuple[LabelledBatch, UnlabelledBatch | None]) -> None:
         nonlocal done
         progress = Progress(done, TOTAL_STEPS)
-        with autocast:
-            loss = wrapped(*batch, progress).loss
-        update(optimizer, loss)
-        method.after_update(progress)
+        train_step(method, wrapped, optimizer, accelerator, cfg.optim, *batch, progress)
         done += 1
 
     return Steps(lambda: next(batches), step), count_images(cfg, has_unlabelled=unlabelled is not None)
@@ -183,27 +179,16 @@ def classic_steps(spec: Measured, cfg: RunSettings, place: Place) -> tuple[Steps
     labelled, _, _ = open_splits(cfg, spec.output.parent / "index")
     method = build_method(cfg, labelled.skeleton, place, fresh=False).train()
     network = next(iter(method.networks().values()))
-    optimizer = make_optimizer(network, cfg)
+    optimizer = build_optimizer(network, cfg)
     generator = torch.Generator(place.device).manual_seed(0)
     pairs = classic_pairs(spec, cfg, place, sigma=cfg.heatmap.sigma)
 
     def step(batch: dict[str, torch.Tensor]) -> None:
-        update(optimizer, classic_step(network, batch, generator))
+        classic_step(network, batch, generator).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     return Steps(lambda: next(pairs), step), count_images(cfg, has_unlabelled=spec.step == "semi")
-
-
-def make_optimizer(module: torch.nn.Module, cfg: RunSettings) -> torch.optim.Optimizer:
-    """That of training/run.py."""
-    parameters = [each for each in module.parameters() if each.requires_grad]
-    return torch.optim.Adam(parameters, lr=cfg.optim.lr, fused=True)
-
-
-def update(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    """Backward and step."""
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
 
 
 def count_images(cfg: RunSettings, *, has_unlabelled: bool) -> dict[str, int]:
