@@ -13,7 +13,7 @@ ROOMS = ["configs", "sharding", "pipelines", "models", "training"]  # each impor
 ONLY_IN = {
     "nvidia.dali": {"pipelines/graph.py"},
     "webdataset": {"sharding/bench/plain_loop.py", "pipelines/stream.py"},
-    "accelerate": {"training/run.py", "training/loop.py", "training/report.py"},
+    "accelerate": {"training/run.py", "training/loop.py", "training/report.py", "training/bench/child.py"},
     "pycocotools": {"training/scoring/oks.py"},
     # a detector for unlabelled photos, and rivals: what it does inside differs between its versions
     "torchvision": {
@@ -105,3 +105,10 @@ def test_no_script_folder_hides_a_standard_module():
 def test_no_paths_of_one_machine(file):
     found = re.findall(r"(?<![\w.])/(?:work|root|home|Users)/\S*", (ROOT / file).read_text())
     assert not found
+
+
+def test_importing_a_script_leaves_the_path_of_modules_alone():
+    scripts = [f"training.{name}" for name in ("run", "evaluate", "compare", "sweep", "demo", "gpu_check")]
+    modules = ", ".join(["sharding.build", *scripts])
+    code = f"import sys; before = list(sys.path); import {modules}; assert sys.path == before, sys.path"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

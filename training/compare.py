@@ -10,7 +10,8 @@ score and loss over training, `plot=parameters` the score at the number of train
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # run as a file, Python looks for packages in this folder instead of its parent
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import os
 from collections.abc import Iterator, Sequence

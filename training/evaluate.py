@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # run as a file, Python looks for packages in this folder instead of its parent
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from configs.openmp import bound_spinning
 

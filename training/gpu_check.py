@@ -11,7 +11,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # run as a file, Python looks for packages in this folder instead of its parent
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from configs.load import command
 from training.gpu import BEGAN

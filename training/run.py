@@ -14,7 +14,8 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # run as a file, Python looks for packages in this folder instead of its parent
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 PARENT = os.getppid()  # asked before the imports below, which take seconds
 
 from configs.openmp import bound_spinning

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":  # run as a file, Python looks for packages in this folder instead of its parent
+    sys.path[0] = str(ROOT)
 
 import fcntl
 import signal
