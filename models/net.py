@@ -13,6 +13,7 @@ from models.backbones.hrnet import HRNet, HRNetSettings
 from models.backbones.light import Light, LightSettings
 from models.backbones.resnet import ResNet, ResNetSettings
 from models.backbones.timm_features import TimmFeatures, TimmSettings
+from models.codecs.heatmap import STRIDE
 from models.heads.deconv import DeconvSettings
 from models.heads.plain import PlainSettings
 from models.heads.pyramid import PyramidSettings
@@ -50,7 +51,7 @@ class PoseNet(nn.Module):
     weights expect. Cell i of a heatmap sits at input pixel 4 i. Raises InputError for another input size.
     """
 
-    stride = 4
+    stride = STRIDE
 
     def __init__(self, backbone: nn.Module, head: nn.Module, renormalise: nn.Module | None = None) -> None:
         super().__init__()

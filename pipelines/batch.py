@@ -24,7 +24,7 @@ class LabelledBatch:
     """(N, K, 2) float32 in view pixels; meaningless where `visible` is 0."""
     visible: Tensor
     """(N, K) float32: 1 where the annotator marked the keypoint (occluded or not), else 0. It stays 1
-    for a keypoint outside the view; `models.heatmap.encode` weighs it 0 once its Gaussian left the map."""
+    for a keypoint outside the view; the heatmap codec weighs it 0 once its Gaussian left the map."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from configs.load import InputError
+from models.codecs.heatmap import HeatmapCodec
 from models.net import NetSettings, PoseNet, build_net
 from pipelines.loader import Place
 from pipelines.source import Split, labelled_split, open_split, unlabelled_split
@@ -56,7 +57,7 @@ def build_method(cfg: RunSettings, skeleton: Skeleton, place: Place, *, fresh: b
         return network.to(memory_format=torch.channels_last) if cfg.channels_last else network
 
     draws = Draws(cfg.seed, place.rank, place.device)
-    method = cfg.method.build(Ingredients(make_network, skeleton, cfg.heatmap.sigma, draws))
+    method = cfg.method.build(Ingredients(make_network, HeatmapCodec(cfg.heatmap, skeleton), draws))
     if cfg.compile:
         compile_networks(method)
     return method

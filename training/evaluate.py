@@ -36,6 +36,7 @@ from rich.console import Console
 from configs.disk import named_disk_errors
 from configs.load import InputError, exit_on_input_error, load, read_request
 from configs.settings import settings
+from models.codecs.heatmap import HeatmapCodec
 from pipelines.loader import Place, eval_loader
 from pipelines.source import Split, open_split
 from sharding.skeleton import Skeleton
@@ -193,8 +194,7 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     found = predict(
         method.networks(),
         eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, place=place, settings=cfg.loader),
-        skeleton=val.skeleton,
-        decoding=cfg.heatmap,
+        codec=HeatmapCodec(cfg.heatmap, val.skeleton),
         ensembles=method.ensembles(),
         flip_test=cfg.evaluation.flip_test,
         autocast=partial(torch.autocast, device.type, _DTYPES.get(cfg.precision), cfg.precision in _DTYPES),

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
 
 from configs.load import InputError
+from models.codecs.heatmap import HeatmapCodec
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.loader import EvalLoader, TrainLoader
 from sharding.skeleton import Skeleton
@@ -126,8 +127,7 @@ def score_networks(job: Job) -> None:
         found = predict(
             job.method.networks(),
             job.val,
-            skeleton=job.skeleton,
-            decoding=cfg.heatmap,
+            codec=HeatmapCodec(cfg.heatmap, job.skeleton),
             ensembles=job.method.ensembles(),
             flip_test=cfg.evaluation.flip_test,
             autocast=job.accelerator.autocast,
@@ -162,7 +162,8 @@ def draw_pictures(job: Job) -> None:
         if job.preview is not None and (seen := job.method.inspect(job.preview)) is not None:
             pictures.view_sheet(folder / f"views-{job.step:08d}.png", seen, job.skeleton)
         network = next(iter(job.method.networks().values()))
-        some = beside_truth(network, next(iter(job.val)), job.ground_truth, decoding=job.cfg.heatmap)
+        codec = HeatmapCodec(job.cfg.heatmap, job.skeleton)
+        some = beside_truth(network, next(iter(job.val)), job.ground_truth, codec=codec)
         path = folder / f"predictions-{job.step:08d}.png"
         pictures.prediction_sheet(path, skeleton=job.skeleton, **some)
 

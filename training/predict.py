@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.heatmap import decode
+from models.codecs.heatmap import HeatmapCodec
 from pipelines.batch import EvalBatch
 from pipelines.geometry import apply, invert, linear_scale
-from sharding.skeleton import Skeleton
 from training.scoring.truth import keypoints_of
-from training.settings import HeatmapSettings
 
 Network = Callable[[Tensor], Tensor]
 """Images (N, 3, H, W) -> heatmaps (N, K, h, w), H = S h and W = S w; a module is run in eval mode."""
@@ -45,8 +43,7 @@ def predict(
     networks: Mapping[str, Network],
     batches: Iterable[EvalBatch],
     *,
-    skeleton: Skeleton,
-    decoding: HeatmapSettings,
+    codec: HeatmapCodec,
     ensembles: Mapping[str, tuple[str, ...]] = NO_ENSEMBLES,
     flip_test: bool = False,
     autocast: Autocast = nullcontext,
@@ -63,19 +60,19 @@ def predict(
     with in_eval_mode(networks.values()):
         for batch in batches:
             heatmaps = {
-                name: heatmaps_of(network, batch.image, skeleton if flip_test else None, autocast=autocast)
+                name: heatmaps_of(network, batch.image, codec, flip_test=flip_test, autocast=autocast)
                 for name, network in networks.items()
             }
             for name, members in ensembles.items():
                 heatmaps[name] = torch.stack([heatmaps[member] for member in members]).mean(dim=0)
             for name in names:
-                points, peaks = read_off(heatmaps[name], batch.image, decoding)
+                points, peaks = codec.decode(heatmaps[name])
                 parts[name].append((apply(batch.image_from_view, points), peaks))
             height, width = batch.image.shape[-2:]
             areas.append(linear_scale(batch.image_from_view) ** 2 * height * width)
             records.extend(batch.records)
     if not records:
-        nobody = np.zeros((0, skeleton.num_keypoints, 2), np.float32)
+        nobody = np.zeros((0, codec.num_channels, 2), np.float32)
         return {name: Predictions([], nobody, nobody[..., 0], nobody[:, 0, 0]) for name in names}
     return {
         name: Predictions(
@@ -99,9 +96,14 @@ def join(parts: Sequence[Predictions]) -> Predictions:
 
 
 def heatmaps_of(
-    network: Network, images: Tensor, flipped_by: Skeleton | None, *, autocast: Autocast = nullcontext
+    network: Network,
+    images: Tensor,
+    codec: HeatmapCodec,
+    *,
+    flip_test: bool = False,
+    autocast: Autocast = nullcontext,
 ) -> Tensor:
-    """The network's heatmaps (N, K, h, w); with a skeleton, their mean with those of the mirror images.
+    """The network's heatmaps (N, K, h, w); with the flip test, their mean with those of the mirror images.
 
     Differs from the published flip test, which mirrors x to W - 1 - x, so that a mirrored cell lies S - 1
     pixels beside the cell that it is averaged with, and then moves it back by a whole cell of S pixels: the
@@ -109,31 +111,10 @@ def heatmaps_of(
     """
     with autocast():
         heatmaps = network(images)
-        if flipped_by is None:
+        if not flip_test:
             return heatmaps
-        answer = network(mirror(images, stride_of(heatmaps, images)))
-    return (heatmaps + answer.flip(-1)[:, list(flipped_by.flip_order)]) / 2
-
-
-def mirror(images: Tensor, stride: int) -> Tensor:
-    """Images (N, 3, H, W) mirrored at the middle between the first and the last heatmap cell.
-
-    Pixel x goes to S (w - 1) - x, so cell i goes to cell w - 1 - i exactly. The last S - 1 columns of the
-    mirror image would come from beyond the view: they repeat its edge.
-    """
-    flipped = images.flip(-1)
-    edge = flipped[..., -1:].expand(*flipped.shape[:-1], stride - 1)
-    return torch.cat((flipped[..., stride - 1 :], edge), dim=-1)
-
-
-def stride_of(heatmaps: Tensor, images: Tensor) -> int:
-    """View pixels between two heatmap cells."""
-    return images.shape[-1] // heatmaps.shape[-1]
-
-
-def read_off(heatmaps: Tensor, images: Tensor, decoding: HeatmapSettings) -> tuple[Tensor, Tensor]:
-    """Keypoints (N, K, 2) in view px and their peaks (N, K)."""
-    return decode(heatmaps, stride_of(heatmaps, images), method=decoding.decode, sigma=decoding.sigma)
+        answer = network(codec.mirror_images(images))
+    return (heatmaps + codec.mirror(answer)) / 2
 
 
 @contextmanager
@@ -152,14 +133,14 @@ def in_eval_mode(networks: Iterable[Network]) -> Iterator[None]:
 
 @torch.no_grad()
 def beside_truth(
-    network: Network, batch: EvalBatch, ground_truth: dict[str, Any], *, decoding: HeatmapSettings
+    network: Network, batch: EvalBatch, ground_truth: dict[str, Any], *, codec: HeatmapCodec
 ) -> dict[str, Any]:
     """Predictions beside the truth for one batch, all in view px: what a sheet of predictions shows.
 
     People with a detector's box have no truth of their own: all their keypoints count as unlabelled.
     """
     with in_eval_mode([network]):
-        points, peaks = read_off(heatmaps_of(network, batch.image, None), batch.image, decoding)
+        points, peaks = codec.decode(heatmaps_of(network, batch.image, codec))
     truth = keypoints_of(batch.records, ground_truth, num_keypoints=points.shape[1])
     view_from_image = invert(batch.image_from_view).cpu()
     return {

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from configs.settings import settings
+from models.codecs.heatmap import HeatmapSettings
 from models.net import NetSettings
 from pipelines.loader import Cache, LoaderSettings
 from pipelines.views import ViewSettings
@@ -41,16 +42,6 @@ class DataSettings:
     cache: Cache = "none"
     """Keep the decoded crops of the training people: none, host (the machine's memory) or device (the GPU's).
     They are decoded once, before the first step; crops that do not fit are refused with the size needed."""
-
-
-@settings
-class HeatmapSettings:
-    """Keypoints to heatmaps and back."""
-
-    sigma: Annotated[float, Field(gt=0)] = 2.0
-    """Standard deviation of the target Gaussians in heatmap cells."""
-    decode: Literal["shift", "dark"] = "shift"
-    """How a keypoint is read off: the quarter shift (published), or DARK's Newton step."""
 
 
 @settings

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from models.heatmap import encode
+from models.codecs.heatmap import encode
 from pipelines.batch import EvalBatch
 from pipelines.geometry import apply, invert
 from training.scoring.truth import keypoints_of

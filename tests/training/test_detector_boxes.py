@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from configs.load import InputError
+from models.codecs.heatmap import HeatmapCodec, HeatmapSettings
 from pipelines.loader import eval_loader
 from pipelines.source import Split, open_split
 from pipelines.views import ViewSettings
@@ -23,7 +24,7 @@ from training import evaluate
 from training.predict import Predictions, beside_truth, predict
 from training.run import run
 from training.scoring.metrics import coco_results, metrics_of, score
-from training.settings import HeatmapSettings, RunSettings
+from training.settings import RunSettings
 
 DECODING = HeatmapSettings(decode="dark")
 
@@ -64,7 +65,7 @@ def predicted(detected: Detected) -> tuple[Split, Predictions]:
     split = open_split(detected.shards)
     oracle = Oracle(detected.whom, 14)
     batches = oracle.watch(eval_loader(split, ViewSettings(), batch_size=5))
-    return split, predict({"a": oracle}, batches, skeleton=split.skeleton, decoding=DECODING)["a"]
+    return split, predict({"a": oracle}, batches, codec=HeatmapCodec(DECODING, split.skeleton))["a"]
 
 
 def test_person_found_twice_is_kept_once_by_the_better_box(predicted: tuple[Split, Predictions]) -> None:
@@ -99,7 +100,7 @@ def test_card_and_sheet_know_that_boxes_have_no_truth(detected: Detected) -> Non
     assert metrics_of(truth, split.skeleton) == ("AP",)
     oracle = Oracle(detected.whom, 14)
     batch = next(oracle.watch(eval_loader(split, ViewSettings(), batch_size=5)))
-    seen = beside_truth(oracle, batch, truth, decoding=DECODING)
+    seen = beside_truth(oracle, batch, truth, codec=HeatmapCodec(DECODING, split.skeleton))
     assert not seen["visible"].any()
 
 

@@ -13,8 +13,8 @@ import torch
 
 from configs.load import load
 from models.backbones.light import LightSettings
+from models.codecs.heatmap import HeatmapCodec, HeatmapSettings, decode
 from models.heads.pyramid import PyramidSettings
-from models.heatmap import decode
 from models.net import NetSettings, PoseNet, build_net
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.loader import labelled_loader, unlabelled_loader
@@ -66,9 +66,8 @@ def make_method(name: str, split: Split, net: NetSettings = NET, **changes: Any)
     """A method for the drawn people's skeleton; the same weights at every call."""
     torch.manual_seed(0)
     draws = Draws(0, 0, torch.device("cpu"))
-    ingredients = Ingredients(
-        lambda other: build_net(other or net, split.skeleton.num_keypoints), split.skeleton, SIGMA, draws
-    )
+    codec = HeatmapCodec(HeatmapSettings(sigma=SIGMA), split.skeleton)
+    ingredients = Ingredients(lambda other: build_net(other or net, codec.num_channels), codec, draws)
     return make_settings(**(METHODS[name] | changes)).build(ingredients).train()
 
 
@@ -134,8 +133,7 @@ def test_five_steps_of_a_published_row_have_the_known_losses(
     torch.manual_seed(0)
     ingredients = Ingredients(
         lambda _: build_net(NET, split.skeleton.num_keypoints),
-        split.skeleton,
-        SIGMA,
+        HeatmapCodec(HeatmapSettings(sigma=SIGMA), split.skeleton),
         Draws(0, 0, torch.device("cpu")),
     )
     method = in_double(cfg.method.build(ingredients).train())

@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from configs.load import InputError
+from models.codecs.heatmap import HeatmapCodec, HeatmapSettings
 from pipelines.loader import eval_loader
 from pipelines.source import open_split
 from pipelines.views import ViewSettings
@@ -23,7 +24,6 @@ from training.scoring import aic
 from training.scoring.metrics import coco_results, metrics_of, require, score
 from training.scoring.pck import pck
 from training.scoring.pckh import pckh
-from training.settings import HeatmapSettings
 
 TAIL = Skeleton(names=("nose", "tail"), flip_pairs=(), bones=(), sigmas=(0.05, 0.05))
 
@@ -209,7 +209,7 @@ def test_scores_equal_pycocotools_on_the_written_files(drawn_shards: Path, tmp_p
     oracle = Oracle(truth, 14)
     batches = oracle.watch(eval_loader(split, ViewSettings(), batch_size=5))
     decoding = HeatmapSettings(decode="dark")
-    people = predict({"a": oracle}, batches, skeleton=split.skeleton, decoding=decoding)["a"]
+    people = predict({"a": oracle}, batches, codec=HeatmapCodec(decoding, split.skeleton))["a"]
     perfect = scores_of(people, truth, split.skeleton)
     assert min(perfect["AP"], perfect["PCK"]) > 0.99
     people.points_xy[:] += np.random.default_rng(0).normal(0, 4, people.points_xy.shape)

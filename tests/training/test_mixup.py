@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from configs.load import InputError
-from models.heatmap import warp
+from models.codecs.heatmap import heatmap_loss, warp
 from pipelines.mixing import draw_alpha, draw_partners, mix
 from tests.training.tiny import LATE, K, make_batches, make_method
-from training.losses import heatmap_loss
 from training.methods.consistency import augment, strong_view, what_to_mix
 from training.methods.mixup import mix_labels
 

@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from models.heatmap import decode
+from models.codecs.heatmap import HeatmapCodec, HeatmapSettings, decode
 from pipelines.batch import EvalBatch
 from pipelines.loader import eval_loader
 from pipelines.source import open_split
 from pipelines.views import ViewSettings
 from sharding.skeleton import Skeleton
 from tests.training.oracle import Oracle
-from training.predict import Predictions, beside_truth, heatmaps_of, in_eval_mode, join, mirror, predict
+from training.predict import Predictions, beside_truth, heatmaps_of, in_eval_mode, join, predict
 from training.scoring.truth import keypoints_of
-from training.settings import HeatmapSettings
 
 DARK = HeatmapSettings(sigma=2.0, decode="dark")
 HANDS = Skeleton(names=("left", "right", "nose"), flip_pairs=((0, 1),), bones=(), sigmas=(0.05,) * 3)
+CODEC = HeatmapCodec(DARK, HANDS)
 
 
 @pytest.mark.parametrize("size_hw", [(256, 192), (128, 160)])
@@ -31,7 +31,7 @@ def test_true_heatmaps_come_back_as_the_annotated_points(
     truth = split.ground_truth()
     oracle = Oracle(truth, 14)
     batches = oracle.watch(eval_loader(split, ViewSettings(size_hw=size_hw), batch_size=5))
-    people = predict({"oracle": oracle}, batches, skeleton=split.skeleton, decoding=DARK)["oracle"]
+    people = predict({"oracle": oracle}, batches, codec=HeatmapCodec(DARK, split.skeleton))["oracle"]
     annotated = keypoints_of(people.records, truth, num_keypoints=14)
     errors = np.linalg.norm(people.points_xy - annotated[..., :2], axis=-1)
     assert people.points_xy.shape == (12, 14, 2)
@@ -75,8 +75,8 @@ class TestFlipTest:
     def test_moves_no_keypoint(self) -> None:
         """The mirrored half answers cell for cell what the plain one does: the mean is the same heatmap."""
         images = hand_images(some_hands(), (112, 96))
-        plain = heatmaps_of(HandNet(), images, None)
-        flipped = heatmaps_of(HandNet(), images, HANDS)
+        plain = heatmaps_of(HandNet(), images, CODEC)
+        flipped = heatmaps_of(HandNet(), images, CODEC, flip_test=True)
         torch.testing.assert_close(flipped, plain, rtol=0, atol=1e-6)
 
     def test_published_shift_would_move_them_by_half_a_pixel(self) -> None:
@@ -87,7 +87,7 @@ class TestFlipTest:
         shifted = torch.cat((answer[..., :1], answer[..., :-1]), dim=-1)
         mean = (HandNet()(images) + shifted) / 2
         published = (decode(mean, 4, method="dark")[0][:, :2] - centres).mean(dim=(0, 1))
-        ours = heatmaps_of(HandNet(), images, HANDS)
+        ours = heatmaps_of(HandNet(), images, CODEC, flip_test=True)
         right = (decode(ours, 4, method="dark")[0][:, :2] - centres).mean(dim=(0, 1))
         assert published[0] == pytest.approx(0.5, abs=0.05)
         assert right.abs().max() < 0.05
@@ -98,11 +98,13 @@ class TestFlipTest:
                 return HandNet()(images) * (images[:, 2, 0, 1] > images[:, 2, 0, 0])[:, None, None, None]
 
         images = hand_images(some_hands(), (112, 96))
-        torch.testing.assert_close(heatmaps_of(OneSided(), images, HANDS) * 2, HandNet()(images))
+        torch.testing.assert_close(
+            heatmaps_of(OneSided(), images, CODEC, flip_test=True) * 2, HandNet()(images)
+        )
 
     def test_mirror_puts_cells_on_cells(self) -> None:
         images = torch.rand(2, 3, 8, 24)
-        mirrored = mirror(images, 4)
+        mirrored = CODEC.mirror_images(images)
         for x in range(21):
             assert torch.equal(mirrored[..., x], images[..., 20 - x])
         for x in (21, 22, 23):
@@ -116,7 +118,7 @@ class TestFlipTest:
             return HandNet()(images)
 
         batches = [hand_batch(hand_images(some_hands(), (112, 96)))]
-        arguments = {"skeleton": HANDS, "decoding": DARK}
+        arguments = {"codec": CODEC}
         plain = predict({"a": network}, batches, **arguments)
         assert calls == [6]
         flipped = predict({"a": network}, batches, **arguments, flip_test=True)
@@ -135,9 +137,7 @@ class TestEnsembles:
                 yield hand_batch(part)
 
         nets = {"first": HandNet(), "second": lambda images: HandNet()(images.roll(8, dims=-1))}
-        found = predict(
-            nets, batches(), skeleton=HANDS, decoding=DARK, ensembles={"both": ("first", "second")}
-        )
+        found = predict(nets, batches(), codec=CODEC, ensembles={"both": ("first", "second")})
         assert list(found) == ["first", "second", "both"]
         assert passes == [1]
         images = hand_images(centres, (112, 96))
@@ -152,7 +152,7 @@ class TestEnsembles:
 
     def test_area_is_that_of_the_view_in_the_photo(self) -> None:
         batches = [hand_batch(hand_images(some_hands(), (112, 96)))]
-        found = predict({"a": HandNet()}, batches, skeleton=HANDS, decoding=DARK)["a"]
+        found = predict({"a": HandNet()}, batches, codec=CODEC)["a"]
         assert found.areas == pytest.approx(np.full(6, 4 * 112 * 96))
 
 
@@ -166,7 +166,7 @@ def test_networks_are_scored_in_eval_mode_and_left_as_they_were() -> None:
 
 
 def test_nobody_to_predict() -> None:
-    found = predict({"a": HandNet()}, [], skeleton=HANDS, decoding=DARK, ensembles={"b": ("a",)})
+    found = predict({"a": HandNet()}, [], codec=CODEC, ensembles={"b": ("a",)})
     assert {name: people.points_xy.shape for name, people in found.items()} == {
         "a": (0, 3, 2),
         "b": (0, 3, 2),
@@ -190,7 +190,7 @@ def test_comparison_shows_prediction_and_truth_in_one_frame(drawn_shards: Path) 
     truth = json.loads((drawn_shards / "val" / "ground_truth.json").read_text())
     oracle = Oracle(truth, 14)
     batch = next(oracle.watch(eval_loader(split, ViewSettings(), batch_size=12)))
-    seen = beside_truth(oracle, batch, truth, decoding=DARK)
+    seen = beside_truth(oracle, batch, truth, codec=HeatmapCodec(DARK, split.skeleton))
     visible = seen["visible"] > 0
     errors = np.linalg.norm(seen["predicted"] - seen["truth"], axis=-1)[visible]
     assert visible.any()

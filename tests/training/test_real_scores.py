@@ -8,6 +8,7 @@ import pytest
 import scipy.io
 from rich.console import Console
 
+from models.codecs.heatmap import HeatmapCodec, HeatmapSettings
 from pipelines.loader import eval_loader
 from pipelines.source import Split, open_split
 from pipelines.views import ViewSettings
@@ -19,7 +20,6 @@ from tests.training.oracle import Oracle
 from tests.training.test_aic import plainly
 from training.predict import Predictions, predict
 from training.scoring.metrics import coco_results, metrics_of, score
-from training.settings import HeatmapSettings
 
 
 def shards(source: MpiiFormat | AicFormat, output: Path) -> Split:
@@ -33,7 +33,7 @@ def answers(split: Split, *, offset_px: float) -> Predictions:
     oracle = Oracle(split.ground_truth(), k, offset_px=offset_px)
     batches = oracle.watch(eval_loader(split, ViewSettings(size_hw=(256, 256)), batch_size=4))
     decoding = HeatmapSettings(decode="dark")
-    return predict({"a": oracle}, batches, skeleton=split.skeleton, decoding=decoding)["a"]
+    return predict({"a": oracle}, batches, codec=HeatmapCodec(decoding, split.skeleton))["a"]
 
 
 def scores_of(people: Predictions, split: Split) -> dict[str, float]:

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from configs.load import InputError, load
-from models.heatmap import encode
+from models.codecs.heatmap import encode, heatmap_loss
 from pipelines.bench.result import Result, make_row, read_result
 from pipelines.bench.settings import PeopleSettings
 from pipelines.views import PLAIN, ViewLaw, ViewSettings
@@ -26,7 +26,6 @@ from training.bench.promises import promises
 from training.bench.rows import all_steps
 from training.bench.settings import Measured, StepLimits, StepTimes, TrainingBenchSettings
 from training.bench.watch import Watched, end_tree, run_measured, watch
-from training.losses import heatmap_loss
 from training.methods.method import Progress
 
 QUIET = Console(quiet=True)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from models.backbones.resnet import ResNetSettings
+from models.codecs.heatmap import HeatmapCodec, HeatmapSettings
 from models.heads.deconv import DeconvSettings
 from models.net import NetSettings, build_net
 from pipelines.loader import Place, labelled_loader, unlabelled_loader
@@ -56,8 +57,7 @@ class Steps:
         place = Place(device=torch.device(device))
         ingredients = Ingredients(
             lambda other: self.network(other or net, split, device),
-            split.skeleton,
-            SIGMA,
+            HeatmapCodec(HeatmapSettings(sigma=SIGMA), split.skeleton),
             Draws(0, 0, place.device),
         )
         self.device = device

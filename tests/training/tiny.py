@@ -6,6 +6,7 @@ import torch
 from pydantic import TypeAdapter
 
 from models.backbones.light import LightSettings
+from models.codecs.heatmap import HeatmapCodec, HeatmapSettings
 from models.heads.pyramid import PyramidSettings
 from models.net import NetSettings, PoseNet, build_net
 from pipelines.batch import LabelledBatch, UnlabelledBatch
@@ -21,6 +22,7 @@ SKELETON = Skeleton(
     sigmas=(0.05,) * 5,
 )
 K, SIZE_HW, SIGMA = 5, (64, 48), 1.5
+CODEC = HeatmapCodec(HeatmapSettings(sigma=SIGMA), SKELETON)
 NET = NetSettings(
     backbone=LightSettings(stem_channels=8, channels=(8, 12, 16), blocks=(1, 1, 1)),
     head=PyramidSettings(width=8, convolutions=1),
@@ -67,7 +69,7 @@ def make_method(
     """A method in train mode; the same weights at every call."""
     torch.manual_seed(0)
     draws = Draws(seed, rank, torch.device(device))
-    ingredients = Ingredients(lambda net: make_network(net, device), SKELETON, SIGMA, draws)
+    ingredients = Ingredients(lambda net: make_network(net, device), CODEC, draws)
     return make_settings(name, **changes).build(ingredients).train()
 
 

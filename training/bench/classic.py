@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from models.heatmap import find_peaks
-from models.heatmap import warp as warp_by_matrix
+from models.codecs.heatmap import find_peaks
+from models.codecs.heatmap import warp as warp_by_matrix
 from pipelines.bench import classic, masks
 from pipelines.mixing import draw_alpha, draw_partners, mix
 from pipelines.views import ViewSettings

@@ -13,14 +13,13 @@ from pydantic import Field
 from torch import nn
 
 from configs.settings import settings
-from models.heatmap import Peaks, decode, encode, find_peaks, warp
+from models.codecs.heatmap import HeatmapCodec, Peaks, find_peaks, heatmap_loss, warp
 from models.net import PoseNet
 from pipelines.batch import UnlabelledBatch
 from pipelines.geometry import apply
 from pipelines.strong import Part
 from pipelines.strong.joint_cutout import AdaptiveMasks
 from pipelines.strong.scene import Scene
-from training.losses import heatmap_loss
 from training.methods.draws import Draws
 from training.methods.ensemble import EnsembleSettings
 from training.methods.method import Inspection, Progress
@@ -106,14 +105,14 @@ class PseudoLabels:
     """(N, K): 0 for keypoints that do not count."""
 
 
-def pseudo_labels(cfg: ConsistencySettings, heatmaps: torch.Tensor, sigma: float) -> PseudoLabels:
-    """The teacher's heatmaps (N, K, h, w) as labels; `sigma` of the targets' Gaussians in cells."""
+def pseudo_labels(cfg: ConsistencySettings, heatmaps: torch.Tensor, codec: HeatmapCodec) -> PseudoLabels:
+    """The teacher's heatmaps (N, K, h, w) as labels."""
     peaks, target = find_peaks(heatmaps), heatmaps
     if cfg.labels == "keypoints":
-        points_cells, _ = decode(heatmaps, 1, sigma=sigma)
+        points_weak, _ = codec.decode(heatmaps, "shift")
         size_hw = (heatmaps.shape[-2], heatmaps.shape[-1])
         has_place = peaks.heights > 0
-        target, _ = encode(points_cells, has_place, size_hw, 1, sigma)
+        target, _ = codec.targets(points_weak, has_place, size_hw)
     counted = peaks.heights > cfg.min_peak if cfg.min_peak > 0 else torch.ones_like(peaks.heights)
     return PseudoLabels(heatmaps, peaks, target, counted.float())
 

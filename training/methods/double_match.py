@@ -18,7 +18,7 @@ from torch import nn
 
 from configs.load import InputError
 from configs.settings import settings
-from models.heatmap import warp
+from models.codecs.heatmap import warp
 from models.net import PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from training.losses import supervised_loss
@@ -69,7 +69,7 @@ class DoubleMatch(Single):
     ) -> StepResult:
         """One step of `single`, and the features of its passes matched."""
         cfg = self.cfg
-        loss = loss_supervised = supervised_loss(self.network, labelled, self.sigma)  # L_s
+        loss = loss_supervised = supervised_loss(self.network, labelled, self.codec)  # L_s
         terms = {"loss_supervised": loss_supervised.detach()}
         if unlabelled is not None:
             with self.teacher_tap.listening() as weak_features:

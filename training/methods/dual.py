@@ -51,7 +51,7 @@ class Dual(Method):
     def __init__(self, cfg: DualSettings, ingredients: Ingredients) -> None:
         super().__init__(ingredients.draws)
         self.cfg = cfg
-        self.sigma = ingredients.sigma
+        self.codec = ingredients.codec
         self.first = ingredients.make_network(None)
         self.second = ingredients.make_network(cfg.second_net)
         self.first_teacher = cfg.teacher.build(self.first)
@@ -65,7 +65,7 @@ class Dual(Method):
     ) -> StepResult:
         """One step: labelled, weak and strong views through both networks."""
         cfg = self.cfg
-        supervised = [supervised_loss(each, labelled, self.sigma) for each in (self.first, self.second)]
+        supervised = [supervised_loss(each, labelled, self.codec) for each in (self.first, self.second)]
         loss = loss_supervised = torch.stack(supervised).mean()
         terms = {"loss_supervised": loss_supervised.detach()}
         if unlabelled is not None:
@@ -82,7 +82,7 @@ class Dual(Method):
         """What each network's teacher says of the weak views."""
         first = self.ensemble(lambda views: self.first_teacher(views, self.first), unlabelled.weak)
         second = self.ensemble(lambda views: self.second_teacher(views, self.second), unlabelled.weak)
-        return pseudo_labels(self.cfg, first, self.sigma), pseudo_labels(self.cfg, second, self.sigma)
+        return pseudo_labels(self.cfg, first, self.codec), pseudo_labels(self.cfg, second, self.codec)
 
     def wants_unlabelled(self, progress: Progress) -> bool:
         """After the burn-in."""

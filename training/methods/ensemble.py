@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from configs.settings import settings
-from models.heatmap import warp
+from models.codecs.heatmap import warp
 from pipelines.geometry import invert
 from training.methods.method import Ingredients
 
@@ -30,11 +30,12 @@ class Ensemble(nn.Module):
     """Averages a teacher's heatmaps over copies of the views."""
 
     def __init__(self, cfg: EnsembleSettings, ingredients: Ingredients, like: nn.Module) -> None:
-        """`like`: a network, for the device and the stride."""
+        """`like`: a network, for the device."""
         super().__init__()
         self.cfg = cfg
-        self.stride = int(like.stride)  # type: ignore[arg-type]
-        flip_order = torch.tensor(ingredients.skeleton.flip_order, device=next(like.parameters()).device)
+        self.stride = ingredients.codec.stride
+        order, device = ingredients.codec.skeleton.flip_order, next(like.parameters()).device
+        flip_order = torch.tensor(order, device=device)
         self.register_buffer("flip_order", flip_order, persistent=False)
         self.flip_order: torch.Tensor
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from models.codecs.heatmap import HeatmapCodec
 from models.net import NetSettings, PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from sharding.skeleton import Skeleton
 from training.methods.draws import Draws
 
 
@@ -35,12 +35,11 @@ class Ingredients:
     """What a method is built from.
 
     `make_network(net)` gives a network on the device, new weights at each call: by `net`, or where that is
-    None by the recipe's own `net`. `sigma`: of the target Gaussians, in heatmap cells.
+    None by the recipe's own `net`. `codec`: what its maps mean.
     """
 
     make_network: Callable[[NetSettings | None], PoseNet]
-    skeleton: Skeleton
-    sigma: float
+    codec: HeatmapCodec
     draws: Draws
 
 

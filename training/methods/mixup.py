@@ -10,9 +10,9 @@ from pydantic import Field
 
 from configs.load import InputError
 from configs.settings import settings
+from models.codecs.heatmap import heatmap_loss
 from models.net import PoseNet
 from pipelines.mixing import FeatureMixer, draw_alpha, draw_partners, mix
-from training.losses import heatmap_loss
 from training.methods.draws import Draws
 
 INPUT = "input"

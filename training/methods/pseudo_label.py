@@ -13,11 +13,11 @@ import torch
 from pydantic import Field
 
 from configs.settings import settings
-from models.heatmap import decode, encode, find_peaks
+from models.codecs.heatmap import find_peaks
 from models.net import PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.geometry import apply
-from training.losses import heatmap_loss, supervised_loss
+from training.losses import supervised_loss
 from training.methods.ensemble import Ensemble, EnsembleSettings
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
 
@@ -56,7 +56,7 @@ class PseudoLabel(Method):
     def __init__(self, cfg: PseudoLabelSettings, ingredients: Ingredients) -> None:
         super().__init__()
         self.cfg = cfg
-        self.sigma = ingredients.sigma
+        self.codec = ingredients.codec
         self.teacher = ingredients.make_network(None)
         self.network = ingredients.make_network(None)
         self.ensemble = Ensemble(cfg.ensemble, ingredients, self.teacher)
@@ -66,14 +66,14 @@ class PseudoLabel(Method):
     ) -> StepResult:
         """One step of the teacher's or of the student's training."""
         if not self.wants_unlabelled(progress):
-            loss = supervised_loss(self.teacher, labelled, self.sigma)
+            loss = supervised_loss(self.teacher, labelled, self.codec)
             return StepResult(loss, {"loss": loss.detach(), "loss_supervised": loss.detach()})
         assert unlabelled is not None
-        loss_supervised = supervised_loss(self.network, labelled, self.sigma)
+        loss_supervised = supervised_loss(self.network, labelled, self.codec)
         heatmaps = self.label(unlabelled.weak)
         target, weights = self.target(unlabelled, heatmaps)
         predicted = self.network(unlabelled.strong)
-        loss_unlabelled = heatmap_loss(predicted, target, weights[:, :, None, None])
+        loss_unlabelled = self.codec.loss(predicted, target, weights[:, :, None, None])
         loss = loss_supervised + self.cfg.weight * loss_unlabelled
         terms = {"loss": loss, "loss_supervised": loss_supervised, "loss_unlabelled": loss_unlabelled}
         terms |= {"teacher_peak": heatmaps.amax(dim=(2, 3)).mean(), "trusted_share": weights.mean()}
@@ -89,11 +89,11 @@ class PseudoLabel(Method):
         self, unlabelled: UnlabelledBatch, heatmaps: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Gaussians (N, K, h, w) in the strong view at the keypoints read off `heatmaps`, weights (N, K)."""
-        points_weak, peaks = decode(heatmaps, self.network.stride)
+        points_weak, peaks = self.codec.decode(heatmaps, "shift")  # as published
         points_strong = apply(unlabelled.strong_from_weak, points_weak)
         counted = peaks > self.cfg.min_peak
         size_hw = (heatmaps.shape[-2], heatmaps.shape[-1])
-        return encode(points_strong, counted, size_hw, stride=self.network.stride, sigma=self.sigma)
+        return self.codec.targets(points_strong, counted, size_hw)
 
     def wants_unlabelled(self, progress: Progress) -> bool:
         """Once the teacher is trained."""
@@ -114,7 +114,7 @@ class PseudoLabel(Method):
         """What the teacher labels and the student is taught."""
         with self.without_trace():
             heatmaps = self.label(unlabelled.weak)
-            points_weak = find_peaks(heatmaps).cells * self.network.stride
+            points_weak = find_peaks(heatmaps).cells * self.codec.stride
             return Inspection(
                 weak=unlabelled.weak,
                 strong=unlabelled.strong,

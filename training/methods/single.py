@@ -51,7 +51,7 @@ class Single(Method):
     def __init__(self, cfg: ConsistencySettings, ingredients: Ingredients) -> None:
         super().__init__(ingredients.draws)
         self.cfg = cfg
-        self.sigma = ingredients.sigma
+        self.codec = ingredients.codec
         self.network = ingredients.make_network(None)
         self.teacher = cfg.teacher.build(self.network)
         self.ensemble = Ensemble(cfg.ensemble, ingredients, self.network)
@@ -62,7 +62,7 @@ class Single(Method):
     ) -> StepResult:
         """One step: labelled, weak (teacher), strong paths, mixed; in this order (docs/methods.md 3.2)."""
         cfg = self.cfg
-        loss = loss_supervised = supervised_loss(self.network, labelled, self.sigma)  # L_s
+        loss = loss_supervised = supervised_loss(self.network, labelled, self.codec)  # L_s
         terms = {"loss_supervised": loss_supervised.detach()}
         if unlabelled is not None:
             labels = self.labels(unlabelled)
@@ -75,7 +75,7 @@ class Single(Method):
     def labels(self, unlabelled: UnlabelledBatch) -> PseudoLabels:
         """What the teacher says of the weak views."""
         heatmaps = self.ensemble(lambda views: self.teacher(views, self.network), unlabelled.weak)
-        return pseudo_labels(self.cfg, heatmaps, self.sigma)
+        return pseudo_labels(self.cfg, heatmaps, self.codec)
 
     def wants_unlabelled(self, progress: Progress) -> bool:
         """After the burn-in."""

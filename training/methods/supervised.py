@@ -15,7 +15,7 @@ class Supervised(Method):
     def __init__(self, ingredients: Ingredients) -> None:
         super().__init__()
         self.network = ingredients.make_network(None)
-        self.sigma = ingredients.sigma
+        self.codec = ingredients.codec
 
     def forward(
         self,
@@ -24,7 +24,7 @@ class Supervised(Method):
         progress: Progress,  # noqa: ARG002
     ) -> StepResult:
         """One step on the labelled batch."""
-        loss = supervised_loss(self.network, labelled, self.sigma)
+        loss = supervised_loss(self.network, labelled, self.codec)
         return StepResult(loss, {"loss": loss.detach(), "loss_supervised": loss.detach()})
 
     def wants_unlabelled(self, progress: Progress) -> bool:  # noqa: ARG002

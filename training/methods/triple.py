@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from configs.settings import settings
-from models.heatmap import find_peaks
+from models.codecs.heatmap import find_peaks
 from models.net import NetSettings, PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.strong.cut_occlude import CutOcclude
@@ -79,7 +79,7 @@ class Triple(Method):
     def __init__(self, cfg: TripleSettings, ingredients: Ingredients) -> None:
         super().__init__(ingredients.draws)
         self.cfg = cfg
-        self.sigma = ingredients.sigma
+        self.codec = ingredients.codec
         self.network = ingredients.make_network(None)
         self.a = ingredients.make_network(cfg.teacher_net)
         self.b = ingredients.make_network(cfg.second_teacher_net or cfg.teacher_net)
@@ -96,7 +96,7 @@ class Triple(Method):
     ) -> StepResult:
         """One step: labelled, weak and strong views; the teachers before the student."""
         cfg, trained = self.cfg, (self.a, self.b, self.network)
-        supervised = torch.stack([supervised_loss(each, labelled, self.sigma) for each in trained])
+        supervised = torch.stack([supervised_loss(each, labelled, self.codec) for each in trained])
         loss = 0.5 * supervised.sum()
         terms = {"loss_supervised": supervised[2].detach()}
         if unlabelled is not None:
@@ -124,7 +124,7 @@ class Triple(Method):
             corrected = closest_pair_mean(of_a, of_b, before_a, before_b)
         weights = self.joint_weights(of_a, of_b)
         first, second, third = (
-            replace(pseudo_labels(self.cfg, each, self.sigma), joint_weights=weights)
+            replace(pseudo_labels(self.cfg, each, self.codec), joint_weights=weights)
             for each in (of_a, of_b, corrected)
         )
         return first, second, third

@@ -1,22 +1,82 @@
-"""Keypoints to heatmaps and back, in one file because both sides keep one convention.
+"""The heatmap codec: keypoints to heatmaps and back, the loss between heatmaps, and their mirror images.
 
+They stand in one file because all of them keep one convention.
 Cell i of a heatmap sits at view pixel S * i, S being the stride; points are in view pixels, pixel centres at
 integers. Everything here is batched, runs on the tensors' device, never waits for it, and computes in float32
 even under autocast. Shape letters: pipelines/batch.py.
 """
 
 import math
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from configs.settings import settings
 from pipelines.geometry import heatmap_matrix, invert
+from sharding.skeleton import Skeleton
 
+STRIDE = 4
+"""View px between two cells of a heatmap."""
 DecodeMethod = Literal["shift", "dark"]
 ROUNDING_CELLS = 1e-3
 """How far beyond the map's edge a warped cell may fall by rounding alone."""
+
+
+@settings
+class HeatmapSettings:
+    """Keypoints to heatmaps and back."""
+
+    sigma: Annotated[float, Field(gt=0)] = 2.0
+    """Standard deviation of the target Gaussians in heatmap cells."""
+    decode: DecodeMethod = "shift"
+    """How a keypoint is read off: the quarter shift (published), or DARK's Newton step."""
+
+
+@dataclass(frozen=True)
+class HeatmapCodec:
+    """What the maps of a network mean: a heatmap for each keypoint, with a cell every `stride` view px."""
+
+    settings: HeatmapSettings
+    skeleton: Skeleton
+    stride: int = STRIDE
+
+    @property
+    def num_channels(self) -> int:
+        """Maps of a network."""
+        return self.skeleton.num_keypoints
+
+    def targets(
+        self, points_xy: Tensor, visible: Tensor, heatmap_hw: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """`encode` with the sigma of the settings: heatmaps (N, K, h, w) and weights (N, K)."""
+        return encode(points_xy, visible, heatmap_hw, self.stride, self.settings.sigma)
+
+    def loss(self, maps: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """`heatmap_loss`."""
+        return heatmap_loss(maps, targets, weights)
+
+    def decode(self, maps: Tensor, method: DecodeMethod | None = None) -> tuple[Tensor, Tensor]:
+        """`decode` by `method`, or that of the settings: points (N, K, 2) view px and peaks (N, K)."""
+        sigma, method = self.settings.sigma, method or self.settings.decode
+        return decode(maps, self.stride, method=method, sigma=sigma)
+
+    def mirror_images(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) mirrored at the middle between the first and the last heatmap cell.
+
+        Pixel x goes to S (w - 1) - x, so cell i goes to cell w - 1 - i exactly. The last S - 1 columns of the
+        mirror image would come from beyond the view: they repeat its edge.
+        """
+        flipped = images.flip(-1)
+        edge = flipped[..., -1:].expand(*flipped.shape[:-1], self.stride - 1)
+        return torch.cat((flipped[..., self.stride - 1 :], edge), dim=-1)
+
+    def mirror(self, maps: Tensor) -> Tensor:
+        """Heatmaps (N, K, h, w) of mirror images as heatmaps of the images, left and right exchanged."""
+        return maps.flip(-1)[:, list(self.skeleton.flip_order)]
 
 
 def encode(
@@ -171,3 +231,39 @@ def _blur(heatmaps: Tensor, sigma: float) -> Tensor:
     blurred = sum(tap * rows[..., i : i + height, :] for i, tap in enumerate(taps))
     assert isinstance(blurred, Tensor)
     return blurred
+
+
+def heatmap_loss(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Half the mean squared error over samples, keypoints and cells (docs/methods.md 3.1), in float32.
+
+    The divisor counts every keypoint and cell, also those of weight zero, as the published systems do.
+    Only `predicted` gets a gradient: what is taught is given.
+
+    Args:
+        predicted: (N, K, h, w) heatmaps.
+        target: (N, K, h, w) heatmaps.
+        weights: broadcastable to them, multiplies each squared error; None is 1. The published kernel
+            multiplies the error before it is squared, which for weights 0 and 1 is the same.
+
+    Returns:
+        A float32 scalar.
+    """
+    loss: Tensor = _HalfMeanSquare.apply(predicted.float(), target.float(), weights)
+    return loss
+
+
+class _HalfMeanSquare(torch.autograd.Function):
+    """Its gradient, (predicted - target) * weights / count, is half of its own work: autograd's chain through
+    difference, square, product and mean passes over the heatmaps four times and keeps three of them."""
+
+    @staticmethod
+    def forward(ctx: Any, predicted: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+        difference = predicted - target
+        weighted = difference if weights is None else difference * weights
+        ctx.save_for_backward(weighted)
+        return 0.5 * (weighted * difference).mean()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weighted,) = ctx.saved_tensors
+        return weighted * (gradient / weighted.numel()), None, None

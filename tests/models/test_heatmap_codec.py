@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.heatmap import decode, encode, find_peaks, warp
+from models.codecs.heatmap import decode, encode, find_peaks, warp
 from pipelines.geometry import apply
 
 STRIDE = 4
