@@ -38,15 +38,15 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Promise:
-    """A promise of the project and what this run measured of it; None where it could not be measured."""
+class Target:
+    """A target of the project and what this run measured of it; None where it could not be measured."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     what: str
     asked: str
     measured: str | None
-    is_kept: bool | None
+    is_met: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Result:
     """Rows that could not be measured here, each with the reason."""
     facts: dict[str, float] = field(default_factory=dict)
     """Limits of the machine, measured in the same run."""
-    promises: tuple[Promise, ...] = ()
+    targets: tuple[Target, ...] = ()
 
     def row(self, name: str) -> Row | None:
         """The row of that name."""

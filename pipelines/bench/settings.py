@@ -27,7 +27,7 @@ MOST_THREADS = 16
 
 
 def threads_here() -> int:
-    """Two, as the promises have it; beside a GPU, whose data is wanted faster, as many as there are cores."""
+    """Two, as the targets have it; beside a GPU, whose data is wanted faster, as many as there are cores."""
     return min(MOST_THREADS, len(os.sched_getaffinity(0))) if torch.cuda.is_available() else 2
 
 

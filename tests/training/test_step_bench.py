@@ -1,4 +1,4 @@
-"""The benchmark of steps: both ways make the same step, memory is that of the whole tree, promises add up."""
+"""The benchmark of steps: both ways make the same step, memory is that of the whole tree, targets add up."""
 
 import subprocess
 import sys
@@ -22,9 +22,9 @@ from training.bench import growth
 from training.bench import run as bench
 from training.bench.child import covered_share, measure
 from training.bench.classic import PairDataset, accuracy, draw_targets, joint_loss
-from training.bench.promises import promises
 from training.bench.rows import all_steps
 from training.bench.settings import Measured, StepLimits, StepTimes, TrainingBenchSettings
+from training.bench.targets import targets
 from training.bench.watch import Watched, end_tree, run_measured, watch
 from training.methods.method import Progress
 
@@ -194,7 +194,7 @@ def test_a_process_that_fails_says_why(spec: Callable[..., Measured], tmp_path: 
     assert "nowhere" in (found.problem or "")
 
 
-def test_bench_leaves_rows_promises_and_a_plot(
+def test_bench_leaves_rows_targets_and_a_plot(
     drawn_people: CocoFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Measured] = []
@@ -236,10 +236,10 @@ def test_bench_leaves_rows_promises_and_a_plot(
     assert ours is not None
     assert (ours.median, ours.base, len(ours.rounds)) == (2, "semi, classic loader, batch 4", 6)
     assert ours.facts["images_per_s"] == 32
-    kept = {each.what.split(",")[0]: each.is_kept for each in result.promises}
-    assert kept["data wait in a semi-supervised step"] is True
-    assert kept["peak memory of a run"] is True
-    assert kept["masking"] is None
+    met = {each.what.split(",")[0]: each.is_met for each in result.targets}
+    assert met["data wait in a semi-supervised step"] is True
+    assert met["peak memory of a run"] is True
+    assert met["masking"] is None
 
 
 def test_growth_varies_one_thing_at_a_time(
@@ -290,7 +290,7 @@ def speed(name: str, rate: float, **facts: float) -> Any:
     return make_row(name, [rate], group="g", unit="persons/s", facts=facts)
 
 
-def test_promises_compare_what_was_measured() -> None:
+def test_targets_compare_what_was_measured() -> None:
     pipelines = result(
         "pipelines",
         speed("classic loader", 100),
@@ -300,13 +300,13 @@ def test_promises_compare_what_was_measured() -> None:
     )
     facts = {"strong_images_per_s": 80.0, "data_wait_share": 0.03, "peak_memory_mib": 900.0}
     training = result("training", speed("semi, our loader, batch 8", 10, **facts))
-    found = {each.what: each for each in promises(pipelines, training)}
-    kept = [each.is_kept for each in found.values()]
-    assert kept == [True, None, False, True, False, None]
+    found = {each.what: each for each in targets(pipelines, training)}
+    met = [each.is_met for each in found.values()]
+    assert met == [True, None, False, True, False, None]
     assert found["masking, as a share of a semi-supervised step"].measured == "1.00%"
 
 
-def test_promises_of_a_gpu_are_about_its_rows() -> None:
+def test_targets_of_a_gpu_are_about_its_rows() -> None:
     names = ("classic loader", "masking: counts, choice, op", "masking as published (loops)")
     on_gpu = (
         "whole loader, and masks, GPU",
@@ -315,7 +315,7 @@ def test_promises_of_a_gpu_are_about_its_rows() -> None:
     )
     rates = dict(zip((*names, *on_gpu), (100, 2000, 1000, 900, 50_000, 500), strict=True))
     pipelines = result("pipelines", *(speed(name, rate) for name, rate in rates.items()))
-    found = promises(pipelines, result("training", gpu="some"))
+    found = targets(pipelines, result("training", gpu="some"))
     assert [each.measured for each in found[:3]] == ["9.00x", None, "100.00x"]
     assert "GPU" in found[0].what
 

@@ -14,9 +14,9 @@ from pipelines.bench.plot import plot
 from pipelines.bench.result import Result, Row, compare, make_row, read_result, write_result
 from pipelines.bench.settings import open_people
 from pipelines.views import ViewSettings
-from training.bench.promises import promises, promises_table
 from training.bench.rows import NO_PHOTOS, PUBLISHED_PEOPLE, all_steps, base_of
 from training.bench.settings import Measured, TrainingBenchSettings
+from training.bench.targets import targets, targets_table
 from training.bench.watch import Watched, run_measured
 from training.settings import RunSettings
 
@@ -83,15 +83,15 @@ def choose(
 
 
 def finish(cfg: TrainingBenchSettings, result: Result, console: Console) -> Result:
-    """Add the promises, write file and plot, print both tables."""
+    """Add the targets, write file and plot, print both tables."""
     pipelines = read_result(cfg.pipelines) if cfg.pipelines.exists() else None
     if pipelines and pipelines.machine["commit"] != result.machine["commit"]:
         console.print(f"{cfg.pipelines} is of another commit: not compared", highlight=False)
         pipelines = None
-    result = Result(**{**vars(result), "promises": promises(pipelines, result)})
+    result = Result(**{**vars(result), "targets": targets(pipelines, result)})
     write_result(cfg.output, result)
     plot(result, cfg.output.with_suffix(".png"))
-    console.print(*tables(result), promises_table(result.promises))
+    console.print(*tables(result), targets_table(result.targets))
     console.print(f"written to {cfg.output}, plot beside it", highlight=False)
     return result
 

@@ -32,7 +32,7 @@ class TrainingBenchSettings(PeopleSettings):
     output: Path = Path("runs/bench/training.json")
     """The result file; the plot goes beside it."""
     pipelines: Path = Path("runs/bench/pipelines.json")
-    """The result of `python -m pipelines.bench`, for the table of promises."""
+    """The result of `python -m pipelines.bench`, for the table of targets."""
     supervised: Path = Path("configs/run/coco-1k/supervised.yaml")
     """Recipe of the supervised step."""
     semi: Path = Path("configs/run/coco-1k/adaptive_mixup.yaml")

@@ -60,7 +60,7 @@ def tests(name: str, part: dict[str, Any]) -> Iterator[Line]:
 
 
 def bench_rows(name: str, found: dict[str, Any]) -> Iterator[Line]:
-    """The rows of a benchmark, limits of the machine, promises, and what could not be measured."""
+    """The rows of a benchmark, limits of the machine, targets, and what could not be measured."""
     for row in found["rows"]:
         low, high = row["iqr"]
         beside = [f"{row['times_base']:.2f} x {row['base']}"] if row["base"] else []
@@ -73,9 +73,9 @@ def bench_rows(name: str, found: dict[str, Any]) -> Iterator[Line]:
         )
     for key, value in found["facts"].items():
         yield name, key, f"{value:g}", ""
-    for promise in found["promises"]:
-        kept = {True: "kept", False: "**not kept**", None: "not measured"}[promise["is_kept"]]
-        yield name, promise["what"], promise["measured"] or "", f"asked: {promise['asked']}; {kept}"
+    for target in found["targets"]:
+        verdict = {True: "met", False: "**missed**", None: "not measured"}[target["is_met"]]
+        yield name, target["what"], target["measured"] or "", f"asked: {target['asked']}; {verdict}"
     for row_name, reason in found["skipped"].items():
         yield name, row_name, "not measured", reason
 

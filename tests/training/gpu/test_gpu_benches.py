@@ -33,7 +33,7 @@ RESULT = {
     ],
     "skipped": {"kornia": "kornia is not installed"},
     "facts": {"copy_gb_per_s": 50.0},
-    "promises": [{"what": "whole loader", "asked": "3x", "measured": "25.00x", "is_kept": True}],
+    "targets": [{"what": "whole loader", "asked": "3x", "measured": "25.00x", "is_met": True}],
 }
 
 
@@ -62,7 +62,7 @@ def test_results_are_read_and_shown(tmp_path: Path) -> None:
     )
     assert "kornia is not installed" in text
     assert "copy_gb_per_s | 50" in text
-    assert "asked: 3x; kept" in text
+    assert "asked: 3x; met" in text
     columns = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")}
     assert columns == {5}
 

@@ -1,4 +1,4 @@
-"""The promises of the project beside what the results of one run say of them."""
+"""The targets of the project beside what the results of one run say of them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,19 +7,19 @@ import torch
 from rich.table import Table
 
 from pipelines.bench import rows as pipelines_rows
-from pipelines.bench.result import Promise, Result, Row
+from pipelines.bench.result import Result, Row, Target
 
 WHOLE, CACHED, MASKS, MASKS_SHARE, WAIT_SHARE, BUSY_SHARE = 3.0, 8.0, 10.0, 0.02, 0.02, 0.95
 LONGEST_HOURS = 1.0
 
 
-def promises(pipelines: Result | None, training: Result) -> tuple[Promise, ...]:
-    """Every promise that this kind of machine can show; `pipelines`: the other result of the same run."""
+def targets(pipelines: Result | None, training: Result) -> tuple[Target, ...]:
+    """Every target that this kind of machine can show; `pipelines`: the other result of the same run."""
     semi = [row for row in training.rows if row.name.startswith("semi, ")]
     ours = [row for row in semi if "classic" not in row.name]
     has_gpu = bool(training.machine["gpu"])
     found = [
-        *loader_promises(pipelines, has_gpu=has_gpu),
+        *loader_targets(pipelines, has_gpu=has_gpu),
         masks_share(pipelines, ours),
         data_wait(ours),
         memory(training),
@@ -29,7 +29,7 @@ def promises(pipelines: Result | None, training: Result) -> tuple[Promise, ...]:
     return tuple(found)
 
 
-def loader_promises(pipelines: Result | None, *, has_gpu: bool) -> list[Promise]:
+def loader_targets(pipelines: Result | None, *, has_gpu: bool) -> list[Target]:
     """Ratios of one run of the pipelines' benchmark: of what a run on this machine takes."""
     on = partial(pipelines_rows.on, device=torch.device("cuda" if has_gpu else "cpu"))
     asked = [
@@ -41,17 +41,17 @@ def loader_promises(pipelines: Result | None, *, has_gpu: bool) -> list[Promise]
     for name, base, least in asked:
         ratio = pipelines.ratio(name, base) if pipelines else None
         found.append(
-            Promise(
+            Target(
                 what=f"{name}, against {base}",
                 asked=f"at least {least:g}x",
                 measured=None if ratio is None else f"{ratio:.2f}x",
-                is_kept=None if ratio is None else ratio >= least,
+                is_met=None if ratio is None else ratio >= least,
             )
         )
     return found
 
 
-def masks_share(pipelines: Result | None, ours: Sequence[Row]) -> Promise:
+def masks_share(pipelines: Result | None, ours: Sequence[Row]) -> Target:
     """Masking as a share of the fastest step, per person, so that batches may differ."""
     on_gpu = any("gpu_busy_share" in row.facts for row in ours)
     name = f"{pipelines_rows.MASKS}, GPU" if on_gpu else pipelines_rows.MASKS
@@ -61,13 +61,13 @@ def masks_share(pipelines: Result | None, ours: Sequence[Row]) -> Promise:
     return at_most("masking, as a share of a semi-supervised step", share, MASKS_SHARE)
 
 
-def data_wait(ours: Sequence[Row]) -> Promise:
+def data_wait(ours: Sequence[Row]) -> Target:
     """The largest wait of any of our semi-supervised steps."""
     share = max((row.facts["data_wait_share"] for row in ours), default=None)
     return at_most("data wait in a semi-supervised step", share, WAIT_SHARE)
 
 
-def memory(training: Result) -> Promise:
+def memory(training: Result) -> Target:
     """The worst ratio of our run to that with the classic loader, of the same step and batch."""
     ratios = []
     for row in training.rows:
@@ -78,42 +78,42 @@ def memory(training: Result) -> Promise:
     return at_most(what, max(ratios, default=None), 1.0)
 
 
-def gpu_busy(ours: Sequence[Row]) -> Promise:
+def gpu_busy(ours: Sequence[Row]) -> Target:
     """The busiest of our steps."""
     share = max((row.facts["gpu_busy_share"] for row in ours), default=None)
-    return Promise(
+    return Target(
         what="GPU busy in a semi-supervised step, at best",
         asked=f"above {BUSY_SHARE:.0%}",
         measured=None if share is None else f"{share:.1%}",
-        is_kept=None if share is None else share > BUSY_SHARE,
+        is_met=None if share is None else share > BUSY_SHARE,
     )
 
 
-def published_hours(ours: Sequence[Row]) -> Promise:
+def published_hours(ours: Sequence[Row]) -> Target:
     """The published 1K schedule by the fastest of our steps."""
     hours = min((row.facts["published_1k_hours"] for row in ours), default=None)
-    return Promise(
+    return Target(
         what="published 1K schedule on this GPU, projected",
         asked=f"under {LONGEST_HOURS:g} h",
         measured=None if hours is None else f"{hours:.2f} h",
-        is_kept=None if hours is None else hours < LONGEST_HOURS,
+        is_met=None if hours is None else hours < LONGEST_HOURS,
     )
 
 
-def at_most(what: str, share: float | None, most: float) -> Promise:
+def at_most(what: str, share: float | None, most: float) -> Target:
     """A share that must not be larger."""
-    return Promise(
+    return Target(
         what=what,
         asked=f"at most {most:.0%}",
         measured=None if share is None else f"{share:.2%}",
-        is_kept=None if share is None else share <= most,
+        is_met=None if share is None else share <= most,
     )
 
 
-def promises_table(found: Sequence[Promise]) -> Table:
+def targets_table(found: Sequence[Target]) -> Table:
     """As people read them."""
-    shown = Table("promise", "asked", "measured", "", title="promises", title_justify="left")
+    shown = Table("target", "asked", "measured", "", title="targets", title_justify="left")
     for each in found:
-        kept = {None: "not measured here", True: "kept", False: "not kept"}[each.is_kept]
-        shown.add_row(each.what, each.asked, each.measured or "", kept)
+        verdict = {None: "not measured here", True: "met", False: "missed"}[each.is_met]
+        shown.add_row(each.what, each.asked, each.measured or "", verdict)
     return shown
