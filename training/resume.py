@@ -45,7 +45,7 @@ class Changes:
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """The settings of a run (`finished.read_settings`) that differ from others (`schema.plain`).
+    """The settings of a run (`runs.read_settings`) that differ from others (`schema.plain`).
 
     `output` is left out: a folder may be moved. Of a plug-in that was exchanged its name alone counts.
     """
@@ -63,7 +63,7 @@ class Resumed:
     """A run that goes on: what its folder says that it was so far, and what is changed now."""
 
     def __init__(self, cfg: RunSettings, was: Mapping[str, Any]) -> None:
-        """Compare `cfg` with the settings that the run had (`finished.read_settings` of its folder).
+        """Compare `cfg` with the settings that the run had (`runs.read_settings` of its folder).
 
         Raises InputError for changes that are not allowed within a run.
         """
