@@ -78,7 +78,7 @@ def merge(kind: Any, lower: Any, upper: Any, problems: list[Problem], place: Key
     """`upper` laid over `lower`, both plain values for the type `kind`.
 
     A mapping of settings in `upper` that has nothing (or null) below it is laid over its field's default, so
-    that changing one value of `views: ViewLaw = PUBLISHED_WEAK` keeps the others. The default of a free
+    that changing one value of `views: AffinePolicy = PUBLISHED_WEAK` keeps the others. The default of a free
     mapping (`dict[str, float]`) is replaced, as only then can a recipe take a key of it away. A list
     replaces, but for `Elements`; those that do not fit the list below are added to `problems`, `place` being
     where `upper` stands. `Typed` values become plain ones by their type.

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from configs.load import InputError
 from pipelines.stream_reader import Feed
-from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, ViewLaw, ViewSettings
+from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, AffinePolicy, ViewSettings
 from sharding.crop import BOX_PADDING
 from sharding.index import VERSION as INDEX_VERSION
 
@@ -164,28 +164,28 @@ def decode(jpeg: Node, reading: Reading) -> Node:
     return fn.decoders.image(jpeg, **where, output_type=DALIImageType.RGB, jpeg_fancy_upsampling=True)
 
 
-def draw_scale(law: ViewLaw) -> Node | float:
+def draw_scale(policy: AffinePolicy) -> Node | float:
     """Draw the factor of the box's size."""
-    if law.scale_sd == 0:
+    if policy.scale_sd == 0:
         return 1.0
-    return math.clamp(1.0 + law.scale_sd * fn.random.normal(), law.scale_min, law.scale_max)
+    return math.clamp(1.0 + policy.scale_sd * fn.random.normal(), policy.scale_min, policy.scale_max)
 
 
-def draw_angle_deg(law: ViewLaw) -> Node | float:
+def draw_angle_deg(policy: AffinePolicy) -> Node | float:
     """Draw the rotation, clockwise as seen (y points down)."""
-    if law.rotation_sd_deg == 0 or law.rotation_probability == 0:
+    if policy.rotation_sd_deg == 0 or policy.rotation_probability == 0:
         return 0.0
-    limit = law.rotation_max_deg
-    angle = math.clamp(law.rotation_sd_deg * fn.random.normal(), -limit, limit)
-    return angle * fn.random.coin_flip(probability=law.rotation_probability)
+    limit = policy.rotation_max_deg
+    angle = math.clamp(policy.rotation_sd_deg * fn.random.normal(), -limit, limit)
+    return angle * fn.random.coin_flip(probability=policy.rotation_probability)
 
 
-def draw_flip(law: ViewLaw) -> Node:
+def draw_flip(policy: AffinePolicy) -> Node:
     """Draw whether the view is mirrored, int32 0 or 1."""
-    return fn.random.coin_flip(probability=law.flip_probability)
+    return fn.random.coin_flip(probability=policy.flip_probability)
 
 
-def draw_view(pose: Node, law: ViewLaw, size_hw: tuple[int, int]) -> tuple[Node, Node]:
+def draw_view(pose: Node, policy: AffinePolicy, size_hw: tuple[int, int]) -> tuple[Node, Node]:
     """Draw `view_from_stored` (2, 3) of a person and whether it mirrors.
 
     Only the box, the first four numbers of the record, is looked at.
@@ -193,22 +193,22 @@ def draw_view(pose: Node, law: ViewLaw, size_hw: tuple[int, int]) -> tuple[Node,
     height, width = size_hw
     box_x, box_y, box_w, box_h = pose[0], pose[1], pose[2], pose[3]
     shown_width = BOX_PADDING * math.max(box_w, box_h * (width / height))
-    scale = width / (shown_width * draw_scale(law))
-    flip = draw_flip(law)
+    scale = width / (shown_width * draw_scale(policy))
+    flip = draw_flip(policy)
     mirror = 1.0 - 2.0 * flip
     matrix = fn.transforms.translation(offset=-fn.stack(box_x + 0.5 * box_w, box_y + 0.5 * box_h))
     matrix = fn.transforms.scale(matrix, scale=fn.stack(scale * mirror, scale))
-    matrix = fn.transforms.rotation(matrix, angle=draw_angle_deg(law))
+    matrix = fn.transforms.rotation(matrix, angle=draw_angle_deg(policy))
     return fn.transforms.translation(matrix, offset=[width / 2, height / 2]), flip
 
 
-def draw_strong(law: ViewLaw, size_hw: tuple[int, int]) -> Node:
+def draw_strong(policy: AffinePolicy, size_hw: tuple[int, int]) -> Node:
     """Draw `strong_from_weak` (2, 3): a rigid rotation and a scale about the centre of the view."""
     height, width = size_hw
-    zoom = 1.0 / draw_scale(law)
+    zoom = 1.0 / draw_scale(policy)
     matrix = fn.transforms.translation(offset=[-width / 2, -height / 2])
-    matrix = fn.transforms.scale(matrix, scale=fn.stack(zoom, zoom) if law.scale_sd else [1.0, 1.0])
-    matrix = fn.transforms.rotation(matrix, angle=draw_angle_deg(law))
+    matrix = fn.transforms.scale(matrix, scale=fn.stack(zoom, zoom) if policy.scale_sd else [1.0, 1.0])
+    matrix = fn.transforms.rotation(matrix, angle=draw_angle_deg(policy))
     return fn.transforms.translation(matrix, offset=[width / 2, height / 2])
 
 
@@ -217,7 +217,7 @@ def combine(b_from_c: Node, a_from_b: Node) -> Node:
     return fn.transforms.combine(b_from_c, a_from_b)
 
 
-def warp(image: Node, view_from_stored: Node, law: ViewLaw, size_hw: tuple[int, int]) -> Node:
+def warp(image: Node, view_from_stored: Node, policy: AffinePolicy, size_hw: tuple[int, int]) -> Node:
     """Sample a view once, bilinearly, from decoded pixels."""
     last_row = Constant(np.array([[0, 0, 1]], np.float32), device="cpu")
     return fn.experimental.warp_perspective(
@@ -227,7 +227,7 @@ def warp(image: Node, view_from_stored: Node, law: ViewLaw, size_hw: tuple[int, 
         inverse_map=False,
         pixel_origin="center",
         border_mode="constant",
-        fill_value=list(BORDER_GREYS[law.border]),
+        fill_value=list(BORDER_GREYS[policy.border]),
     )
 
 
@@ -243,7 +243,7 @@ def normalise(view: Node) -> Node:
 
 
 def show(
-    image: Node, shown: dict[str, tuple[Node, ViewLaw]], size_hw: tuple[int, int], reading: Reading
+    image: Node, shown: dict[str, tuple[Node, AffinePolicy]], size_hw: tuple[int, int], reading: Reading
 ) -> dict[str, Node]:
     """Return the views of an image by name, each by its matrix from stored pixels; or its crop instead.
 
@@ -252,8 +252,8 @@ def show(
     if reading.crops:
         return {CROP: image}
     return {
-        name: normalise(warp(image, view_from_stored, law, size_hw))
-        for name, (view_from_stored, law) in shown.items()
+        name: normalise(warp(image, view_from_stored, policy, size_hw))
+        for name, (view_from_stored, policy) in shown.items()
     }
 
 

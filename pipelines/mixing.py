@@ -21,8 +21,8 @@ def draw_alpha(a: float, *, generator: torch.Generator) -> Tensor:
     """One weight from Beta(a, a), a > 0: 0-dim float32 on the generator's device.
 
     Two uniform numbers make a variate of Student's t with 2a degrees of freedom (Bailey 1994, polar method),
-    and t / sqrt(2a + t^2) maps it to the symmetric beta law: exact, no rejection loop, so nothing is read
-    back to the host; torch's own Beta takes no generator.
+    and t / sqrt(2a + t^2) maps it to the symmetric beta distribution: exact, no rejection loop, so nothing is
+    read back to the host; torch's own Beta takes no generator.
     """
     if not a > 0:
         raise ValueError(f"Beta(a, a) needs a > 0, not {a}")

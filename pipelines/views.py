@@ -1,8 +1,8 @@
 """How the views of a person are drawn: settings only; `graph.py` does the drawing.
 
-A view's frame, shared by all laws: the person's box, its short side grown to the view's aspect and both
+A view's frame, which all policies share: the person's box, its short side grown to the view's aspect and both
 sides padded (`sharding.crop.BOX_PADDING`), is laid with its centre on view pixel (W/2, H/2) and its width on
-W. A law then changes the box's scale, rotates about the centre and mirrors (x -> W - x).
+W. A policy then changes the box's scale, rotates about the centre and mirrors (x -> W - x).
 """
 
 from dataclasses import field, replace
@@ -28,8 +28,8 @@ BORDER_GREYS: dict[Border, tuple[int, ...]] = {
 
 
 @settings
-class ViewLaw:
-    """The distribution of one view. The defaults are the published weak law but for the border."""
+class AffinePolicy:
+    """How one view is drawn. The defaults are the published weak view, except for the border."""
 
     scale_sd: Annotated[float, Field(ge=0)] = 0.25
     """Deviation of the box's scale factor about 1; a factor above 1 shows more around the person."""
@@ -53,27 +53,27 @@ class ViewLaw:
             raise ValueError(f"scale_min {self.scale_min} and scale_max {self.scale_max} must enclose 1")
 
 
-PUBLISHED_WEAK = ViewLaw(border="black")
+PUBLISHED_WEAK = AffinePolicy(border="black")
 """Labelled and weak views of Xie et al. 2021 and its successors."""
-PUBLISHED_STRONG = ViewLaw(rotation_probability=0.8, flip_probability=0.0)
-"""Their strong view, applied on top of the weak one, but for the border, which takes `border: black` here and
+PUBLISHED_STRONG = AffinePolicy(rotation_probability=0.8, flip_probability=0.0)
+"""Their strong view, applied on top of the weak one. For its border take `border: black` here and
 `strong_beyond_weak: mean` in `ViewSettings`. Differs from Xie et al.: a rigid rotation, no shear."""
-PLAIN = ViewLaw(scale_sd=0.0, rotation_probability=0.0, flip_probability=0.0)
-"""No chance at all: the view that is scored."""
+PLAIN = AffinePolicy(scale_sd=0.0, rotation_probability=0.0, flip_probability=0.0)
+"""Nothing random: the view that is scored."""
 
 
 @settings
 class ViewSettings:
-    """Size of the network's input and the laws of the views shown to it."""
+    """Size of the network's input, and how the views shown to it are drawn."""
 
     size_hw: tuple[Annotated[int, Field(ge=32, le=4096)], Annotated[int, Field(ge=32, le=4096)]] = (256, 192)
     """Height and width of every view, in pixels; multiples of 4, the stride of heatmaps."""
-    labelled: ViewLaw = field(default_factory=ViewLaw)
-    """Law of the labelled view."""
-    weak: ViewLaw = field(default_factory=ViewLaw)
-    """Law of the weak view, which the teacher sees."""
-    strong: ViewLaw = PUBLISHED_STRONG
-    """Law of the strong view, which the student sees, relative to the weak view; never mirrored."""
+    labelled: AffinePolicy = field(default_factory=AffinePolicy)
+    """How the labelled view is drawn."""
+    weak: AffinePolicy = field(default_factory=AffinePolicy)
+    """How the weak view is drawn, which the teacher sees."""
+    strong: AffinePolicy = PUBLISHED_STRONG
+    """How the strong view is drawn, which the student sees, relative to the weak view; never mirrored."""
     strong_beyond_weak: Literal["photo", "mean"] = "photo"
     """What the strong view shows beyond the weak view: the photo, which goes on there, or ImageNet's mean
     colour, as where the weak view itself is warped (published)."""
@@ -87,6 +87,6 @@ class ViewSettings:
             )
 
     @property
-    def plain(self) -> ViewLaw:
-        """The law of the scored view: no chance, the border of the labelled view."""
+    def plain(self) -> AffinePolicy:
+        """How the scored view is drawn: nothing random, with the border of the labelled view."""
         return replace(PLAIN, border=self.labelled.border)

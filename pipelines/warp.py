@@ -1,6 +1,6 @@
 """Views from decoded crops on the CPU: OpenCV, a batch's samples shared by threads.
 
-A pixel is sampled bilinearly where its matrix says, with the law's border colour beyond the crop, and
+A pixel is sampled bilinearly where its matrix says, with the policy's border colour beyond the crop, and
 normalised: the very grey levels of the DALI graph on the CPU, in less time (docs/results.md).
 """
 

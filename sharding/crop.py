@@ -1,4 +1,4 @@
-"""What of a photo a shard stores for one person: the crop laws and their geometry."""
+"""What of a photo a shard stores for one person: the kinds of crops and their geometry."""
 
 import math
 from typing import Annotated, Literal, NamedTuple
@@ -20,7 +20,7 @@ class PersonCrop:
     """Store each person once, cut from the photo with the margin that the views need.
 
     The stored region is a square about the box, because views rotate. Of the pixels of a strong view (weak
-    law times strong law: zoom-out up to 1.5625, 7 % of rotations beyond 60 degrees) 3.4 % fall outside at
+    view times strong view: zoom-out up to 1.5625, 7 % of rotations beyond 60 degrees) 3.4 % fall outside at
     margin 1.25, 0.7 % at 1.5, 0.4 % at 1.5625 and none at 1.95; of a weak view 1.0 %, 0.03 %, 0 and 0. The
     area to store and decode grows with the square of the margin, so the default is 1.5.
     """
@@ -66,31 +66,31 @@ class Region(NamedTuple):
 
 
 def person_region(
-    box_xywh: tuple[float, float, float, float], source_size_wh: tuple[int, int], law: PersonCrop
+    box_xywh: tuple[float, float, float, float], source_size_wh: tuple[int, int], crop: PersonCrop
 ) -> Region:
-    """The region that `law` stores for a cleaned box, clipped to the photo.
+    """The region that `crop` stores for a cleaned box, clipped to the photo.
 
     It is scaled down only, and only where the padded box has more pixels than `oversample` times the input.
     """
     x, y, width, height = box_xywh
-    aspect = law.input_size_wh[0] / law.input_size_wh[1]
+    aspect = crop.input_size_wh[0] / crop.input_size_wh[1]
     padded_height = BOX_PADDING * max(height, width / aspect)
-    half_side = law.margin * padded_height * max(1.0, aspect) / 2
+    half_side = crop.margin * padded_height * max(1.0, aspect) / 2
     centre_xy = (x + width / 2, y + height / 2)
     left, top = (max(0, math.floor(centre - half_side)) for centre in centre_xy)
     right, bottom = (
         min(size, math.ceil(centre + half_side) + 1)
         for centre, size in zip(centre_xy, source_size_wh, strict=True)
     )
-    scale = min(1.0, law.oversample * law.input_size_wh[1] / padded_height)
+    scale = min(1.0, crop.oversample * crop.input_size_wh[1] / padded_height)
     stored_wh = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
     return Region(left, top, right, bottom, stored_wh)
 
 
-def photo_region(source_size_wh: tuple[int, int], law: WholePhoto) -> Region:
-    """The whole photo, at the size at which `law` stores it."""
+def photo_region(source_size_wh: tuple[int, int], crop: WholePhoto) -> Region:
+    """The whole photo, at the size at which `crop` stores it."""
     width, height = source_size_wh
-    scale = min(1.0, (law.longest_side or max(width, height)) / max(width, height))
+    scale = min(1.0, (crop.longest_side or max(width, height)) / max(width, height))
     return Region(0, 0, width, height, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 

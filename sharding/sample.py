@@ -40,7 +40,7 @@ class TarSample(NamedTuple):
 
 
 def person_sample(
-    person: Person, photo: np.ndarray, payload: bytes | None, law: PersonCrop | WholePhoto
+    person: Person, photo: np.ndarray, payload: bytes | None, crop: PersonCrop | WholePhoto
 ) -> Sample:
     """What the shard stores for one person.
 
@@ -49,8 +49,8 @@ def person_sample(
     """
     size_wh = (photo.shape[1], photo.shape[0])
     _check_reach(person, size_wh)
-    if isinstance(law, PersonCrop):
-        region = person_region(person.box_xywh, size_wh, law)
+    if isinstance(crop, PersonCrop):
+        region = person_region(person.box_xywh, size_wh, crop)
         if region.is_empty:
             raise InputError(
                 f"{person.file_name}: the box of annotation {person.id} lies outside the photo, which has "
@@ -59,7 +59,7 @@ def person_sample(
         source_from_stored = image_from_stored(region)
         jpg = encode_jpeg(cut(photo, region))
     else:
-        jpg, source_from_stored = _whole_photo(photo, payload, law)
+        jpg, source_from_stored = _whole_photo(photo, payload, crop)
     stored_from_source = invert_axis_aligned(source_from_stored)
     pose = encode_pose(
         move_box(np.asarray(person.box_xywh), stored_from_source),
@@ -81,13 +81,13 @@ def person_sample(
 
 
 def image_sample(
-    task: PhotoTask, photo: np.ndarray, payload: bytes | None, law: PersonCrop | WholePhoto
+    task: PhotoTask, photo: np.ndarray, payload: bytes | None, crop: PersonCrop | WholePhoto
 ) -> Sample:
     """What the shard stores for one photo with all its people; arguments as of `person_sample`."""
-    assert isinstance(law, WholePhoto), "settings refuse another law"
+    assert isinstance(crop, WholePhoto), "settings refuse another crop"
     for person in task.persons:
         _check_reach(person, (photo.shape[1], photo.shape[0]))
-    jpg, source_from_stored = _whole_photo(photo, payload, law)
+    jpg, source_from_stored = _whole_photo(photo, payload, crop)
     stored_from_source = invert_axis_aligned(source_from_stored)
     pose = encode_people(
         boxes_xywh=[move_box(np.asarray(person.box_xywh), stored_from_source) for person in task.persons],
@@ -116,9 +116,9 @@ def _check_reach(person: Person, size_wh: tuple[int, int]) -> None:
         )
 
 
-def _whole_photo(photo: np.ndarray, payload: bytes | None, law: WholePhoto) -> tuple[bytes, np.ndarray]:
+def _whole_photo(photo: np.ndarray, payload: bytes | None, crop: WholePhoto) -> tuple[bytes, np.ndarray]:
     """A photo as it is stored, and (2, 3) from stored to source pixels."""
-    region = photo_region((photo.shape[1], photo.shape[0]), law)
+    region = photo_region((photo.shape[1], photo.shape[0]), crop)
     is_own_size = region.stored_wh == (photo.shape[1], photo.shape[0])
     jpg = payload if payload is not None and is_own_size else encode_jpeg(cut(photo, region))
     return jpg, image_from_stored(region)

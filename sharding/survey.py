@@ -152,7 +152,7 @@ def _find_equal_bytes(verdicts: Mapping[Photo, Verdict], findings: Findings) -> 
 
 
 def _find_boxes_outside(
-    law: PersonCrop,
+    crop: PersonCrop,
     annotations: Annotations,
     stored: set[str],
     sizes_wh: dict[str, tuple[int, int]],
@@ -163,7 +163,7 @@ def _find_boxes_outside(
         size_wh = sizes_wh.get(person.file_name)
         if not all(map(math.isfinite, person.box_xywh)):  # a fault of its own
             continue
-        if size_wh and person.file_name in stored and person_region(person.box_xywh, size_wh, law).is_empty:
+        if size_wh and person.file_name in stored and person_region(person.box_xywh, size_wh, crop).is_empty:
             findings.add(BOX_OUTSIDE, person.id, f"{list(person.box_xywh)} of {size_wh[0]}x{size_wh[1]}")
 
 

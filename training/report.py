@@ -185,8 +185,8 @@ class Report:
 
     def _watch_of(self, name: str) -> CollapseWatch:
         """The watch over a term: one for each teacher of the method."""
-        law = self.collapse
-        return self.watches.setdefault(name, CollapseWatch(share=law.share, reports=law.reports))
+        limits = self.collapse
+        return self.watches.setdefault(name, CollapseWatch(share=limits.share, reports=limits.reports))
 
     def _watch(self, means: Mapping[str, float]) -> None:
         for name in (name for name in means if name.startswith(WATCHED)):

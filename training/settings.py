@@ -67,7 +67,7 @@ class RunSettings:
     data: DataSettings
     """Which people are labelled, unlabelled and scored."""
     views: ViewSettings = ViewSettings()
-    """The views' size and the laws that they are drawn from."""
+    """The views' size, and how they are drawn."""
     loader: LoaderSettings = LoaderSettings()
     """How shards become batches."""
     net: NetSettings = NetSettings()

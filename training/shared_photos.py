@@ -186,11 +186,11 @@ def is_same(one: Photo, other: Photo) -> bool | None:
     )
     if one.stored.is_local and other.stored.is_local:
         return looks_same(*one.stored.read(ordinal), *other.stored.read(other_ordinal))
-    law = one.stored.manifest.crop
-    is_cut_alike = isinstance(law, WholePhoto) or np.allclose(
+    crop = one.stored.manifest.crop
+    is_cut_alike = isinstance(crop, WholePhoto) or np.allclose(
         person.bbox, other_person.bbox, rtol=0, atol=0.01
     )
-    if law != other.stored.manifest.crop or not is_cut_alike:
+    if crop != other.stored.manifest.crop or not is_cut_alike:
         return None
     return one.stored.jpg_bytes(ordinal) == other.stored.jpg_bytes(other_ordinal)
 

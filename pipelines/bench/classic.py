@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms.v2 import functional
 
-from pipelines.masking.mask_sampling import HALF_SIDE_PX, JITTER_SD_PX, LAW_HEIGHT_PX
-from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, ViewLaw, ViewSettings
+from pipelines.masking.mask_sampling import HALF_SIDE_PX, JITTER_SD_PX, PUBLISHED_HEIGHT_PX
+from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, AffinePolicy, ViewSettings
 from sharding.crop import BOX_PADDING
 from sharding.record import Annotations
 
@@ -80,16 +80,16 @@ def read_photo(path: str) -> np.ndarray:
 
 
 def warp(
-    image: np.ndarray, view_from_image: np.ndarray, law: ViewLaw, size_hw: tuple[int, int]
+    image: np.ndarray, view_from_image: np.ndarray, policy: AffinePolicy, size_hw: tuple[int, int]
 ) -> np.ndarray:
     """Sample a view (H, W, 3) uint8, bilinearly, by a (3, 3) matrix."""
-    return cv2.warpAffine(image, view_from_image[:2], size_hw[::-1], borderValue=BORDER_GREYS[law.border])
+    return cv2.warpAffine(image, view_from_image[:2], size_hw[::-1], borderValue=BORDER_GREYS[policy.border])
 
 
 def cut_out_joints(crop: np.ndarray, points_xy: np.ndarray, count: int) -> np.ndarray:
     """Paint `count` rectangles about joints (M, 2) of a crop (H, W, 3) with the mean colour, in place."""
     height, width = crop.shape[:2]
-    scale = height / LAW_HEIGHT_PX
+    scale = height / PUBLISHED_HEIGHT_PX
     low, high = HALF_SIDE_PX
     for joint in np.random.permutation(len(points_xy))[:count]:
         x, y = points_xy[joint] + scale * np.trunc(JITTER_SD_PX * np.random.standard_normal(2))
@@ -107,22 +107,24 @@ def normalise(view: np.ndarray) -> Tensor:
     return functional.normalize(scaled, list(MEAN_RGB), list(STD_RGB), inplace=True)
 
 
-def draw_view(box_xywh: np.ndarray, law: ViewLaw, size_hw: tuple[int, int]) -> tuple[np.ndarray, bool]:
+def draw_view(
+    box_xywh: np.ndarray, policy: AffinePolicy, size_hw: tuple[int, int]
+) -> tuple[np.ndarray, bool]:
     """Draw a view's matrix (3, 3) from photo pixels, as `graph.draw_view` does, and whether it mirrors."""
     height, width = size_hw
     x, y, box_w, box_h = box_xywh
-    scale = width / (BOX_PADDING * max(box_w, box_h * width / height) * draw_scale(law))
-    is_mirrored = bool(np.random.random() < law.flip_probability)
+    scale = width / (BOX_PADDING * max(box_w, box_h * width / height) * draw_scale(policy))
+    is_mirrored = bool(np.random.random() < policy.flip_probability)
     about_box = np.array([[1, 0, -x - box_w / 2], [0, 1, -y - box_h / 2], [0, 0, 1]])
-    turn = similarity(draw_angle_deg(law), scale, (width / 2, height / 2))
+    turn = similarity(draw_angle_deg(policy), scale, (width / 2, height / 2))
     return turn @ np.diag([-1.0 if is_mirrored else 1.0, 1, 1]) @ about_box, is_mirrored
 
 
-def draw_strong(law: ViewLaw, size_hw: tuple[int, int]) -> np.ndarray:
+def draw_strong(policy: AffinePolicy, size_hw: tuple[int, int]) -> np.ndarray:
     """Draw `strong_from_weak` (3, 3), as `graph.draw_strong` does."""
     height, width = size_hw
     about_centre = np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1]])
-    return similarity(draw_angle_deg(law), 1 / draw_scale(law), (width / 2, height / 2)) @ about_centre
+    return similarity(draw_angle_deg(policy), 1 / draw_scale(policy), (width / 2, height / 2)) @ about_centre
 
 
 def endless_batches(dataset: Dataset[Any], *, batch_size: int, workers: int) -> Iterator[Any]:
@@ -143,17 +145,19 @@ def _start_worker(number: int) -> None:
     np.random.seed((torch.initial_seed() + number) % (1 << 32))
 
 
-def draw_scale(law: ViewLaw) -> float:
+def draw_scale(policy: AffinePolicy) -> float:
     """Draw the factor of the box's size."""
-    return float(np.clip(1 + law.scale_sd * np.random.standard_normal(), law.scale_min, law.scale_max))
+    return float(
+        np.clip(1 + policy.scale_sd * np.random.standard_normal(), policy.scale_min, policy.scale_max)
+    )
 
 
-def draw_angle_deg(law: ViewLaw) -> float:
+def draw_angle_deg(policy: AffinePolicy) -> float:
     """Draw the rotation."""
-    if np.random.random() >= law.rotation_probability:
+    if np.random.random() >= policy.rotation_probability:
         return 0.0
-    limit = law.rotation_max_deg
-    return float(np.clip(law.rotation_sd_deg * np.random.standard_normal(), -limit, limit))
+    limit = policy.rotation_max_deg
+    return float(np.clip(policy.rotation_sd_deg * np.random.standard_normal(), -limit, limit))
 
 
 def similarity(angle_deg: float, scale: float, centre_xy: tuple[float, float]) -> np.ndarray:

@@ -35,7 +35,7 @@ class GrowthSettings(PeopleSettings):
     output: Path = Path("runs/bench/growth.json")
     """The result file; the plot goes beside it."""
     views: ViewSettings = Field(default_factory=ViewSettings)
-    """Size and laws of the views."""
+    """Size of the views, and how they are drawn."""
     batch_size: Count = 32
     """Persons in a batch where that is not varied."""
     batch_sizes: tuple[Count, ...] = (8, 16, 32, 64)

@@ -145,8 +145,10 @@ def both_stage(reading: Reading, *, views: ViewSettings) -> dict[str, graph.Node
     weak, _ = graph.draw_view(pose, views.weak, views.size_hw)
     strong = graph.combine(weak, graph.draw_strong(views.strong, views.size_hw))
     image = graph.decode(jpeg, reading)
-    laws = {"weak": (weak, views.weak), "strong": (strong, views.strong)}
-    return {name: graph.warp(image, matrix, law, views.size_hw) for name, (matrix, law) in laws.items()}
+    shown = {"weak": (weak, views.weak), "strong": (strong, views.strong)}
+    return {
+        name: graph.warp(image, matrix, policy, views.size_hw) for name, (matrix, policy) in shown.items()
+    }
 
 
 def loaders(cfg: BenchSettings, people: People, device: torch.device, stack: ExitStack) -> list[Variant]:

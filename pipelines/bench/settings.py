@@ -69,7 +69,7 @@ class BenchSettings(PeopleSettings):
     output: Path = Path("runs/bench/pipelines.json")
     """The result file; the plot goes beside it."""
     views: ViewSettings = Field(default_factory=ViewSettings)
-    """Size and laws of the views."""
+    """Size of the views, and how they are drawn."""
     batch_size: Count = 32
     """Persons in a batch."""
     threads: Count = Field(default_factory=threads_here)

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 
 from pipelines.bench.classic import MEAN_COLOUR, draw_angle_deg, draw_scale
 from pipelines.source import Split
-from pipelines.views import MEAN_RGB, STD_RGB, ViewLaw, ViewSettings
+from pipelines.views import MEAN_RGB, STD_RGB, AffinePolicy, ViewSettings
 from sharding.crop import BOX_PADDING
 from sharding.index import Component, read_index
 from sharding.record import decode_pose
@@ -52,7 +52,7 @@ def _read(tar: str, offset: int, size: int) -> bytes:
 
 
 class TorchvisionDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Two views of each crop by the same laws; the strong one is made of the weak one.
+    """Two views of each crop by the same policies; the strong one is made of the weak one.
 
     Pillow's images: with uint8 tensors torchvision takes as long on a CPU, within a tenth.
     """
@@ -77,15 +77,15 @@ class TorchvisionDataset(Dataset[tuple[Tensor, Tensor]]):
         return finish(weak), finish(self._turn(weak, self.views.strong))
 
     @staticmethod
-    def _turn(image: Image.Image, law: ViewLaw) -> Image.Image:
+    def _turn(image: Image.Image, policy: AffinePolicy) -> Image.Image:
         return functional.affine(
             image,
-            angle=draw_angle_deg(law),
+            angle=draw_angle_deg(policy),
             translate=[0, 0],
-            scale=1 / draw_scale(law),
+            scale=1 / draw_scale(policy),
             shear=[0.0, 0.0],
             interpolation=InterpolationMode.BILINEAR,
-            fill=list(MEAN_COLOUR if law.border == "mean" else (0, 0, 0)),
+            fill=list(MEAN_COLOUR if policy.border == "mean" else (0, 0, 0)),
         )
 
 

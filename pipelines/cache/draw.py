@@ -1,4 +1,4 @@
-"""The laws of `graph.py` in numpy: which samples a batch shows, and by which matrices.
+"""What `graph.py` draws, in numpy: which samples a batch shows, and by which matrices.
 
 Everything is drawn on the host: it takes a fraction of a millisecond in the thread that prepares a batch,
 a GPU gets it by a few small copies instead of forty tiny kernels, and a seed gives the same views anywhere.
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipelines import geometry
 from pipelines.cache.store import Store
-from pipelines.views import ViewLaw, ViewSettings
+from pipelines.views import AffinePolicy, ViewSettings
 from pipelines.warp import View
 from sharding.crop import BOX_PADDING
 
@@ -63,21 +63,21 @@ def draws_of(seed: int, number: int) -> np.random.Generator:
     return np.random.default_rng([seed, _VIEWS, number])
 
 
-def draw_scale(law: ViewLaw, count: int, rng: np.random.Generator) -> np.ndarray:
+def draw_scale(policy: AffinePolicy, count: int, rng: np.random.Generator) -> np.ndarray:
     """Draw the factors of the boxes' sizes, (count,)."""
-    return np.clip(1.0 + law.scale_sd * rng.standard_normal(count), law.scale_min, law.scale_max)
+    return np.clip(1.0 + policy.scale_sd * rng.standard_normal(count), policy.scale_min, policy.scale_max)
 
 
-def draw_angle_deg(law: ViewLaw, count: int, rng: np.random.Generator) -> np.ndarray:
+def draw_angle_deg(policy: AffinePolicy, count: int, rng: np.random.Generator) -> np.ndarray:
     """Draw the rotations (count,), clockwise as seen (y points down)."""
-    limit = law.rotation_max_deg
-    angle_deg = np.clip(law.rotation_sd_deg * rng.standard_normal(count), -limit, limit)
-    return angle_deg * (rng.random(count) < law.rotation_probability)
+    limit = policy.rotation_max_deg
+    angle_deg = np.clip(policy.rotation_sd_deg * rng.standard_normal(count), -limit, limit)
+    return angle_deg * (rng.random(count) < policy.rotation_probability)
 
 
-def draw_flip(law: ViewLaw, count: int, rng: np.random.Generator) -> np.ndarray:
+def draw_flip(policy: AffinePolicy, count: int, rng: np.random.Generator) -> np.ndarray:
     """Draw which views are mirrored, (count,) bool."""
-    return rng.random(count) < law.flip_probability
+    return rng.random(count) < policy.flip_probability
 
 
 def view_from_stored(
@@ -122,8 +122,8 @@ def _about(
 def labelled_plan(store: Store, places: np.ndarray, rng: np.random.Generator, *, views: ViewSettings) -> Plan:
     """Plan what `graph.labelled_graph` gives: image, points_xy, v, flipped."""
     assert store.keypoints is not None
-    law, count = views.labelled, len(places)
-    scale, flip, angle_deg = (draw(law, count, rng) for draw in (draw_scale, draw_flip, draw_angle_deg))
+    policy, count = views.labelled, len(places)
+    scale, flip, angle_deg = (draw(policy, count, rng) for draw in (draw_scale, draw_flip, draw_angle_deg))
     matrix = view_from_stored(store.boxes_xywh[places], scale, angle_deg, flip, views.size_hw)
     matrix = matrix.astype(np.float32)
     keypoints = torch.from_numpy(store.keypoints[places])
@@ -132,7 +132,7 @@ def labelled_plan(store: Store, places: np.ndarray, rng: np.random.Generator, *,
         "v": keypoints[..., 2].contiguous(),
         "flipped": torch.from_numpy(flip.astype(np.int32)),
     }
-    return Plan(places, (View("image", matrix, law.border),), values)
+    return Plan(places, (View("image", matrix, policy.border),), values)
 
 
 def unlabelled_plan(

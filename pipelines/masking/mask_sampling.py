@@ -1,6 +1,6 @@
 """Which keypoints to mask and with what rectangles: every random number of the masks, drawn on the device.
 
-Published law (X's joint cutout, methods of arXiv 2404.14835): joints uniformly without replacement,
+As published (X's joint cutout, methods of arXiv 2404.14835): joints uniformly without replacement,
 half-sides independent uniform integers 10..19 px, jitter 10 N(0, 1) px cut to an integer, for a view
 256 px high. Other heights scale all three.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LAW_HEIGHT_PX = 256
+PUBLISHED_HEIGHT_PX = 256
 """Height of the view for which the sizes below are published."""
 HALF_SIDE_PX = (10, 19)
 """Smallest and largest half-side, both included."""
@@ -40,7 +40,7 @@ def draw_masks(
     *,
     generator: torch.Generator,
 ) -> Masks:
-    """Draw the masks in the weak view, where the published law is stated; the op moves them on.
+    """Draw the masks in the weak view, for which the sizes are published; the op moves them on.
 
     Always draws for all K keypoints, so what is drawn does not depend on `counts`.
 
@@ -89,7 +89,7 @@ def draw_half_sizes(
         dtype=torch.float32,
         device=generator.device,
     )
-    return half_sides.mul_(view_height_px / LAW_HEIGHT_PX)
+    return half_sides.mul_(view_height_px / PUBLISHED_HEIGHT_PX)
 
 
 def draw_jitter(
@@ -98,4 +98,4 @@ def draw_jitter(
     """(N, K, 2) float32 px: 10 N(0, 1) cut toward 0 to an integer, times view height / 256."""
     normal = torch.randn((num_samples, num_keypoints, 2), generator=generator, device=generator.device)
     # to integers, as `trunc` would wake all threads of a CPU for these few numbers
-    return normal.mul_(JITTER_SD_PX).int() * (view_height_px / LAW_HEIGHT_PX)
+    return normal.mul_(JITTER_SD_PX).int() * (view_height_px / PUBLISHED_HEIGHT_PX)

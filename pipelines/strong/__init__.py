@@ -14,7 +14,7 @@ from pipelines.strong.joint_cutout import AdaptiveMasks, JointCutout, RandomMask
 from pipelines.strong.rand_augment import RandAugment
 from pipelines.strong.scene import Scene
 
-Part = Annotated[
+StrongAugmentation = Annotated[
     AdaptiveMasks | JointCutout | RandomMasks | CutOcclude | Cutout | CutMix | RandAugment | Colour,
     Field(discriminator="name"),
 ]
@@ -27,8 +27,8 @@ __all__ = [
     "CutOcclude",
     "Cutout",
     "JointCutout",
-    "Part",
     "RandAugment",
     "RandomMasks",
     "Scene",
+    "StrongAugmentation",
 ]

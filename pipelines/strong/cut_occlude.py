@@ -44,11 +44,11 @@ def draw_joint_patches(
     *,
     generator: torch.Generator,
 ) -> Patches:
-    """Draw from where, which joints, jitter and sizes by the published law, and move them to the strong view.
+    """Draw from where, which joints, jitter and sizes, and move them to the strong view.
 
     Each sample has one source image, uniform over the batch (it may be itself), `count` distinct joints to
     cover and as many distinct joints of the source, all uniform and independent; with fewer joints, all of
-    them. Target and source are jittered independently, by the law of pipelines/masking/mask_sampling.py.
+    them. Target and source are jittered independently, as in pipelines/masking/mask_sampling.py.
 
     The strong view is sampled once from the stored pixels, so nothing can be pasted into the weak view and
     then be warped. As with masks (mask_sampling.py), the centres move with the joints and the sides grow with

@@ -67,7 +67,7 @@ def draw_holes(
 
     Differs from MultiAugs: centres are uniform over the pixels of the strong view itself, so that none falls
     outside it (there: drawn in the weak view with height and width exchanged, then warped). Half-sides
-    follow the published law for joints (mask_sampling.py) and grow with the view, to hide as much of the
+    follow those published for joints (mask_sampling.py) and grow with the view, to hide as much of the
     body.
 
     Args:

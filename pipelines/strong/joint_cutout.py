@@ -45,7 +45,7 @@ class RandomMasks:
     """A random number of keypoints in each image, whatever the teacher finds there.
 
     So Meng et al. (arXiv 2404.14835) describe the masking that their adaptive number is compared with: from
-    0 to 4 keypoints for each person (docs/methods.md 2.3). The release of Xie et al. has this law too, but
+    0 to 4 keypoints for each person (docs/methods.md 2.3). The release of Xie et al. has this rule too, but
     switched off. Differs from it: distinct real joints.
     """
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from configs.settings import settings
-from pipelines.masking.mask_sampling import LAW_HEIGHT_PX
+from pipelines.masking.mask_sampling import PUBLISHED_HEIGHT_PX
 from pipelines.strong import levels as ops
 from pipelines.strong.levels import from_levels, to_levels
 from pipelines.strong.scene import Scene
@@ -145,7 +145,7 @@ def _enhanced(
 def _cutout(levels: Tensor, turn: Turn, magnitude: int) -> Tensor:
     """A square of 80 px times magnitude / 30 in a view 256 px high, cut by the border."""
     height, width = levels.shape[-2:]
-    half_px = 40.0 * magnitude / LARGEST_MAGNITUDE * height / LAW_HEIGHT_PX
+    half_px = 40.0 * magnitude / LARGEST_MAGNITUDE * height / PUBLISHED_HEIGHT_PX
     columns, rows = (torch.arange(size, device=levels.device) for size in (width, height))
     in_columns = (columns - turn.centres_xy[:, :1] >= -half_px) & (columns - turn.centres_xy[:, :1] < half_px)
     in_rows = (rows - turn.centres_xy[:, 1:] >= -half_px) & (rows - turn.centres_xy[:, 1:] < half_px)

@@ -22,7 +22,7 @@ from sharding.sample import invert_axis_aligned
 
 
 def plain_loop(
-    tasks: list[PhotoTask], annotations: Annotations, law: PersonCrop, folder: Path, samples_per_shard: int
+    tasks: list[PhotoTask], annotations: Annotations, crop: PersonCrop, folder: Path, samples_per_shard: int
 ) -> None:
     """Store the same regions and labels as `build` does, without its checks, index, hashes and resumption."""
     folder.mkdir(parents=True)
@@ -32,7 +32,7 @@ def plain_loop(
             photo = cv2.imread(annotations.photos.where(task.photo.file_name))
             assert photo is not None, "the build has read the same photo"
             for person in task.persons:
-                region = person_region(person.box_xywh, (photo.shape[1], photo.shape[0]), law)
+                region = person_region(person.box_xywh, (photo.shape[1], photo.shape[0]), crop)
                 _, jpg = cv2.imencode(".jpg", cut(photo, region), (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
                 matrix = image_from_stored(region)
                 inverse = invert_axis_aligned(matrix)

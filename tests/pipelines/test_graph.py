@@ -13,11 +13,11 @@ from pipelines import geometry
 from pipelines import graph as graph_module
 from pipelines.graph import Graph, Pipeline, Reading, labelled_graph, unlabelled_graph
 from pipelines.source import Split, open_split
-from pipelines.views import MEAN_RGB, PUBLISHED_STRONG, PUBLISHED_WEAK, STD_RGB, ViewLaw, ViewSettings
+from pipelines.views import MEAN_RGB, PUBLISHED_STRONG, PUBLISHED_WEAK, STD_RGB, AffinePolicy, ViewSettings
 from tests.pipelines.conftest import MakeShards, encode
 
 SIZES_HW = [(256, 192), (96, 96), (64, 160)]
-BLACK_STRONG = ViewLaw(rotation_probability=0.8, flip_probability=0.0, border="black")
+BLACK_STRONG = AffinePolicy(rotation_probability=0.8, flip_probability=0.0, border="black")
 COUNT = 24
 
 

@@ -16,7 +16,7 @@ from configs.load import InputError, load
 from models.codecs.heatmap import encode, heatmap_loss
 from pipelines.bench.result import Result, make_row, read_result
 from pipelines.bench.settings import PeopleSettings
-from pipelines.views import PLAIN, ViewLaw, ViewSettings
+from pipelines.views import PLAIN, AffinePolicy, ViewSettings
 from sharding.formats.coco import CocoFormat
 from training.bench import growth
 from training.bench import run as bench
@@ -138,10 +138,10 @@ def test_accuracy_counts_joints_near_their_place() -> None:
 
 def test_labelled_half_of_a_pair_is_mirrored_with_its_names(drawn_people: CocoFormat) -> None:
     annotations = drawn_people.read()
-    mirrored = ViewLaw(scale_sd=0.0, rotation_probability=0.0, flip_probability=1.0)
+    mirrored = AffinePolicy(scale_sd=0.0, rotation_probability=0.0, flip_probability=1.0)
     height, width = 64, 48
 
-    def pairs(law: ViewLaw) -> PairDataset:
+    def pairs(law: AffinePolicy) -> PairDataset:
         views = ViewSettings(size_hw=(height, width), labelled=law)
         return PairDataset(annotations, views, unlabelled=False, sigma=None)
 

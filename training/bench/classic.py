@@ -42,9 +42,9 @@ class PairDataset(Dataset[dict[str, Tensor]]):
         return labelled | (self.people[place]._asdict() if self.unlabelled else {})
 
     def _labelled(self, place: int) -> dict[str, Tensor]:
-        law, size_hw = self.views.labelled, self.views.size_hw
-        matrix, is_mirrored = classic.draw_view(self.people.boxes_xywh[place], law, size_hw)
-        view = classic.warp(classic.read_photo(self.people.paths[place]), matrix, law, size_hw)
+        policy, size_hw = self.views.labelled, self.views.size_hw
+        matrix, is_mirrored = classic.draw_view(self.people.boxes_xywh[place], policy, size_hw)
+        view = classic.warp(classic.read_photo(self.people.paths[place]), matrix, policy, size_hw)
         keypoints = self.people.keypoints[place][self.flip_order if is_mirrored else slice(None)]
         points_xy = (keypoints[:, :2] @ matrix[:2, :2].T + matrix[:2, 2]).astype(np.float32)
         visible = (keypoints[:, 2] > 0).astype(np.float32)

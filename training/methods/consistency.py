@@ -17,7 +17,7 @@ from models.codecs.heatmap import HeatmapCodec, Peaks, find_peaks, heatmap_loss,
 from models.net import PoseNet
 from pipelines.batch import UnlabelledBatch
 from pipelines.geometry import apply
-from pipelines.strong import Part
+from pipelines.strong import StrongAugmentation
 from pipelines.strong.joint_cutout import AdaptiveMasks
 from pipelines.strong.scene import Scene
 from training.methods.draws import Draws
@@ -26,7 +26,7 @@ from training.methods.method import Inspection, Progress
 from training.methods.mixup import MixupBranch, MixupSettings
 from training.teacher import SharedTeacherSettings, TeacherSettings
 
-StrongPath = tuple[Part, ...]
+StrongPath = tuple[StrongAugmentation, ...]
 
 
 @settings

@@ -2,8 +2,8 @@
 
 With an ensemble over flips and scales it is Data Distillation (Radosavovic et al., CVPR 2018). The people are
 labelled as they come instead of into a file: the teacher sees the weak view, the student the strong view with
-the keypoints moved into it. With a weak law that only mirrors and a strong law like that of the labelled view
-that is labelling each person once and then training on it with the usual augmentation.
+the keypoints moved into it. If the weak view is only mirrored and the strong view is drawn like the labelled
+one, that is labelling each person once and then training on it with the usual augmentation.
 """
 
 from dataclasses import field

@@ -22,14 +22,14 @@ from pipelines.cache.draw import (
 )
 from pipelines.cache.store import Store
 from pipelines.graph import unlabelled_graph
-from pipelines.views import PLAIN, PUBLISHED_STRONG, PUBLISHED_WEAK, ViewLaw, ViewSettings
+from pipelines.views import PLAIN, PUBLISHED_STRONG, PUBLISHED_WEAK, AffinePolicy, ViewSettings
 from tests.pipelines.conftest import encode, write_shards
 from tests.pipelines.test_graph import SIZES_HW, batch_of
 
 COUNT = 8192
 PEOPLE = 24
 CORNERS_XY = np.array([[0, 0], [180, 0], [0, 240], [180, 240]], np.float32)
-OTHER = ViewLaw(scale_sd=0.1, rotation_sd_deg=50, rotation_probability=0.3, flip_probability=0.0)
+OTHER = AffinePolicy(scale_sd=0.1, rotation_sd_deg=50, rotation_probability=0.3, flip_probability=0.0)
 LAWS = {"weak": PUBLISHED_WEAK, "strong": OTHER}
 
 

@@ -8,9 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipelines.masking.mask_sampling import draw_counts, draw_masks
 from pipelines.masking.op import mask_keypoints
-from pipelines.strong import AdaptiveMasks, JointCutout, Part, RandomMasks, Scene
+from pipelines.strong import AdaptiveMasks, JointCutout, RandomMasks, Scene, StrongAugmentation
 
-ANY_PART: TypeAdapter = TypeAdapter(Part)
+ANY_PART: TypeAdapter = TypeAdapter(StrongAugmentation)
 EASY_THEN_HARD = torch.stack([torch.ones(17), torch.zeros(17)])
 
 

@@ -11,9 +11,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipelines.mixing import draw_alpha, draw_partners, mix
-from pipelines.strong import Part, Scene
+from pipelines.strong import Scene, StrongAugmentation
 
-PARTS = [part() for part in get_args(get_args(Part)[0])]
+PARTS = [part() for part in get_args(get_args(StrongAugmentation)[0])]
 SHAPES = [(4, 3, 64, 48), (4, 17), (4, 17, 2), (4, 2, 3)]
 READERS = ["item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__"]
 

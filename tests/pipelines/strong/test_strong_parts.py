@@ -11,12 +11,12 @@ from pipelines import geometry
 from pipelines.masking.mask_sampling import draw_masks
 from pipelines.masking.op import mask_keypoints
 from pipelines.mixing import draw_partners
-from pipelines.strong import CutMix, CutOcclude, Cutout, JointCutout, Part, Scene
+from pipelines.strong import CutMix, CutOcclude, Cutout, JointCutout, Scene, StrongAugmentation
 from pipelines.strong.cut_occlude import draw_joint_patches
 from pipelines.strong.holes import draw_holes
 from pipelines.strong.patches import Patches, paste
 
-PARTS = [part() for part in get_args(get_args(Part)[0])]
+PARTS = [part() for part in get_args(get_args(StrongAugmentation)[0])]
 PLACED = [part for part in PARTS if part.name not in {"rand_augment", "colour"}]
 """Parts that change only some places of an image."""
 ANCHORED = [part for part in PLACED if part.name not in {"cutout", "cutmix"}]
@@ -64,7 +64,7 @@ def test_every_part_has_its_name() -> None:
         "colour",
     ]
     for part in PARTS:
-        assert TypeAdapter(Part).validate_json(json.dumps({"name": part.name})) == part
+        assert TypeAdapter(StrongAugmentation).validate_json(json.dumps({"name": part.name})) == part
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_every_part_has_its_name() -> None:
 )
 def test_wrong_settings_are_refused(recipe: dict, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
-        TypeAdapter(Part).validate_json(json.dumps(recipe))
+        TypeAdapter(StrongAugmentation).validate_json(json.dumps(recipe))
 
 
 @pytest.mark.parametrize("size_hw", SIZES_HW, ids=str)
