@@ -43,12 +43,6 @@ def test_scalars_follow_the_core_schema(text, value):
     assert type(read) is type(value)
 
 
-BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
-    f"{name}: &{name} [{','.join([f'*{below}'] * 10)}]\n"
-    for below, name in zip("abcdefg", "bcdefgh", strict=True)
-)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -64,13 +58,11 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
         ("a: !!int x", "f:1: 'x' cannot be read as int"),
         ("a: " + "9" * 5000, "cannot be read as int"),
         ('a: "\\ud800"', "cannot be read as str"),
-        ("[" * 50 + "]" * 50, "f:1: nested too deeply"),
         ("[" * 1500, "f: nested too deeply"),
-        ("a: &x [*x]", "f:1: nested too deeply"),
-        (BOMB, "too many values"),
-        ("#" * 1_000_001, "f: 1000001 characters is too long"),
+        ("a: 1\nb: &x [*x]", "f:2: this is nested within itself"),
+        ("a: &x {b: {c: *x}}", "f:1: this is nested within itself"),
     ],
-    ids=range(17),
+    ids=range(15),
 )
 def test_refusals_name_the_line(text, message):
     with pytest.raises(InputError) as caught:
