@@ -39,3 +39,13 @@ def test_every_code_folder_has_a_readme() -> None:
 def test_the_example_runs(folder: str) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / folder / "README.md").read_text(), flags=re.DOTALL)
     exec(code, {})
+
+
+def nearest_readme(file: Path) -> Path:
+    return next(folder / "README.md" for folder in file.parents if (folder / "README.md").exists())
+
+
+@pytest.mark.parametrize("folder", ["configs", "sharding", "pipelines", "models", "training"])
+def test_every_module_stands_in_the_tree_of_its_readme(folder: str) -> None:
+    files = [file for file in (ROOT / folder).rglob("*.py") if not file.name.startswith("__")]
+    assert [str(file) for file in files if file.name not in nearest_readme(file).read_text()] == []
