@@ -13,7 +13,12 @@ ROOMS = ["configs", "sharding", "pipelines", "models", "training"]  # each impor
 ONLY_IN = {
     "nvidia.dali": {"pipelines/graph.py"},
     "webdataset": {"sharding/bench/plain_loop.py", "pipelines/stream.py"},
-    "accelerate": {"training/run.py", "training/loop.py", "training/report.py", "training/bench/child.py"},
+    "accelerate": {
+        "training/run.py",
+        "training/loop.py",
+        "training/reporting/report.py",
+        "training/bench/child.py",
+    },
     "pycocotools": {"training/scoring/oks.py"},
     # a detector for unlabelled photos, and rivals: what it does inside differs between its versions
     "torchvision": {

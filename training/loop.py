@@ -16,11 +16,12 @@ from models.codecs.heatmap import HeatmapCodec
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.loader import EvalLoader, TrainLoader
 from sharding.skeleton import Skeleton
-from training import checkpoint, evaluate, pictures
+from training import checkpoint, evaluate
 from training.files import SCORES_NAME, write_json
 from training.methods.method import Method, Progress
 from training.predict import beside_truth, predict
-from training.report import Report
+from training.reporting import pictures
+from training.reporting.report import Report
 from training.schedule import is_due
 from training.settings import OptimSettings, RunSettings
 from training.stopping import StopRequest

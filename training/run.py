@@ -40,15 +40,16 @@ from pipelines.batch import UnlabelledBatch
 from pipelines.loader import Place, eval_loader, labelled_loader, unlabelled_loader
 from pipelines.source import Split
 from sharding.files import write_atomic
-from training import card, checkpoint
+from training import checkpoint
 from training.build import RECIPE_NAME, build_method, build_optimizer, choose_kernels, open_splits
 from training.files import CARD_NAME, write_json
 from training.launcher import require_plain_launch
 from training.loop import Job, restore, train, write_scores
-from training.report import Report
+from training.reporting import card
+from training.reporting.report import Report
+from training.reporting.setting_warnings import limits_of_scoring, setting_warnings
 from training.resume import Resumed
 from training.run_folder import find_start, held, is_complete, refuse_odd_folder, refuse_other_settings
-from training.run_warnings import limits_of_scoring, setting_warnings
 from training.runs import own_recipe, read_settings
 from training.scoring.metrics import require
 from training.settings import RunSettings

@@ -9,9 +9,9 @@ from models.codecs.heatmap import HeatmapSettings
 from models.net import NetSettings
 from pipelines.loader import Cache, LoaderSettings
 from pipelines.views import ViewSettings
-from training.collapse import CollapseSettings
 from training.methods import MethodSettings
 from training.methods.supervised import SupervisedSettings
+from training.reporting.collapse import CollapseSettings
 from training.schedule import Milestones, Schedule
 from training.scoring.settings import EvaluationSettings, Metric
 

@@ -24,7 +24,7 @@ from tests.training.tiny import LATE, METHODS, NET, SIGMA, SIZE_HW, make_setting
 from training.build import choose_kernels
 from training.methods.draws import Draws
 from training.methods.method import Ingredients, Method
-from training.report import Interval
+from training.reporting.report import Interval
 from training.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,10 +13,10 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.training.tiny import LATE, METHODS, make_batches, make_method
-from training import report as report_module
-from training.collapse import CollapseSettings, CollapseWatch
-from training.display import LABELS
-from training.report import Interval, JsonLines, NonFiniteLoss, Report
+from training.reporting import report as report_module
+from training.reporting.collapse import CollapseSettings, CollapseWatch
+from training.reporting.display import LABELS
+from training.reporting.report import Interval, JsonLines, NonFiniteLoss, Report
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from rich.console import Console
 from configs.errors import InputError
 from sharding.files import write_atomic
 from training import checkpoint
-from training.collapse import CollapseSettings, CollapseWatch, TrustWatch
-from training.display import Display
 from training.files import METRICS_NAME
+from training.reporting.collapse import CollapseSettings, CollapseWatch, TrustWatch
+from training.reporting.display import Display
 
 WATCHED = ("teacher_peak", "teacher_cells")
 

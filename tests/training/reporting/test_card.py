@@ -12,10 +12,10 @@ from configs.load import load
 from pipelines.loader import Place
 from sharding.skeleton import COCO_17
 from training.build import build_method, open_splits
-from training.card import card, choice, describe, trained_parameters
+from training.reporting.card import card, choice, describe, trained_parameters
 from training.settings import RunSettings
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 MakeRun = Callable[..., RunSettings]
 
 

@@ -12,7 +12,7 @@ from sharding.checks import joint_sides
 from sharding.sheet import COLOURS
 from sharding.skeleton import COCO_17, Skeleton
 from training.methods.method import Inspection
-from training.pictures import (
+from training.reporting.pictures import (
     CAPTION_HEIGHT,
     MARGIN,
     TILE_HEIGHT,

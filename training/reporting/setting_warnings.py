@@ -5,9 +5,9 @@ from typing import Any
 
 from pipelines.source import Split
 from sharding.crop import PersonCrop
+from training.reporting.shared_photos import shared_photos
 from training.scoring.oks import beyond_limit
 from training.settings import RunSettings
-from training.shared_photos import shared_photos
 
 NAMES_SHOWN = 3
 

@@ -18,7 +18,7 @@ from sharding.formats.coco import CocoFormat
 from sharding.formats.folder import FolderFormat
 from sharding.formats.lsp import LspFormat
 from sharding.settings import BuildSettings
-from training.shared_photos import looks_same, plain_name, shared_photos
+from training.reporting.shared_photos import looks_same, plain_name, shared_photos
 
 Rows = dict[str, Any]
 

@@ -11,7 +11,7 @@ from pipelines.source import Split
 from sharding.split import SideCount, SplitCard
 from tests.training.test_oks import make_ground_truth
 from training.build import open_splits
-from training.run_warnings import limits_of_scoring, setting_warnings
+from training.reporting.setting_warnings import limits_of_scoring, setting_warnings
 from training.settings import RunSettings
 
 MakeRun = Callable[..., RunSettings]

@@ -1,0 +1,1 @@
+"""What a run says of itself: its report, card, warnings and pictures."""
