@@ -56,9 +56,8 @@ def flip_keypoints(
 ) -> tuple[Tensor, Tensor]:
     """Exchange left and right keypoints of the mirrored samples; coordinates are the matrix's business.
 
-    points_xy (N, K, 2), visible (N, K), flipped (N,) bool, flip_order (K,) int64 as
-    `sharding.skeleton.Skeleton.flip_order`, on the same device. Keypoint k of a mirrored person is what the
-    matrix made of keypoint flip_order[k].
+    points_xy (N, K, 2), visible (N, K), flipped (N,) bool, flip_order (K,) int64 as `Skeleton.flip_order`, on
+    the same device. Keypoint k of a mirrored person is what the matrix made of keypoint flip_order[k].
     """
     exchanged_xy, exchanged_visible = points_xy[:, flip_order], visible[:, flip_order]
     return (

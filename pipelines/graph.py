@@ -22,8 +22,8 @@ from torch import Tensor
 from configs.load import InputError
 from pipelines.stream_reader import Feed
 from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, AffinePolicy, ViewSettings
-from sharding.crop import BOX_PADDING
-from sharding.index import VERSION as INDEX_VERSION
+from sharding.samples.crop import BOX_PADDING
+from sharding.store.index import VERSION as INDEX_VERSION
 
 try:
     import nvidia.dali

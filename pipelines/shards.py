@@ -20,9 +20,9 @@ import msgspec
 from configs.load import InputError
 from pipelines import stream
 from pipelines.temporary import make_folder
-from sharding.formats.rows import read_json
-from sharding.index import check_end, check_header, end_of, read_index
-from sharding.manifest import (
+from sharding.annotations.formats.rows import read_json
+from sharding.store.index import check_end, check_header, end_of, read_index
+from sharding.store.manifest import (
     GROUND_TRUTH_NAME,
     MANIFEST_NAME,
     Manifest,
@@ -90,7 +90,7 @@ class Shards:
 def open_shards(root: str | Path) -> Shards:
     """Open a folder of shards, wherever it lives, and compare it with its manifest. Raises InputError.
 
-    A local folder: see `sharding.manifest.check_shards`. Elsewhere: hashes of indices and ground
+    A local folder: see `sharding.store.manifest.check_shards`. Elsewhere: hashes of indices and ground
     truth; in an object store also sizes, first and last headers of the tars.
     """
     scheme = re.match(r"(pipe|\w+(?=://)):", str(root))

@@ -25,8 +25,8 @@ from urllib.parse import quote
 from webdataset.tariterators import tar_file_iterator
 
 from configs.load import InputError
-from sharding.index import Component, end_of, other_member
-from sharding.manifest import is_plain_name
+from sharding.store.index import Component, end_of, other_member
+from sharding.store.manifest import is_plain_name
 
 # curl tries again by itself what fails before the first byte. How long it may take is counted here.
 CURL = (

@@ -12,7 +12,7 @@ import numpy as np
 from configs.load import InputError
 from pipelines.source import Split, TarPart, damage
 from pipelines.stream import BrokenStreamError, Payloads, read_tar
-from sharding.index import read_index
+from sharding.store.index import read_index
 
 Batch = list[list[np.ndarray]]
 

@@ -1,8 +1,8 @@
 """How the views of a person are drawn: settings only; `graph.py` does the drawing.
 
-A view's frame, which all policies share: the person's box, its short side grown to the view's aspect and both
-sides padded (`sharding.crop.BOX_PADDING`), is laid with its centre on view pixel (W/2, H/2) and its width on
-W. A policy then changes the box's scale, rotates about the centre and mirrors (x -> W - x).
+A view's frame, which all policies share: the person's box, its short side grown to the view's aspect and
+both sides padded (`BOX_PADDING`), is laid with its centre on view pixel (W/2, H/2) and its width on W. A
+policy then changes the box's scale, rotates about the centre and mirrors (x -> W - x).
 """
 
 from dataclasses import field, replace

@@ -24,20 +24,29 @@ from rich.text import Text
 
 from configs.disk import named_disk_errors
 from configs.load import InputError, command
-from sharding.category import describe_keypoints
-from sharding.checks import inspect_people
-from sharding.executor import map_in_order
-from sharding.files import (
+from sharding.annotations.category import describe_keypoints
+from sharding.annotations.checks import inspect_people
+from sharding.annotations.findings import Findings
+from sharding.annotations.record import Annotations
+from sharding.annotations.split import SplitCard, describe_split, take_side
+from sharding.check.report import EFFECTS, check, print_warnings
+from sharding.check.verify import verify_command
+from sharding.samples.plan import PhotoTask, make_plan, num_samples, photos_without_box
+from sharding.samples.sample import TarSample
+from sharding.samples.worker import PhotoSamples, do_job, make_jobs
+from sharding.settings import BuildSettings
+from sharding.stopping import stoppable
+from sharding.store.executor import map_in_order
+from sharding.store.files import (
     file_sha256,
     follow_links,
     holds_anything,
     making_folder,
     put_in_place,
 )
-from sharding.findings import Findings
-from sharding.identity import Identity, identify
-from sharding.journal import JOURNAL_NAME, Journal, Tally
-from sharding.manifest import (
+from sharding.store.identity import Identity, identify
+from sharding.store.journal import JOURNAL_NAME, Journal, Tally
+from sharding.store.manifest import (
     FORMAT_VERSION,
     GROUND_TRUTH_NAME,
     MANIFEST_NAME,
@@ -47,17 +56,8 @@ from sharding.manifest import (
     read_manifest,
     write_manifest,
 )
-from sharding.plan import PhotoTask, make_plan, num_samples, photos_without_box
-from sharding.record import Annotations
-from sharding.report import EFFECTS, check, print_warnings
-from sharding.sample import TarSample
-from sharding.settings import BuildSettings
-from sharding.split import SplitCard, describe_split, take_side
-from sharding.stopping import stoppable
-from sharding.truth import write_ground_truth
-from sharding.verify import verify_command
-from sharding.worker import PhotoSamples, do_job, make_jobs
-from sharding.write import write_shards
+from sharding.store.truth import write_ground_truth
+from sharding.store.write import write_shards
 
 _DOING = "building"
 _GO_ON = "start the same command again; it goes on after the last complete shard"

@@ -7,11 +7,11 @@ from typing import Literal
 from pydantic import Field
 
 from configs.settings import settings
-from sharding.crop import CropLaw, PersonCrop
-from sharding.detections import Detections
-from sharding.files import require_name
-from sharding.formats.source import Source
-from sharding.split import TrainValSplit
+from sharding.annotations.detections import Detections
+from sharding.annotations.formats.source import Source
+from sharding.annotations.split import TrainValSplit
+from sharding.samples.crop import CropLaw, PersonCrop
+from sharding.store.files import require_name
 
 
 @settings

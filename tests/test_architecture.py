@@ -22,14 +22,14 @@ ONLY_IN = {
     "pycocotools": {"training/scoring/oks.py"},
     # a detector for unlabelled photos, and rivals: what it does inside differs between its versions
     "torchvision": {
-        "sharding/detector.py",
+        "sharding/annotations/detector.py",
         "pipelines/bench/classic.py",
         "pipelines/bench/kornia_views.py",
         "pipelines/bench/torchvision_v2.py",
     },
 }
 LIGHT_ROOMS = ("configs", "sharding")  # run where there is no torch: they cut and write data
-LAZY = "sharding/detector.py"  # asks torchvision for boxes where a recipe says so
+LAZY = "sharding/annotations/detector.py"  # asks torchvision for boxes where a recipe says so
 FILES = sorted(str(file.relative_to(ROOT)) for room in ROOMS for file in (ROOT / room).rglob("*.py"))
 TEXTS = sorted(
     str(file.relative_to(ROOT))

@@ -10,7 +10,7 @@ from models.codecs.heatmap import HeatmapCodec
 from models.net import NetSettings, PoseNet, build_net
 from pipelines.loader import Place
 from pipelines.source import Split, labelled_split, open_split, unlabelled_split
-from sharding.skeleton import Skeleton
+from sharding.annotations.skeleton import Skeleton
 from training.methods.draws import Draws
 from training.methods.method import Ingredients, Method
 from training.settings import RunSettings

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from configs.errors import InputError, why_unreadable
-from sharding.files import file_sha256, write_atomic
+from sharding.store.files import file_sha256, write_atomic
 
 FOLDER = "checkpoints"
 CHECKSUMS = "checksums.json"

@@ -25,7 +25,7 @@ from rich.text import Text
 from configs.disk import named_disk_errors
 from configs.load import InputError, exit_on_input_error, load, read_request
 from configs.settings import settings
-from sharding.files import write_atomic
+from sharding.store.files import write_atomic
 from training.plot import Curve, Point, draw_curves, draw_labels, draw_parameters, plot
 from training.runs import Group, Protocol, Run, find_runs, group_runs, mean_sd, read_losses, read_run
 

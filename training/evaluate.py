@@ -39,7 +39,7 @@ from configs.settings import settings
 from models.codecs.heatmap import HeatmapCodec
 from pipelines.loader import Place, eval_loader
 from pipelines.source import Split, open_split
-from sharding.skeleton import Skeleton
+from sharding.annotations.skeleton import Skeleton
 from training import checkpoint
 from training.build import build_method, open_splits
 from training.files import CARD_NAME, SCORES_NAME, read_json, write_json

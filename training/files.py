@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import InputError
-from sharding.files import write_atomic
+from sharding.store.files import write_atomic
 
 CARD_NAME = "card.json"
 SCORES_NAME = "scores.json"

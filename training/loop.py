@@ -15,7 +15,7 @@ from configs.load import InputError
 from models.codecs.heatmap import HeatmapCodec
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.loader import EvalLoader, TrainLoader
-from sharding.skeleton import Skeleton
+from sharding.annotations.skeleton import Skeleton
 from training import checkpoint, evaluate
 from training.files import SCORES_NAME, write_json
 from training.methods.method import Method, Progress

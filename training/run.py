@@ -39,7 +39,7 @@ from configs.load import InputError, dump, exit_on_input_error, load, no_recipe,
 from pipelines.batch import UnlabelledBatch
 from pipelines.loader import Place, eval_loader, labelled_loader, unlabelled_loader
 from pipelines.source import Split
-from sharding.files import write_atomic
+from sharding.store.files import write_atomic
 from training import checkpoint
 from training.build import RECIPE_NAME, build_method, build_optimizer, choose_kernels, open_splits
 from training.files import CARD_NAME, write_json

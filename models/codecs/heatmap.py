@@ -17,7 +17,7 @@ from torch import Tensor
 
 from configs.settings import settings
 from pipelines.geometry import heatmap_matrix, invert
-from sharding.skeleton import Skeleton
+from sharding.annotations.skeleton import Skeleton
 
 STRIDE = 4
 """View px between two cells of a heatmap."""

@@ -20,8 +20,8 @@ from torchvision.transforms.v2 import functional
 
 from pipelines.masking.mask_sampling import HALF_SIDE_PX, JITTER_SD_PX, PUBLISHED_HEIGHT_PX
 from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, AffinePolicy, ViewSettings
-from sharding.crop import BOX_PADDING
-from sharding.record import Annotations
+from sharding.annotations.record import Annotations
+from sharding.samples.crop import BOX_PADDING
 
 MASKS = 5
 """Joints cut out of a crop, as published."""

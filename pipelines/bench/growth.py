@@ -25,7 +25,7 @@ from pipelines.bench.variations import cut_people
 from pipelines.loader import LoaderSettings, unlabelled_loader
 from pipelines.source import Split
 from pipelines.views import ViewSettings
-from sharding.record import Annotations
+from sharding.annotations.record import Annotations
 
 
 @settings

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.bench.result import Result, Row, short
-from sharding.files import write_atomic
+from sharding.store.files import write_atomic
 
 INCHES_A_BAR = 0.3
 WIDTH_INCHES = 9.0

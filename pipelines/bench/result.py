@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from configs.load import InputError
-from sharding.files import write_atomic
+from sharding.store.files import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,12 @@ from configs.load import InputError
 from configs.settings import settings
 from pipelines.source import Split, open_split
 from pipelines.views import ViewSettings
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.formats.drawn import DrawnFormat
+from sharding.annotations.formats.source import Source
+from sharding.annotations.record import Annotations
 from sharding.build import BuildSettings, build
-from sharding.crop import PersonCrop, WholePhoto
-from sharding.formats.coco import CocoFormat
-from sharding.formats.drawn import DrawnFormat
-from sharding.formats.source import Source
-from sharding.record import Annotations
+from sharding.samples.crop import PersonCrop, WholePhoto
 
 Count = Annotated[int, Field(ge=1)]
 MOST_THREADS = 16

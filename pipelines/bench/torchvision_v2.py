@@ -14,9 +14,9 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 from pipelines.bench.classic import MEAN_COLOUR, draw_angle_deg, draw_scale
 from pipelines.source import Split
 from pipelines.views import MEAN_RGB, STD_RGB, AffinePolicy, ViewSettings
-from sharding.crop import BOX_PADDING
-from sharding.index import Component, read_index
-from sharding.record import decode_pose
+from sharding.annotations.record import decode_pose
+from sharding.samples.crop import BOX_PADDING
+from sharding.store.index import Component, read_index
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from pipelines.bench.settings import workers_for
 from pipelines.source import Split, open_split
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.record import Annotations, Person
+from sharding.annotations.skeleton import DEFAULT_SIGMA, Skeleton, to_category
 from sharding.build import BuildSettings, build
-from sharding.crop import PersonCrop
-from sharding.formats.coco import CocoFormat
-from sharding.record import Annotations, Person
-from sharding.skeleton import DEFAULT_SIGMA, Skeleton, to_category
+from sharding.samples.crop import PersonCrop
 
 
 def cut_people(

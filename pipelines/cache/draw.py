@@ -15,7 +15,7 @@ from pipelines import geometry
 from pipelines.cache.store import Store
 from pipelines.views import AffinePolicy, ViewSettings
 from pipelines.warp import View
-from sharding.crop import BOX_PADDING
+from sharding.samples.crop import BOX_PADDING
 
 VERSION = 1
 """Raised when a draw changes so that an old checkpoint would continue another stream."""

@@ -23,16 +23,16 @@ from rich.console import Console
 from rich.table import Table
 
 import sharding.build
-import sharding.sample
-import sharding.worker
+import sharding.samples.sample
+import sharding.samples.worker
 from configs.load import command
 from configs.schema import plain
 from configs.settings import settings
-from sharding.crop import PersonCrop
-from sharding.files import write_atomic
-from sharding.formats.coco import CocoFormat
-from sharding.plan import photo_tasks
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.samples.crop import PersonCrop
+from sharding.samples.plan import photo_tasks
 from sharding.settings import BuildSettings
+from sharding.store.files import write_atomic
 
 
 @settings
@@ -129,7 +129,10 @@ def time_shares(cfg: BenchSettings, folder: Path) -> dict[str, float]:
 
         return run
 
-    places = ((sharding.worker, "decode_photo", "decode"), (sharding.sample, "encode_jpeg", "encode"))
+    places = (
+        (sharding.samples.worker, "decode_photo", "decode"),
+        (sharding.samples.sample, "encode_jpeg", "encode"),
+    )
     real = [getattr(module, function) for module, function, _ in places]
     try:
         for module, function, name in places:

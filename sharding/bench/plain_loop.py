@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from webdataset.writer import ShardWriter
 
-from sharding.crop import (
+from sharding.annotations.record import Annotations, encode_pose
+from sharding.samples.crop import (
     JPEG_QUALITY,
     PersonCrop,
     cut,
@@ -16,9 +17,8 @@ from sharding.crop import (
     move_keypoints,
     person_region,
 )
-from sharding.plan import PhotoTask
-from sharding.record import Annotations, encode_pose
-from sharding.sample import invert_axis_aligned
+from sharding.samples.plan import PhotoTask
+from sharding.samples.sample import invert_axis_aligned
 
 
 def plain_loop(

@@ -26,7 +26,7 @@ from pipelines.graph import Pipeline, Reading
 from pipelines.loader import eval_loader, labelled_loader
 from pipelines.masking.op import mask_keypoints
 from pipelines.views import PLAIN, ViewSettings
-from sharding.formats.coco import CocoFormat
+from sharding.annotations.formats.coco import CocoFormat
 from tests.pipelines.conftest import encode
 
 QUIET = Console(quiet=True)

@@ -24,7 +24,7 @@ from pipelines import shards, stream
 from pipelines.loader import eval_loader, labelled_loader
 from pipelines.source import labelled_split, open_split
 from pipelines.temporary import make_folder
-from sharding.index import read_index
+from sharding.store.index import read_index
 from tests.pipelines.conftest import PEOPLE
 from tests.pipelines.servers import FileServer, Handler, drip, hang_up, pipe_of, redirect, send, silent
 from tests.pipelines.test_loader import VIEWS, shown_samples

@@ -12,7 +12,7 @@ import pytest
 from configs.load import InputError
 from pipelines.loader import LoaderSettings, TrainLoader, eval_loader, labelled_loader
 from pipelines.source import Split, open_split
-from sharding.index import read_index
+from sharding.store.index import read_index
 from tests.pipelines.conftest import PEOPLE
 from tests.pipelines.servers import FileServer, cut, pipe_of, swap
 from tests.pipelines.test_loader import VIEWS, bits, shown_samples

@@ -15,8 +15,8 @@ from configs.load import InputError
 from pipelines import stream
 from pipelines.loader import LoaderSettings, Place, eval_loader, labelled_loader, unlabelled_loader
 from pipelines.source import labelled_split, open_split, unlabelled_split
+from sharding.annotations.formats.drawn import DrawnFormat
 from sharding.build import build
-from sharding.formats.drawn import DrawnFormat
 from sharding.settings import BuildSettings
 from tests.pipelines.conftest import PEOPLE
 from tests.pipelines.servers import FileServer, pipe_of

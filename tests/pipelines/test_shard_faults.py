@@ -14,9 +14,9 @@ import pytest
 
 from configs.load import InputError
 from pipelines.source import open_split
-from sharding.files import file_sha256
-from sharding.index import read_index
-from sharding.manifest import read_manifest, write_manifest
+from sharding.store.files import file_sha256
+from sharding.store.index import read_index
+from sharding.store.manifest import read_manifest, write_manifest
 from tests.pipelines.conftest import MakeShards, grey_photos
 
 FAULTY = "test-000001.tar"  # the samples 4 to 7

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.skeleton import COCO_17, to_category
 from sharding.build import BuildSettings
-from sharding.formats.coco import CocoFormat
-from sharding.skeleton import COCO_17, to_category
 
 SIZE_WH = (200, 150)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from configs.load import InputError
-from sharding.formats.aic import AicFormat
-from sharding.skeleton import AIC_14
+from sharding.annotations.formats.aic import AicFormat
+from sharding.annotations.skeleton import AIC_14
 
 
 def joints(flag: int = 1) -> list[int]:

@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+import sharding.annotations.formats.lsp
 import sharding.build
-import sharding.formats.lsp
-import sharding.worker
+import sharding.samples.worker
 from configs.load import InputError
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.formats.lsp import LspFormat
+from sharding.annotations.record import decode_pose
 from sharding.build import BuildSettings, build
-from sharding.crop import WholePhoto
-from sharding.formats.coco import CocoFormat
-from sharding.formats.lsp import LspFormat
-from sharding.index import read_index
-from sharding.manifest import check_shards, read_manifest
-from sharding.record import decode_pose
+from sharding.samples.crop import WholePhoto
+from sharding.store.index import read_index
+from sharding.store.manifest import check_shards, read_manifest
 from tests.tars import stored_samples
 
 
@@ -97,8 +97,10 @@ class TestContent:
     @pytest.mark.parametrize("order", ["file", "shuffle"])
     def test_photo_is_decoded_once_for_its_persons(self, small, output, quiet, monkeypatch, order):
         calls = []
-        real = sharding.worker.decode_photo
-        monkeypatch.setattr(sharding.worker, "decode_photo", lambda *a, **k: calls.append(1) or real(*a, **k))
+        real = sharding.samples.worker.decode_photo
+        monkeypatch.setattr(
+            sharding.samples.worker, "decode_photo", lambda *a, **k: calls.append(1) or real(*a, **k)
+        )
         build(small.settings(output, order=order, samples_per_shard=3), console=quiet)
         assert len(calls) == 5
 
@@ -263,8 +265,8 @@ class TestFaults:
         """LSP gives no sizes, so only the photo shows that a box is beyond it."""
         folder = shared_data / "lspet"
         source = LspFormat(joints=folder / "joints.mat", images=folder / "images", last=1)
-        real = sharding.formats.lsp.joint_box
-        monkeypatch.setattr("sharding.formats.lsp.joint_box", lambda *a: (9000.0, *real(*a)[1:]))
+        real = sharding.annotations.formats.lsp.joint_box
+        monkeypatch.setattr("sharding.annotations.formats.lsp.joint_box", lambda *a: (9000.0, *real(*a)[1:]))
         with pytest.raises(InputError, match=r"im00001\.jpg: the box of annotation 1 lies outside the photo"):
             build(BuildSettings(source=source, output=output, workers=1), console=quiet)
 

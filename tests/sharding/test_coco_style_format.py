@@ -10,16 +10,16 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from configs.load import InputError, load
-from sharding.boxes import AREA_OF_BOX
+from sharding.annotations.boxes import AREA_OF_BOX
+from sharding.annotations.checks import inspect_people
+from sharding.annotations.formats.coco import EMPTY_BOX
+from sharding.annotations.formats.coco_style import CocoStyleFormat
+from sharding.annotations.formats.own_rows import VISIBILITY_ADDED
+from sharding.annotations.joint_boxes import JointBoxes, joint_box
+from sharding.annotations.results import SHARE_BOX
+from sharding.annotations.skeleton import DEFAULT_SIGMA
 from sharding.build import build
-from sharding.checks import inspect_people
-from sharding.formats.coco import EMPTY_BOX
-from sharding.formats.coco_style import CocoStyleFormat
-from sharding.formats.own_rows import VISIBILITY_ADDED
-from sharding.joint_boxes import JointBoxes, joint_box
-from sharding.results import SHARE_BOX
 from sharding.settings import BuildSettings
-from sharding.skeleton import DEFAULT_SIGMA
 
 HORSE = {
     "id": 7,

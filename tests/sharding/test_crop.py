@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sharding.crop import (
+from sharding.annotations.record import Person, decode_pose
+from sharding.samples.crop import (
     PersonCrop,
     Region,
     WholePhoto,
@@ -15,8 +16,7 @@ from sharding.crop import (
     person_region,
     scale_down,
 )
-from sharding.record import Person, decode_pose
-from sharding.sample import person_sample
+from sharding.samples.sample import person_sample
 
 SIZE_WH = (640, 480)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from configs.load import InputError
-from sharding.boxes import AREA_OF_BOX
-from sharding.formats.crowdpose import CrowdPoseFormat
-from sharding.skeleton import CROWDPOSE_14
+from sharding.annotations.boxes import AREA_OF_BOX
+from sharding.annotations.formats.crowdpose import CrowdPoseFormat
+from sharding.annotations.skeleton import CROWDPOSE_14
 
 COCO_BONES = [[16, 14], [14, 12], [17, 15], [15, 13], [12, 13]]
 

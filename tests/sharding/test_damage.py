@@ -18,14 +18,14 @@ from rich.console import Console
 import sharding.build
 from configs.load import InputError
 from sharding.build import build
-from sharding.crop import WholePhoto
-from sharding.files import file_sha256
-from sharding.index import read_lines
-from sharding.journal import JOURNAL_NAME
-from sharding.lines import HashedLines
-from sharding.manifest import Manifest, check_shards, read_manifest, write_manifest
-from sharding.truth_check import read_truth
-from sharding.verify import VerifySettings, verify
+from sharding.check.truth_check import read_truth
+from sharding.check.verify import VerifySettings, verify
+from sharding.samples.crop import WholePhoto
+from sharding.store.files import file_sha256
+from sharding.store.index import read_lines
+from sharding.store.journal import JOURNAL_NAME
+from sharding.store.lines import HashedLines
+from sharding.store.manifest import Manifest, check_shards, read_manifest, write_manifest
 
 ODD_VALUES = (None, True, [], {}, "x", -1, 0, 0.5, 1e300, 10**30, [[]], [1], {"a": 1}, [None] * 4)
 

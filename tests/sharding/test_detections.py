@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from configs.load import InputError
+from sharding.annotations.detections import Detections
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.formats.coco_style import CocoStyleFormat
+from sharding.annotations.formats.crowdpose import CrowdPoseFormat
+from sharding.annotations.skeleton import COCO_17, to_category
 from sharding.build import build
-from sharding.crop import WholePhoto
-from sharding.detections import Detections
-from sharding.formats.coco import CocoFormat
-from sharding.formats.coco_style import CocoStyleFormat
-from sharding.formats.crowdpose import CrowdPoseFormat
+from sharding.check.verify import VerifySettings, verify
+from sharding.samples.crop import WholePhoto
 from sharding.settings import BuildSettings
-from sharding.skeleton import COCO_17, to_category
-from sharding.verify import VerifySettings, verify
 from tests.sharding.test_round_trips import samples_of
 
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from sharding.checks import inspect_people
-from sharding.findings import Findings, is_many
-from sharding.fit import (
+from sharding.annotations.checks import inspect_people
+from sharding.annotations.findings import Findings, is_many
+from sharding.annotations.fit import (
     ALL_PERCENT,
     AREA_ABOVE,
     AREA_BELOW,
@@ -21,14 +21,14 @@ from sharding.fit import (
     READINGS,
     UNLABELLED,
 )
-from sharding.formats.aic import AicFormat
-from sharding.formats.coco import CocoFormat
-from sharding.formats.crowdpose import CrowdPoseFormat
-from sharding.formats.lsp import LspFormat
-from sharding.formats.mpii import MpiiFormat
-from sharding.photos import open_photos
-from sharding.record import Annotations, Person
-from sharding.skeleton import COCO_17
+from sharding.annotations.formats.aic import AicFormat
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.formats.crowdpose import CrowdPoseFormat
+from sharding.annotations.formats.lsp import LspFormat
+from sharding.annotations.formats.mpii import MpiiFormat
+from sharding.annotations.photos import open_photos
+from sharding.annotations.record import Annotations, Person
+from sharding.annotations.skeleton import COCO_17
 
 CORNERS, CENTRE, CORNER_AS_CENTRE, CORNERS_AS_CENTRE, ORIGIN, BOX_PERCENT, EXCHANGED = list(READINGS)[:7]
 SHARES, PERCENT, OF_BOX, MIRRORED, UPSIDE_DOWN = list(READINGS)[7:]

@@ -4,9 +4,9 @@ import pytest
 import webdataset as wds
 
 from configs.load import InputError
-from sharding.index import read_index, subset_index
-from sharding.sample import Sample, frame
-from sharding.write import write_shards
+from sharding.samples.sample import Sample, frame
+from sharding.store.index import read_index, subset_index
+from sharding.store.write import write_shards
 
 
 @pytest.fixture

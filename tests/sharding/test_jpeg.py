@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from configs.load import InputError
-from sharding.decode import MADE_SOUND, decode_photo, photo_sizes
-from sharding.jpeg import MOST_SCANS, decode_jpeg
+from sharding.samples.decode import MADE_SOUND, decode_photo, photo_sizes
+from sharding.samples.jpeg import MOST_SCANS, decode_jpeg
 
 END = b"\xff\xd9"
 

@@ -13,19 +13,19 @@ from PIL import Image
 from rich.console import Console
 
 from configs.load import InputError
+from sharding.annotations.detections import Detections
+from sharding.annotations.formats.aic import AicFormat
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.formats.crowdpose import CrowdPoseFormat
+from sharding.annotations.formats.lsp import LspFormat
+from sharding.annotations.formats.mpii import MpiiFormat
+from sharding.annotations.limits import REACH
+from sharding.annotations.skeleton import CROWDPOSE_14
 from sharding.build import build
-from sharding.crop import WholePhoto
-from sharding.detections import Detections
-from sharding.formats.aic import AicFormat
-from sharding.formats.coco import CocoFormat
-from sharding.formats.crowdpose import CrowdPoseFormat
-from sharding.formats.lsp import LspFormat
-from sharding.formats.mpii import MpiiFormat
-from sharding.limits import REACH
-from sharding.report import check
+from sharding.check.report import check
+from sharding.check.verify import VerifySettings, verify
+from sharding.samples.crop import WholePhoto
 from sharding.settings import BuildSettings
-from sharding.skeleton import CROWDPOSE_14
-from sharding.verify import VerifySettings, verify
 
 WIDTH, HEIGHT = 200, 150
 ODD = (1e9, -1e9, 1e39, -1e39, 1e200, 1e300, 1e-46, 1e-50, -0.0, 3.4028235e38)

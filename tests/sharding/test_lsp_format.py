@@ -3,8 +3,8 @@ import pytest
 import scipy.io
 
 from configs.load import InputError
-from sharding.formats.lsp import LspFormat
-from sharding.skeleton import LSP_14
+from sharding.annotations.formats.lsp import LspFormat
+from sharding.annotations.skeleton import LSP_14
 
 
 @pytest.fixture

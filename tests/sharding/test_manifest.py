@@ -5,7 +5,7 @@ import pytest
 
 from configs.load import InputError
 from sharding.build import build
-from sharding.manifest import MANIFEST_NAME, check_shards, read_manifest, write_manifest
+from sharding.store.manifest import MANIFEST_NAME, check_shards, read_manifest, write_manifest
 
 
 @pytest.fixture

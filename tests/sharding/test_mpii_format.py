@@ -7,9 +7,9 @@ import pytest
 import scipy.io
 
 from configs.load import InputError
-from sharding.boxes import AREA_OF_BOX
-from sharding.formats.mpii import MpiiFormat
-from sharding.skeleton import MPII_16
+from sharding.annotations.boxes import AREA_OF_BOX
+from sharding.annotations.formats.mpii import MpiiFormat
+from sharding.annotations.skeleton import MPII_16
 
 
 def joints_of(seed: int) -> np.ndarray:

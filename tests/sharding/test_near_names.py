@@ -5,8 +5,8 @@ import zipfile
 
 import pytest
 
-from sharding.photos import Photos, open_photos
-from sharding.photos.near import NearNames
+from sharding.annotations.photos import Photos, open_photos
+from sharding.annotations.photos.near import NearNames
 
 THERE = [
     "0001.JPG",

@@ -13,9 +13,9 @@ import pytest
 import sharding.build
 from configs.load import InputError, load
 from sharding.build import build
-from sharding.files import put_in_place, write_atomic
-from sharding.manifest import check_shards, read_manifest
 from sharding.settings import BuildSettings
+from sharding.store.files import put_in_place, write_atomic
+from sharding.store.manifest import check_shards, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -159,8 +159,8 @@ def test_a_mount_point_is_filled(small, tmp_path):
         from pathlib import Path
         from rich.console import Console
         from sharding.build import build
-        from sharding.formats.coco import CocoFormat
-        from sharding.manifest import check_shards, read_manifest
+        from sharding.annotations.formats.coco import CocoFormat
+        from sharding.store.manifest import check_shards, read_manifest
         from sharding.settings import BuildSettings
 
         folder, output = Path({str(small.folder)!r}), Path({str(output)!r})

@@ -17,7 +17,7 @@ import fsspec
 import pytest
 
 from configs.load import InputError
-from sharding.photos import FolderPhotos, Photos, UrlPhotos, ZipPhotos, open_photos
+from sharding.annotations.photos import FolderPhotos, Photos, UrlPhotos, ZipPhotos, open_photos
 
 CONTENT = {
     "a.jpg": b"first",
@@ -115,7 +115,9 @@ class TestEverySource:
 
     def test_too_large(self, photos, monkeypatch):
         for module in ("base", "folder", "zipped", "url"):
-            monkeypatch.setattr(sys.modules[f"sharding.photos.{module}"], "MOST_BYTES", len(b"in a folder"))
+            monkeypatch.setattr(
+                sys.modules[f"sharding.annotations.photos.{module}"], "MOST_BYTES", len(b"in a folder")
+            )
         assert photos.read("val2017/000000000139.jpg") == b"in a folder"
         with pytest.raises(InputError, match=r"b 2\.JPG: the photo is larger than"):
             photos.read("b 2.JPG")

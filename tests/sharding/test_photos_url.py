@@ -15,9 +15,9 @@ import fsspec
 import pytest
 
 from configs.load import InputError
-from sharding.boxes import ResultsBoxes
-from sharding.formats.folder import FolderFormat
-from sharding.photos import open_photos, url
+from sharding.annotations.boxes import ResultsBoxes
+from sharding.annotations.formats.folder import FolderFormat
+from sharding.annotations.photos import open_photos, url
 from tests.pipelines.servers import BUCKET, drip, hang_up, redirect, send, serve, silent
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,7 +191,7 @@ class TestAddresses:
     )
     def test_absent_package(self, address, package):
         script = f"import sys; sys.modules['{package}'] = None; "
-        script += f"from sharding.photos import open_photos; open_photos('{address}')"
+        script += f"from sharding.annotations.photos import open_photos; open_photos('{address}')"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
         last = done.stderr.splitlines()[-1]
         assert last.endswith(f"not installed: pip install {package}")

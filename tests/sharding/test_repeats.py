@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharding.checks import inspect_people
-from sharding.record import Person, photo_key
-from sharding.repeats import SAME_PERSON, SAME_PHOTO, _repeated
-from sharding.split import TrainValSplit, take_side
+from sharding.annotations.checks import inspect_people
+from sharding.annotations.record import Person, photo_key
+from sharding.annotations.repeats import SAME_PERSON, SAME_PHOTO, _repeated
+from sharding.annotations.split import TrainValSplit, take_side
 
 
 @pytest.fixture

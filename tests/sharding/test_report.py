@@ -12,14 +12,14 @@ from PIL import Image
 from rich.console import Console
 
 from configs.load import InputError
+from sharding.annotations.findings import Fault
+from sharding.annotations.formats.aic import AicFormat
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.formats.lsp import LspFormat
 from sharding.build import BuildSettings, build
-from sharding.findings import Fault
-from sharding.formats.aic import AicFormat
-from sharding.formats.coco import CocoFormat
-from sharding.formats.lsp import LspFormat
-from sharding.identity import identify
-from sharding.report import beside, check
-from sharding.sheet import TILE_WH
+from sharding.check.report import beside, check
+from sharding.check.sheet import TILE_WH
+from sharding.store.identity import identify
 
 BUILD = Path(__file__).parents[2] / "sharding" / "build.py"
 
@@ -186,7 +186,7 @@ class TestAnnotationFaults:
         """No damage that corrupt_images=skip would leave out: a build stops here."""
         path = photo(small, 2)
         path.write_bytes(path.read_bytes() + bytes(10**5))
-        monkeypatch.setattr("sharding.photos.folder.MOST_BYTES", 10**5)
+        monkeypatch.setattr("sharding.annotations.photos.folder.MOST_BYTES", 10**5)
         fault = "photo cannot be read"
         self.has(small, output, fault=fault, effect="stops", ids=[path.name], corrupt_images="skip")
 

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.load import InputError
-from sharding.boxes import CLIPPED, ResultsBoxes
+from sharding.annotations.boxes import CLIPPED, ResultsBoxes
+from sharding.annotations.detections import Detections
+from sharding.annotations.findings import Findings
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.formats.folder import FolderFormat
+from sharding.annotations.record import Photo
+from sharding.annotations.results import FoundBox, PhotoFinder, ResultRow, note_boxes
 from sharding.build import build
-from sharding.detections import Detections
-from sharding.findings import Findings
-from sharding.formats.coco import CocoFormat
-from sharding.formats.folder import FolderFormat
-from sharding.record import Photo
-from sharding.results import FoundBox, PhotoFinder, ResultRow, note_boxes
 
 
 @pytest.fixture(params=["unlabelled", "unlabelled, with a list", "scored"])

@@ -15,7 +15,7 @@ from filelock import FileLock
 import sharding.build
 from configs.load import InputError
 from sharding.build import build
-from sharding.manifest import check_shards, read_manifest
+from sharding.store.manifest import check_shards, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,7 @@ import json, shutil, signal, sys
 from pathlib import Path
 from rich.console import Console
 from sharding.build import build
-from sharding.formats.coco import CocoFormat
+from sharding.annotations.formats.coco import CocoFormat
 from sharding.settings import BuildSettings
 from tests.killing import run_and_die
 
@@ -111,7 +111,7 @@ def test_killed_build_takes_its_workers_along(make_set, tmp_path):
         from pathlib import Path
         from rich.console import Console
         from sharding.build import build
-        from sharding.formats.coco import CocoFormat
+        from sharding.annotations.formats.coco import CocoFormat
         from sharding.settings import BuildSettings
 
         if __name__ == "__main__":

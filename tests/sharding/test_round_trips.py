@@ -9,20 +9,20 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from sharding.boxes import ResultsBoxes, WholePhotoBoxes
+from sharding.annotations.boxes import ResultsBoxes, WholePhotoBoxes
+from sharding.annotations.formats.aic import AicFormat
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.formats.coco_style import CocoStyleFormat
+from sharding.annotations.formats.crowdpose import CrowdPoseFormat
+from sharding.annotations.formats.folder import FolderFormat
+from sharding.annotations.formats.lsp import LspFormat
+from sharding.annotations.formats.mpii import MpiiFormat
+from sharding.annotations.record import decode_pose
 from sharding.build import build
-from sharding.crop import PersonCrop, WholePhoto
-from sharding.formats.aic import AicFormat
-from sharding.formats.coco import CocoFormat
-from sharding.formats.coco_style import CocoStyleFormat
-from sharding.formats.crowdpose import CrowdPoseFormat
-from sharding.formats.folder import FolderFormat
-from sharding.formats.lsp import LspFormat
-from sharding.formats.mpii import MpiiFormat
-from sharding.manifest import read_manifest
-from sharding.record import decode_pose
+from sharding.check.verify import VerifySettings, verify
+from sharding.samples.crop import PersonCrop, WholePhoto
 from sharding.settings import BuildSettings
-from sharding.verify import VerifySettings, verify
+from sharding.store.manifest import read_manifest
 
 COCO_PEOPLE = 60
 

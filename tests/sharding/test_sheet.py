@@ -5,9 +5,9 @@ import pytest
 from msgspec import structs
 from PIL import Image, ImageDraw
 
-import sharding.sheet
-from sharding.sheet import COLOURS, TILE_WH, draw_person, draw_sheet, frame, short_name
-from sharding.skeleton import Skeleton
+import sharding.check.sheet
+from sharding.annotations.skeleton import Skeleton
+from sharding.check.sheet import COLOURS, TILE_WH, draw_person, draw_sheet, frame, short_name
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ class TestPerson:
         draw_person(person, one)
         assert len(boxes) == count if count < 30 else len(boxes) > 20
         for index, a in enumerate(boxes):
-            assert not any(sharding.sheet._overlap(a, b) for b in boxes[:index])
+            assert not any(sharding.check.sheet._overlap(a, b) for b in boxes[:index])
 
 
 class TestSheet:

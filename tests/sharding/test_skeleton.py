@@ -1,7 +1,7 @@
 import pytest
 
 from configs.load import InputError
-from sharding.category import (
+from sharding.annotations.category import (
     AGAINST_NAMES,
     BAD_BONES,
     BONES_FROM_ZERO,
@@ -11,8 +11,16 @@ from sharding.category import (
     describe_keypoints,
     from_category,
 )
-from sharding.findings import Findings
-from sharding.skeleton import AIC_14, COCO_17, CROWDPOSE_14, DEFAULT_SIGMA, LSP_14, MPII_16, to_category
+from sharding.annotations.findings import Findings
+from sharding.annotations.skeleton import (
+    AIC_14,
+    COCO_17,
+    CROWDPOSE_14,
+    DEFAULT_SIGMA,
+    LSP_14,
+    MPII_16,
+    to_category,
+)
 
 KNOWN_SETS = {"coco": COCO_17, "lsp": LSP_14, "mpii": MPII_16, "aic": AIC_14, "crowdpose": CROWDPOSE_14}
 

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from configs.load import InputError
+from sharding.annotations.detections import Detections
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.formats.lsp import LspFormat
+from sharding.annotations.split import TrainValSplit, take_side
 from sharding.build import build
-from sharding.detections import Detections
-from sharding.formats.coco import CocoFormat
-from sharding.formats.lsp import LspFormat
-from sharding.manifest import MANIFEST_NAME, check_shards, read_manifest
-from sharding.report import beside, check
-from sharding.split import TrainValSplit, take_side
-from sharding.verify import VerifySettings, verify
+from sharding.check.report import beside, check
+from sharding.check.verify import VerifySettings, verify
+from sharding.store.manifest import MANIFEST_NAME, check_shards, read_manifest
 from tests.tars import stored_samples
 
 SIDES = ("train", "val")

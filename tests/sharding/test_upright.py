@@ -8,18 +8,18 @@ import pytest
 from PIL import Image, ImageOps
 from rich.console import Console
 
-from sharding.boxes import ResultsBoxes
+from sharding.annotations.boxes import ResultsBoxes
+from sharding.annotations.detections import Detections
+from sharding.annotations.detector import _decode
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.formats.folder import FolderFormat
+from sharding.annotations.formats.yolo_pose import YoloPoseFormat
+from sharding.annotations.photos import open_photos
+from sharding.annotations.record import Photo
 from sharding.build import build
-from sharding.crop import PersonCrop, WholePhoto
-from sharding.decode import decode_photo, photo_sizes
-from sharding.detections import Detections
-from sharding.detector import _decode
-from sharding.formats.coco import CocoFormat
-from sharding.formats.folder import FolderFormat
-from sharding.formats.yolo_pose import YoloPoseFormat
-from sharding.photos import open_photos
-from sharding.record import Photo
-from sharding.report import check
+from sharding.check.report import check
+from sharding.samples.crop import PersonCrop, WholePhoto
+from sharding.samples.decode import decode_photo, photo_sizes
 from sharding.settings import BuildSettings
 from tests.sharding.test_round_trips import samples_of
 
@@ -215,7 +215,7 @@ def test_a_build_that_goes_on_counts_as_one_that_was_not_stopped(make_set, tmp_p
 
 
 def test_a_detector_sees_the_upright_photo(photos):
-    """The decoder of sharding/detector.py, whose boxes count in the same pixels."""
+    """The decoder of sharding/annotations/detector.py, whose boxes count in the same pixels."""
     folder, size_wh = photos
     location = open_photos(folder)
     for name in location.names():

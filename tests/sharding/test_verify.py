@@ -16,12 +16,12 @@ from rich.console import Console
 
 from configs.load import InputError
 from sharding.build import build
-from sharding.crop import WholePhoto
-from sharding.files import file_sha256
-from sharding.index import read_lines
-from sharding.manifest import read_manifest, write_manifest
-from sharding.report import beside
-from sharding.verify import VerifySettings, verify
+from sharding.check.report import beside
+from sharding.check.verify import VerifySettings, verify
+from sharding.samples.crop import WholePhoto
+from sharding.store.files import file_sha256
+from sharding.store.index import read_lines
+from sharding.store.manifest import read_manifest, write_manifest
 from tests.tars import build_index
 
 BUILD = Path(__file__).parents[2] / "sharding" / "build.py"
@@ -429,7 +429,7 @@ def test_what_a_run_refuses_never_passes(folder, monkeypatch):
     def refuse(*args, **keys):
         raise InputError("a new check")
 
-    monkeypatch.setattr("sharding.shard_check.check_headers", refuse)
+    monkeypatch.setattr("sharding.check.shard_check.check_headers", refuse)
     assert ("small-000000.tar", "a run would refuse it") in faults(folder)
 
 

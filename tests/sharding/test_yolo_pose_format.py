@@ -9,13 +9,13 @@ import yaml
 from PIL import Image
 
 from configs.load import InputError
-from sharding.boxes import AREA_OF_BOX
-from sharding.category import UNMIRRORED
-from sharding.checks import inspect_people
-from sharding.formats.coco import CocoFormat
-from sharding.formats.yolo_pose import CORNER, NO_LABELS, REPEATED, YoloPoseFormat
-from sharding.joint_boxes import JointBoxes
-from sharding.skeleton import COCO_17, to_category
+from sharding.annotations.boxes import AREA_OF_BOX
+from sharding.annotations.category import UNMIRRORED
+from sharding.annotations.checks import inspect_people
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.formats.yolo_pose import CORNER, NO_LABELS, REPEATED, YoloPoseFormat
+from sharding.annotations.joint_boxes import JointBoxes
+from sharding.annotations.skeleton import COCO_17, to_category
 
 SIZE_WH = (200, 100)
 NAMES = ["nose", "left_eye", "right_eye"]

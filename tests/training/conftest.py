@@ -10,8 +10,8 @@ from accelerate.state import AcceleratorState
 from rich.console import Console
 
 from configs.load import load
+from sharding.annotations.formats.drawn import DrawnFormat
 from sharding.build import BuildSettings, build
-from sharding.formats.drawn import DrawnFormat
 from training.settings import RunSettings
 
 TINY = """

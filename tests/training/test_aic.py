@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from sharding.formats.aic import AicFormat
-from sharding.skeleton import AIC_14
+from sharding.annotations.formats.aic import AicFormat
+from sharding.annotations.skeleton import AIC_14
 from training.scoring.aic import head_pck, mean_precision
 
 DELTAS = 2 * np.array(

@@ -14,9 +14,9 @@ from models.codecs.heatmap import HeatmapCodec, HeatmapSettings
 from pipelines.loader import eval_loader
 from pipelines.source import Split, open_split
 from pipelines.views import ViewSettings
+from sharding.annotations.detections import Detections
+from sharding.annotations.formats.coco import CocoFormat
 from sharding.build import build
-from sharding.detections import Detections
-from sharding.formats.coco import CocoFormat
 from sharding.settings import BuildSettings
 from tests.training.oracle import Oracle
 from tests.training.test_metrics import plain_pycocotools

@@ -13,13 +13,13 @@ from rich.console import Console
 
 from configs.load import InputError, dump
 from pipelines.source import open_split
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.formats.drawn import DrawnFormat
+from sharding.annotations.formats.folder import FolderFormat
 from sharding.build import build
-from sharding.files import file_sha256
-from sharding.formats.coco import CocoFormat
-from sharding.formats.drawn import DrawnFormat
-from sharding.formats.folder import FolderFormat
-from sharding.manifest import read_manifest, write_manifest
 from sharding.settings import BuildSettings
+from sharding.store.files import file_sha256
+from sharding.store.manifest import read_manifest, write_manifest
 from training import checkpoint, evaluate
 from training.predict import Predictions
 from training.run import run

@@ -17,7 +17,7 @@ from models.codecs.heatmap import HeatmapCodec, HeatmapSettings
 from pipelines.loader import eval_loader
 from pipelines.source import open_split
 from pipelines.views import ViewSettings
-from sharding.skeleton import AIC_14, COCO_17, LSP_14, MPII_16, Skeleton
+from sharding.annotations.skeleton import AIC_14, COCO_17, LSP_14, MPII_16, Skeleton
 from tests.training.oracle import Oracle
 from training.predict import Predictions, predict
 from training.scoring import aic

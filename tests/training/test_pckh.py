@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sharding.skeleton import MPII_16
+from sharding.annotations.skeleton import MPII_16
 from training.scoring.pckh import pckh
 
 NAMES = MPII_16.names

@@ -13,7 +13,7 @@ from pipelines.batch import EvalBatch
 from pipelines.loader import eval_loader
 from pipelines.source import open_split
 from pipelines.views import ViewSettings
-from sharding.skeleton import Skeleton
+from sharding.annotations.skeleton import Skeleton
 from tests.training.oracle import Oracle
 from training.predict import Predictions, beside_truth, heatmaps_of, in_eval_mode, join, predict
 from training.scoring.truth import keypoints_of

@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 
 from models.net import build_net
+from sharding.annotations.formats.folder import FolderFormat
 from sharding.build import build
-from sharding.formats.folder import FolderFormat
 from sharding.settings import BuildSettings
 from training.run import run
 from training.settings import RunSettings

@@ -12,9 +12,9 @@ from models.codecs.heatmap import HeatmapCodec, HeatmapSettings
 from pipelines.loader import eval_loader
 from pipelines.source import Split, open_split
 from pipelines.views import ViewSettings
+from sharding.annotations.formats.aic import AicFormat
+from sharding.annotations.formats.mpii import MpiiFormat
 from sharding.build import build
-from sharding.formats.aic import AicFormat
-from sharding.formats.mpii import MpiiFormat
 from sharding.settings import BuildSettings
 from tests.training.oracle import Oracle
 from tests.training.test_aic import plainly

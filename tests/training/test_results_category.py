@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from pipelines.source import open_split
+from sharding.annotations.formats.coco_style import CocoStyleFormat
+from sharding.annotations.formats.folder import FolderFormat
 from sharding.build import build
-from sharding.formats.coco_style import CocoStyleFormat
-from sharding.formats.folder import FolderFormat
-from sharding.identity import identify
 from sharding.settings import BuildSettings
+from sharding.store.identity import identify
 from tests.training.test_metrics import plain_pycocotools
 from training import evaluate
 from training.predict import Predictions

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from configs.load import InputError
 from configs.schema import plain
+from sharding.annotations.formats.drawn import DrawnFormat
 from sharding.build import build
-from sharding.formats.drawn import DrawnFormat
 from sharding.settings import BuildSettings
 from training.compare import CompareSettings, read_all, report
 from training.resume import Resumed, compare_settings

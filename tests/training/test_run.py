@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 
 from configs.load import InputError, dump, load
+from sharding.annotations.formats.coco import CocoFormat
 from sharding.build import BuildSettings, build
-from sharding.formats.coco import CocoFormat
 from training import run as run_module
 from training.run import main, run
 from training.settings import RunSettings

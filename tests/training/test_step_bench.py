@@ -17,7 +17,7 @@ from models.codecs.heatmap import encode, heatmap_loss
 from pipelines.bench.result import Result, make_row, read_result
 from pipelines.bench.settings import PeopleSettings
 from pipelines.views import PLAIN, AffinePolicy, ViewSettings
-from sharding.formats.coco import CocoFormat
+from sharding.annotations.formats.coco import CocoFormat
 from training.bench import growth
 from training.bench import run as bench
 from training.bench.child import covered_share, measure

@@ -10,7 +10,7 @@ from models.codecs.heatmap import HeatmapCodec, HeatmapSettings
 from models.heads.pyramid import PyramidSettings
 from models.net import NetSettings, PoseNet, build_net
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from sharding.skeleton import Skeleton
+from sharding.annotations.skeleton import Skeleton
 from training.methods import MethodSettings
 from training.methods.draws import Draws
 from training.methods.method import Ingredients, Progress

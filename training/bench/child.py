@@ -18,7 +18,7 @@ from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.bench.classic import endless_batches
 from pipelines.bench.measure import wait_for_gpu
 from pipelines.loader import Place, labelled_loader, unlabelled_loader
-from sharding.record import Annotations
+from sharding.annotations.record import Annotations
 from training.bench.classic import PairDataset, classic_step
 from training.bench.settings import Measured, StepTimes
 from training.build import build_method, build_optimizer, choose_kernels, open_splits

@@ -17,7 +17,7 @@ from models.codecs.heatmap import warp as warp_by_matrix
 from pipelines.bench import classic, masks
 from pipelines.mixing import draw_alpha, draw_partners, mix
 from pipelines.views import ViewSettings
-from sharding.record import Annotations
+from sharding.annotations.record import Annotations
 
 STRIDE = 4
 

@@ -18,7 +18,7 @@ from pipelines.bench.plot import plot
 from pipelines.bench.result import Result, make_row, write_result
 from pipelines.bench.settings import Count
 from pipelines.bench.variations import cut_people
-from sharding.record import Annotations
+from sharding.annotations.record import Annotations
 from training.bench.rows import measured
 from training.bench.run import size_of_views
 from training.bench.settings import Measured, StepLimits, TrainingBenchSettings

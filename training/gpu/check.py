@@ -14,7 +14,7 @@ from rich.console import Console
 from configs.load import InputError
 from configs.settings import settings
 from pipelines.bench.measure import describe_machine
-from sharding.files import write_atomic
+from sharding.store.files import write_atomic
 from training.files import write_json
 from training.gpu.benches import run_benches
 from training.gpu.commands import ROOT

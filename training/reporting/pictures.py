@@ -1,7 +1,7 @@
 """Sheets of pictures of a run: geometry errors show there first.
 
 Points are view px and drawn where they lie: a pixel's centre at its integer, to a sixteenth of a drawn pixel.
-Left joints are orange, right ones blue, the others green, as on the sheet of a data set (sharding/sheet.py):
+Left joints are orange, right ones blue, the others green, as on the sheet of a data set:
 flip pairs say what has a side, and the names of a pair which. A joint without a confident peak is a hollow
 ring and bears no bones.
 """
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from pipelines.views import MEAN_RGB, STD_RGB
-from sharding.checks import joint_sides
-from sharding.files import write_atomic
-from sharding.sheet import COLOURS
-from sharding.skeleton import Skeleton
+from sharding.annotations.checks import joint_sides
+from sharding.annotations.skeleton import Skeleton
+from sharding.check.sheet import COLOURS
+from sharding.store.files import write_atomic
 from training.methods.method import Inspection
 from training.scoring.oks import person_score
 

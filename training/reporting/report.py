@@ -20,7 +20,7 @@ from accelerate.tracking import GeneralTracker, TensorBoardTracker
 from rich.console import Console
 
 from configs.errors import InputError
-from sharding.files import write_atomic
+from sharding.store.files import write_atomic
 from training import checkpoint
 from training.files import METRICS_NAME
 from training.reporting.collapse import CollapseSettings, CollapseWatch, TrustWatch

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from pipelines.source import Split
-from sharding.crop import PersonCrop
+from sharding.samples.crop import PersonCrop
 from training.reporting.shared_photos import shared_photos
 from training.scoring.oks import beyond_limit
 from training.settings import RunSettings

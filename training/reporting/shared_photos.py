@@ -23,9 +23,9 @@ import numpy as np
 from PIL import Image
 
 from pipelines.source import Split
-from sharding.crop import WholePhoto
-from sharding.index import Component, read_index
-from sharding.manifest import GROUND_TRUTH_NAME
+from sharding.samples.crop import WholePhoto
+from sharding.store.index import Component, read_index
+from sharding.store.manifest import GROUND_TRUTH_NAME
 
 MOST_LOOKED_AT = 500
 """Scored photos whose candidates are looked at; of more, as many that are evenly spaced."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from configs.load import InputError
-from sharding.skeleton import AIC_14, Skeleton
+from sharding.annotations.skeleton import AIC_14, Skeleton
 from training.predict import Predictions
 from training.scoring import aic, oks, pck, pckh
 from training.scoring.settings import Metric

@@ -1,4 +1,4 @@
-"""What the ground truth of a split (sharding/truth.py) says of the people that are scored."""
+"""What the ground truth of a split (sharding/store/truth.py) says of the people that are scored."""
 
 from typing import Any
 

@@ -10,7 +10,7 @@ import torch
 
 from configs.load import load
 from pipelines.loader import Place
-from sharding.skeleton import COCO_17
+from sharding.annotations.skeleton import COCO_17
 from training.build import build_method, open_splits
 from training.reporting.card import card, choice, describe, trained_parameters
 from training.settings import RunSettings

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from pipelines.views import MEAN_RGB, STD_RGB
-from sharding.checks import joint_sides
-from sharding.sheet import COLOURS
-from sharding.skeleton import COCO_17, Skeleton
+from sharding.annotations.checks import joint_sides
+from sharding.annotations.skeleton import COCO_17, Skeleton
+from sharding.check.sheet import COLOURS
 from training.methods.method import Inspection
 from training.reporting.pictures import (
     CAPTION_HEIGHT,

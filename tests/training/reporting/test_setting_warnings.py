@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.source import Split
-from sharding.split import SideCount, SplitCard
+from sharding.annotations.split import SideCount, SplitCard
 from tests.training.test_oks import make_ground_truth
 from training.build import open_splits
 from training.reporting.setting_warnings import limits_of_scoring, setting_warnings

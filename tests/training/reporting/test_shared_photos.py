@@ -12,11 +12,11 @@ from PIL import Image, ImageOps
 from rich.console import Console
 
 from pipelines.source import Split, labelled_split, open_split
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.formats.folder import FolderFormat
+from sharding.annotations.formats.lsp import LspFormat
 from sharding.build import build
-from sharding.crop import CropLaw, PersonCrop, WholePhoto
-from sharding.formats.coco import CocoFormat
-from sharding.formats.folder import FolderFormat
-from sharding.formats.lsp import LspFormat
+from sharding.samples.crop import CropLaw, PersonCrop, WholePhoto
 from sharding.settings import BuildSettings
 from training.reporting.shared_photos import looks_same, plain_name, shared_photos
 

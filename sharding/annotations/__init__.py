@@ -1,0 +1,1 @@
+"""Annotations: formats, keypoint sets, photos, and what is wrong with them."""

@@ -1,0 +1,229 @@
+"""People found by a detector of torchvision: the one file of this room that uses torch, and only if asked."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from filelock import FileLock, Timeout
+from pydantic import Field
+
+from configs.disk import named_disk_errors
+from configs.errors import InputError, why_unreadable
+from configs.settings import settings
+from sharding.annotations.boxes import Box, FoundBoxes, number_photos, place_boxes, sized
+from sharding.annotations.findings import Findings
+from sharding.annotations.photos import Photos
+from sharding.annotations.record import Photo
+from sharding.samples.decode import decode_photo
+from sharding.store.files import file_sha256, write_atomic
+from sharding.store.lines import HashedLines
+
+Result = dict[str, Any]
+"""One box as a COCO result: image_id, file_name, category_id, bbox, score."""
+
+
+@settings
+class DetectorBoxes:
+    """Boxes of a detector of torchvision, found once and kept."""
+
+    name: Literal["detector"] = "detector"
+    cache: Path
+    """The JSON file to keep the boxes in, as COCO results, so that they are found but once."""
+    model: str = "fasterrcnn_resnet50_fpn_v2"
+    """Name of the detector among torchvision's."""
+    weights: str = "DEFAULT"
+    """Its published weights by name, which torchvision downloads, or the path of a state dict."""
+    category: int = 1
+    """The label of people."""
+    min_score: float = Field(default=0.5, ge=0, le=1)
+    """Boxes with a lower score are left out."""
+    batch_size: int = Field(default=8, ge=1)
+    """Photos to go through the detector at once."""
+    device: str | None = None
+    """Such as cuda or cpu; without it cuda where there is one."""
+
+    def find(self, photos: Photos) -> tuple[list[FoundBoxes], Findings]:
+        """All photos with the boxes found, those with the highest score first; and the photos' faults.
+
+        Detection goes on from where it was stopped. Raises InputError for an unknown model, weights that do
+        not fit it, photos that do not decode, and a cache of other settings or photos.
+        """
+        findings = Findings(photos.location)
+        listed = sized(number_photos(photos, findings), photos, findings, are_listed=True)
+        boxes: dict[str, list[Box]] = defaultdict(list)
+        if all(photo.size_wh for photo in listed):  # faults stop the build: no hours are spent before
+            for row in _detect(self, listed, photos):
+                boxes[row["file_name"]].append(tuple(row["bbox"]))
+        return place_boxes(listed, boxes, findings), findings
+
+
+def _detect(cfg: DetectorBoxes, listed: Sequence[Photo], photos: Photos) -> list[Result]:
+    """The results of all photos, from the cache or found now."""
+    made_by = _identity(cfg, listed)
+    if cfg.cache.exists():
+        return _read_cache(cfg.cache, made_by)
+    part = HashedLines(cfg.cache.with_name(f"{cfg.cache.name}.part"), json.dumps(made_by))
+    with named_disk_errors(cfg.cache):
+        cfg.cache.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(cfg.cache):
+            lines = part.read()
+            part.rewrite(lines)
+            found = [json.loads(line) for line in lines]
+            rows: list[Result] = [row for each in found for row in each["rows"]]
+            done = found[-1]["next"] if found else 0
+            for next_photo, new in _run(cfg, listed, done, photos):
+                rows += new
+                part.append(json.dumps({"next": next_photo, "rows": new}))
+            content = {"info": {"detected_by": made_by}, "annotations": rows}
+            write_atomic(cfg.cache, json.dumps(content).encode())
+            part.rewrite([])
+    return rows
+
+
+def _identity(cfg: DetectorBoxes, listed: Sequence[Photo]) -> dict[str, Any]:
+    """What decides the boxes."""
+    weights = Path(cfg.weights)
+    names = "\n".join(photo.file_name for photo in listed)
+    return {
+        "model": cfg.model,
+        "weights": file_sha256(weights) if weights.is_file() else cfg.weights,
+        "category": cfg.category,
+        "min_score": cfg.min_score,
+        "photos": len(listed),
+        "names_sha256": hashlib.sha256(names.encode()).hexdigest(),
+    }
+
+
+class _Row(msgspec.Struct):
+    image_id: int
+    file_name: str
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
+class _Cache(msgspec.Struct):
+    info: dict[str, dict[str, Any]]
+    annotations: list[_Row]
+
+
+def _read_cache(path: Path, made_by: dict[str, Any]) -> list[Result]:
+    try:
+        content = msgspec.json.decode(path.read_bytes(), type=_Cache)
+        found = content.info["detected_by"]
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"{path}: this is there and holds no boxes of a detector: remove it, or give another "
+            "source.boxes.cache"
+        ) from error
+    if found != made_by:
+        differs = ", ".join(key for key in made_by if made_by[key] != found.get(key))
+        raise InputError(
+            f"{path}: these boxes were found by other settings or in other photos ({differs}): remove the "
+            "file, or give another source.boxes.cache"
+        )
+    return [msgspec.to_builtins(row) for row in content.annotations]
+
+
+@contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """Hold the cache for this process; InputError where another one is filling it."""
+    path = cache.with_name(f".{cache.name}.lock")
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"{cache}: another build is finding these boxes: wait for it, or give another source.boxes.cache"
+        ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _run(
+    cfg: DetectorBoxes, listed: Sequence[Photo], start: int, photos: Photos
+) -> Iterator[tuple[int, list[Result]]]:
+    """The results of each batch from photo `start` on, with the place of the photo after it."""
+    import torch
+
+    if start == len(listed):
+        return
+    device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = _load_model(cfg).to(device).eval()
+    with ThreadPoolExecutor() as pool, torch.inference_mode():
+        for first in range(start, len(listed), cfg.batch_size):
+            batch = listed[first : first + cfg.batch_size]
+            pixels = list(pool.map(lambda photo: _decode(photo, photos), batch))
+            views = [torch.from_numpy(each).to(device).permute(2, 0, 1) / 255 for each in pixels]
+            outputs = model(views)
+            rows = [row for pair in zip(batch, outputs, strict=True) for row in _results(*pair, cfg)]
+            yield first + len(batch), rows
+
+
+def _decode(photo: Photo, photos: Photos) -> np.ndarray:
+    """The photo's pixels (H, W, 3) uint8, upright."""
+    where = photos.where(photo.file_name)
+    try:
+        payload = photos.read(photo.file_name)
+        pixels = decode_photo(payload, size_wh=photo.size_wh, where=where, upright=True).pixels
+    except InputError as error:
+        reason = str(error).partition(": replace")[0]
+        raise InputError(
+            f"{reason}: replace or remove it and start again; what was detected is kept"
+        ) from error
+    return pixels.copy()  # PIL's are read-only, which torch warns of
+
+
+def _results(photo: Photo, output: dict[str, Any], cfg: DetectorBoxes) -> list[Result]:
+    """The people of one photo; output: boxes (n, 4) x1, y1, x2, y2, labels (n,), scores (n,)."""
+    corners, labels, scores = (output[key].tolist() for key in ("boxes", "labels", "scores"))
+    return [
+        {
+            "image_id": photo.id,
+            "file_name": photo.file_name,
+            "category_id": label,
+            "bbox": [round(number, 2) for number in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(score, 5),
+        }
+        for (x1, y1, x2, y2), label, score in zip(corners, labels, scores, strict=True)
+        if label == cfg.category and score >= cfg.min_score
+    ]
+
+
+def _load_model(cfg: DetectorBoxes) -> Any:
+    """The detector with its weights, on the CPU."""
+    import torch
+    from torchvision.models import detection, get_model, get_model_weights, list_models
+
+    names = list_models(module=detection)
+    if cfg.model not in names:
+        raise InputError(
+            f"source.boxes.model: torchvision has no detector {cfg.model!r}: take one of {', '.join(names)}"
+        )
+    try:
+        if Path(cfg.weights).is_file():
+            model = get_model(cfg.model, weights=None, weights_backbone=None)
+            model.load_state_dict(torch.load(cfg.weights, map_location="cpu", weights_only=True))
+            return model
+        if cfg.weights in ("DEFAULT", *get_model_weights(cfg.model).__members__):
+            return get_model(cfg.model, weights=cfg.weights)
+    except Exception as error:  # torch and the download have many kinds
+        raise InputError(
+            f"source.boxes.weights: {cfg.weights} cannot be loaded into {cfg.model} "
+            f"({why_unreadable(error)}): give the path of a state dict of this model, or a name of its "
+            "weights where there is a network"
+        ) from error
+    raise InputError(
+        f"source.boxes.weights: {cfg.weights} is no file, and no weights of {cfg.model} have this name: give "
+        f"the path of a state dict, or one of DEFAULT, {', '.join(get_model_weights(cfg.model).__members__)}"
+    )

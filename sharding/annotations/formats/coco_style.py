@@ -1,0 +1,39 @@
+"""Your own data in COCO's form: any category, any keypoints."""
+
+from pathlib import Path
+from typing import Literal
+
+from configs.settings import settings
+from sharding.annotations.detections import Detections
+from sharding.annotations.formats.coco import read_coco
+from sharding.annotations.formats.own_rows import OwnRows
+from sharding.annotations.record import Annotations
+
+
+@settings
+class CocoStyleFormat(OwnRows):
+    """A COCO keypoint file of your own; what its category does not say, or says wrongly, is given here."""
+
+    name: Literal["coco-style"] = "coco-style"
+    annotations: Path
+    """The JSON file: `images`, `annotations` and `categories`; all else may be missing."""
+    images: str | Path
+    """The photos that the `file_name` of each image is relative to: a folder, a zip file or a URL."""
+    boxes: Detections | None = None
+    """For a split that is scored: a detector's boxes instead of the annotated ones."""
+
+    def read(self) -> Annotations:
+        """The annotated things by COCO's rule, in the order of `images`, then of the annotations.
+
+        An area that is missing or 0 is 0.53 of the box. Raises InputError as `read_coco`, and for settings
+        that do not fit the keypoints.
+        """
+        return read_coco(
+            self.annotations,
+            self.images,
+            describe=self.describe,
+            prepare=self.prepare,
+            category_names=self.category_names,
+            has_own_keypoints=self.keypoints is not None,
+            boxes=self.boxes,
+        )

@@ -1,0 +1,164 @@
+"""Drawn people: articulated figures with LSP's 14 keypoints, written as plain COCO files and read as such."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from pydantic import Field
+
+from configs.disk import named_disk_errors
+from configs.load import InputError
+from configs.settings import settings
+from sharding.annotations.drawing.paint import MOST_PEOPLE
+from sharding.annotations.drawing.scene import Scene, draw_scene
+from sharding.annotations.formats.coco import CocoFormat
+from sharding.annotations.record import Annotations
+from sharding.annotations.skeleton import LSP_14, to_category
+from sharding.store.files import (
+    follow_links,
+    holds_anything,
+    making_folder,
+    put_in_place,
+    was_left_unfinished,
+    write_atomic,
+)
+
+VERSION = 1
+"""Of the drawing code: raised when equal settings draw other people, so that older drawings are refused."""
+ANNOTATIONS_NAME = "annotations.json"
+_DOING, _DRAWN = "drawing", "drawn"
+LEAST_SIDE_PX = 48
+"""Below this a person's hands and feet are smaller than a pixel."""
+
+
+@settings
+class DrawnFormat:
+    """People drawn by the seed: no download needed. Equal settings give equal files."""
+
+    name: Literal["drawn"] = "drawn"
+    folder: Path
+    """Where the pictures (images/) and annotations.json are, or are to be drawn."""
+    people: int = Field(default=4000, ge=1)
+    """People to draw."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of everything that is drawn: give each split its own."""
+    size_wh: tuple[int, int] = (192, 160)
+    """Width and height of a picture in px."""
+    crowded: float = Field(default=0.35, ge=0, le=1)
+    """Share of the pictures with two to four people near each other."""
+    occluded: float = Field(default=0.35, ge=0, le=1)
+    """Share of the pictures with something in front of the people."""
+
+    def __post_init__(self) -> None:
+        if min(self.size_wh) < LEAST_SIDE_PX:
+            raise ValueError(f"size_wh must be at least {LEAST_SIDE_PX} px each way, got {self.size_wh}")
+
+    def read(self) -> Annotations:
+        """Draw the pictures where they are not there yet, then read them as COCO.
+
+        Raises InputError where the folder holds anything else than what these settings draw, and where it
+        cannot be written.
+        """
+        folder = follow_links(self.folder)
+        if _drawn_by(folder) != _own_settings(self) or was_left_unfinished(folder, _DOING):
+            with named_disk_errors(self.folder):
+                write_drawn(self)
+        return CocoFormat(annotations=self.folder / ANNOTATIONS_NAME, images=self.folder / "images").read()
+
+
+def write_drawn(cfg: DrawnFormat) -> None:
+    """Draw everything aside, then put it in place; another build that draws the same is waited for.
+
+    Raises InputError where the folder holds anything else.
+    """
+    folder = follow_links(cfg.folder)
+    if not was_left_unfinished(folder, _DOING):
+        _refuse_others(cfg, folder)  # and leave it untouched
+    with making_folder(folder, _DOING, keeps=f"{_DRAWN}/{ANNOTATIONS_NAME}", waits=True) as aside:
+        drawn = aside / _DRAWN
+        is_open = folder.is_dir() and not (folder / ANNOTATIONS_NAME).exists()
+        if is_open and _drawn_by(drawn) == _own_settings(cfg):  # a kill while the files were moved
+            put_in_place(drawn, folder, last=ANNOTATIONS_NAME)
+        if _drawn_by(folder) != _own_settings(cfg):
+            _refuse_others(cfg, folder)
+            shutil.rmtree(drawn, ignore_errors=True)
+            _draw(cfg, drawn)
+            put_in_place(drawn, folder, last=ANNOTATIONS_NAME)
+
+
+def _refuse_others(cfg: DrawnFormat, folder: Path) -> None:
+    """Raise InputError where something is there that these settings do not draw."""
+    if folder.exists() and (not folder.is_dir() or holds_anything(folder, _DOING)):
+        raise InputError(
+            f"{cfg.folder}: this exists and is not what these settings draw: remove it or give another "
+            "source.folder"
+        )
+
+
+def _draw(cfg: DrawnFormat, folder: Path) -> None:
+    """Pictures and annotations, into a new folder."""
+    (folder / "images").mkdir(parents=True)
+    rows: dict[str, Any] = {"info": {"drawn_by": _own_settings(cfg)}, "images": [], "annotations": []}
+    rows["categories"] = [to_category(LSP_14)]
+    for number, scene in enumerate(draw_scenes(cfg), start=1):
+        file_name = f"{number:06d}.jpg"
+        _, content = cv2.imencode(".jpg", scene.picture, (cv2.IMWRITE_JPEG_QUALITY, 95))
+        (folder / "images" / file_name).write_bytes(content.tobytes())
+        width, height = cfg.size_wh
+        rows["images"].append({"id": number, "file_name": file_name, "width": width, "height": height})
+        rows["annotations"] += _annotations(scene, number, first_id=len(rows["annotations"]) + 1)
+    write_atomic(folder / ANNOTATIONS_NAME, json.dumps(rows).encode())
+
+
+def draw_scenes(cfg: DrawnFormat) -> Iterator[Scene]:
+    """The pictures in order; each has a random stream of its own, the last as many people as are wanted."""
+    number = left = 0
+    while (left := cfg.people - number) > 0:
+        rng = np.random.default_rng([cfg.seed, number])
+        is_crowded, is_occluded = rng.random(2) < (cfg.crowded, cfg.occluded)
+        num_people = min(left, int(rng.integers(2, MOST_PEOPLE + 1)) if is_crowded else 1)
+        scene = draw_scene(rng, size_wh=cfg.size_wh, num_people=num_people, occluded=bool(is_occluded))
+        number += num_people
+        yield scene
+
+
+def _annotations(scene: Scene, image_id: int, *, first_id: int) -> list[dict[str, Any]]:
+    """The COCO rows of a picture's people."""
+    return [
+        {
+            "id": first_id + index,
+            "image_id": image_id,
+            "category_id": 1,
+            "iscrowd": 0,
+            "bbox": list(person.box_xywh),
+            "area": person.area,
+            "num_keypoints": len(person.keypoints),
+            "keypoints": [round(number, 2) for number in person.keypoints.ravel().tolist()],
+        }
+        for index, person in enumerate(scene.people)
+    ]
+
+
+def _own_settings(cfg: DrawnFormat) -> dict[str, Any]:
+    """What decides the drawings, as JSON gives it back."""
+    return {
+        "version": VERSION,
+        "people": cfg.people,
+        "seed": cfg.seed,
+        "size_wh": list(cfg.size_wh),
+        "crowded": cfg.crowded,
+        "occluded": cfg.occluded,
+    }
+
+
+def _drawn_by(folder: Path) -> dict[str, Any] | None:
+    """The settings that a folder says it was drawn by; None where it says nothing."""
+    try:
+        found = json.loads((folder / ANNOTATIONS_NAME).read_bytes())["info"]["drawn_by"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,94 @@
+"""A folder of unlabelled photos: whose people have boxes, but no joints."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from pydantic import Field
+
+from configs.load import InputError
+from configs.settings import settings
+from sharding.annotations.boxes import AREA_OF_BOX, ResultsBoxes, WholePhotoBoxes
+from sharding.annotations.category import from_category
+from sharding.annotations.detector import DetectorBoxes
+from sharding.annotations.formats.categories import choose_categories
+from sharding.annotations.formats.rows import read_json
+from sharding.annotations.photos import open_photos
+from sharding.annotations.record import Annotations, Person
+from sharding.annotations.skeleton import AIC_14, COCO_17, CROWDPOSE_14, LSP_14, MPII_16, Skeleton
+
+SKELETONS = {"coco": COCO_17, "lsp": LSP_14, "mpii": MPII_16, "aic": AIC_14, "crowdpose": CROWDPOSE_14}
+
+Boxes = Annotated[WholePhotoBoxes | ResultsBoxes | DetectorBoxes, Field(discriminator="name")]
+
+
+@settings
+class FolderFormat:
+    """Photos without annotations, for the unlabelled side of training."""
+
+    name: Literal["folder"] = "folder"
+    images: str | Path
+    """The photos: a folder with its sub-folders, a zip file or a URL."""
+    skeleton: str = "coco"
+    """The keypoints that the people are to have, those of the labelled set: coco, lsp, mpii, aic, crowdpose,
+    or a COCO-form JSON file whose category describes them."""
+    boxes: Boxes = Field(default_factory=WholePhotoBoxes)
+    """Where the people are: boxes.name=whole (the photo is the person), results (a JSON of boxes) or detector
+    (found by a detector of torchvision)."""
+
+    def read(self) -> Annotations:
+        """One unlabelled person for each box, photos by name or as listed; ids count from 1.
+
+        All keypoints are zero (v = 0), the area is 0.53 of the box. Photos without a box are empty ones.
+        Raises InputError where there are no photos, and as the boxes do.
+        """
+        skeleton, category = _find_skeleton(self.skeleton)
+        photos = open_photos(self.images)
+        found, findings = self.boxes.find(photos)
+        unlabelled = np.zeros((skeleton.num_keypoints, 3), np.float32)  # one for all: photos may be a million
+        unlabelled.flags.writeable = False
+        persons: list[Person] = []
+        for photo, boxes_xywh in found:
+            for box_xywh in boxes_xywh:
+                person = Person(
+                    id=len(persons) + 1,
+                    image_id=photo.id,
+                    file_name=photo.file_name,
+                    source_size_wh=photo.size_wh,
+                    box_xywh=box_xywh,
+                    keypoints=unlabelled,
+                    area=AREA_OF_BOX * box_xywh[2] * box_xywh[3],
+                )
+                persons.append(person)
+        return Annotations(
+            skeleton=skeleton,
+            photos=photos,
+            persons=tuple(persons),
+            findings=findings,
+            empty_photos=tuple(photo for photo, boxes_xywh in found if not boxes_xywh),
+            upright=True,
+            category_id=category.get("id", 1),
+            category_name=str(category.get("name") or "person"),
+        )
+
+
+class _Categories(msgspec.Struct):
+    categories: list[dict[str, Any]]
+
+
+def _find_skeleton(name: str) -> tuple[Skeleton, dict[str, Any]]:
+    """The keypoint set, and the one category of the file that it comes from."""
+    if name in SKELETONS:
+        return SKELETONS[name], {}
+    path = Path(name)
+    expected = f"a COCO-form file with `categories` (nor is it one of {', '.join(SKELETONS)})"
+    file = read_json(path, _Categories, expected=expected)
+    categories = choose_categories(file.categories, path)
+    category = categories.chosen[0]
+    if not category.get("keypoints"):
+        raise InputError(
+            f"{name}: category {category.get('name')!r} names no keypoints: if the recipe of the labelled "
+            "set names them, give source.skeleton=SHARDS/ground_truth.json, with the folder of its shards"
+        )
+    return from_category(category, where=name), {} if categories.are_several else category

@@ -1,0 +1,98 @@
+"""Leeds Sports Pose Extended: `joints.mat` and numbered photos, 14 joints, one person a photo."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import scipy.io
+from pydantic import Field
+
+from configs.load import InputError
+from configs.settings import settings
+from sharding.annotations.boxes import AREA_OF_BOX
+from sharding.annotations.findings import Fault, Findings
+from sharding.annotations.joint_boxes import MARGIN, joint_box
+from sharding.annotations.photos import open_photos
+from sharding.annotations.record import Annotations, Person
+from sharding.annotations.skeleton import LSP_14
+
+MIN_VISIBLE = 2
+"""Joints that a box can be made of."""
+TOO_FEW_JOINTS = Fault(f"fewer than {MIN_VISIBLE} visible joints", "dropped", "", "photo")
+
+
+@settings
+class LspFormat:
+    """LSPET: joints (14, 3, n) of x, y, visible; a split is a range of photo numbers."""
+
+    name: Literal["lsp"] = "lsp"
+    joints: Path
+    """The file joints.mat."""
+    images: str | Path
+    """The photos im00001.jpg, im00002.jpg, ...: a folder, a zip file or a URL."""
+    first: int = Field(default=1, ge=1)
+    """Number of the first photo of the split, counted from 1."""
+    last: int | None = None
+    """Number of the last photo of the split; without it the last of joints.mat."""
+    box_margin: float = Field(default=MARGIN, ge=0)
+    """The box is the extent of the visible joints, grown on each side by this share of its longer side."""
+
+    def __post_init__(self) -> None:
+        if self.last is not None and self.last < self.first:
+            raise ValueError(f"last ({self.last}) lies before first ({self.first})")
+
+    def read(self) -> Annotations:
+        """The persons of photos `first` to `last`, in order.
+
+        Joints with visible = 0 have no meaningful place and become unlabelled (v = 0), the others v = 2. The
+        set has neither boxes nor areas: the box is made of the joints (and may reach beyond the photo), the
+        area of OKS is 0.53 of it, COCO's average. Raises InputError for another kind of file and a range
+        beyond its end.
+        """
+        joints = _read_joints(self.joints)
+        last = len(joints) if self.last is None else self.last
+        if last > len(joints):
+            raise InputError(
+                f"{self.joints}: photo {last} was asked for, but the file has {len(joints)}: lower last"
+            )
+        persons: list[Person] = []
+        findings = Findings(self.joints)
+        for number in range(self.first, last + 1):
+            if (joints[number - 1, :, 2] > 0).sum() >= MIN_VISIBLE:
+                persons.append(self._person(number, joints[number - 1]))
+            else:
+                findings.add(TOO_FEW_JOINTS, number)
+        return Annotations(
+            skeleton=LSP_14, photos=open_photos(self.images), persons=tuple(persons), findings=findings
+        )
+
+    def _person(self, number: int, joints: np.ndarray) -> Person:
+        """The person of joints (14, 3) on photo `number`."""
+        visible = joints[:, 2:] > 0
+        box_xywh = joint_box(joints[visible[:, 0], :2], self.box_margin)
+        return Person(
+            id=number,
+            image_id=number,
+            file_name=f"im{number:05d}.jpg",
+            source_size_wh=None,
+            box_xywh=box_xywh,
+            keypoints=np.where(visible, joints * [1, 1, 0] + [0, 0, 2], 0).astype(np.float32),
+            area=AREA_OF_BOX * box_xywh[2] * box_xywh[3],
+        )
+
+
+def _read_joints(path: Path) -> np.ndarray:
+    """Joints (n, 14, 3) float64 of x, y, visible."""
+    if not path.is_file():
+        raise InputError(f"{path}: the joints cannot be read (no such file): correct the path")
+    try:
+        joints = scipy.io.loadmat(path)["joints"]
+    except Exception as error:  # scipy raises many kinds for a damaged file
+        raise InputError(
+            f"{path}: this is no MATLAB file with `joints` ({error}): download it again"
+        ) from error
+    if joints.ndim != 3 or joints.shape[:2] != (LSP_14.num_keypoints, 3):
+        raise InputError(
+            f"{path}: joints have the shape {joints.shape} where LSPET has (14, 3, n): take its file"
+        )
+    return joints.transpose(2, 0, 1)

@@ -1,0 +1,46 @@
+"""Where photos are read from: a folder, an unopened zip, or any address that fsspec knows.
+
+A name is relative to the location and written with slashes; a leading `./` and backslashes are put right. A
+name that leads out of the location is refused. Every class is a small frozen record that can be pickled: what
+it opens is opened anew in each process.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from sharding.annotations.photos.base import IMAGE_SUFFIXES, MOST_BYTES, Photos, below_location, no_location
+from sharding.annotations.photos.folder import FolderPhotos
+from sharding.annotations.photos.url import UrlPhotos, file_system
+from sharding.annotations.photos.zipped import ZipPhotos
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MOST_BYTES",
+    "FolderPhotos",
+    "Photos",
+    "UrlPhotos",
+    "ZipPhotos",
+    "below_location",
+    "open_photos",
+]
+
+
+def open_photos(location: str | Path) -> Photos:
+    """The photos at a folder, a zip or an address such as `s3://bucket/folder`.
+
+    Raises InputError where nothing is there, for a zip that is damaged, encrypted or has members that lead
+    out of it, and for an address whose protocol is unknown or needs a package.
+    """
+    text = re.sub("^(file|local)://", "", str(location))
+    if "://" in text or "::" in text:
+        file_system(text, os.getpid())
+        return UrlPhotos(text)
+    path = os.path.realpath(text)
+    if os.path.isdir(path):
+        return FolderPhotos(str(location), path)
+    if not os.path.isfile(path):
+        raise no_location(str(location), "zip" if path.lower().endswith(".zip") else "folder")
+    zipped = ZipPhotos(str(location), path)
+    zipped.opened()
+    return zipped

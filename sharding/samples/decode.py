@@ -1,0 +1,188 @@
+"""Photos to pixels, strictly: what is damaged or of another size than annotated is refused."""
+
+import io
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from configs.load import InputError
+from sharding.annotations.findings import Fault
+from sharding.annotations.photos.kinds import say_why
+from sharding.samples.jpeg import decode_jpeg, find_excess
+
+MOST_PIXELS = 64_000_000
+"""A photo of more pixels is refused by its header: so many take half a gigabyte while they are decoded."""
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+_STORED_FORMATS = {"JPEG", "MPO", "PNG", "WEBP", "BMP"}
+"""Formats that decode to the same pixels in the training's reader (DALI): GIF does not, TIFF not always."""
+UPRIGHT = 1
+"""EXIF orientation of pixels that are stored upright."""
+_INVERSE = {6: 8, 8: 6}
+"""The orientation that undoes another; the others undo themselves."""
+
+TURNED = Fault("EXIF rotation, obeyed: nobody annotated the photo as it is stored", "mended", "", "photo")
+TURNED_TO_SIZE = Fault(
+    "EXIF rotation, obeyed: the photo turned upright has the annotated size", "mended", "", "photo"
+)
+NOT_TURNED = Fault(
+    "EXIF rotation, not obeyed: joints are taken to lie in the pixels as they are stored",
+    "kept",
+    "see on the sheet of check=only whether they do; if not, turn the photo and remove the tag",
+    "photo",
+)
+MADE_SOUND = Fault(
+    "JPEG with stray bytes or without an end, taken: its pixels are complete", "mended", "", "photo"
+)
+
+
+class Decoded(NamedTuple):
+    """A photo's pixels.
+
+    pixels: (H, W, 3) uint8 RGB. is_faithful: whether the file itself decodes to these pixels in any reader,
+    whether or not it obeys EXIF. notes: what was done to get them that the user may want to know.
+    """
+
+    pixels: np.ndarray
+    is_faithful: bool
+    notes: tuple[Fault, ...]
+
+
+class PhotoSizeError(InputError):
+    """A photo is sound, but of another size than it was annotated at. `detail`: both sizes."""
+
+    def __init__(self, where: str, size_wh: tuple[int, int], annotated_wh: tuple[int, int]) -> None:
+        found, wanted = (f"{width}x{height}" for width, height in (size_wh, annotated_wh))
+        self.detail = f"{found}, annotated at {wanted}"
+        super().__init__(
+            f"{where}: the image is {found}, but it was annotated at {wanted}: put the original file there, "
+            "or correct the annotations"
+        )
+
+
+def decode_photo(
+    payload: bytes, *, size_wh: tuple[int, int] | None, where: str, upright: bool = False
+) -> Decoded:
+    """Decode one photo strictly.
+
+    COCO annotates the pixels as they are stored and ignores EXIF, so the annotated size decides: stored
+    pixels of that size are taken as they are, else they are turned upright as EXIF says, if that gives the
+    annotated size. size_wh: that size; None takes the pixels as they are stored. upright: the
+    photo is turned upright whatever its size, see `Annotations`. where: photo and annotation, for the
+    message. Raises InputError for truncated or damaged data, another size (PhotoSizeError), more than
+    MOST_PIXELS, pixels of more than 8 bits, and several pictures in one file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL warns of odd metadata; damaged pixels are errors
+            image = _open_image(payload, where)
+            tag, is_tagged = orientation(image), _orientation_tag(image) != UPRIGHT
+            pixels, was_sound = _stored_pixels(image, payload)
+    except InputError:
+        raise
+    except Exception as error:  # on damaged files PIL raises whatever its readers run into
+        raise InputError(
+            f"{where}: the image is damaged ({_say_reason(error, payload)}): replace the file, or leave its "
+            "persons out with corrupt_images=skip"
+        ) from error
+    notes = [] if was_sound else [MADE_SOUND]
+    if tag != UPRIGHT:
+        has_size = size_wh in (None, _size_wh(pixels))
+        if upright or not has_size:
+            pixels = turn_upright(pixels, tag)
+        notes.append(TURNED if upright else NOT_TURNED if has_size else TURNED_TO_SIZE)
+    if size_wh is not None and _size_wh(pixels) != size_wh:
+        raise PhotoSizeError(where, _size_wh(pixels), size_wh)
+    is_faithful = image.format in _STORED_FORMATS and not is_tagged and was_sound
+    return Decoded(pixels, is_faithful, tuple(notes))
+
+
+def _say_reason(error: Exception, payload: bytes) -> str:
+    """Say in one line why PIL could not open or decode these bytes."""
+    if isinstance(error, UnidentifiedImageError):
+        return say_why(payload)
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an open image, 1 to 8; UPRIGHT where it has none or another number."""
+    tag = _orientation_tag(image)
+    return int(tag) if isinstance(tag, int) and 1 <= tag <= 8 else UPRIGHT
+
+
+def _orientation_tag(image: Image.Image) -> object:
+    return image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+
+
+def turn_upright(pixels: np.ndarray, tag: int) -> np.ndarray:
+    """Pixels (H, W, C) as they are stored, turned and mirrored as their EXIF orientation says.
+
+    From 5 to 8 height and width are exchanged. Source: the EXIF standard, 4.6.5.1, tag 0x0112.
+    """
+    if tag in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if tag in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if tag in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def photo_sizes(payload: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height of a photo as it is stored, and once it is turned upright as EXIF says.
+
+    payload: the file, or enough of its start. Raises ValueError with the reason, in one line.
+    """
+    excess = find_excess(payload)
+    if excess is not None:
+        raise ValueError(excess)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL warns of odd metadata
+            image = Image.open(io.BytesIO(payload))
+            is_turned = orientation(image) in (5, 6, 7, 8)
+    except Exception as error:  # on damaged files PIL raises whatever its readers run into
+        raise ValueError(_say_reason(error, payload)) from error
+    swapped = (image.height, image.width)
+    if not is_turned:
+        return image.size, image.size
+    return (swapped, image.size) if image.format == "TIFF" else (image.size, swapped)
+
+
+def _stored_pixels(image: Image.Image, payload: bytes) -> tuple[np.ndarray, bool]:
+    """(H, W, 3) uint8 RGB of an image opened from `payload`, not turned; whether the file was sound."""
+    if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+        pixels, was_made_sound = decode_jpeg(payload)
+        return pixels, not was_made_sound
+    tag = orientation(image)
+    pixels = np.asarray(image.convert("RGB"))
+    if image.format == "TIFF" and tag != UPRIGHT:  # PIL's reader of TIFF has turned it
+        pixels = turn_upright(pixels, _INVERSE.get(tag, tag))
+    return pixels, True
+
+
+def _size_wh(pixels: np.ndarray) -> tuple[int, int]:
+    return pixels.shape[1], pixels.shape[0]
+
+
+def _open_image(payload: bytes, where: str) -> Image.Image:
+    """The image before its pixels are decoded. Raises InputError for what its header tells already."""
+    excess = find_excess(payload)
+    if excess is not None:
+        raise InputError(f"{where}: the image would take minutes to decode ({excess}): save it anew")
+    too_many = f"the most is {MOST_PIXELS:,} pixels: make the photo smaller, with its annotations"
+    try:
+        image = Image.open(io.BytesIO(payload), formats=_FORMATS)
+    except Image.DecompressionBombError as error:  # PIL's own limit is higher
+        size = str(error).partition(" exceeds")[0]
+        raise InputError(f"{where}: the image is too large ({size}), {too_many}") from error
+    if image.width * image.height > MOST_PIXELS:
+        raise InputError(f"{where}: the image is too large ({image.width}x{image.height}), {too_many}")
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # of an MPO the first is the photo
+        raise InputError(f"{where}: the file holds several pictures: keep the one that was annotated")
+    bits = [str(tile[3]) for tile in image.tile if ";16" in str(tile[3])]
+    if image.mode.startswith(("I", "F")) or bits:
+        mode = image.mode if not bits else bits[0]
+        raise InputError(f"{where}: the image has more than 8 bits a channel ({mode}): convert it to 8 bits")
+    return image

@@ -1,0 +1,133 @@
+"""Which photos a build stores, in which order, with whom on them."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from configs.load import InputError
+from sharding.annotations.photos import Photos
+from sharding.annotations.photos.base import safe_name
+from sharding.annotations.photos.near import NearNames
+from sharding.annotations.record import Annotations, Person, Photo
+from sharding.settings import BuildSettings
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PhotoTask:
+    """One photo to decode, once, for all its samples.
+
+    ignored: the rows of its crowds and unlabelled persons, for `kind: image` alone.
+    """
+
+    photo: Photo
+    persons: tuple[Person, ...]
+    ignored: tuple[dict[str, Any], ...] = ()
+
+
+def make_plan(settings: BuildSettings, annotations: Annotations, dropped: Counter[str]) -> list[PhotoTask]:
+    """The photos to store, in order; what is left out for want of its photo is counted in `dropped`.
+
+    Raises InputError where a photo is absent (and `missing_images` is stop) and where nobody is left.
+    """
+    tasks = photo_tasks(settings, annotations)
+    absent: set[str] = set()
+    if settings.missing_images == "skip":
+        absent = _absent(tasks, annotations.photos)
+        dropped["photo absent"] += sum(num_samples(t, settings) for t in tasks if t.photo.file_name in absent)
+    tasks = wanted_tasks(tasks, settings, absent)
+    absent = _absent(tasks, annotations.photos)
+    if absent:
+        first = next(task for task in tasks if task.photo.file_name in absent)
+        raise absent_photo_error(first, len(absent), annotations.photos)
+    if not tasks:
+        why = [annotations.findings.why("dropped")]
+        if dropped["photo absent"]:
+            why.append(f"{dropped['photo absent']} photo absent (correct source.images)")
+        reasons = "; ".join(filter(None, why)) or "the source has none"
+        raise InputError(
+            f"{annotations.findings.file}: no {settings.kind} is left to store: {reasons}: correct the source"
+        )
+    return tasks
+
+
+def wanted_tasks(tasks: list[PhotoTask], settings: BuildSettings, skipped: set[str]) -> list[PhotoTask]:
+    """Those of the tasks that are to be stored, in order; the photos of `skipped` are left out."""
+    if settings.order == "shuffle":
+        tasks = list(tasks)
+        random.Random(settings.seed).shuffle(tasks)
+    tasks = [task for task in tasks if task.photo.file_name not in skipped]
+    return tasks if settings.limit is None else _take(tasks, settings.limit, settings)
+
+
+def _absent(tasks: Sequence[PhotoTask], photos: Photos) -> set[str]:
+    """The names of photos that are not there. Raises InputError for one that leads out of the location."""
+    names = [task.photo.file_name for task in tasks]
+    for name in names:
+        try:
+            safe_name(name, photos.location)
+        except InputError as error:
+            raise InputError(f"{error}{NearNames(photos).told(name)}") from None
+    return photos.absent(names)
+
+
+def absent_photo_error(task: PhotoTask, count: int, photos: Photos) -> InputError:
+    """The sentence about the first of `count` absent photos."""
+    there = NearNames(photos).told(task.photo.file_name)
+    who = f"annotation {task.persons[0].id}" if task.persons else f"image {task.photo.id}"
+    more = f", as are {count - 1} more" if count > 1 else ""
+    return InputError(
+        f"{photos.where(task.photo.file_name)}: {who} names this photo, but the file is absent{there}{more}: "
+        "put it there, correct its name or source.images, or leave such persons out with missing_images=skip"
+    )
+
+
+def photos_without_box(settings: BuildSettings, annotations: Annotations) -> list[Photo]:
+    """Photos on which a detector found nobody: no sample shows them, but whom it missed there counts.
+
+    None with a `limit`, which scores the photos of its samples alone.
+    """
+    if annotations.annotated is None or settings.limit is not None:
+        return []
+    names = (photo.file_name for photo in annotations.empty_photos)
+    absent = annotations.photos.absent(names) if settings.missing_images == "skip" else set()
+    return [photo for photo in annotations.empty_photos if photo.file_name not in absent]
+
+
+def num_samples(task: PhotoTask, settings: BuildSettings) -> int:
+    """Samples that a photo makes."""
+    return len(task.persons) if settings.kind == "person" else 1
+
+
+def photo_tasks(settings: BuildSettings, annotations: Annotations) -> list[PhotoTask]:
+    """Every photo that a build could store, in the order of the annotations."""
+    ignored: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    if settings.kind == "image":
+        for row in annotations.ignored:
+            ignored[row["image_id"]].append(row)
+    tasks = []
+    for image_id, group in groupby(annotations.persons, key=lambda person: person.image_id):
+        persons = tuple(group)
+        photo = Photo(id=image_id, file_name=persons[0].file_name, size_wh=persons[0].source_size_wh)
+        tasks.append(PhotoTask(photo, persons, tuple(ignored.get(image_id, ()))))
+    if settings.kind == "image" and settings.empty_photos == "keep":
+        tasks += [
+            PhotoTask(photo, (), tuple(ignored.get(photo.id, ()))) for photo in annotations.empty_photos
+        ]
+    return tasks
+
+
+def _take(tasks: list[PhotoTask], limit: int, settings: BuildSettings) -> list[PhotoTask]:
+    """The tasks of the first `limit` samples; the last photo may lose some of its persons."""
+    taken: list[PhotoTask] = []
+    left = limit
+    for task in tasks:
+        if left <= 0:
+            break
+        if settings.kind == "person" and len(task.persons) > left:
+            task = PhotoTask(task.photo, task.persons[:left], task.ignored)
+        taken.append(task)
+        left -= num_samples(task, settings)
+    return taken

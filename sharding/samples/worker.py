@@ -1,0 +1,91 @@
+"""The work of one worker process: photos to samples, each photo decoded once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from configs.load import InputError
+from sharding.annotations.photos import Photos
+from sharding.annotations.record import Annotations
+from sharding.samples.crop import CropLaw
+from sharding.samples.decode import decode_photo
+from sharding.samples.plan import PhotoTask, num_samples
+from sharding.samples.sample import TarSample, frame, image_sample, person_sample
+from sharding.settings import BuildSettings
+
+PERSONS_PER_JOB = 24
+"""Enough work for a job to outweigh its way to the worker and back, little enough to share it out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Some photos in order, and all that a worker must know to store them.
+
+    ordinals: of the first sample of each photo in the whole plan; keys are made of them, so that no two
+    samples share one, whoever makes them. upright: see `Annotations`.
+    """
+
+    tasks: tuple[PhotoTask, ...]
+    ordinals: tuple[int, ...]
+    photos: Photos
+    kind: str
+    crop: CropLaw
+    upright: bool
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoSamples:
+    """What became of one photo: its width and height, its samples and what to note of it, or its fault."""
+
+    size_wh: tuple[int, int] = (0, 0)
+    samples: tuple[TarSample, ...] = ()
+    fault: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def make_jobs(
+    plan: Sequence[PhotoTask], first_task: int, *, annotations: Annotations, settings: BuildSettings
+) -> Iterator[Job]:
+    """The tasks from `first_task` on, in order, in portions that no photo is torn apart by."""
+    portion: list[PhotoTask] = []
+    ordinals: list[int] = []
+    persons = 0
+    ordinal = sum(num_samples(task, settings) for task in plan[:first_task])
+    for place in range(first_task, len(plan)):
+        portion.append(plan[place])
+        ordinals.append(ordinal)
+        ordinal += num_samples(plan[place], settings)
+        persons += max(1, len(plan[place].persons))
+        if persons >= PERSONS_PER_JOB or place == len(plan) - 1:
+            yield Job(
+                tuple(portion),
+                tuple(ordinals),
+                annotations.photos,
+                settings.kind,
+                settings.crop,
+                annotations.upright,
+            )
+            portion, ordinals, persons = [], [], 0
+
+
+def do_job(job: Job) -> list[PhotoSamples]:
+    """The samples of a job's photos, in order. Runs in any process; equal jobs give equal bytes."""
+    return [_store(task, ordinal, job) for task, ordinal in zip(job.tasks, job.ordinals, strict=True)]
+
+
+def _store(task: PhotoTask, ordinal: int, job: Job) -> PhotoSamples:
+    name = task.photo.file_name
+    who = f"annotation {task.persons[0].id}" if task.persons else f"image {task.photo.id}"
+    payload = job.photos.read(name)
+    where = f"{job.photos.where(name)} ({who})"
+    try:
+        decoded = decode_photo(payload, size_wh=task.photo.size_wh, where=where, upright=job.upright)
+    except InputError as error:
+        return PhotoSamples(fault=str(error))
+    pixels, faithful = decoded.pixels, payload if decoded.is_faithful else None
+    if job.kind == "image":
+        samples = [image_sample(task, pixels, faithful, job.crop)]
+    else:
+        samples = [person_sample(person, pixels, faithful, job.crop) for person in task.persons]
+    framed = tuple(frame(sample, f"{key:09d}") for key, sample in enumerate(samples, ordinal))
+    notes = tuple(note.what for note in decoded.notes)
+    return PhotoSamples(size_wh=(pixels.shape[1], pixels.shape[0]), samples=framed, notes=notes)

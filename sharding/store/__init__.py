@@ -1,0 +1,1 @@
+"""The store: tars with their index, manifest, ground truth and journal."""

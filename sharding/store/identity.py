@@ -1,0 +1,66 @@
+"""What decides the bytes of a folder of shards, as two hashes."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
+
+from sharding.annotations.record import Annotations
+from sharding.settings import EXECUTION, BuildSettings
+from sharding.store.manifest import FORMAT_VERSION
+
+
+class Identity(NamedTuple):
+    """Two builds of one identity, from the same photos, make the same bytes."""
+
+    annotations_sha256: str
+    """Of all that the format gave, wherever its files lie."""
+    settings_sha256: str
+    """Of the settings that decide the shards, given the annotations."""
+
+
+def identify(settings: BuildSettings, annotations: Annotations) -> Identity:
+    """The identity of a build."""
+    return Identity(_hash_annotations(annotations), _hash_settings(settings))
+
+
+def _hash_annotations(annotations: Annotations) -> str:
+    digest = hashlib.sha256(json.dumps(asdict(annotations.skeleton)).encode())
+    for person in (*annotations.persons, *(annotations.annotated or ())):
+        facts: tuple[Any, ...] = (
+            person.id,
+            person.image_id,
+            person.file_name,
+            person.source_size_wh,
+            person.box_xywh,
+            person.area,
+            person.head_xywh,
+        )
+        if (
+            person.score is not None
+        ):  # appended, so that shards made before there were scores stay what they are
+            facts += (person.score,)
+        if person.category_id is not None:
+            facts += ("category", person.category_id)
+        digest.update(repr(facts).encode())
+        digest.update(person.keypoints.astype("<f4").tobytes())
+    for photo in annotations.empty_photos:
+        digest.update(repr((photo.id, photo.file_name, photo.size_wh)).encode())
+    for row in annotations.ignored:
+        digest.update(json.dumps(row).encode())
+    dropped = annotations.findings.counts("dropped", identity=True)
+    noted = annotations.findings.counts("warned", "mended", "kept", identity=True)
+    digest.update(json.dumps([sorted(annotations.photo_facts.items()), dropped, noted]).encode())
+    category = [annotations.category_id, annotations.category_name]
+    if category != [1, "person"]:  # so that shards of the published sets stay what they are
+        digest.update(json.dumps(category).encode())
+    return digest.hexdigest()
+
+
+def _hash_settings(settings: BuildSettings) -> str:
+    values = TypeAdapter(BuildSettings).dump_python(settings, mode="json", exclude=set(EXECUTION))
+    if settings.split is None:  # so that shards made before there were splits stay what they are
+        del values["split"]
+    return hashlib.sha256(json.dumps([FORMAT_VERSION, values], sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,217 @@
+"""`dataset.json`: what a folder of shards holds, and the check that it still holds it."""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from configs.load import InputError
+from sharding.annotations.formats.rows import read_json
+from sharding.annotations.skeleton import Skeleton, to_category
+from sharding.annotations.split import SplitCard
+from sharding.samples.crop import CropLaw
+from sharding.store.files import file_sha256, write_atomic
+from sharding.store.index import Component, check_headers, check_samples, read_index, read_lines
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "dataset.json"
+GROUND_TRUTH_NAME = "ground_truth.json"
+MEMBERS = ("jpg", "pose", "json")
+"""Extensions of the members of a sample, of either kind."""
+_CURE = "copy it again or build the shards again"
+_HASH_KEY = "sha256"
+"""Where `dataset.json` holds the hash of all its other values; shards of older builds have none."""
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a file's name can stand in a shell command as it is, in quotes of any kind or in none."""
+    return re.fullmatch(r"[\w.+=@-]+", name, re.ASCII) is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One tar: its name in the folder, its samples, its size and hashes (idx_sha256: of its index)."""
+
+    file: Annotated[str, Field(pattern=r"^[^/\\\x00]+\.tar$")]
+    samples: int
+    bytes: int
+    sha256: str
+    idx_sha256: str
+
+    @property
+    def idx_file(self) -> str:
+        """Name of the index beside the tar."""
+        return str(Path(self.file).with_suffix(".idx"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The card of one folder of shards.
+
+    kind: what a sample is. order, seed: how the samples were ordered (seed counts for `shuffle`).
+    annotations_sha256: of every record that the format gave, settings_sha256: of what the build was told to
+    make of them, ground_truth_sha256: of `ground_truth.json`. dropped, problems: counts by reason.
+    split: where these are one side of a source, how it was divided; faulty annotations are then counted on
+    both sides.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    format_version: int
+    kind: Literal["person", "image"]
+    name: str
+    skeleton: Skeleton
+    crop: CropLaw
+    order: Literal["file", "shuffle"]
+    seed: int
+    shards: tuple[ShardEntry, ...]
+    annotations_sha256: str
+    settings_sha256: str
+    ground_truth_sha256: str
+    dropped: dict[str, int]
+    problems: dict[str, int]
+    split: SplitCard | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tars."""
+        return sum(shard.bytes for shard in self.shards)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder of shards. Raises InputError where it is missing or wrong."""
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        what = "no such folder" if not folder.is_dir() else f"the folder holds no {MANIFEST_NAME}"
+        raise InputError(
+            f"{folder}: {what}; make the shards with `python sharding/build.py RECIPE output={folder}`"
+        )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: the manifest cannot be read ({error.strerror}): mend that") from error
+    return parse_manifest(content, str(path))
+
+
+def parse_manifest(content: bytes, where: str) -> Manifest:
+    """The manifest of the bytes of a `dataset.json`. Raises InputError that starts with `where`."""
+    cure = "build the shards again"
+    try:
+        values = json.loads(content)
+        version = values.get("format_version")
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{where}: format version {version!r} where {FORMAT_VERSION} is read here: {cure}"
+            )
+        claimed = values.pop(_HASH_KEY, "")
+        manifest = TypeAdapter(Manifest).validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(key) for key in first["loc"]) or "the file"
+        raise InputError(f"{where}: {key}: {first['msg']}: {cure}") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{where}: this is no manifest ({error}): {cure}") from error
+    if claimed not in ("", _hash(values)):
+        raise InputError(f"{where}: the manifest was altered: its SHA-256 is not the one in it; {_CURE}")
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Path:
+    """Write `dataset.json`, with a hash of itself, into `folder`, aside first, and return its path."""
+    values = asdict(manifest)
+    content = json.dumps({**values, _HASH_KEY: _hash(values)}, indent=1) + "\n"
+    return write_atomic(folder / MANIFEST_NAME, content.encode())
+
+
+def _hash(values: dict[str, Any]) -> str:
+    """Of the values, however they are set out; an absent one is the same as null, as it is for a reader."""
+    given = {key: value for key, value in values.items() if value is not None}
+    return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
+
+
+def check_shards(folder: Path, manifest: Manifest) -> None:
+    """Compare tars, indices and ground truth of `folder` with the manifest, and them with each other.
+
+    Each tar is there with its size, hash and headers (about a second per GB); each index is there, is the
+    tar's own (by its hash) and describes samples that DALI reads rightly (see `index.check_samples`).
+    Raises InputError naming the first file that differs, and the cure. DALI passes such faults silently.
+    """
+    for shard in manifest.shards:
+        tar = folder / shard.file
+        if not tar.is_file():
+            raise InputError(f"{tar}: the shard is missing; {_CURE}")
+        check_size(tar.stat().st_size, shard, tar=str(tar))
+        samples = check_index(folder / shard.idx_file, shard, tar=str(tar))
+        if file_sha256(tar) != shard.sha256:
+            raise InputError(f"{tar}: the shard was altered: its SHA-256 is not the manifest's; {_CURE}")
+        with tar.open("rb", buffering=0) as file:
+            check_headers(file, samples, tar=str(tar))
+    check_truth(folder / GROUND_TRUTH_NAME, manifest)
+
+
+def check_index(
+    idx: Path, shard: ShardEntry, *, tar: str, where: str | None = None
+) -> list[tuple[Component, ...]]:
+    """The samples of a shard's index, found to be the one of the manifest and sound; the tar is not read.
+
+    where: what to call the index if not `idx`. Raises InputError that names the index, or `tar` where it is
+    the tar's fault.
+    """
+    where = where or str(idx)
+    if not idx.is_file():
+        raise InputError(f"{where}: the index is missing; build the shards again, or copy it beside its tar")
+    if file_sha256(idx) != shard.idx_sha256 or len(read_lines(idx)) != shard.samples:
+        raise InputError(
+            f"{where}: the index is not that of {shard.file}: it is stale or foreign; copy both again"
+        )
+    samples = read_index(idx)
+    check_samples(samples, tar=tar, extensions=MEMBERS, tar_bytes=shard.bytes)
+    return samples
+
+
+def check_truth(truth: Path, manifest: Manifest, *, where: str | None = None) -> None:
+    """Compare the ground truth with the manifest; `where`: what to call it. Raises InputError."""
+    where = where or str(truth)
+    if not truth.is_file() or file_sha256(truth) != manifest.ground_truth_sha256:
+        raise InputError(f"{where}: the file is missing or was altered; {_CURE}")
+    check_keypoints(truth, manifest, where=where)
+
+
+class _Truth(msgspec.Struct):
+    categories: list[dict[str, Any]] = []  # msgspec gives each file its own
+
+
+def check_keypoints(truth: Path, manifest: Manifest, *, where: str) -> None:
+    """Compare the manifest's keypoints with those that a ground truth repeats. Raises InputError."""
+    try:
+        categories = read_json(truth, _Truth, expected="a ground truth in COCO form").categories
+    except InputError as error:
+        raise InputError(f"{where}: {str(error).removeprefix(f'{truth}: ')}") from error
+    expected = to_category(manifest.skeleton)
+    for category in categories:  # shards of other tools may have none
+        for key in ("keypoints", "flip_pairs", "skeleton", "sigmas"):
+            if key in category and category[key] != expected[key]:
+                raise InputError(
+                    f"{where}: its {key} are not those of {MANIFEST_NAME}: one was altered; {_CURE}"
+                )
+
+
+def check_size(size: int, shard: ShardEntry, *, tar: str) -> None:
+    """Compare the bytes of a tar with the manifest. Raises InputError."""
+    if size != shard.bytes:
+        what = "was cut short" if size < shard.bytes else "was altered"
+        raise InputError(
+            f"{tar}: the shard {what}: {size} bytes where the manifest says {shard.bytes}; {_CURE}"
+        )
