@@ -80,8 +80,8 @@ def merge(kind: Any, lower: Any, upper: Any, problems: list[Problem], place: Key
     A mapping of settings in `upper` that has nothing (or null) below it is laid over its field's default, so
     that changing one value of `views: AffinePolicy = PUBLISHED_WEAK` keeps the others. The default of a free
     mapping (`dict[str, float]`) is replaced, as only then can a recipe take a key of it away. A list
-    replaces, but for `Elements`; those that do not fit the list below are added to `problems`, `place` being
-    where `upper` stands. `Typed` values become plain ones by their type.
+    replaces, except for `Elements`; those that do not fit the list below are added to `problems`, `place`
+    being where `upper` stands. `Typed` values become plain ones by their type.
     """
     if isinstance(upper, Typed):
         upper = upper.read(kind, lower, problems, place)

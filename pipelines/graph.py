@@ -50,7 +50,7 @@ CROP = "crop"
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read, by whom, and where it goes."""
+    """What is read, by which rank, and where it goes."""
 
     tars: tuple[str, ...]
     """Paths, or addresses in an object store, where DALI reads them by itself."""

@@ -213,7 +213,7 @@ def _build_aside(
 def _count_problems(annotations: Annotations, tally: Tally) -> dict[str, int]:
     """How many annotations and stored photos there is something to note of, by what it is."""
     of_photos = Counter(chain.from_iterable(tally.notes.values()))
-    return annotations.findings.counts("warned", "mended", "kept") | dict(of_photos)
+    return annotations.findings.counts("warned", "corrected", "kept") | dict(of_photos)
 
 
 def _write_all(

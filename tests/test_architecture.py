@@ -1,4 +1,4 @@
-"""The rules between the rooms (README, "How it is built"): who may import whom, and which libraries."""
+"""The rules between the rooms (README, "How it is built"): which may import which, and which libraries."""
 
 import ast
 import re

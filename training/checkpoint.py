@@ -59,9 +59,9 @@ def save(
 
     `shared` is read on rank 0 only. States are tensors and plain containers (dict, list, tuple, numbers,
     text, bytes): what `torch.load(weights_only=True)` accepts; anything else is a TypeError here, not a
-    surprise on resume. Older checkpoints beyond the last `keep`, but for that of step `spare`, go only after
-    the new one is complete. An intact checkpoint of the same step is left as it is (a resumed run would write
-    the same).
+    surprise on resume. Older checkpoints beyond the last `keep`, except that of step `spare`, are removed
+    after the new one is complete. An intact checkpoint of the same step is left as it is (a resumed run
+    would write the same).
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}")
@@ -318,7 +318,7 @@ def _complete(aside: Path, final: Path, *, step: int, world: int) -> None:
 
 
 def _prune(newest: Path, keep: int, spare: int | None) -> None:
-    """Remove checkpoints older than `newest`, but for the last `keep - 1` of them and that of `spare`."""
+    """Remove checkpoints older than `newest`, except the last `keep - 1` of them and that of `spare`."""
     older = [path for path in _complete_folders(newest.parent) if step_of(path) < step_of(newest)]
     for path in older[: max(len(older) - (keep - 1), 0)]:
         if step_of(path) != spare:

@@ -2,9 +2,9 @@
 
     python training/gpu_check.py [key=value ...]
 
-Each part runs in processes of its own with a limit; what fails is told, and the next part still runs. After
-each step result.json and result.md are written anew, so a killed check leaves what it had. Exit code 0: all
-is well; 1: something is not; 2: no GPU here, or a wrong setting.
+Each part runs in processes of its own with a limit. If one fails, the check says so and runs the next one.
+After each part result.json and result.md are written anew, so that a killed check leaves what it had. Exit
+code 0: all is well; 1: something is not; 2: no GPU here, or a wrong setting.
 """
 
 import sys

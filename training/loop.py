@@ -104,7 +104,7 @@ def train_step(
 ) -> dict[str, torch.Tensor | float]:
     """One step: the learning rate, the loss and its gradient, the update, and what follows it.
 
-    wrapped: `method` as Accelerate prepared it. Gives the terms for the report, device scalars but for `lr`.
+    wrapped: `method` as Accelerate prepared it. Gives the terms for the report, device scalars except `lr`.
     """
     rate = method.rate_position(progress)
     lr = optim.lr * optim.schedule.scale(rate.step, rate.total_steps)

@@ -152,7 +152,7 @@ def _compare(was: Any, now: Any, name: str = "") -> Iterator[Change]:
 
 
 def _holds_settings(value: Any) -> bool:
-    """Whether it is a list whose elements are compared one by one; plain numbers are told all together."""
+    """Whether it is a list whose elements are compared one by one; plain numbers are reported together."""
     return isinstance(value, list) and any(isinstance(each, list | Mapping) for each in value)
 
 

@@ -138,8 +138,8 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
     written: dict[str, Any] = {}
     if accelerator.is_main_process:
         cached_bytes = few.cached_bytes + (many.cached_bytes if many else 0)
-        whom = (labelled, unlabelled, val, ground_truth)
-        written = card.card(cfg, *whom, method, place, cached_bytes=cached_bytes)
+        people = (labelled, unlabelled, val, ground_truth)
+        written = card.card(cfg, *people, method, place, cached_bytes=cached_bytes)
         report.note(card.describe(written))
         for warning in [
             *setting_warnings(cfg, labelled, unlabelled, val),

@@ -248,7 +248,7 @@ def has_effect(setting: str) -> bool:
 
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """What of a run's settings can change its scores, but for the seed."""
+    """What of a run's settings can change its scores, except the seed."""
     kept = {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT}
     loader = {key: value for key, value in kept.get("loader", {}).items() if key not in LOADER_WITHOUT_EFFECT}
     return {**kept, "loader": loader}

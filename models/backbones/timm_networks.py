@@ -75,7 +75,7 @@ def load_weights(module: nn.Module, path: Path, *, spare: Collection[str] = ()) 
     if not path.is_file():
         raise InputError(f"net.weights: there is no file {path}: name a state dict of torchvision or timm")
     try:
-        # timm before 1.0.26 runs the code in a pickle unless it is told not to.
+        # timm before 1.0.26 runs the code in a pickle unless asked not to.
         state: dict[str, Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
         found = module.load_state_dict(state, strict=False)
         foreign = [name for name in found.unexpected_keys if name not in spare]

@@ -16,7 +16,7 @@ import torch
 from configs.versions import versions
 
 NextBatch = Callable[[], object]
-"""Produces one batch; it is ready when the call returns, but for work on a CUDA stream."""
+"""Produces one batch; it is ready when the call returns, except for work on a CUDA stream."""
 
 PACKAGES = (
     "torch",

@@ -92,7 +92,7 @@ class CachedLoader(TrainLoader[Batch]):
         if sorted(self._feed.lost) != sorted(saved):
             raise InputError(
                 f"the saved data stream had lost {len(saved)} samples, and now {self.num_lost} cannot be "
-                "read: mend the shards or their connection, or start a new run"
+                "read: repair the shards or their connection, or start a new run"
             )
 
     def _start(self) -> "_Running":

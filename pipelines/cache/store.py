@@ -90,7 +90,7 @@ def _fill(
         for each in _one_pass(survey, reading, count, f"sizes of {what}")
     ]
     if not seen:
-        raise InputError(f"{what}: every one of them is lost: mend the shards or their connection")
+        raise InputError(f"{what}: every one of them is lost: repair the shards or their connection")
     table = {name: np.concatenate([each[name] for each in seen])[:count] for name in seen[0]}
     if len(table["shape_hwc"]) != count - num_lost(reading):
         raise _MoreLostError

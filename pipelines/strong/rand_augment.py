@@ -23,7 +23,7 @@ CUTOUT_RGB = (125, 123, 114)
 
 
 class Turn(NamedTuple):
-    """What one of a sample's operations is told."""
+    """The parameters of one of a sample's operations."""
 
     signs: Tensor
     """(N,) float32, -1 or 1: less or more of what has a factor."""

@@ -35,7 +35,7 @@ UNKNOWN_PHOTO = Fault("box of a photo that is not there", "dropped", "", "box")
 AMBIGUOUS = Fault("two photos have this number", cure="give source.boxes.images", subject="box")
 CLIPPED = Fault(
     "box far beyond the photo, clipped",
-    "mended",
+    "corrected",
     "see whether the boxes count in the pixels of these photos, and correct them",
     "box",
     is_identity=False,

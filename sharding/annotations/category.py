@@ -50,7 +50,7 @@ LEFT_OUT = Fault(
 )
 BONES_FROM_ZERO = Fault(
     "`skeleton` counts keypoints from 0 where COCO counts from 1; read so",
-    "mended",
+    "corrected",
     "nothing, if the bones on the sheet are right; otherwise give source.bones (with source.name=coco-style)",
     "category",
 )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from configs.load import InputError
 
-Effect = Literal["stops", "warned", "dropped", "mended", "kept", "passed over"]
+Effect = Literal["stops", "warned", "dropped", "corrected", "kept", "passed over"]
 """What becomes of a record with the fault: it stops the build, stays with a warning, is left out, is
 corrected, or stays. `passed over` is a file that is no record: neither the manifest nor the identity of a
 build counts it. (The manifest counts all records with a fault, the identity those of `Fault.is_identity`.)"""
@@ -26,7 +26,7 @@ def is_many(count: int, total: int) -> bool:
 
 @dataclass(frozen=True)
 class Fault:
-    """One kind of fault: what is wrong, what becomes of the record, and how to mend it."""
+    """One kind of fault: what is wrong, what happens to the record, and how to correct it."""
 
     what: str
     effect: Effect = "stops"

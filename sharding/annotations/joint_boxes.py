@@ -11,7 +11,7 @@ from sharding.annotations.findings import Fault
 MARGIN = 0.1
 """Share of the longer side of the joints' extent that a box reaches beyond them on each side."""
 
-MADE_BOX = Fault("box made from the joints", "mended", "")
+MADE_BOX = Fault("box made from the joints", "corrected", "")
 
 
 @settings

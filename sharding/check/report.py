@@ -26,7 +26,7 @@ EFFECTS: dict[Effect, tuple[str, str]] = {
     "stops": ("ERROR", "bold red"),
     "warned": ("WARNING", "bold yellow"),
     "dropped": ("dropped", "yellow"),
-    "mended": ("mended", "cyan"),
+    "corrected": ("corrected", "cyan"),
     "kept": ("noted", "cyan"),
     "passed over": ("passed over", "cyan"),
 }
@@ -96,7 +96,7 @@ def print_table(console: Console, title: str, found: Iterable[Findings]) -> None
     table.add_column("fault", overflow="fold", ratio=3)
     table.add_column("count", justify="right")
     table.add_column("first", overflow="fold", ratio=2)
-    table.add_column("to mend it", overflow="fold", ratio=2)
+    table.add_column("what to do", overflow="fold", ratio=2)
     for file, finding in rows:
         name, style = EFFECTS[finding.fault.effect]
         what = Text(finding.fault.what)
@@ -129,5 +129,5 @@ def _refuse(settings: BuildSettings, found: Iterable[Findings], listed: Path) ->
     if whats:
         raise InputError(
             f"{settings.output}: faults stop this build ({'; '.join(whats)}): "
-            f"the table above and {listed} say where and how to mend them"
+            f"the table above and {listed} say where they are and what to do"
         )

@@ -108,7 +108,7 @@ def _write_list(path: Path, manifest: Manifest, found: Sequence[Findings]) -> Pa
         return write_json(path, {"samples": manifest.num_samples}, found)
     except OSError as error:
         raise InputError(
-            f"{path}: the list of faults cannot be written ({error.strerror}): mend that"
+            f"{path}: the list of faults cannot be written ({error.strerror}): correct that"
         ) from error
 
 

@@ -22,9 +22,9 @@ UPRIGHT = 1
 _INVERSE = {6: 8, 8: 6}
 """The orientation that undoes another; the others undo themselves."""
 
-TURNED = Fault("EXIF rotation, obeyed: nobody annotated the photo as it is stored", "mended", "", "photo")
+TURNED = Fault("EXIF rotation, obeyed: nobody annotated the photo as it is stored", "corrected", "", "photo")
 TURNED_TO_SIZE = Fault(
-    "EXIF rotation, obeyed: the photo turned upright has the annotated size", "mended", "", "photo"
+    "EXIF rotation, obeyed: the photo turned upright has the annotated size", "corrected", "", "photo"
 )
 NOT_TURNED = Fault(
     "EXIF rotation, not obeyed: joints are taken to lie in the pixels as they are stored",
@@ -33,7 +33,7 @@ NOT_TURNED = Fault(
     "photo",
 )
 MADE_SOUND = Fault(
-    "JPEG with stray bytes or without an end, taken: its pixels are complete", "mended", "", "photo"
+    "JPEG with stray bytes or without an end, taken: its pixels are complete", "corrected", "", "photo"
 )
 
 

@@ -1,4 +1,4 @@
-"""Which photos a build stores, in which order, with whom on them."""
+"""Which photos a build stores, in which order, with which people."""
 
 import random
 from collections import Counter, defaultdict
@@ -85,7 +85,7 @@ def absent_photo_error(task: PhotoTask, count: int, photos: Photos) -> InputErro
 
 
 def photos_without_box(settings: BuildSettings, annotations: Annotations) -> list[Photo]:
-    """Photos on which a detector found nobody: no sample shows them, but whom it missed there counts.
+    """Photos on which a detector found nobody: no sample shows them, but the people it missed there count.
 
     None with a `limit`, which scores the photos of its samples alone.
     """

@@ -51,7 +51,7 @@ def _hash_annotations(annotations: Annotations) -> str:
     for row in annotations.ignored:
         digest.update(json.dumps(row).encode())
     dropped = annotations.findings.counts("dropped", identity=True)
-    noted = annotations.findings.counts("warned", "mended", "kept", identity=True)
+    noted = annotations.findings.counts("warned", "corrected", "kept", identity=True)
     digest.update(json.dumps([sorted(annotations.photo_facts.items()), dropped, noted]).encode())
     category = [annotations.category_id, annotations.category_name]
     if category != [1, "person"]:  # so that shards of the published sets stay what they are

@@ -99,7 +99,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: the manifest cannot be read ({error.strerror}): mend that") from error
+        raise InputError(f"{path}: the manifest cannot be read ({error.strerror}): correct that") from error
     return parse_manifest(content, str(path))
 
 

@@ -24,8 +24,8 @@ def write_ground_truth(
 
     After the persons come the annotations of the same photos that pycocotools ignores by itself (crowds,
     persons without keypoints): detections that fit them are forgiven, as in the published scores.
-    Where the stored persons are a detector's boxes they stand under `detections`, which scorers pay no heed
-    to, and the annotated persons of these photos and of those `without_box` under `annotations`.
+    If the stored persons are a detector's boxes, they stand under `detections`, which scorers
+    ignore, and the annotated persons of these photos and of those `without_box` under `annotations`.
     """
     photos = [(task.photo, size_wh) for task, size_wh in stored]
     for photo in without_box:

@@ -77,7 +77,7 @@ def test_a_photo_listed_again(read):
     again = photo("a", h=(joints(), BOX))
     annotations = read([again, photo("b", h=(joints(), BOX)), again])
     assert len(annotations.persons) == 2
-    assert annotations.findings.counts("mended") == {"photos listed again": 1}
+    assert annotations.findings.counts("corrected") == {"photos listed again": 1}
 
 
 def test_an_empty_box_is_dropped(read):

@@ -104,7 +104,7 @@ def test_repeated_rows_are_merged_and_counted(small):
     annotations = read(small)
     assert [person.id for person in annotations.persons] == [10, 11, 20, 21, 30, 31]
     counts = {"image rows listed again": 2, "annotation rows listed again": 1}
-    assert annotations.findings.counts("mended", "kept") == counts
+    assert annotations.findings.counts("corrected", "kept") == counts
 
 
 def test_missing_area_is_taken_from_the_box(small):
@@ -113,7 +113,7 @@ def test_missing_area_is_taken_from_the_box(small):
     annotations = read(small)
     for person in annotations.persons[:2]:
         assert person.area == pytest.approx(AREA_OF_BOX * 40.5 * 80.25)
-    assert annotations.findings.counts("mended") == {"area missing, taken as 0.53 of the box": 2}
+    assert annotations.findings.counts("corrected") == {"area missing, taken as 0.53 of the box": 2}
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_box_beyond_the_photo_is_counted(small):
     small.content["annotations"][1]["bbox"] = [-0.5, 20, 30, 40]  # rounding
     annotations = read(small)
     (finding,) = annotations.findings
-    assert (finding.fault.effect, finding.ids, finding.detail) == ("mended", [10], "by 6 px")
+    assert (finding.fault.effect, finding.ids, finding.detail) == ("corrected", [10], "by 6 px")
 
 
 def test_any_number_of_keypoints(small):
@@ -325,7 +325,7 @@ def test_official_file_that_repeats_its_images(shared_data):
     path = shared_data / "coco" / "annotations" / "person_keypoints_val2017_official_538images.json"
     annotations = CocoFormat(annotations=path, images=path.parent).read()
     assert annotations.findings.counts("stops") == {}
-    assert annotations.findings.counts("mended")["image rows listed again"] == 2213 - 538
+    assert annotations.findings.counts("corrected")["image rows listed again"] == 2213 - 538
     ids = [person.image_id for person in annotations.persons]
     changes = sum(a != b for a, b in itertools.pairwise(ids))
     assert changes == len(set(ids)) - 1, "the persons of a photo must stand together"

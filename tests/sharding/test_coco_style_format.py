@@ -226,7 +226,7 @@ class TestLabelledByPlace:
         assert annotations.persons[0].keypoints.tolist() == [
             [x, y, 2 if (x, y) != (0, 0) else 0] for x, y in points
         ]
-        assert annotations.findings.counts("mended")[VISIBILITY_ADDED.what] == 1
+        assert annotations.findings.counts("corrected")[VISIBILITY_ADDED.what] == 1
         with pytest.raises(InputError, match=r"without the third number: .*source\.labelled_by=place"):
             read(written).findings.raise_errors()
 
@@ -287,7 +287,7 @@ class TestJointBoxes:
         assert first.box_xywh == pytest.approx(self.BOX)
         assert first.area == pytest.approx(area or AREA_OF_BOX * 49 * 49)
         assert second.box_xywh == (5, 6, 40, 50)
-        assert annotations.findings.counts("mended")["box made from the joints"] == 1
+        assert annotations.findings.counts("corrected")["box made from the joints"] == 1
 
     def test_for_all(self, read):
         written = content(HORSE)
@@ -311,7 +311,7 @@ class TestJointBoxes:
         )
         annotations = read(written, joint_boxes=JointBoxes(use="missing"))
         assert annotations.persons[0].box_xywh == pytest.approx((0, 0, 99, 89))
-        assert "box beyond the photo, clipped" not in annotations.findings.counts("mended")
+        assert "box beyond the photo, clipped" not in annotations.findings.counts("corrected")
 
     def test_of_places_where_no_joint_is_labelled(self, read):
         written = content(HORSE)
@@ -366,7 +366,7 @@ def test_an_area_of_0_is_taken_from_the_box(read, area):
     written["annotations"][0]["area"] = area
     annotations = read(written)
     assert [person.area for person in annotations.persons] == pytest.approx([AREA_OF_BOX * 41 * 51] * 2)
-    assert annotations.findings.counts("mended") == {
+    assert annotations.findings.counts("corrected") == {
         "area not above 0, taken as 0.53 of the box": 1,
         "area missing, taken as 0.53 of the box": 1,
     }

@@ -69,7 +69,7 @@ class TestWhole:
             assert person.keypoints.shape == (17, 3)
             assert not person.keypoints.any()
         assert annotations.skeleton is COCO_17
-        assert annotations.findings.counts("stops", "dropped", "mended", "kept") == {}
+        assert annotations.findings.counts("stops", "dropped", "corrected", "kept") == {}
 
     def test_files_that_are_passed_over_are_counted(self, photos, tmp_path):
         """By the build and by check=only; JPEGs have several suffixes. What is hidden does not count."""

@@ -167,7 +167,7 @@ class TestExports:
         annotations, found = read(content([photo], [row], [label]))
         assert_is_read(annotations)
         assert annotations.skeleton.bones == ((0, 2), (1, 2))
-        assert [each.fault.effect for each in found.values()] == ["mended"]
+        assert [each.fault.effect for each in found.values()] == ["corrected"]
 
     def test_mmpose_fixture_with_head_boxes_and_hands(self, read):
         row = thing(face_box=[1, 2, 3, 4], face_valid=True, face_kpts=[1, 2, 1], lefthand_valid=False)

@@ -167,7 +167,7 @@ class TestRowsInAnotherSpelling:
     def test_numbers_are_numbers(self, row):
         rows, found = self.read(json.dumps(row).encode())
         assert rows == [Row(7, 1.0)]
-        assert [(each.fault.effect, each.ids) for each in found.values()] == [("mended", [7])]
+        assert [(each.fault.effect, each.ids) for each in found.values()] == [("corrected", [7])]
         assert list(found) == [NUMBER_SPELLING]
 
     @pytest.mark.parametrize(

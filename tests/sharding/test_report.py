@@ -107,7 +107,7 @@ class TestAnnotationFaults:
 
     def test_image_rows_listed_again(self, small, output):
         small.content["images"] *= 2
-        self.has(small, output, fault="image rows listed again", effect="mended", ids=[1, 2, 3, 4, 5])
+        self.has(small, output, fault="image rows listed again", effect="corrected", ids=[1, 2, 3, 4, 5])
 
     def test_crowd(self, small, output):
         small.content["annotations"][2]["iscrowd"] = 1
@@ -126,7 +126,7 @@ class TestAnnotationFaults:
         row["bbox"] = [150, 10, 100, 100]
         for index in range(0, 51, 3):
             row["keypoints"][index : index + 3] = [150 + index, 20 + index, 2]
-        self.has(small, output, fault="box beyond the photo, clipped", effect="mended", ids=[10])
+        self.has(small, output, fault="box beyond the photo, clipped", effect="corrected", ids=[10])
 
     def test_visibility_out_of_range(self, small, output):
         small.content["annotations"][4]["keypoints"][5] = 3
@@ -207,7 +207,7 @@ class TestAnnotationFaults:
             image.transpose(Image.Transpose.ROTATE_90).save(photo(small, 1))
         rotated(photo(small, 1))
         fault = "EXIF rotation, obeyed: the photo turned upright has the annotated size"
-        self.has(small, output, fault=fault, effect="mended", ids=[photo(small, 1).name])
+        self.has(small, output, fault=fault, effect="corrected", ids=[photo(small, 1).name])
 
     @pytest.mark.parametrize(("copies", "effect"), [(1, "kept"), (2, "warned")])
     def test_photo_under_another_name(self, small, output, copies, effect):

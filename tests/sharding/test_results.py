@@ -121,7 +121,7 @@ def test_boxes_far_beyond_the_photo_are_noted(read):
     few = read([*[GOOD] * 20, box(2, 150, 20, 100, 60), box(3, -3, 20, 100, 60)])
     many = read([GOOD, box(2, 150, 20, 100, 60), box(2, -50, 20, 80, 60)])
     for annotations, effect, rows in (
-        (few, {"mended", "kept"}, ["in row 21"]),
+        (few, {"corrected", "kept"}, ["in row 21"]),
         (many, {"warned"}, ["in row 2", "in row 3"]),
     ):
         (finding,) = annotations.findings

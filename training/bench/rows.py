@@ -60,7 +60,7 @@ def gpu_ways() -> Iterator[tuple[StepName, str, dict[str, Any]]]:
 
 
 def measured(cfg: TrainingBenchSettings, crops: str, folder: Path, *, name: str, **way: Any) -> Measured:
-    """What the process of one row is told."""
+    """The input of the process of one row."""
     recipe = cfg.semi if way["step"] == "semi" else cfg.supervised
     return Measured(
         name=name,

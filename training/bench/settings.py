@@ -1,4 +1,4 @@
-"""What a benchmark of training steps can be told, and what one measured process is told."""
+"""Settings of the benchmark of training steps, and the input of one measured process."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -56,7 +56,7 @@ class TrainingBenchSettings(PeopleSettings):
 
 @settings
 class Measured:
-    """One way to make a step: what a measured process is told."""
+    """One way to make a step: the input of a measured process."""
 
     name: str
     step: StepName

@@ -1,4 +1,4 @@
-"""Teachers that teach nothing: a collapse, whom the student follows down, and labels that never count."""
+"""Teachers that teach nothing: one that collapses, and the student with it, and labels that never count."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any

@@ -23,7 +23,7 @@ BAD_BOX = Fault("the box must be 4 numbers, x1, y1, x2, y2", subject="human")
 EMPTY_BOX = Fault(
     "box empty or outside the photo", "dropped", "write x1, y1, x2, y2 with x1 < x2 and y1 < y2"
 )
-REPEATED = Fault("photos listed again", "mended", "", "image")
+REPEATED = Fault("photos listed again", "corrected", "", "image")
 DIFFERENT = Fault("two different rows have this image_id", cure="make them one", subject="image")
 
 _VISIBILITY = np.array([0, 2, 1, 0], np.float32)

@@ -22,7 +22,7 @@ READ_TOGETHER = Fault(
 NO_CATEGORY_ID = Fault(
     "no category_id, although the file lists several categories", "dropped", "add category_id to the row"
 )
-CATEGORY_ID_ADDED = Fault("no category_id, taken as the only category of the file", "mended", "")
+CATEGORY_ID_ADDED = Fault("no category_id, taken as the only category of the file", "corrected", "")
 _MOST_UNLISTED = 8
 """Ids that findings name one by one; a damaged file may have as many as rows."""
 _NO_PEOPLE = (

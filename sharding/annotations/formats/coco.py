@@ -45,9 +45,9 @@ EMPTY_BOX = Fault(
     "dropped",
     f"write bbox as x, y, width, height in pixels of the photo, or {BOX_OF_JOINTS}",
 )
-CLIPPED_BOX = Fault("box beyond the photo, clipped", "mended", "")
-TURNED_BOX = Fault("box with a negative side, turned", "mended", "write x and y of the upper left corner")
-AREA_MISSING = Fault(f"area missing, taken as {AREA_OF_BOX} of the box", "mended", "")
+CLIPPED_BOX = Fault("box beyond the photo, clipped", "corrected", "")
+TURNED_BOX = Fault("box with a negative side, turned", "corrected", "write x and y of the upper left corner")
+AREA_MISSING = Fault(f"area missing, taken as {AREA_OF_BOX} of the box", "corrected", "")
 BAD_VISIBILITY = Fault(
     "a keypoint's third number is not 0, 1 or 2",
     cure="correct it, or take every joint that has a place as labelled (source.name=coco-style "

@@ -18,13 +18,13 @@ BAD_IMAGE = Fault("width or height is not above 0", subject="image")
 NO_NAME = Fault(
     "file_name is empty", cure="write the name of the photo, relative to source.images", subject="image"
 )
-SIZE_ADDED = Fault("no width and height, read from the photo", "mended", "", "image")
+SIZE_ADDED = Fault("no width and height, read from the photo", "corrected", "", "image")
 NO_SIZE = Fault(
     "no width and height, and the photo is absent",
     cure="put the photo there, correct source.images, or add width and height",
     subject="image",
 )
-ABSOLUTE_NAME = Fault("absolute file_name, taken as below source.images", "mended", "", "image")
+ABSOLUTE_NAME = Fault("absolute file_name, taken as below source.images", "corrected", "", "image")
 NESTED = "keypoints as [[x, y, v], ...], read as one list"
 NULL_BOX = "box whose numbers are all null, taken as none"
 NULL_KEYPOINTS = "keypoints that are null, taken as not labelled (v = 0)"
@@ -216,6 +216,6 @@ def _group(
 def _repetition(subject: str) -> tuple[Fault, Fault]:
     """The faults of an id that stands in two rows: equal ones, and different ones."""
     return (
-        Fault(f"{subject} rows listed again", "mended", "", subject),
+        Fault(f"{subject} rows listed again", "corrected", "", subject),
         Fault(f"two different rows have this {subject} id", cure="make the ids unique", subject=subject),
     )

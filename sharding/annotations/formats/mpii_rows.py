@@ -108,7 +108,7 @@ def _read_heads(path: Path, list_path: Path, count: int) -> list[tuple[float, fl
     if boxes.shape != (2, 2, count):
         raise InputError(
             f"{path}: headboxes_src has the shape {boxes.shape}, but {list_path.name} has {count} persons, "
-            f"for whom it is (2, 2, {count}): take the file of the same split"
+            f"for which it should be (2, 2, {count}): take the file of the same split"
         )
     boxes = boxes.astype(float).reshape(4, count).T
     return [tuple(box) if all(map(math.isfinite, box)) else None for box in boxes.tolist()]

@@ -12,8 +12,8 @@ from sharding.annotations.formats.coco_rows import AnnotationRow, ImageRow
 from sharding.annotations.formats.own_keypoints import OwnKeypoints
 from sharding.annotations.joint_boxes import MADE_BOX, JointBoxes, joint_box
 
-VISIBILITY_ADDED = Fault("keypoints without the third number, taken as visible", "mended", "")
-AREA_ZERO = Fault(f"area not above 0, taken as {AREA_OF_BOX} of the box", "mended", "")
+VISIBILITY_ADDED = Fault("keypoints without the third number, taken as visible", "corrected", "")
+AREA_ZERO = Fault(f"area not above 0, taken as {AREA_OF_BOX} of the box", "corrected", "")
 SMALL_BOX = Fault(
     "box made from one joint or from joints close together, source.joint_boxes.least_px wide and high",
     "kept",

@@ -102,7 +102,7 @@ class RowReader(Generic[Row]):
             return None
         for spelling in spellings if self._counts_spellings else ():
             record = getattr(row, self._key, f"in row {number}")
-            self._findings.add(Fault(spelling, "mended", "", self._subject), record)
+            self._findings.add(Fault(spelling, "corrected", "", self._subject), record)
         return row
 
     def name(self, raw: msgspec.Raw, number: int) -> int | str:

@@ -22,13 +22,15 @@ from sharding.annotations.skeleton import COCO_17, to_category
 
 BAD_NUMBERS = Fault("the line holds something that is no number", subject="line")
 UNKNOWN_CLASS = Fault("class that `names` does not have", cure="correct it, or `names`", subject="line")
-REPEATED = Fault("lines that stand there again", "mended", "", "line")
+REPEATED = Fault("lines that stand there again", "corrected", "", "line")
 NOT_SHARES = Fault(
     "coordinates above 1, where they are shares of the photo's width and height",
     cure="divide x by the width and y by the height of the photo",
     subject="line",
 )
-CORNER = Fault("keypoint at exactly 0, 0 without a visibility, taken as not labelled", "mended", "", "line")
+CORNER = Fault(
+    "keypoint at exactly 0, 0 without a visibility, taken as not labelled", "corrected", "", "line"
+)
 NO_LABELS = Fault("photo without a file of labels, taken as one without people", "kept", "", "photo")
 
 _BOX_NUMBERS = 5

@@ -94,7 +94,7 @@ class FolderPhotos(Photos):
 
     def _cannot_list(self, error: OSError) -> NoReturn:
         raise InputError(
-            f"{error.filename}: this folder cannot be listed ({error.strerror}): mend its permissions"
+            f"{error.filename}: this folder cannot be listed ({error.strerror}): correct its permissions"
         ) from error
 
 

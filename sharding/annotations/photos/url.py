@@ -165,7 +165,7 @@ def _fetch(files: Any, path: str, num_bytes: int) -> bytes:
 
 
 def _fetch_web(files: Any, path: str, num_bytes: int) -> bytes:
-    """The same as a stream: a web server may pay no heed to the range that is asked for."""
+    """The same as a stream: a web server may ignore the range that is asked for."""
     content = bytearray()
     # A block size of 0 is fsspec's way to ask for a stream; any size spares a question for it.
     with files.open(path, "rb", block_size=0, size=1) as stream:

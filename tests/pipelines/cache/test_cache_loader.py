@@ -168,7 +168,7 @@ def test_dot_moves_from_weak_to_strong(dots: Path, size_hw: tuple[int, int]) -> 
 
 @LOADERS
 def test_plain_views_are_those_of_the_decoding_stream(dots: Path, make: Any) -> None:
-    """Without chance both give the same batches but for the order."""
+    """Without chance both give the same batches except for their order."""
     plain = ViewSettings(size_hw=(64, 48)).plain
     views = ViewSettings(size_hw=(64, 48), labelled=plain, weak=plain, strong=plain)
     # the decoding stream's buffer holds all people: its first pass is one batch too
@@ -257,7 +257,7 @@ def test_lost_samples_are_left_out_of_every_pass(people_folder: Path) -> None:
     assert sorted(shown) == sorted(2 * list(set(range(PEOPLE)) - {0, 3, 16}))
     state = json.loads(json.dumps(loader.state_dict()))
     expected = bits(next(loader))
-    for name, content in whole.items():  # mended meanwhile: the run goes on without them nevertheless
+    for name, content in whole.items():  # repaired meanwhile: the run goes on without them nevertheless
         (people_folder / name).write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -282,6 +282,6 @@ def test_every_sample_lost_is_one_sentence(people_folder: Path) -> None:
     for tar in people_folder.glob("*.tar"):
         tar.unlink()
     with pytest.raises(
-        InputError, match=rf"the {PEOPLE} labelled people of pipe:.* every one .* is lost: mend"
+        InputError, match=rf"the {PEOPLE} labelled people of pipe:.* every one .* is lost: repair"
     ):
         cached_labelled(split, VIEWS, batch_size=4, seed=0, settings=LoaderSettings(bad_samples=PEOPLE))
