@@ -85,7 +85,8 @@ def _repeated(people: Sequence[Person], keys: Mapping[int, str]) -> Iterator[tup
     for distance in range(1, len(people)):
         left = left[left + distance < len(people)]
         one, other = order[left], order[left + distance]
-        is_near = (photos[one] == photos[other]) & (centre_x[other] - centre_x[one] <= MOST_APART_PX)
+        # a hundredth more, as sums are rounded
+        is_near = (photos[one] == photos[other]) & (centre_x[other] - centre_x[one] <= 1.01 * MOST_APART_PX)
         left, one, other = left[is_near], one[is_near], other[is_near]
         if not len(left):
             break
