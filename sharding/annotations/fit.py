@@ -241,7 +241,8 @@ def note_fits(fits: Sequence[Fits], findings: Findings) -> None:
     """Add what the comparisons of all people show.
 
     A reading that fits many people better is believed of all whom it fits better; any other, only of people
-    whom it fits much better. Of readings that fit a person about as well, the one of most people counts.
+    whom it fits much better. If several readings fit a person about equally well, the one that fits the most
+    people counts.
     """
     if not fits:
         return

@@ -10,7 +10,7 @@ from typing import Any
 
 from training.gpu.commands import Ended, run_one
 
-CORES_A_PROCESS = 2
+CORES_PER_PROCESS = 2
 STARTED = re.compile(r"^(\S+::\S.*?) *$", re.MULTILINE)
 OUTCOME = re.compile(r"^\[gw\d+\] \[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED) (\S+::\S.*?) *$", re.MULTILINE)
 """Lines of `pytest -v` where several processes share the tests."""
@@ -21,7 +21,7 @@ def run_tests(
 ) -> Iterator[dict[str, Any]]:
     """Run the gpu-marked tests below `folder`, as many at once as suits the machine; what came of them."""
     files = sorted(path for path in folder.rglob("test_*.py") if "mark.gpu" in path.read_text())
-    processes = processes or max(1, len(os.sched_getaffinity(0)) // CORES_A_PROCESS)
+    processes = processes or max(1, len(os.sched_getaffinity(0)) // CORES_PER_PROCESS)
     xml = work / "tests.xml"
     ended = run_one(words(files, xml, processes), work / "tests.log", seconds=seconds, grace_s=grace_s)
     counts, skipped, problems = read(xml, ended)
