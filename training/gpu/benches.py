@@ -15,7 +15,6 @@ ROWS = (
     "semi, bf16 compiled, batch 32",
     "semi, the classic way, batch 32",
     "semi, bf16 compiled, cache: device, batch 256",
-    "semi, bf16 compiled, batch 256",
 )
 """Of the steps, what matters most first: all rows would take longer than the whole check."""
 BENCHES: Mapping[str, tuple[str, ...]] = {

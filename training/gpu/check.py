@@ -42,7 +42,7 @@ class GpuCheckSettings:
     """Commit of the code, where there is no git to ask."""
 
 
-SHARES: Mapping[str, float] = {"tests": 0.24, "train": 0.24, "bench": 0.52}
+SHARES: Mapping[str, float] = {"tests": 0.28, "train": 0.18, "bench": 0.54}
 """How the time is divided where all parts run; the benchmarks compile large networks."""
 
 

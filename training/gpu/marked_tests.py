@@ -20,7 +20,10 @@ def run_tests(
     folder: Path, work: Path, *, seconds: float, processes: int | None = None, grace_s: float = 10.0
 ) -> Iterator[dict[str, Any]]:
     """Run the gpu-marked tests below `folder`, as many at once as suits the machine; what came of them."""
-    files = sorted(path for path in folder.rglob("test_*.py") if "mark.gpu" in path.read_text())
+    # Those of training/ are the slow ones: they come first, so that none of them is alone at the end.
+    files = sorted(
+        (path for path in folder.rglob("test_*.py") if "mark.gpu" in path.read_text()), reverse=True
+    )
     processes = processes or max(1, len(os.sched_getaffinity(0)) // CORES_PER_PROCESS)
     xml = work / "tests.xml"
     ended = run_one(words(files, xml, processes), work / "tests.log", seconds=seconds, grace_s=grace_s)

@@ -10,13 +10,13 @@ from typing import Any
 from training.files import SCORES_NAME
 from training.gpu.commands import Ended, run_one
 
-SHARDS: Mapping[str, tuple[str, ...]] = {"train": ("source.people=4000",), "val": ("source.people=500",)}
+SHARDS: Mapping[str, tuple[str, ...]] = {"train": ("source.people=1500",), "val": ("source.people=300",)}
 RECIPES = ("supervised", "adaptive_mixup")
 ON_THE_GPU = (
     *("precision=bf16", "data.cache=device", "loader.threads=8"),
     *("steps=800", "evaluate_every=800", "checkpoint_every=800"),
 )
-DRAWING_SHARE = 0.3
+DRAWING_SHARE = 0.45
 """Of the time: after it people must be drawn and cut."""
 SPEED = ("seconds_per_step", "samples_per_s", "data_wait_share", "peak_memory_gib")
 
