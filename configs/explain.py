@@ -22,6 +22,9 @@ from configs.schema import (
 
 Path = tuple[str | int, ...]
 
+RENAMED = {"method.mixup.places": "layers"}
+"""Settings that had another name: the old path, and the new last key."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -71,7 +74,7 @@ def _problem(cls: type, tree: Any, detail: Any) -> Problem:
     if sort == "missing" and place.value is _ABSENT:
         return Problem(path, f"missing: give {describe(place.kind)}", is_missing=True)
     if sort == "unexpected_keyword_argument":
-        return Problem(path, _unknown_key(str(path[-1]), place.owner))
+        return Problem(path, _unknown_key(path, place.owner))
     if sort in ("union_tag_invalid", "union_tag_not_found"):
         return _wrong_plugin(place)
     if sort == "value_error":
@@ -118,9 +121,11 @@ def _step(place: _Place, kind: Any, step: str | int) -> _Place:
     return _Place((*place.path, step), inner, value, owner)
 
 
-def _unknown_key(key: str, owner: type | None) -> str:
+def _unknown_key(path: Path, owner: type | None) -> str:
+    if dotted(path) in RENAMED:
+        return f"this setting is now called {RENAMED[dotted(path)]!r}: rename it; its values are the same"
     known = list(fields(owner)) if owner else []
-    return f"unknown setting{nearest(key, known) or '; known here: ' + ', '.join(known)}"
+    return f"unknown setting{nearest(str(path[-1]), known) or '; known here: ' + ', '.join(known)}"
 
 
 def _wrong_plugin(place: _Place) -> Problem:

@@ -1,8 +1,8 @@
 """Mixup of unlabelled images or features: draw the weight and the partners, then mix.
 
-With one weight alpha for the batch and a permutation of it, sample i becomes
-alpha * x_i + (1 - alpha) * x_partner(i), and its target the same mix of the two heatmaps: the two-loss form
-of the paper (arXiv 2404.14835, Eq. 4) has exactly the gradient of that mixed target.
+With one weight alpha and one permutation for the batch, sample i becomes alpha * x_i + (1 - alpha) *
+x_partner(i), and its target is the same mixture of the two heatmaps: the two-loss form of the paper
+(arXiv 2404.14835, Eq. 4) has exactly the gradient of that mixed target.
 """
 
 import math
@@ -20,13 +20,13 @@ from configs.load import InputError
 def draw_alpha(a: float, *, generator: torch.Generator) -> Tensor:
     """One weight from Beta(a, a), a > 0: 0-dim float32 on the generator's device.
 
-    Two uniform numbers make a variate of Student's t with 2a degrees of freedom (Bailey 1994, polar method),
-    and t / sqrt(2a + t^2) maps it to the symmetric beta distribution: exact, no rejection loop, so nothing is
-    read back to the host; torch's own Beta takes no generator.
+    Two uniform numbers give a variate of Student's t with 2a degrees of freedom (Bailey 1994, polar method),
+    and t / sqrt(2a + t^2) maps it to the symmetric beta distribution. This is exact and needs no rejection
+    loop, so nothing is read back to the host; torch's own Beta takes no generator.
     """
     if not a > 0:
         raise ValueError(f"Beta(a, a) needs a > 0, not {a}")
-    # float64: for a small a the power 1 / a of most draws is below the least float32
+    # float64: for a small a most values of radius ** (1 / a) are below the smallest float32
     radius, turn = torch.rand(2, generator=generator, device=generator.device, dtype=torch.float64)
     power = radius ** (1.0 / a)
     cosine = torch.cos(2.0 * math.pi * turn)
@@ -53,16 +53,16 @@ def mix(x: Tensor, alpha: Tensor, partners: Tensor) -> Tensor:
 class FeatureMixer:
     """Mixes what enters one named layer of a network, only inside `with mixer.mixing(alpha, partners):`.
 
-    The hook is permanent and does nothing outside the context, so that one network serves the plain and the
-    mixed pass, and compiles to one graph each. A copy of the network (an EMA teacher) carries an idle copy of
-    the mixer: mixing the network never mixes its copy.
+    The hook is permanent and does nothing outside the context, so one network serves the plain and the mixed
+    pass, and compiles to one graph for each. A copy of the network (an EMA teacher) has its own idle copy of
+    the mixer: mixing the network never mixes the copy.
     """
 
     def __init__(self, network: nn.Module, layer: str) -> None:
         """Hook the module `layer` (a name of `network.named_modules()`, like "backbone.layer3").
 
         Raises:
-            InputError: the network has no such module; near names are listed.
+            InputError: the network has no such module; the message lists similar names.
         """
         modules = {name: module for name, module in network.named_modules() if name}
         if layer not in modules:
@@ -78,13 +78,13 @@ class FeatureMixer:
 
     @contextmanager
     def mixing(self, alpha: Tensor, partners: Tensor) -> Iterator[None]:
-        """Mix every tensor that enters the layer with `alpha` (0-dim) and `partners` (N,).
+        """Mix every tensor that enters the layer, with `alpha` (0-dim) and `partners` (N,).
 
         Raises:
-            RuntimeError: at the end, when no forward pass went through the layer, so nothing was mixed.
+            RuntimeError: at the end, if no forward pass called the layer, so that nothing was mixed.
         """
         if self._weights is not None:
-            raise RuntimeError(f"layer '{self.layer}' is being mixed already")
+            raise RuntimeError(f"layer '{self.layer}' is already being mixed")
         self._weights, self._has_mixed = (alpha, partners), False
         try:
             yield
@@ -100,12 +100,12 @@ class FeatureMixer:
         return _mix_all(inputs, *self._weights)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy is idle, also one that is made inside the context."""
+        """A copy is idle, even if it is made inside the context."""
         return {**self.__dict__, "_weights": None, "_has_mixed": False}
 
 
 def _mix_all(value: Any, alpha: Tensor, partners: Tensor) -> Any:
-    """`mix` for each tensor in nested lists and tuples (the branches of an HRNet enter a stage as a list)."""
+    """`mix` of every tensor in nested lists and tuples (the branches of an HRNet enter a stage as a list)."""
     if isinstance(value, Tensor):
         return mix(value, alpha, partners)
     if isinstance(value, list | tuple):

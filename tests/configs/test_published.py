@@ -76,7 +76,7 @@ ADAPTIVE = {"name": "adaptive_masks", "gamma": 0.55, "max_masks": 8, "min_masks"
 RANDOM = {"name": "random_masks", "min_masks": 0, "max_masks": 4}
 RAND_AUGMENT = {"name": "rand_augment", "operations": 2, "magnitude": 20}
 MIXUP = {
-    "places": ["input", "backbone.layer3"],
+    "layers": ["input", "backbone.layer3"],
     "passes": "one",
     "views": "weak",
     "beta": 0.75,

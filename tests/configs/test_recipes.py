@@ -142,15 +142,15 @@ def test_the_sweep_of_table_3_is_masks_and_mixtures_each_off_and_on(monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("sweep", "deconvolutions"), [("table5", "head.deconvs"), ("drawn_places", "head")], ids=str
+    ("sweep", "deconvolutions"), [("table5", "head.deconvs"), ("drawn_layers", "head")], ids=str
 )
 def test_the_sweep_of_table_5_mixes_images_too_wherever_it_mixes_features(sweep, deconvolutions, monkeypatch):
     """docs/methods.md 9, rows 17 and 18: "image-level mixing is also applied simultaneously"."""
     monkeypatch.chdir(ROOT)
     items = plan(load(SweepSettings, CONFIGS / "sweeps" / f"{sweep}.yaml", ["seeds=[0]"]))
     features = ["backbone.layer1", "backbone.layer3", deconvolutions, "head.final"]
-    places = [item.cfg.method.mixup.places for item in items]
-    assert places[:5] == [("input",), *(("input", feature) for feature in features)]
+    layers = [item.cfg.method.mixup.layers for item in items]
+    assert layers[:5] == [("input",), *(("input", feature) for feature in features)]
     assert {item.cfg.method.mixup.passes for item in items} == {"one"}
 
 

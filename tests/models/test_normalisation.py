@@ -132,7 +132,7 @@ def test_copies_memory_order_precision_and_compiling_keep_it(net: PoseNet) -> No
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("single", {"mixup": {"places": ["input", "backbone.network.layer3"], "passes": "all"}}),
+        ("single", {"mixup": {"layers": ["input", "backbone.network.layer3"], "passes": "all"}}),
         ("double_match", {"teacher": {"name": "ema"}}),
     ],
 )

@@ -204,7 +204,7 @@ def test_mixing_inside_mixing_is_an_error() -> None:
     net = SmallNet()
     mixer = FeatureMixer(net, "stage")
     with mixer.mixing(alpha, partners):
-        with pytest.raises(RuntimeError, match="being mixed already"), mixer.mixing(alpha, partners):
+        with pytest.raises(RuntimeError, match="already being mixed"), mixer.mixing(alpha, partners):
             net(images)
         mixed = net(images)  # still mixed, once
     assert torch.equal(mixed, net.stage(mix(net.stem(images), alpha, partners)))

@@ -34,7 +34,7 @@ method:
   name: single
   teacher: {name: ema, momentum: 0.9}
   paths: [[{name: adaptive_masks}]]
-  mixup: {places: [input, backbone.layer3]}
+  mixup: {layers: [input, backbone.layer3]}
   burn_in: 0.17
   ramp_up: 0.34
 """

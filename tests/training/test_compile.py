@@ -18,7 +18,7 @@ from training.methods.method import Method, Progress
 from training.run import run
 from training.settings import RunSettings
 
-EVERYWHERE = {"places": ["input", "backbone.layer2", "backbone.layer3"], "passes": "all"}
+EVERYWHERE = {"layers": ["input", "backbone.layer2", "backbone.layer3"], "passes": "all"}
 OTHER_NET = {
     "backbone": {"name": "light", "stem_channels": 8, "channels": [8, 8, 16], "blocks": [1, 1, 1]},
     "head": {"name": "pyramid", "width": 8, "convolutions": 1},

@@ -37,7 +37,7 @@ def test_the_loss_adds_one_minus_the_cosine_of_the_projected_features(teacher: s
 
 
 def test_features_of_the_paths_are_matched_not_those_of_the_mixtures() -> None:
-    with_mixup = make_method("double_match", paths=[[], []], mixup={"places": ["input"], "weight": 0.0})
+    with_mixup = make_method("double_match", paths=[[], []], mixup={"layers": ["input"], "weight": 0.0})
     without = make_method("double_match", paths=[[], []])
     losses = [method(*make_batches(), LATE).loss for method in (with_mixup, without)]
     assert torch.isclose(*losses)

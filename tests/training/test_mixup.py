@@ -1,4 +1,4 @@
-"""The Mixup branch: Equation 4, its places, views and passes (docs/methods.md 9, rows 13 to 19)."""
+"""The Mixup branch: Equation 4, its layers, views and passes (docs/methods.md 9, rows 13 to 19)."""
 
 import copy
 
@@ -59,7 +59,7 @@ def test_a_label_that_nobody_trusts_stays_out() -> None:
 
 @pytest.mark.parametrize("views", ["weak", "strong", "masked"])
 def test_the_branch_mixes_the_views_of_the_recipe_with_their_own_labels(views: str) -> None:
-    method = make_method(paths=[[{"name": "joint_cutout"}]], mixup={"places": ["input"], "views": views})
+    method = make_method(paths=[[{"name": "joint_cutout"}]], mixup={"layers": ["input"], "views": views})
     unlabelled = make_batches()[1]
     labels = method.labels(unlabelled)
     view = strong_view(method.cfg, unlabelled, labels, 4)
@@ -74,9 +74,9 @@ def test_the_branch_mixes_the_views_of_the_recipe_with_their_own_labels(views: s
     )
 
 
-def test_one_place_a_step_or_a_pass_for_each() -> None:
+def test_one_layer_a_step_or_a_pass_for_each() -> None:
     for passes, expected in (("one", 1), ("all", 2)):
-        method = make_method(mixup={"places": ["input", "head.final"], "passes": passes})
+        method = make_method(mixup={"layers": ["input", "head.final"], "passes": passes})
         count = 0
 
         def counted(*_: object) -> None:
@@ -89,33 +89,33 @@ def test_one_place_a_step_or_a_pass_for_each() -> None:
         assert count == expected
 
 
-def test_passes_for_every_place_are_averaged() -> None:
+def test_passes_for_every_layer_are_averaged() -> None:
     """Not summed: the weight of the branch means the same with one pass and with several."""
-    settings = {"places": ["input", "head.final"], "passes": "all"}
+    settings = {"layers": ["input", "head.final"], "passes": "all"}
     method = make_method(mixup=settings)
     images, target = torch.randn(4, 3, 64, 48), torch.rand(4, K, 16, 12)
     twin, state = copy.deepcopy(method.network), method.rank_state()
     loss, _ = method.mixup.loss(images, target, torch.ones(4, 1, 1, 1))
     method.load_rank_state(state)
     losses = []
-    for place in settings["places"]:
+    for layer in settings["layers"]:
         alpha = draw_alpha(0.75, generator=method.draws.generator)
         partners = draw_partners(4, generator=method.draws.generator)
         predicted = (
-            twin(mix(images, alpha, partners)) if place == "input" else mix(twin(images), alpha, partners)
+            twin(mix(images, alpha, partners)) if layer == "input" else mix(twin(images), alpha, partners)
         )
         losses.append(heatmap_loss(predicted, mix(target, alpha, partners)))
     assert torch.isclose(loss, sum(losses) / 2)
 
 
-def test_places_are_drawn_equally_often() -> None:
-    method = make_method(mixup={"places": ["input", "backbone.layer1", "head.final"]})
+def test_layers_are_drawn_equally_often() -> None:
+    method = make_method(mixup={"layers": ["input", "backbone.layer1", "head.final"]})
     taken = [method.draws.one_of(3) for _ in range(900)]
-    assert all(240 < taken.count(place) < 360 for place in range(3))
+    assert all(240 < taken.count(layer) < 360 for layer in range(3))
 
 
 def test_mixing_before_the_linear_last_layer_mixes_the_heatmaps() -> None:
-    method = make_method(mixup={"places": ["head.final"], "weight": 1.0})
+    method = make_method(mixup={"layers": ["head.final"], "weight": 1.0})
     twin = copy.deepcopy(method.network)
     images, target = torch.randn(4, 3, 64, 48), torch.rand(4, K, 16, 12)
     state = method.rank_state()
@@ -128,20 +128,20 @@ def test_mixing_before_the_linear_last_layer_mixes_the_heatmaps() -> None:
     assert torch.isclose(loss, expected)
 
 
-def test_an_unknown_place_is_refused_with_near_names() -> None:
+def test_an_unknown_layer_is_refused_with_near_names() -> None:
     with pytest.raises(InputError, match=r"no layer 'backbone.layr3'.*backbone\.layer3"):
-        make_method(mixup={"places": ["backbone.layr3"]})
+        make_method(mixup={"layers": ["backbone.layr3"]})
 
 
 def test_networks_of_a_method_are_mixed_apart() -> None:
     """The hooks of one network of a pair leave the other alone."""
-    method = make_method("dual", mixup={"places": ["backbone.layer3"]})
+    method = make_method("dual", mixup={"layers": ["backbone.layer3"]})
     one, two = method.first_mixup.mixers, method.second_mixup.mixers
     assert one["backbone.layer3"] is not two["backbone.layer3"]
     assert torch.isfinite(method(*make_batches(), LATE).loss)
 
 
-@pytest.mark.parametrize("place", ["backbone.layer2.0", "backbone.layer1.0.body", "head.laterals.0"])
-def test_a_place_that_features_go_past_is_refused(place: str) -> None:
-    with pytest.raises(InputError, match=rf"only a part of what the heatmaps are made of enters '{place}'"):
-        make_method(mixup={"places": [place]})
+@pytest.mark.parametrize("layer", ["backbone.layer2.0", "backbone.layer1.0.body", "head.laterals.0"])
+def test_a_layer_that_features_go_past_is_refused(layer: str) -> None:
+    with pytest.raises(InputError, match=rf"only some of the features .* enter '{layer}'"):
+        make_method(mixup={"layers": [layer]})

@@ -203,7 +203,7 @@ def test_sigterm_saves_and_exits_well_and_kill_9_leaves_a_resumable_run(
         (["loader.threads=5000", "loader.prefetch=100000"], ["threads", "<= 512", "prefetch", "<= 128"]),
         (["labelled_batch=1000000"], ["labelled_batch", "a whole number >= 1 <= 16384"]),
         (["views.size_hw=[100000,96]"], ["views.size_hw", "<= 4096"]),
-        (["method={name: single, mixup: {places: [backbone.layr3]}}"], ["backbone.layer3"]),
+        (["method={name: single, mixup: {layers: [backbone.layr3]}}"], ["backbone.layer3"]),
     ],
 )
 def test_bad_input_is_one_clear_sentence_and_code_2(

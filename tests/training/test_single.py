@@ -56,7 +56,7 @@ def test_a_burn_in_and_a_ramp_longer_than_the_run_are_refused(name: str) -> None
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
-    method = make_method(weight=0.7, mixup={"places": ["input"], "weight": 0.4}, ramp_up=0.01)
+    method = make_method(weight=0.7, mixup={"layers": ["input"], "weight": 0.4}, ramp_up=0.01)
     for step, ramp in ((0, 0.5), (5, 1.0)):
         terms = method(*make_batches(), Progress(step=step, total_steps=100)).terms
         total = terms["loss_supervised"] + ramp * (0.7 * terms["loss_unlabelled"] + 0.4 * terms["loss_mixed"])
@@ -187,10 +187,10 @@ def test_no_gradient_reaches_the_network_through_the_teacher() -> None:
 
 
 @pytest.mark.parametrize("parts", PARTS)
-@pytest.mark.parametrize("places", [[], ["input"], ["backbone.layer3"], ["input", "head.final"]])
+@pytest.mark.parametrize("layers", [[], ["input"], ["backbone.layer3"], ["input", "head.final"]])
 @pytest.mark.parametrize("teacher", ["shared", "ema", "previous_epoch"])
-def test_every_combination_learns_from_both_batches(parts: str, places: list[str], teacher: str) -> None:
-    mixup = {"places": places} if places else None
+def test_every_combination_learns_from_both_batches(parts: str, layers: list[str], teacher: str) -> None:
+    mixup = {"layers": layers} if layers else None
     method = make_method(paths=[PARTS[parts]], mixup=mixup, teacher={"name": teacher})
     labelled, unlabelled = make_batches()
     result = method(labelled, unlabelled, LATE)

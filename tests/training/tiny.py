@@ -32,8 +32,8 @@ JCCM = [{"name": "joint_cutout"}, {"name": "cutmix"}]
 METHODS: dict[str, dict[str, Any]] = {
     "supervised": {"name": "supervised"},
     "affine": {"name": "single", "paths": [[]], "mixup": None},
-    "adaptive": {"name": "single", "mixup": {"places": ["input"]}, "min_peak": 0.1},
-    "features": {"name": "single", "mixup": {"places": ["backbone.layer3"]}, "teacher": {"name": "ema"}},
+    "adaptive": {"name": "single", "mixup": {"layers": ["input"]}, "min_peak": 0.1},
+    "features": {"name": "single", "mixup": {"layers": ["backbone.layer3"]}, "teacher": {"name": "ema"}},
     "random masks": {"name": "single", "paths": [[{"name": "random_masks"}]], "mixup": None},
     "multiaugs": {"name": "single", "paths": [JOCO, JCCM], "mixup": None},
     "colour": {"name": "single", "paths": [[{"name": "rand_augment"}, {"name": "colour"}]], "mixup": None},

@@ -195,7 +195,7 @@ def count_images(cfg: RunSettings, *, has_unlabelled: bool) -> dict[str, int]:
     """Images that pass a network in a step, by their kind."""
     people = cfg.unlabelled_batch if has_unlabelled else 0
     mixup: Any = getattr(cfg.method, "mixup", None)
-    passes = 0 if mixup is None else 1 if mixup.passes == "one" else len(mixup.places)
+    passes = 0 if mixup is None else 1 if mixup.passes == "one" else len(mixup.layers)
     return {
         "labelled": cfg.labelled_batch,
         "weak": people,

@@ -23,62 +23,63 @@ PROBE_PX = 64
 class MixupSettings:
     """A branch that trains on mixtures of two unlabelled people."""
 
-    places: Annotated[tuple[str, ...], Field(min_length=1)] = (INPUT, "backbone.layer3")
-    """Where to mix: `input` mixes the images, the name of a module what enters it."""
+    layers: Annotated[tuple[str, ...], Field(min_length=1)] = (INPUT, "backbone.layer3")
+    """Where to mix: `input` mixes the images; the name of a module mixes what enters that module."""
     passes: Literal["one", "all"] = "one"
-    """One place a step, drawn at random, or a pass for each place, their losses averaged."""
+    """`one`: each step mixes at one of the layers, drawn at random. `all`: each step makes one pass for each
+    layer and averages their losses."""
     views: Literal["weak", "strong", "masked"] = "weak"
-    """What is mixed: weak views (as Eq. 4 has it), strong views, or those of the first strong path."""
+    """What is mixed: the weak views (as in Eq. 4), the strong views, or those of the first strong path."""
     beta: Annotated[float, Field(gt=0)] = 0.75
-    """Both parameters of the Beta distribution of alpha."""
+    """Both parameters of the Beta distribution that alpha is drawn from."""
     weight: Annotated[float, Field(ge=0)] = 0.7
     """Weight of the branch in the loss (lambda_m)."""
 
 
 class MixupBranch:
-    """Mixes what enters one student at the places of the recipe."""
+    """Mixes the images or features of one student at the layers that the recipe names."""
 
     def __init__(self, cfg: MixupSettings, student: PoseNet, draws: Draws) -> None:
         self.cfg = cfg
         self.student = student
         self.draws = draws
-        self.mixers = {place: FeatureMixer(student, place) for place in cfg.places if place != INPUT}
-        for place in self.mixers:
-            self._require_whole(place)
+        self.mixers = {layer: FeatureMixer(student, layer) for layer in cfg.layers if layer != INPUT}
+        for layer in self.mixers:
+            self._require_whole(layer)
 
     def loss(
         self, images: torch.Tensor, target: torch.Tensor, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """L_m, and the last alpha drawn.
+        """L_m, and the alpha that was drawn last.
 
-        images (N, 3, H, W); target (N, K, h, w), their pseudo labels; weights, broadcastable to those, of
-        each cell's squared error.
+        images: (N, 3, H, W). target: (N, K, h, w), their pseudo labels. weights: the weight of each cell's
+        squared error, broadcastable to the target.
         """
-        places = self.cfg.places
+        layers = self.cfg.layers
         if self.cfg.passes == "one":
-            places = (places[self.draws.one_of(len(places))],)
+            layers = (layers[self.draws.one_of(len(layers))],)
         losses = []
-        for place in places:
+        for layer in layers:
             alpha = draw_alpha(self.cfg.beta, generator=self.draws.generator)
             partners = draw_partners(len(images), generator=self.draws.generator)
             mixed_target, mixed_weights = mix_labels(target, weights, alpha, partners)
-            predicted = self._predict(place, images, alpha, partners)
+            predicted = self._predict(layer, images, alpha, partners)
             losses.append(heatmap_loss(predicted, mixed_target, mixed_weights))
         return torch.stack(losses).mean(), alpha
 
     def _predict(
-        self, place: str, images: torch.Tensor, alpha: torch.Tensor, partners: torch.Tensor
+        self, layer: str, images: torch.Tensor, alpha: torch.Tensor, partners: torch.Tensor
     ) -> torch.Tensor:
-        if place == INPUT:
+        if layer == INPUT:
             return self.student(mix(images, alpha, partners))
-        with self.mixers[place].mixing(alpha, partners):
+        with self.mixers[layer].mixing(alpha, partners):
             return self.student(images)
 
     @torch.no_grad()
-    def _require_whole(self, place: str) -> None:
-        """Raise InputError where features go past a place unmixed, though the target is mixed.
+    def _require_whole(self, layer: str) -> None:
+        """Raise InputError if some features bypass the layer and stay unmixed although the target is mixed.
 
-        With alpha 0 the heatmaps must be the partner's; where features pass, they are its own in part.
+        With alpha 0 the heatmaps must equal the partner's; features that bypass the layer make them differ.
         """
         device = next(self.student.parameters()).device
         drawn = torch.Generator().manual_seed(0)
@@ -86,17 +87,17 @@ class MixupBranch:
         was_training = self.student.training
         self.student.eval()
         own, swapped = self.student(images), torch.tensor([1, 0], device=device)
-        mixed = self._predict(place, images, images.new_tensor(0.0), swapped)
+        mixed = self._predict(layer, images, images.new_tensor(0.0), swapped)
         self.student.train(was_training)
         partners = own[swapped]
         if (mixed - partners).abs().max() > 0.1 * (own - partners).abs().max():
             raise InputError(
-                f"method.mixup.places: only a part of what the heatmaps are made of enters '{place}', the "
-                "rest would stay unmixed: name a module that all of it enters, such as head, or input"
+                f"method.mixup.layers: only some of the features of the heatmaps enter '{layer}'; the others "
+                "would stay unmixed: name a module that all of them enter, such as head, or input"
             )
 
     def example(self, images: torch.Tensor) -> torch.Tensor:
-        """`images` (N, 3, H, W) mixed once, to look at."""
+        """`images` (N, 3, H, W) mixed once, for the pictures of a run."""
         alpha = draw_alpha(self.cfg.beta, generator=self.draws.generator)
         return mix(images, alpha, draw_partners(len(images), generator=self.draws.generator))
 
@@ -104,11 +105,11 @@ class MixupBranch:
 def mix_labels(
     target: torch.Tensor, weights: torch.Tensor, alpha: torch.Tensor, partners: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The one target, and its weights, that have the gradient of Equation 4's two losses.
+    """The single target, and its weights, whose loss has the gradient of Equation 4's two losses.
 
     alpha w_i |f - H_i|^2 + (1 - alpha) w_j |f - H_j|^2 has, up to a constant, the value of W |f - T|^2 with
-    W = alpha w_i + (1 - alpha) w_j and T the mean of H_i and H_j by the two shares of W. Where all weights
-    are 1 that is the mixed heatmap alpha H_i + (1 - alpha) H_j.
+    W = alpha w_i + (1 - alpha) w_j and T the mean of H_i and H_j weighted by the two terms of W. If all
+    weights are 1, T is the mixed heatmap alpha H_i + (1 - alpha) H_j.
 
     target (N, K, h, w), weights broadcastable to it -> T and W of the same shapes.
     """

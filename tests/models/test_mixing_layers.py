@@ -1,4 +1,4 @@
-"""Every place of Table 5 (arXiv 2404.14835) has a name where features are really mixed, in every family."""
+"""Every layer of Table 5 (arXiv 2404.14835) has a name where features are really mixed, in every family."""
 
 import copy
 from functools import cache
@@ -26,7 +26,7 @@ NETS = {
     "resnet pyramid": NetSettings(backbone=ResNetSettings(model="resnet10t"), head=PyramidSettings()),
     "vit": NetSettings(backbone=TimmSettings(model="vit_tiny_patch16_224")),
 }
-PLACES = {  # name: tensors that enter there, as models/README.md says
+LAYERS = {  # name: tensors that enter there, as models/README.md says
     "resnet": {"backbone.layer1": 1, "backbone.layer3": 2, "head": 4, "head.deconvs": 1, "head.final": 1},
     "hrnet": {"backbone.layer1": 1, "backbone.layer3": 3, "head": 1, "head.final": 1},
     "light": {"backbone.layer1": 1, "backbone.layer3": 2, "head": 3, "head.final": 1},
@@ -34,7 +34,7 @@ PLACES = {  # name: tensors that enter there, as models/README.md says
     "resnet pyramid": {"backbone.layer1": 1, "backbone.layer2": 1, "backbone.layer4": 3, "head": 4},
     "vit": {"backbone.network.blocks.0": 1, "backbone.network.blocks.6": 1, "head.deconvs": 1},
 }
-CASES = [(family, place) for family, places in PLACES.items() for place in places]
+CASES = [(family, layer) for family, layers in LAYERS.items() for layer in layers]
 IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
@@ -44,28 +44,28 @@ def net_of(family: str) -> PoseNet:
     return build_net(NETS[family], 5).eval()
 
 
-def mixed(net: PoseNet, place: str, alpha: Tensor, partners: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The heatmaps of a mixed pass, and the tensors that then entered the place."""
-    mixer = FeatureMixer(net, place)
+def mixed(net: PoseNet, layer: str, alpha: Tensor, partners: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The heatmaps of a mixed pass, and the tensors that then entered the layer."""
+    mixer = FeatureMixer(net, layer)
     entered: list[Tensor] = []
 
     def note(_module: object, inputs: tuple[Tensor | list[Tensor], ...]) -> None:
         for value in inputs:
             entered.extend([value] if isinstance(value, Tensor) else value)
 
-    handle = net.get_submodule(place).register_forward_pre_hook(note)
+    handle = net.get_submodule(layer).register_forward_pre_hook(note)
     with torch.no_grad(), mixer.mixing(alpha, partners):
         heatmaps = net(IMAGES)
     handle.remove()
     return heatmaps, entered
 
 
-@pytest.mark.parametrize(("family", "place"), CASES)
-def test_what_enters_is_mixed(family: str, place: str) -> None:
+@pytest.mark.parametrize(("family", "layer"), CASES)
+def test_what_enters_is_mixed(family: str, layer: str) -> None:
     net, itself = net_of(family), torch.arange(3)
-    plain, before = mixed(net, place, ALPHA, itself)
-    heatmaps, after = mixed(net, place, ALPHA, PARTNERS)
-    assert len(before) == len(after) == PLACES[family][place]
+    plain, before = mixed(net, layer, ALPHA, itself)
+    heatmaps, after = mixed(net, layer, ALPHA, PARTNERS)
+    assert len(before) == len(after) == LAYERS[family][layer]
     for x, y in zip(before, after, strict=True):
         torch.testing.assert_close(y, 0.3 * x + 0.7 * x[PARTNERS])
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_what_enters_is_mixed(family: str, place: str) -> None:
     scale = expected.abs().max().item()
     torch.testing.assert_close(plain, expected, rtol=1e-3, atol=1e-5 * scale)
     assert (heatmaps - expected).abs().max() > 0.01 * scale
-    whole, _ = mixed(net, place, torch.tensor(1.0), PARTNERS)
+    whole, _ = mixed(net, layer, torch.tensor(1.0), PARTNERS)
     torch.testing.assert_close(whole, expected, rtol=1e-3, atol=1e-5 * scale)
 
 
@@ -87,11 +87,11 @@ def test_at_the_linear_layer_it_mixes_the_heatmaps(family: str) -> None:
     torch.testing.assert_close(heatmaps, 0.3 * plain + 0.7 * plain[PARTNERS], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("family", "place"), CASES)
-def test_nothing_goes_past_a_place_unmixed(family: str, place: str) -> None:
+@pytest.mark.parametrize(("family", "layer"), CASES)
+def test_nothing_goes_past_a_layer_unmixed(family: str, layer: str) -> None:
     """With alpha 0 the heatmaps are the partner's."""
     net = net_of(family)
     with torch.no_grad():
         partners = net(IMAGES)[PARTNERS]
-    heatmaps, _ = mixed(net, place, torch.tensor(0.0), PARTNERS)
+    heatmaps, _ = mixed(net, layer, torch.tensor(0.0), PARTNERS)
     torch.testing.assert_close(heatmaps, partners, rtol=1e-3, atol=1e-4 * partners.abs().max().item())
