@@ -61,7 +61,7 @@ class Reading:
     shuffle_buffer: int = 0
     """Samples held to draw from; 0 keeps the order of the shards."""
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     threads: int = 2
     prefetch: int = 2
@@ -80,7 +80,7 @@ class Reading:
             )
 
     @property
-    def place(self) -> str:
+    def dali_device(self) -> str:
         """DALI's word for the device."""
         return "gpu" if self.device.type == "cuda" else "cpu"
 
@@ -101,7 +101,7 @@ def read(reading: Reading, ext: Sequence[str], dtypes: Sequence[Any]) -> list[No
         random_shuffle=reading.shuffle_buffer > 0,
         initial_fill=max(reading.shuffle_buffer, 1),
         shard_id=reading.rank,
-        num_shards=reading.world,
+        num_shards=reading.world_size,
         stick_to_shard=True,
         seed=reading.seed,
         name="shards",
@@ -160,7 +160,7 @@ def read_person(reading: Reading) -> tuple[Node, Node]:
 def decode(jpeg: Node, reading: Reading) -> Node:
     """Decode to uint8 HWC, RGB. The chroma filter is the one of libjpeg, on the GPU too."""
     on_gpu = {"device": "mixed", "hw_decoder_load": reading.hw_decoder_load}
-    where = on_gpu if reading.place == "gpu" else {"device": "cpu"}
+    where = on_gpu if reading.dali_device == "gpu" else {"device": "cpu"}
     return fn.decoders.image(jpeg, **where, output_type=DALIImageType.RGB, jpeg_fancy_upsampling=True)
 
 
@@ -259,7 +259,7 @@ def show(
 
 def hand_over(outputs: dict[str, Node], reading: Reading) -> dict[str, Node]:
     """Move what is still on the CPU to the device."""
-    if reading.place == "cpu":
+    if reading.dali_device == "cpu":
         return outputs
     return {name: node if name == RECORD else node.gpu() for name, node in outputs.items()}
 
@@ -327,7 +327,7 @@ class Pipeline:
 
     def __init__(self, graph: Graph, reading: Reading, checkpoint: bytes | None = None) -> None:
         """Build `graph`; go on from `checkpoint`, the bytes of a Pipeline of the same graph and reading."""
-        on_gpu = reading.place == "gpu"
+        on_gpu = reading.dali_device == "gpu"
         self.dali = DaliPipeline(
             batch_size=reading.batch_size,
             num_threads=reading.threads,

@@ -35,11 +35,11 @@ Cache = Literal["none", "host", "device"]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which process of a run it is, and where it computes."""
+class ProcessInfo:
+    """One process of a run: its rank, how many processes there are, and the device that it computes on."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
@@ -61,7 +61,7 @@ class LoaderSettings:
 
 
 DEFAULTS = LoaderSettings()
-ALONE = Place()
+SINGLE_PROCESS = ProcessInfo()
 
 
 class PipelineLoader(TrainLoader[Batch]):
@@ -148,7 +148,7 @@ def labelled_loader(
     *,
     batch_size: int,
     seed: int,
-    place: Place = ALONE,
+    process: ProcessInfo = SINGLE_PROCESS,
     settings: LoaderSettings = DEFAULTS,
     cache: Cache = "none",
 ) -> TrainLoader[LabelledBatch]:
@@ -159,7 +159,7 @@ def labelled_loader(
     Raises InputError where there are fewer samples than ranks, or the crops do not fit.
     """
     num_keypoints = split.skeleton.num_keypoints
-    flip_order = torch.tensor(split.skeleton.flip_order, device=place.device)
+    flip_order = torch.tensor(split.skeleton.flip_order, device=process.device)
     role = _Role(
         "labelled",
         partial(graph.labelled_graph, views=views, num_keypoints=num_keypoints),
@@ -168,7 +168,7 @@ def labelled_loader(
         partial(_labelled_batch, flip_order=flip_order),
         num_keypoints,
     )
-    reading = _training_reading(role.name, split, batch_size, seed, place, settings)
+    reading = _training_reading(role.name, split, batch_size, seed, process, settings)
     return _train_loader(role, split, views, reading, seed, settings, cache)
 
 
@@ -178,7 +178,7 @@ def unlabelled_loader(
     *,
     batch_size: int,
     seed: int,
-    place: Place = ALONE,
+    process: ProcessInfo = SINGLE_PROCESS,
     settings: LoaderSettings = DEFAULTS,
     cache: Cache = "none",
 ) -> TrainLoader[UnlabelledBatch]:
@@ -198,7 +198,7 @@ def unlabelled_loader(
         _unlabelled_batch,
         None,
     )
-    reading = _training_reading(role.name, split, batch_size, seed, place, settings)
+    reading = _training_reading(role.name, split, batch_size, seed, process, settings)
     return _train_loader(role, split, views, reading, seed, settings, cache)
 
 
@@ -243,7 +243,7 @@ def _filling(
     """What decodes a rank's slice in order, and the feed that it reads from where there is one."""
     in_order = dataclasses.replace(reading, shuffle_buffer=0, device=torch.device("cpu"), feed=None)
     in_order = _with_feed(in_order, split, endless=False, bad_samples=settings.bad_samples)
-    count = len(_slice(split.num_samples, reading.rank, reading.world))
+    count = len(_slice(split.num_samples, reading.rank, reading.world_size))
 
     def fill() -> Store:
         with _named_faults(split):
@@ -272,7 +272,7 @@ class EvalLoader:
         )
         self._split = split
         self._batch_size = reading.batch_size
-        self.num_samples = len(_slice(split.num_samples, reading.rank, reading.world))
+        self.num_samples = len(_slice(split.num_samples, reading.rank, reading.world_size))
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -297,7 +297,7 @@ def eval_loader(
     views: ViewSettings,
     *,
     batch_size: int,
-    place: Place = ALONE,
+    process: ProcessInfo = SINGLE_PROCESS,
     settings: LoaderSettings = DEFAULTS,
 ) -> EvalLoader:
     """Return the batches of plain views that score a rank's slice of `split`."""
@@ -306,9 +306,11 @@ def eval_loader(
         indices=split.indices,
         batch_size=batch_size,
         seed=0,  # nothing is drawn
-        rank=place.rank,
-        world=min(place.world, split.num_samples),  # DALI refuses empty slices; later ranks get none
-        device=place.device,
+        rank=process.rank,
+        world_size=min(
+            process.world_size, split.num_samples
+        ),  # DALI refuses empty slices; later ranks get none
+        device=process.device,
         threads=settings.threads,
         prefetch=settings.prefetch,
         hw_decoder_load=settings.hw_decoder_load,
@@ -350,31 +352,32 @@ def _eval_batch(outputs: dict[str, Any], count: int) -> EvalBatch:
     )
 
 
-def _slice(total: int, rank: int, world: int) -> range:
-    """Return the places that DALI gives to a rank; none where `rank` is beyond `world`."""
-    if rank >= world:
+def _slice(total: int, rank: int, world_size: int) -> range:
+    """Return the places that DALI gives to a rank; none where `rank` is beyond `world_size`."""
+    if rank >= world_size:
         return range(0)
-    return range(total * rank // world, total * (rank + 1) // world)
+    return range(total * rank // world_size, total * (rank + 1) // world_size)
 
 
 def _training_reading(
-    role: str, split: Split, batch_size: int, seed: int, place: Place, settings: LoaderSettings
+    role: str, split: Split, batch_size: int, seed: int, process: ProcessInfo, settings: LoaderSettings
 ) -> Reading:
-    if split.num_samples < place.world:
+    if split.num_samples < process.world_size:
         raise InputError(
-            f"the {role} set of {split.root} has {split.num_samples} samples for {place.world} processes: "
-            "start fewer processes or take more samples"
+            f"the {role} set of {split.root} has {split.num_samples} samples for {process.world_size} "
+            "processes: start fewer processes or use more samples"
         )
-    digest = hashlib.sha256(f"{role} {seed} {place.rank}".encode()).digest()
+    own_slice = _slice(split.num_samples, process.rank, process.world_size)
+    digest = hashlib.sha256(f"{role} {seed} {process.rank}".encode()).digest()
     reading = Reading(
         tars=split.tars,
         indices=split.indices,
         batch_size=batch_size,
         seed=int.from_bytes(digest[:4], "little") >> 1,
-        shuffle_buffer=min(settings.shuffle_buffer, len(_slice(split.num_samples, place.rank, place.world))),
-        rank=place.rank,
-        world=place.world,
-        device=place.device,
+        shuffle_buffer=min(settings.shuffle_buffer, len(own_slice)),
+        rank=process.rank,
+        world_size=process.world_size,
+        device=process.device,
         threads=settings.threads,
         prefetch=settings.prefetch,
         hw_decoder_load=settings.hw_decoder_load,
@@ -384,7 +387,7 @@ def _training_reading(
 
 def _with_feed(reading: Reading, split: Split, *, endless: bool = True, bad_samples: int = 0) -> Reading:
     """Let a feed read where the shards are streamed."""
-    part = _slice(split.num_samples, reading.rank, reading.world)
+    part = _slice(split.num_samples, reading.rank, reading.world_size)
     if not split.shards.is_streamed:
         return reading
     order = partial(graph.read_order, len(part), shuffle_buffer=reading.shuffle_buffer, seed=reading.seed)
@@ -401,8 +404,8 @@ def _signature(role: str, split: Split, reading: Reading, seed: int, views: View
         "batch_size": reading.batch_size,
         "seed": seed,
         "rank": reading.rank,
-        "world": reading.world,
-        "device": reading.place,
+        "world": reading.world_size,
+        "device": reading.dali_device,
     }
 
 

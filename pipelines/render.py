@@ -32,7 +32,7 @@ class ViewPipeline:
         checkpoint: bytes | None = None,
     ) -> None:
         """Build `graph`; go on from `checkpoint`, bytes of a ViewPipeline of the same graph and reading."""
-        self._warp = CpuWarp(size_hw, reading.threads) if reading.place == "cpu" else None
+        self._warp = CpuWarp(size_hw, reading.threads) if reading.dali_device == "cpu" else None
         self._shown = shown
         self._pipeline = Pipeline(
             graph, dataclasses.replace(reading, crops=self._warp is not None), checkpoint

@@ -8,7 +8,7 @@ import torch
 from configs.load import InputError
 from models.codecs.heatmap import HeatmapCodec
 from models.net import NetSettings, PoseNet, build_net
-from pipelines.loader import Place
+from pipelines.loader import ProcessInfo
 from pipelines.source import Split, labelled_split, open_split, unlabelled_split
 from sharding.annotations.skeleton import Skeleton
 from training.methods.draws import Draws
@@ -48,15 +48,15 @@ def open_splits(cfg: RunSettings, index_dir: Path) -> tuple[Split, Split | None,
     return labelled, unlabelled, val
 
 
-def build_method(cfg: RunSettings, skeleton: Skeleton, place: Place, *, fresh: bool = True) -> Method:
+def build_method(cfg: RunSettings, skeleton: Skeleton, process: ProcessInfo, *, fresh: bool = True) -> Method:
     """The method with its networks, on the device; without `fresh` a checkpoint will give the weights, so no
     pretrained ones are fetched."""
 
     def make_network(net: NetSettings | None) -> PoseNet:
-        network = build_net(net or cfg.net, skeleton.num_keypoints, loads_weights=fresh).to(place.device)
+        network = build_net(net or cfg.net, skeleton.num_keypoints, loads_weights=fresh).to(process.device)
         return network.to(memory_format=torch.channels_last) if cfg.channels_last else network
 
-    draws = Draws(cfg.seed, place.rank, place.device)
+    draws = Draws(cfg.seed, process.rank, process.device)
     method = cfg.method.build(Ingredients(make_network, HeatmapCodec(cfg.heatmap, skeleton), draws))
     if cfg.compile:
         compile_networks(method)

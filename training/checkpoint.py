@@ -50,7 +50,7 @@ def save(
     shared: Mapping[str, Any],
     rank_state: Mapping[str, Any],
     rank: int = 0,
-    world: int = 1,
+    world_size: int = 1,
     barrier: Callable[[], None] = lambda: None,
     keep: int = 2,
     spare: int | None = None,
@@ -77,7 +77,7 @@ def save(
             write_state(aside / SHARED, shared)
         barrier()
         if rank == 0:
-            _complete(aside, final, step=step, world=world)
+            _complete(aside, final, step=step, world_size=world_size)
             _prune(final, keep, spare)
         barrier()
     except BaseException:
@@ -142,7 +142,7 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def load(path: Path, *, rank: int = 0, world: int = 1) -> Checkpoint:
+def load(path: Path, *, rank: int = 0, world_size: int = 1) -> Checkpoint:
     """Read a checkpoint for one rank of a run that goes on, into main memory.
 
     Raises InputError where it is absent or unreadable, or was written by another number of ranks: their data
@@ -152,10 +152,10 @@ def load(path: Path, *, rank: int = 0, world: int = 1) -> Checkpoint:
         written = _manifest(path)
     except InputError as error:
         raise InputError(f"There is no complete checkpoint at {path}: {error}.") from None
-    if written["world"] != world:
+    if written["world"] != world_size:
         raise InputError(
             f"Checkpoint {path} was written by {written['world']} process(es) and cannot be resumed by "
-            f"{world}: launch {written['world']}."
+            f"{world_size}: launch {written['world']}."
         )
     return Checkpoint(
         step=written["step"],
@@ -295,9 +295,9 @@ def _sweep(checkpoints: Path) -> None:
         shutil.rmtree(stray, ignore_errors=True)
 
 
-def _complete(aside: Path, final: Path, *, step: int, world: int) -> None:
+def _complete(aside: Path, final: Path, *, step: int, world_size: int) -> None:
     """Seal the folder with its checksums and give it its name."""
-    names = [SHARED, *(_rank_file(rank) for rank in range(world))]
+    names = [SHARED, *(_rank_file(rank) for rank in range(world_size))]
     absent = [name for name in names if not (aside / name).is_file()]
     if absent:
         raise InputError(
@@ -307,7 +307,7 @@ def _complete(aside: Path, final: Path, *, step: int, world: int) -> None:
         name: {"bytes": (aside / name).stat().st_size, "sha256": file_sha256(aside / name)} for name in names
     }
     write_atomic(
-        aside / CHECKSUMS, json.dumps({"step": step, "world": world, "files": files}, indent=1).encode()
+        aside / CHECKSUMS, json.dumps({"step": step, "world": world_size, "files": files}, indent=1).encode()
     )
     _sync_folder(aside)
     if final.exists():

@@ -37,7 +37,7 @@ from configs.disk import named_disk_errors
 from configs.load import InputError, exit_on_input_error, load, read_request
 from configs.settings import settings
 from models.codecs.heatmap import HeatmapCodec
-from pipelines.loader import Place, eval_loader
+from pipelines.loader import ProcessInfo, eval_loader
 from pipelines.source import Split, open_split
 from sharding.annotations.skeleton import Skeleton
 from training import checkpoint
@@ -188,12 +188,12 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
         if beyond:
             Console(stderr=True).print(f"note: {cfg.data.val}: {beyond}", highlight=False, soft_wrap=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    place = Place(device=device)
-    method = build_method(cfg, val.skeleton, place, fresh=False)
+    process = ProcessInfo(device=device)
+    method = build_method(cfg, val.skeleton, process, fresh=False)
     checkpoint.load_weights(method, state, path)
     found = predict(
         method.networks(),
-        eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, place=place, settings=cfg.loader),
+        eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, process=process, settings=cfg.loader),
         codec=HeatmapCodec(cfg.heatmap, val.skeleton),
         ensembles=method.ensembles(),
         flip_test=cfg.evaluation.flip_test,

@@ -195,7 +195,7 @@ def save(job: Job) -> None:
             shared=shared,
             rank_state=rank_state,
             rank=job.accelerator.process_index,
-            world=job.accelerator.num_processes,
+            world_size=job.accelerator.num_processes,
             barrier=job.accelerator.wait_for_everyone,
             keep=job.cfg.keep_checkpoints,
             spare=evaluate.best_step(job.history, job.cfg.metric, among=saved),

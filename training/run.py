@@ -37,7 +37,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from configs.disk import named_disk_errors
 from configs.load import InputError, dump, exit_on_input_error, load, no_recipe, read_request
 from pipelines.batch import UnlabelledBatch
-from pipelines.loader import Place, eval_loader, labelled_loader, unlabelled_loader
+from pipelines.loader import ProcessInfo, eval_loader, labelled_loader, unlabelled_loader
 from pipelines.source import Split
 from sharding.store.files import write_atomic
 from training import checkpoint
@@ -87,14 +87,14 @@ def run(cfg: RunSettings, *, resume: bool) -> Job:
         job = build_job(cfg, accelerator, report, fresh=found is None)
         if found is not None and resumed is not None:
             told_by_main(accelerator, partial(resumed.refuse_other_people, job.card))
-            rank, world = accelerator.process_index, accelerator.num_processes
-            restore(job, checkpoint.load(found, rank=rank, world=world), found)
+            rank, world_size = accelerator.process_index, accelerator.num_processes
+            restore(job, checkpoint.load(found, rank=rank, world_size=world_size), found)
             report.note(f"resumed from {found}")
             job.card["changes"] = resumed.record(job.step, say=report.note)
         if accelerator.is_main_process:
             write_json(folder / CARD_NAME, job.card)
             write_atomic(folder / RECIPE_NAME, dump(cfg).encode())
-        stop = StopRequest(step=job.step, world=accelerator.num_processes, device=accelerator.device)
+        stop = StopRequest(step=job.step, world_size=accelerator.num_processes, device=accelerator.device)
         with stop, report:
             write_scores(job)  # here, as after the last step they say that the run is finished
             train(job, stop)
@@ -123,13 +123,13 @@ def told_by_main(accelerator: Accelerator, decide: Callable[[], Path | None]) ->
 def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fresh: bool) -> Job:
     """Everything that the run is made of, at step 0; without `fresh`, no pretrained weights are fetched."""
     folder = Path(cfg.output)
-    place = Place(accelerator.process_index, accelerator.num_processes, accelerator.device)
-    labelled, unlabelled, val = open_splits(cfg, folder / "index" / f"rank-{place.rank}")
+    process = ProcessInfo(accelerator.process_index, accelerator.num_processes, accelerator.device)
+    labelled, unlabelled, val = open_splits(cfg, folder / "index" / f"rank-{process.rank}")
     ground_truth = val.ground_truth()
     require(cfg.metric, ground_truth, val.skeleton, where=cfg.data.val)
-    method = build_method(cfg, labelled.skeleton, place, fresh=fresh)
+    method = build_method(cfg, labelled.skeleton, process, fresh=fresh)
     wrapped, prepared = accelerator.prepare(method, build_optimizer(method, cfg))
-    loading: dict[str, Any] = {"place": place, "settings": cfg.loader}
+    loading: dict[str, Any] = {"process": process, "settings": cfg.loader}
     stream = {"seed": cfg.seed, "cache": cfg.data.cache, **loading}
     few = labelled_loader(labelled, cfg.views, batch_size=cfg.labelled_batch, **stream)
     many = None
@@ -139,12 +139,12 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
     if accelerator.is_main_process:
         cached_bytes = few.cached_bytes + (many.cached_bytes if many else 0)
         people = (labelled, unlabelled, val, ground_truth)
-        written = card.card(cfg, *people, method, place, cached_bytes=cached_bytes)
+        written = card.card(cfg, *people, method, process, cached_bytes=cached_bytes)
         report.note(card.describe(written))
         for warning in [
             *setting_warnings(cfg, labelled, unlabelled, val),
             *limits_of_scoring(cfg, ground_truth),
-            *missing_processes(place.world),
+            *missing_processes(process.world_size),
         ]:
             report.note(f"note: {warning}")
     return Job(
@@ -172,7 +172,7 @@ def preview(cfg: RunSettings, unlabelled: Split, device: torch.device) -> Unlabe
         cfg.views,
         batch_size=PREVIEW_PEOPLE,
         seed=cfg.seed,
-        place=Place(device=device),
+        process=ProcessInfo(device=device),
         settings=cfg.loader,
     )
     batch = next(loader)

@@ -23,11 +23,11 @@ class StopRequest:
     KeyboardInterrupt at once.
     """
 
-    def __init__(self, *, step: int, world: int, device: torch.device) -> None:
+    def __init__(self, *, step: int, world_size: int, device: torch.device) -> None:
         """step: the last one that is finished. device: where the ranks' collectives work."""
         self.asked = 0
         self._asked_at = 0.0
-        self._world, self._device = world, device
+        self._world_size, self._device = world_size, device
         self._agreed_at, self._agreed_after, self._next = time.monotonic(), step, step + 1
 
     def __enter__(self) -> "StopRequest":
@@ -55,7 +55,7 @@ class StopRequest:
         Asking the others waits for the device, so it is done every few seconds. In how many steps that is,
         they agree on too, by the slowest of them.
         """
-        if self._world == 1:
+        if self._world_size == 1:
             return self.asked
         if step < self._next:
             return 0
@@ -85,13 +85,13 @@ def end_with_launcher(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def missing_processes(world: int) -> list[str]:
+def missing_processes(world_size: int) -> list[str]:
     """A sentence where the launcher was asked for several processes and started one alone; else nothing.
 
     `accelerate launch --num_processes 2` does so without a word on a CPU, and with fewer GPUs than processes.
     """
     is_asked_for_several = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
-    if world > 1 or not is_asked_for_several or "WORLD_SIZE" in os.environ:
+    if world_size > 1 or not is_asked_for_several or "WORLD_SIZE" in os.environ:
         return []
     return [
         "accelerate launch was asked for several processes and started this one alone, as there are not as "

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pipelines.loader import LoaderSettings, Place, unlabelled_loader
+from pipelines.loader import LoaderSettings, ProcessInfo, unlabelled_loader
 from pipelines.source import open_split
 from pipelines.views import ViewSettings
 
@@ -63,7 +63,7 @@ def run_rank(
             views,
             batch_size=batch_size,
             seed=0,
-            place=Place(rank, world, torch.device("cpu")),
+            process=ProcessInfo(rank, world, torch.device("cpu")),
             settings=LoaderSettings(threads=threads),
         )
         with closing(stream):

@@ -17,7 +17,7 @@ from pipelines.bench.measure import NextBatch, Variant
 from pipelines.bench.settings import BenchSettings, People
 from pipelines.bench.torchvision_v2 import TorchvisionDataset
 from pipelines.graph import Graph, Pipeline, Reading
-from pipelines.loader import LoaderSettings, Place, unlabelled_loader
+from pipelines.loader import LoaderSettings, ProcessInfo, unlabelled_loader
 from pipelines.source import Split
 from pipelines.views import ViewSettings
 
@@ -160,7 +160,7 @@ def loaders(cfg: BenchSettings, people: People, device: torch.device, stack: Exi
             cfg.views,
             batch_size=cfg.batch_size,
             seed=0,
-            place=Place(device=device),
+            process=ProcessInfo(device=device),
             settings=LoaderSettings(threads=cfg.threads),
             cache=cache,
         )

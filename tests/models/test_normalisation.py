@@ -16,7 +16,7 @@ from models.backbones.timm_features import TimmSettings
 from models.heads.deconv import DeconvSettings
 from models.net import NetSettings, PoseNet, build_net
 from models.normalisation import renormalise_for
-from pipelines.loader import Place
+from pipelines.loader import ProcessInfo
 from pipelines.views import MEAN_RGB, STD_RGB
 from tests.training.tiny import CODEC, LATE, SKELETON, make_batches, make_settings
 from training.build import build_method
@@ -112,7 +112,7 @@ def test_it_adds_nothing_to_the_state_and_is_there_without_the_file(net: PoseNet
     with torch.no_grad():
         assert torch.equal(again(OURS), net(OURS))
     run = RunSettings(output="x", data=DataSettings(train="x", val="x"), net=cfg)
-    assert build_method(run, SKELETON, Place(), fresh=False).network.renormalise is not None
+    assert build_method(run, SKELETON, ProcessInfo(), fresh=False).network.renormalise is not None
 
 
 @torch.no_grad()

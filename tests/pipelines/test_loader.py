@@ -15,7 +15,7 @@ from pipelines import geometry
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.loader import (
     LoaderSettings,
-    Place,
+    ProcessInfo,
     TrainLoader,
     eval_loader,
     labelled_loader,
@@ -76,7 +76,7 @@ def test_resume_is_exact(
 ) -> None:
     """Bit for bit after a round trip through a file, mid-epoch or epochs on, whatever is prefetched."""
     split = open_split(grey_shards(13))
-    start = partial(make, split, VIEWS, batch_size=4, seed=5, place=Place(rank, world))
+    start = partial(make, split, VIEWS, batch_size=4, seed=5, process=ProcessInfo(rank, world))
     loader = start(settings=LoaderSettings(shuffle_buffer=6, prefetch=3))
     for _ in range(steps):
         next(loader)
@@ -109,7 +109,7 @@ def test_state_of_another_stream_is_refused(grey_shards: GreyShards, tmp_path: P
         start(batch_size=5),
         start(seed=1),
         start(settings=LoaderSettings(shuffle_buffer=2)),
-        start(place=Place(1, 2)),
+        start(process=ProcessInfo(1, 2)),
         labelled_loader(whole, ViewSettings(size_hw=(64, 64)), batch_size=4, seed=0),
         labelled_loader(labelled_split(whole, 11, index_dir=tmp_path), VIEWS, batch_size=4, seed=0),
         unlabelled_loader(whole, VIEWS, batch_size=4, seed=0),
@@ -133,7 +133,7 @@ def test_ranks_are_disjoint_and_miss_nothing(grey_shards: GreyShards) -> None:
     split = open_split(grey_shards(11))
     seen = []
     for rank in range(3):
-        loader = labelled_loader(split, VIEWS, batch_size=4, seed=0, place=Place(rank, 3))
+        loader = labelled_loader(split, VIEWS, batch_size=4, seed=0, process=ProcessInfo(rank, 3))
         seen.append({i for batch in islice(loader, 12) for i in shown_samples(batch.image)})
     assert [len(s) for s in seen] == [3, 4, 4]
     assert set.union(*seen) == set(range(11))
@@ -145,7 +145,9 @@ def test_ranks_draw_other_views(grey_shards: GreyShards, cache: Any) -> None:
     split = open_split(grey_shards(12))
     drawn = []
     for rank in range(2):
-        loader = unlabelled_loader(split, VIEWS, batch_size=6, seed=0, place=Place(rank, 2), cache=cache)
+        loader = unlabelled_loader(
+            split, VIEWS, batch_size=6, seed=0, process=ProcessInfo(rank, 2), cache=cache
+        )
         drawn.append(next(loader).strong_from_weak)
         loader.close()
     alike = torch.isclose(drawn[0], drawn[1], atol=1e-4).all(dim=(1, 2))
@@ -154,7 +156,7 @@ def test_ranks_draw_other_views(grey_shards: GreyShards, cache: Any) -> None:
 
 def test_fewer_samples_than_ranks(grey_shards: GreyShards) -> None:
     with pytest.raises(InputError, match=r"the labelled set of .* has 2 samples for 3 processes"):
-        labelled_loader(open_split(grey_shards(2)), VIEWS, batch_size=4, seed=0, place=Place(0, 3))
+        labelled_loader(open_split(grey_shards(2)), VIEWS, batch_size=4, seed=0, process=ProcessInfo(0, 3))
 
 
 def test_subset_is_what_the_stream_shows(grey_shards: GreyShards, tmp_path: Path) -> None:
@@ -181,7 +183,7 @@ def test_eval_shows_each_sample_once_in_order(grey_shards: GreyShards, world: in
     split = open_split(grey_shards(17))
     ids, shown = [], []
     for rank in range(world):
-        loader = eval_loader(split, VIEWS, batch_size=batch_size, place=Place(rank, world))
+        loader = eval_loader(split, VIEWS, batch_size=batch_size, process=ProcessInfo(rank, world))
         for _ in range(2 if world == 2 else 1):  # a second pass is as good as the first
             batches = list(loader)
         assert len(batches) == len(loader)

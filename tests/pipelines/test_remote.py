@@ -13,7 +13,7 @@ from rich.console import Console
 
 from configs.load import InputError
 from pipelines import stream
-from pipelines.loader import LoaderSettings, Place, eval_loader, labelled_loader, unlabelled_loader
+from pipelines.loader import LoaderSettings, ProcessInfo, eval_loader, labelled_loader, unlabelled_loader
 from pipelines.source import labelled_split, open_split, unlabelled_split
 from sharding.annotations.formats.drawn import DrawnFormat
 from sharding.build import build
@@ -36,7 +36,7 @@ def test_streams_equal_local_shards(
     people_folder: Path, root: str, make: Any, shuffle_buffer: int, rank: int, world: int
 ) -> None:
     """Through several passes, in the same shuffled order, with the same views drawn."""
-    options = {"place": Place(rank, world), "settings": LoaderSettings(shuffle_buffer=shuffle_buffer)}
+    options = {"process": ProcessInfo(rank, world), "settings": LoaderSettings(shuffle_buffer=shuffle_buffer)}
     here, there = (make(open_split(r), VIEWS, batch_size=4, seed=3, **options) for r in (people_folder, root))
     assert_same(here, there)
     there.close()
@@ -46,7 +46,7 @@ def test_streams_equal_local_shards(
 def test_streams_are_scored_as_local_shards(people_folder: Path, root: str, world: int) -> None:
     here, there = open_split(people_folder), open_split(root)
     for rank in {0, world // 2, world - 1}:
-        pass_ = partial(eval_loader, views=VIEWS, batch_size=4, place=Place(rank, world))
+        pass_ = partial(eval_loader, views=VIEWS, batch_size=4, process=ProcessInfo(rank, world))
         loader = pass_(there)
         for _ in range(2 if world == 1 else 1):  # a second pass is as good as the first
             batches = list(loader)
@@ -78,7 +78,7 @@ def test_subsets_of_streams(people_folder: Path, root: str, server: FileServer, 
 def test_resumed_stream_is_exact(people_folder: Path, make: Any, steps: int, rank: int, world: int) -> None:
     """From the middle of the first and of a later pass, whatever was prefetched."""
     split = open_split(pipe_of(people_folder))
-    start = partial(make, split, VIEWS, batch_size=4, seed=5, place=Place(rank, world))
+    start = partial(make, split, VIEWS, batch_size=4, seed=5, process=ProcessInfo(rank, world))
     loader = start(settings=LoaderSettings(shuffle_buffer=6, prefetch=3))
     for _ in range(steps):
         next(loader)

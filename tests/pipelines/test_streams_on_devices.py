@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines.loader import LoaderSettings, Place, labelled_loader, unlabelled_loader
+from pipelines.loader import LoaderSettings, ProcessInfo, labelled_loader, unlabelled_loader
 from pipelines.source import open_split
 from pipelines.views import STD_RGB, ViewSettings
 from tests.devices import DEVICES, refusing_to_wait
@@ -51,8 +51,11 @@ def stream(photos: dict[str, Path]) -> Iterator[OpenStream]:
 
     def start(role: str, device: str, *, chroma: str = "4:2:0", **options: Any) -> Any:
         split = open_split(photos[chroma])
-        place, settings = Place(device=torch.device(device)), LoaderSettings(threads=2, shuffle_buffer=PEOPLE)
-        common = {"batch_size": BATCH, "seed": 3, "place": place, "settings": settings}
+        process, settings = (
+            ProcessInfo(device=torch.device(device)),
+            LoaderSettings(threads=2, shuffle_buffer=PEOPLE),
+        )
+        common = {"batch_size": BATCH, "seed": 3, "process": process, "settings": settings}
         opened.append(LOADERS[role](split, VIEWS, **common, **options))
         return opened[-1]
 

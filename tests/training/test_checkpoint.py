@@ -257,7 +257,7 @@ def test_two_ranks_share_one_folder(tmp_path):
                 shared=shared,
                 rank_state=states,
                 rank=rank,
-                world=2,
+                world_size=2,
                 barrier=gate.wait,
                 keep=1,
             )
@@ -270,7 +270,7 @@ def test_two_ranks_share_one_folder(tmp_path):
     assert names(tmp_path) == ["step-00000003"]
     path = checkpoint.latest(tmp_path)
     for rank in (0, 1):
-        loaded = checkpoint.load(path, rank=rank, world=2)
+        loaded = checkpoint.load(path, rank=rank, world_size=2)
         assert loaded.rank_state == {"rank": rank, "step": 3}
         assert loaded.shared == {"step": 3}
     with pytest.raises(InputError, match=r"written by 2 process\(es\) and cannot be resumed by 1"):

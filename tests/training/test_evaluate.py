@@ -299,7 +299,7 @@ def test_networks_and_ensembles_are_scored_separately(tiny_run: MakeRun, monkeyp
 
 def build_arguments(tiny_run: MakeRun) -> tuple[Any, ...]:
     cfg = tiny_run("supervised")
-    return cfg, evaluate.open_split(cfg.data.val).skeleton, evaluate.Place()
+    return cfg, evaluate.open_split(cfg.data.val).skeleton, evaluate.ProcessInfo()
 
 
 @pytest.mark.parametrize(

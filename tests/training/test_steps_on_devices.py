@@ -16,7 +16,7 @@ from models.backbones.resnet import ResNetSettings
 from models.codecs.heatmap import HeatmapCodec, HeatmapSettings
 from models.heads.deconv import DeconvSettings
 from models.net import NetSettings, build_net
-from pipelines.loader import Place, labelled_loader, unlabelled_loader
+from pipelines.loader import ProcessInfo, labelled_loader, unlabelled_loader
 from pipelines.source import Split, open_split
 from pipelines.views import ViewSettings
 from tests.devices import DEVICES, refusing_to_wait
@@ -54,11 +54,11 @@ class Steps:
         self, method: str, split: Split, device: str, *, net: NetSettings = NET, **options: Any
     ) -> None:
         torch.manual_seed(0)
-        place = Place(device=torch.device(device))
+        process = ProcessInfo(device=torch.device(device))
         ingredients = Ingredients(
             lambda other: self.network(other or net, split, device),
             HeatmapCodec(HeatmapSettings(sigma=SIGMA), split.skeleton),
-            Draws(0, 0, place.device),
+            Draws(0, 0, process.device),
         )
         self.device = device
         self.method: Method = make_settings(**METHODS[method]).build(ingredients).train()
@@ -66,7 +66,7 @@ class Steps:
             [p for p in self.method.parameters() if p.requires_grad], lr=1e-3, fused=True
         )
         views = ViewSettings(size_hw=SIZE_HW)
-        stream = {"batch_size": 4, "seed": 0, "place": place, **options}
+        stream = {"batch_size": 4, "seed": 0, "process": process, **options}
         self.labelled = labelled_loader(split, views, **stream)
         self.unlabelled = unlabelled_loader(split, views, **stream)
         self.interval = Interval()

@@ -29,8 +29,8 @@ LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no"}
 LAUNCHER = "import subprocess, sys; subprocess.Popen([sys.executable, *sys.argv[1:]]).wait()"
 
 
-def request(world: int = 1) -> StopRequest:
-    return StopRequest(step=0, world=world, device=torch.device("cpu"))
+def request(world_size: int = 1) -> StopRequest:
+    return StopRequest(step=0, world_size=world_size, device=torch.device("cpu"))
 
 
 def wait_until(is_so: Callable[[], Any], seconds: float = 120) -> None:
@@ -110,7 +110,7 @@ def test_ranks_agree_within_seconds(
 
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now)
-    stop = request(world=2)
+    stop = request(world_size=2)
     for step in range(1, 2000):
         now += seconds_a_step / 2
         if stop.agreed(step):

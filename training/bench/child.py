@@ -17,7 +17,7 @@ from configs.schema import plain
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.bench.classic import endless_batches
 from pipelines.bench.measure import wait_for_gpu
-from pipelines.loader import Place, labelled_loader, unlabelled_loader
+from pipelines.loader import ProcessInfo, labelled_loader, unlabelled_loader
 from sharding.annotations.record import Annotations
 from training.bench.classic import PairDataset, classic_step
 from training.bench.settings import Measured, StepTimes
@@ -56,13 +56,13 @@ def measure(spec: Measured) -> StepTimes:
     """Build what the spec says and time it."""
     torch.manual_seed(0)
     choose_kernels(deterministic=False)
-    place = find_place(spec)
+    process = find_process(spec)
     cfg = run_settings(spec)
-    steps, images = (classic_steps if spec.way == "classic" else our_steps)(spec, cfg, place)
-    on_gpu = place.device.type == "cuda"
+    steps, images = (classic_steps if spec.way == "classic" else our_steps)(spec, cfg, process)
+    on_gpu = process.device.type == "cuda"
     steps.run(max(spec.limits.warmup, GPU_WARMUP if on_gpu else 1))
     wait_for_gpu()
-    rates, waits = time_steps(steps, spec, STRETCH[place.device.type])
+    rates, waits = time_steps(steps, spec, STRETCH[process.device.type])
     return StepTimes(
         steps_per_s=tuple(rates),
         data_wait_share=tuple(waits),
@@ -87,7 +87,7 @@ def time_steps(steps: Steps, spec: Measured, stretch: int) -> tuple[list[float],
     return rates, waits
 
 
-def find_place(spec: Measured) -> Place:
+def find_process(spec: Measured) -> ProcessInfo:
     """This process among its ranks (those of torchrun, where it started them)."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = (
@@ -99,7 +99,7 @@ def find_place(spec: Measured) -> Place:
         torch.cuda.set_device(device)
     if world > 1:
         torch.distributed.init_process_group("nccl" if spec.device == "cuda" else "gloo")
-    return Place(rank, world, device)
+    return ProcessInfo(rank, world, device)
 
 
 def run_settings(spec: Measured) -> RunSettings:
@@ -124,18 +124,18 @@ def run_settings(spec: Measured) -> RunSettings:
     )
 
 
-def our_steps(spec: Measured, cfg: RunSettings, place: Place) -> tuple[Steps, dict[str, int]]:
+def our_steps(spec: Measured, cfg: RunSettings, process: ProcessInfo) -> tuple[Steps, dict[str, int]]:
     """The step of training/loop.py with random weights, from our loader or the classic one."""
-    labelled, unlabelled, _ = open_splits(cfg, spec.output.parent / f"index-{place.rank}")
-    method = build_method(cfg, labelled.skeleton, place, fresh=False).train()
+    labelled, unlabelled, _ = open_splits(cfg, spec.output.parent / f"index-{process.rank}")
+    method = build_method(cfg, labelled.skeleton, process, fresh=False).train()
     if spec.loader == "classic":
-        batches = classic_loader(spec, cfg, place)
+        batches = classic_loader(spec, cfg, process)
     else:
-        common: dict[str, Any] = {"seed": 0, "place": place, "settings": cfg.loader, "cache": spec.loader}
+        common: dict[str, Any] = {"seed": 0, "process": process, "settings": cfg.loader, "cache": spec.loader}
         few = labelled_loader(labelled, cfg.views, batch_size=spec.batch_size, **common)
         many = unlabelled and unlabelled_loader(unlabelled, cfg.views, batch_size=spec.batch_size, **common)
         batches = ((next(few), next(many) if many else None) for _ in iter(int, 1))
-    accelerator = Accelerator(cpu=place.device.type == "cpu", mixed_precision=cfg.precision)
+    accelerator = Accelerator(cpu=process.device.type == "cpu", mixed_precision=cfg.precision)
     wrapped, optimizer = accelerator.prepare(method, build_optimizer(method, cfg))
     done = cfg.method.settled_from(TOTAL_STEPS)  # past a burn-in, which has no unlabelled people
 
@@ -148,9 +148,9 @@ def our_steps(spec: Measured, cfg: RunSettings, place: Place) -> tuple[Steps, di
     return Steps(lambda: next(batches), step), count_images(cfg, has_unlabelled=unlabelled is not None)
 
 
-def classic_loader(spec: Measured, cfg: RunSettings, place: Place) -> Batches:
+def classic_loader(spec: Measured, cfg: RunSettings, process: ProcessInfo) -> Batches:
     """Batches of the classic loader, on the device."""
-    for each in classic_pairs(spec, cfg, place, sigma=None):
+    for each in classic_pairs(spec, cfg, process, sigma=None):
         labelled = LabelledBatch(each["image"], each["points_xy"], each["visible"])
         if "weak" in each:
             yield labelled, UnlabelledBatch(each["weak"], each["strong"], each["strong_from_weak"])
@@ -159,12 +159,12 @@ def classic_loader(spec: Measured, cfg: RunSettings, place: Place) -> Batches:
 
 
 def classic_pairs(
-    spec: Measured, cfg: RunSettings, place: Place, *, sigma: float | None
+    spec: Measured, cfg: RunSettings, process: ProcessInfo, *, sigma: float | None
 ) -> Iterator[dict[str, torch.Tensor]]:
     """What the classic loader's workers make, on the device; sigma: of the targets, where they draw them."""
     pairs = PairDataset(read_annotations(spec), cfg.views, unlabelled=spec.step == "semi", sigma=sigma)
     for batch in endless_batches(pairs, batch_size=spec.batch_size, workers=spec.threads):
-        yield {name: each.to(place.device, non_blocking=True) for name, each in batch.items()}
+        yield {name: each.to(process.device, non_blocking=True) for name, each in batch.items()}
 
 
 def read_annotations(spec: Measured) -> Annotations:
@@ -174,14 +174,14 @@ def read_annotations(spec: Measured) -> Annotations:
     return source.read()
 
 
-def classic_steps(spec: Measured, cfg: RunSettings, place: Place) -> tuple[Steps, dict[str, int]]:
+def classic_steps(spec: Measured, cfg: RunSettings, process: ProcessInfo) -> tuple[Steps, dict[str, int]]:
     """The step as the published code makes it."""
     labelled, _, _ = open_splits(cfg, spec.output.parent / "index")
-    method = build_method(cfg, labelled.skeleton, place, fresh=False).train()
+    method = build_method(cfg, labelled.skeleton, process, fresh=False).train()
     network = next(iter(method.networks().values()))
     optimizer = build_optimizer(network, cfg)
-    generator = torch.Generator(place.device).manual_seed(0)
-    pairs = classic_pairs(spec, cfg, place, sigma=cfg.heatmap.sigma)
+    generator = torch.Generator(process.device).manual_seed(0)
+    pairs = classic_pairs(spec, cfg, process, sigma=cfg.heatmap.sigma)
 
     def step(batch: dict[str, torch.Tensor]) -> None:
         classic_step(network, batch, generator).backward()

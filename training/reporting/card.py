@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from configs.versions import versions
-from pipelines.loader import Place
+from pipelines.loader import ProcessInfo
 from pipelines.source import Split
 from training.evaluate import how
 from training.methods.method import Method
@@ -32,7 +32,7 @@ def card(
     val: Split,
     ground_truth: dict[str, Any],
     method: Method,
-    place: Place,
+    process: ProcessInfo,
     *,
     cached_bytes: int = 0,
 ) -> dict[str, Any]:
@@ -55,13 +55,13 @@ def card(
         "cache": {"home": cfg.data.cache, "bytes": cached_bytes},
         "steps": cfg.steps,
         "learning_rate": f"{cfg.optim.lr:g}, {cfg.optim.schedule.words}",
-        "processes": place.world,
-        "labelled_epochs": cfg.steps * cfg.labelled_batch * place.world / labelled.num_samples,
+        "processes": process.world_size,
+        "labelled_epochs": cfg.steps * cfg.labelled_batch * process.world_size / labelled.num_samples,
         "parameters": sum(p.numel() for p in network.parameters()),
         "trained_parameters": trained_parameters(method),
         "heatmap_hw": [height // network.stride, width // network.stride],
         "versions": versions(PACKAGES),
-        "hardware": hardware(place.device),
+        "hardware": hardware(process.device),
     }
 
 

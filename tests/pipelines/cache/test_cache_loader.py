@@ -16,7 +16,7 @@ import torch
 from configs.load import InputError
 from pipelines import geometry
 from pipelines.cache import memory_check, store
-from pipelines.loader import LoaderSettings, Place, labelled_loader, unlabelled_loader
+from pipelines.loader import LoaderSettings, ProcessInfo, labelled_loader, unlabelled_loader
 from pipelines.source import labelled_split, open_split
 from pipelines.views import PUBLISHED_WEAK, STD_RGB, ViewSettings
 from tests.pipelines.conftest import PEOPLE, MakeShards, encode, grey_photos
@@ -64,7 +64,7 @@ def test_resume_is_exact(
 ) -> None:
     """Bit for bit after a round trip through a file, mid-pass or passes on, whatever is prefetched."""
     split = open_split(grey_shards(13))
-    start = partial(make, split, VIEWS, batch_size=4, seed=5, place=Place(rank, world))
+    start = partial(make, split, VIEWS, batch_size=4, seed=5, process=ProcessInfo(rank, world))
     loader = start(settings=LoaderSettings(threads=3, prefetch=3), cache="host")
     for _ in range(steps):
         next(loader)
@@ -97,7 +97,7 @@ def test_state_of_another_stream_is_refused(grey_shards: GreyShards, tmp_path: P
         "cache": labelled_loader(whole, VIEWS, batch_size=4, seed=0),
         "batch_size": start(batch_size=5),
         "seed": start(seed=1),
-        "rank": start(place=Place(1, 2)),
+        "rank": start(process=ProcessInfo(1, 2)),
         r"views\.size_hw": cached_labelled(whole, ViewSettings(size_hw=(64, 64)), batch_size=4, seed=0),
         "samples": cached_labelled(
             labelled_split(whole, 11, index_dir=tmp_path), VIEWS, batch_size=4, seed=0
@@ -125,7 +125,7 @@ def test_ranks_are_disjoint_and_miss_nothing(grey_shards: GreyShards) -> None:
     split = open_split(grey_shards(11))
     seen = []
     for rank in range(3):
-        loader = cached_labelled(split, VIEWS, batch_size=4, seed=0, place=Place(rank, 3))
+        loader = cached_labelled(split, VIEWS, batch_size=4, seed=0, process=ProcessInfo(rank, 3))
         seen.append({i for batch in islice(loader, 1) for i in shown_samples(batch.image)})
     assert [len(s) for s in seen] == [3, 4, 4]
     assert set.union(*seen) == set(range(11))
@@ -236,7 +236,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_decoded(
 def test_streamed_shards_give_the_local_batches(
     people_folder: Path, root: str, rank: int, world: int
 ) -> None:
-    start = partial(cached_labelled, views=VIEWS, batch_size=4, seed=3, place=Place(rank, world))
+    start = partial(cached_labelled, views=VIEWS, batch_size=4, seed=3, process=ProcessInfo(rank, world))
     here, there = (start(open_split(where)) for where in (people_folder, root))
     assert all(bits(next(here)) == bits(next(there)) for _ in range(7))
 

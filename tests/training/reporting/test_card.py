@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from configs.load import load
-from pipelines.loader import Place
+from pipelines.loader import ProcessInfo
 from sharding.annotations.skeleton import COCO_17
 from training.build import build_method, open_splits
 from training.reporting.card import card, choice, describe, trained_parameters
@@ -20,10 +20,10 @@ MakeRun = Callable[..., RunSettings]
 
 
 def card_of(cfg: RunSettings, folder: Path) -> dict:
-    place = Place(device=torch.device("cpu"))
+    process = ProcessInfo(device=torch.device("cpu"))
     labelled, unlabelled, val = open_splits(cfg, folder)
-    method = build_method(cfg, labelled.skeleton, place)
-    return card(cfg, labelled, unlabelled, val, val.ground_truth(), method, place)
+    method = build_method(cfg, labelled.skeleton, process)
+    return card(cfg, labelled, unlabelled, val, val.ground_truth(), method, process)
 
 
 def test_the_card_names_protocol_networks_and_labelled_people(
@@ -83,7 +83,7 @@ def test_all_trained_parameters_are_counted(
 def test_figure_6_has_these_parameters(recipe: str, count: int) -> None:
     """Networks of docs/methods.md 8 with COCO's 17 keypoints; DoubleMatch adds 512 x 512 + 512."""
     cfg = load(RunSettings, CONFIGS / "run" / "coco-1k" / f"{recipe}.yaml")
-    method = build_method(cfg, COCO_17, Place(device=torch.device("cpu")), fresh=False)
+    method = build_method(cfg, COCO_17, ProcessInfo(device=torch.device("cpu")), fresh=False)
     assert trained_parameters(method) == count
 
 
