@@ -109,20 +109,20 @@ def _gaussian(centre: Tensor, size: int, sigma: float) -> tuple[Tensor, Tensor]:
 
 
 class Peaks(NamedTuple):
-    """The highest value of each heatmap."""
+    """The maximum of each heatmap."""
 
-    cells: Tensor
-    """(N, K, 2) float32: x and y of its cell, times the stride in view px; (0, 0) where it is not above 0."""
-    heights: Tensor
-    """(N, K) float32."""
+    points_hm: Tensor
+    """(N, K, 2) float32 heatmap px: x and y of the highest cell; (0, 0) if the peak is not above 0."""
+    peaks: Tensor
+    """(N, K) float32: the values there."""
 
 
 def find_peaks(heatmaps: Tensor) -> Peaks:
     """Find the peaks of heatmaps (N, K, h, w) of any float type, in one reading."""
     width = heatmaps.shape[-1]
-    heights, index = heatmaps.flatten(2).max(dim=-1)
-    cells = torch.stack((index % width, index // width), dim=-1).float()
-    return Peaks(torch.where((heights > 0)[..., None], cells, 0.0), heights.float())
+    peaks, index = heatmaps.flatten(2).max(dim=-1)
+    points_hm = torch.stack((index % width, index // width), dim=-1).float()
+    return Peaks(torch.where((peaks > 0)[..., None], points_hm, 0.0), peaks.float())
 
 
 def decode(
@@ -140,9 +140,12 @@ def decode(
     """
     with torch.autocast(heatmaps.device.type, enabled=False):
         heatmaps = heatmaps.float()
-        cells, peaks = find_peaks(heatmaps)
-        step = _quarter_shift(heatmaps, cells) if method == "shift" else _dark_step(heatmaps, cells, sigma)
-        return (cells + step) * stride, peaks
+        points_hm, peaks = find_peaks(heatmaps)
+        if method == "shift":
+            step = _quarter_shift(heatmaps, points_hm)
+        else:
+            step = _dark_step(heatmaps, points_hm, sigma)
+        return (points_hm + step) * stride, peaks
 
 
 def warp(heatmaps: Tensor, strong_from_weak: Tensor, stride: float) -> tuple[Tensor, Tensor]:
@@ -168,11 +171,11 @@ def warp(heatmaps: Tensor, strong_from_weak: Tensor, stride: float) -> tuple[Ten
     return warped, inside[:, None].float()
 
 
-def _around(heatmaps: Tensor, cells: Tensor, offsets_xy: list[tuple[int, int]]) -> list[Tensor]:
+def _around(heatmaps: Tensor, points_hm: Tensor, offsets_xy: list[tuple[int, int]]) -> list[Tensor]:
     """Return the values (N, K) at each offset from the cells; beyond the map, some value of the map."""
     height, width = heatmaps.shape[-2:]
     flat = heatmaps.flatten(2)
-    x, y = cells.long().unbind(-1)
+    x, y = points_hm.long().unbind(-1)
     values = []
     for dx, dy in offsets_xy:
         index = (y + dy).clamp(0, height - 1) * width + (x + dx).clamp(0, width - 1)
@@ -180,16 +183,16 @@ def _around(heatmaps: Tensor, cells: Tensor, offsets_xy: list[tuple[int, int]]) 
     return values
 
 
-def _quarter_shift(heatmaps: Tensor, cells: Tensor) -> Tensor:
+def _quarter_shift(heatmaps: Tensor, points_hm: Tensor) -> Tensor:
     height, width = heatmaps.shape[-2:]
-    left, right, up, down = _around(heatmaps, cells, [(-1, 0), (1, 0), (0, -1), (0, 1)])
-    x, y = cells.unbind(-1)
+    left, right, up, down = _around(heatmaps, points_hm, [(-1, 0), (1, 0), (0, -1), (0, 1)])
+    x, y = points_hm.unbind(-1)
     interior = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
     shift = 0.25 * torch.stack((right - left, down - up), dim=-1).sign()
     return torch.where(interior[..., None], shift, 0.0)
 
 
-def _dark_step(heatmaps: Tensor, cells: Tensor, sigma: float) -> Tensor:
+def _dark_step(heatmaps: Tensor, points_hm: Tensor, sigma: float) -> Tensor:
     """Return one Newton step (N, K, 2), in cells, on the logarithm of the blurred map.
 
     Differs from DARK: the step is taken only where the surface is a summit (published: wherever the matrix of
@@ -200,13 +203,13 @@ def _dark_step(heatmaps: Tensor, cells: Tensor, sigma: float) -> Tensor:
     scale = heatmaps.amax((-2, -1)) / blurred.amax((-2, -1)).clamp(min=1e-10)
     log = (blurred * scale[..., None, None]).clamp(min=1e-10).log()
     axes = [(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (-2, 0), (2, 0), (0, -2), (0, 2)]
-    middle, left, right, up, down, left2, right2, up2, down2 = _around(log, cells, axes)
-    nw, ne, sw, se = _around(log, cells, [(-1, -1), (1, -1), (-1, 1), (1, 1)])
+    middle, left, right, up, down, left2, right2, up2, down2 = _around(log, points_hm, axes)
+    nw, ne, sw, se = _around(log, points_hm, [(-1, -1), (1, -1), (-1, 1), (1, 1)])
     dx, dy = 0.5 * (right - left), 0.5 * (down - up)
     dxx, dyy = 0.25 * (right2 - 2 * middle + left2), 0.25 * (down2 - 2 * middle + up2)
     dxy = 0.25 * (se - ne - sw + nw)
     det = dxx * dyy - dxy**2
-    x, y = cells.unbind(-1)
+    x, y = points_hm.unbind(-1)
     interior = (x > 1) & (x < width - 2) & (y > 1) & (y < height - 2)
     is_summit = interior & (det > 0) & (dxx < 0)
     step = (

@@ -25,8 +25,8 @@ class Step:
     """(N, 3, H, W) float32, channels-last."""
     heatmaps: Tensor
     """(N, K, h, w) float32: one Gaussian each, peaks between 0 and 1."""
-    responses: Tensor
-    """(N, K) float32: the heights of their peaks, which a step finds once for all that needs them."""
+    peaks: Tensor
+    """(N, K) float32: their highest values, which a step finds once for all that needs them."""
     points_xy: Tensor
     """(N, K, 2) float32 view px: the peaks."""
     strong_from_weak: Tensor
@@ -49,7 +49,7 @@ def make_step(num_people: int, num_keypoints: int, size_hw: tuple[int, int], dev
     x = torch.arange(width // STRIDE) - peaks[..., :1]
     y = torch.arange(height // STRIDE) - peaks[..., 1:]
     squared = y.square()[..., :, None] + x.square()[..., None, :]
-    heights = torch.rand(num_people, num_keypoints, 1, 1, generator=drawn)
+    peaks = torch.rand(num_people, num_keypoints, 1, 1, generator=drawn)
     cosine, sine = 0.94, 0.342
     matrix = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0]])
     centre = torch.tensor([width / 2, height / 2])
@@ -57,8 +57,8 @@ def make_step(num_people: int, num_keypoints: int, size_hw: tuple[int, int], dev
     images = torch.randn(num_people, 3, height, width, generator=drawn)
     return Step(
         images=images.to(device, memory_format=torch.channels_last),
-        heatmaps=(heights * torch.exp(-squared / (2 * SIGMA_CELLS**2))).to(device),
-        responses=heights[..., 0, 0].to(device),
+        heatmaps=(peaks * torch.exp(-squared / (2 * SIGMA_CELLS**2))).to(device),
+        peaks=peaks[..., 0, 0].to(device),
         points_xy=(peaks * STRIDE).to(device),
         strong_from_weak=matrix.repeat(num_people, 1, 1).to(device),
         fill=torch.zeros(3, device=device),
@@ -67,8 +67,8 @@ def make_step(num_people: int, num_keypoints: int, size_hw: tuple[int, int], dev
 
 
 def count(step: Step) -> Tensor:
-    """How many keypoints of each are masked, from the responses."""
-    return adaptive_mask_counts(step.responses).counts
+    """How many keypoints of each are masked, from the peaks."""
+    return adaptive_mask_counts(step.peaks).counts
 
 
 def choose(step: Step, counts: Tensor) -> Masks:
@@ -92,7 +92,7 @@ def mix_images(step: Step) -> Tensor:
 
 def mask_as_published(step: Step) -> Tensor:
     """As the published systems do it: numbers drawn for the batch, then a loop over people and joints."""
-    counts = count_in_a_loop(step.responses)
+    counts = count_in_a_loop(step.peaks)
     num_people, num_keypoints = step.points_xy.shape[:2]
     device = step.images.device
     low, high = HALF_SIDE_PX
@@ -106,7 +106,7 @@ def mask_as_published(step: Step) -> Tensor:
 
 
 def count_in_a_loop(
-    responses: Tensor,
+    peaks: Tensor,
     *,
     gamma: float = 0.55,
     max_masks: int = 8,
@@ -114,16 +114,16 @@ def count_in_a_loop(
     min_response: float = 0.05,
 ) -> Tensor:
     """(N,) int64: the adaptive rule, one person after the other."""
-    num_keypoints = responses.shape[1]
+    num_keypoints = peaks.shape[1]
     found = []
-    for person in responses:
+    for person in peaks:
         best, least = person.max(), person.min()
         if best < min_response:
             found.append(min_masks)
             continue
         easy = int((((best - person) / (best - least)) < gamma).sum())
         found.append(max(min_masks, min(max_masks, int(easy * max_masks / num_keypoints + 0.5))))
-    return torch.tensor(found, device=responses.device)
+    return torch.tensor(found, device=peaks.device)
 
 
 def paint_in_a_loop(

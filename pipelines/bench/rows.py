@@ -179,7 +179,7 @@ def loaders(cfg: BenchSettings, people: People, device: torch.device, stack: Exi
 
 
 def load_and_mask(next_batch: Callable[[], Any], step: masks.Step) -> None:
-    """A batch, its strong views masked by the responses of `step`."""
+    """A batch, its strong views masked by the peaks of `step`."""
     batch = next_batch()
     masks.mask(masks.Step(**{**vars(step), "images": batch.strong}))
 

@@ -1,7 +1,7 @@
 """How many keypoints of each image to mask (AKM, arXiv 2404.14835, Algorithm 1).
 
-From the teacher's responses, which are the heights of its heatmaps' peaks. Everything stays on their device:
-no function here returns a number to the host.
+Peaks are the highest values of the teacher's heatmaps; the paper calls them responses. Everything stays on
+their device: no function here returns a number to the host.
 """
 
 from typing import NamedTuple
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 SMALLEST_SPAN = 1e-6
-"""Least denominator of a relative response: equal responses divide by this instead of by zero."""
+"""Least denominator of a relative response: equal peaks divide by this instead of by zero."""
 
 
 class MaskCounts(NamedTuple):
-    """What the adaptive rule says of each sample; all on the responses' device."""
+    """What the adaptive rule says of each sample; all on the peaks' device."""
 
     counts: Tensor
     """(N,) int64: how many keypoints to mask."""
@@ -25,7 +25,7 @@ class MaskCounts(NamedTuple):
 
 
 def adaptive_mask_counts(
-    responses: Tensor,
+    peaks: Tensor,
     *,
     gamma: float = 0.55,
     max_masks: int = 8,
@@ -36,33 +36,33 @@ def adaptive_mask_counts(
 
     With H_j the peak of joint j, r_j = (max H - H_j) / (max H - min H) and n the number of joints with
     r_j < gamma, the count is n * max_masks / K to the nearest integer, kept in [min_masks, max_masks].
-    Equal responses make every joint easy; a best response under `min_response` gives `min_masks`.
+    Equal peaks make every joint easy; a best response under `min_response` gives `min_masks`.
 
     Args:
-        responses: (N, K), any floating dtype; the arithmetic is float32. Values below 0 count as 0; those
+        peaks: (N, K), any floating dtype; the arithmetic is float32. Values below 0 count as 0; those
             that are not finite give `min_masks`.
         gamma: bound of the relative response of an easy joint, in (0, 1].
         max_masks, min_masks: bounds of the count; with fewer than that many joints, K takes their place.
         min_response: best response below which a sample is extremely difficult (a target's peak is 1).
     """
-    responses = responses.detach().float().clamp_min(0.0)
-    best = responses.amax(dim=1, keepdim=True)
-    span = (best - responses.amin(dim=1, keepdim=True)).clamp_min(SMALLEST_SPAN)
-    easy_joints = ((best - responses) / span < gamma).sum(dim=1)
+    peaks = peaks.detach().float().clamp_min(0.0)
+    best = peaks.amax(dim=1, keepdim=True)
+    span = (best - peaks.amin(dim=1, keepdim=True)).clamp_min(SMALLEST_SPAN)
+    easy_joints = ((best - peaks) / span < gamma).sum(dim=1)
     # "not at least", so that a sample that is not a number is a difficult one, too
     hard = ~(best.squeeze(1) >= min_response)
 
-    num_joints = responses.shape[1]
+    num_joints = peaks.shape[1]
     most = min(max_masks, num_joints)
     least = min(min_masks, most)
     counts = _round_half_up(easy_joints, most, num_joints).clamp_(least, most)
     return MaskCounts(counts=counts.masked_fill_(hard, least), hard=hard, easy_joints=easy_joints)
 
 
-def fixed_mask_counts(responses: Tensor, count: int) -> Tensor:
-    """(N,) int64: the same count for every sample, at most K. `responses` (N, K) lends its device."""
-    num_samples, num_joints = responses.shape
-    return torch.full((num_samples,), min(count, num_joints), dtype=torch.int64, device=responses.device)
+def fixed_mask_counts(peaks: Tensor, count: int) -> Tensor:
+    """(N,) int64: the same count for every sample, at most K. `peaks` (N, K) lends its device."""
+    num_samples, num_joints = peaks.shape
+    return torch.full((num_samples,), min(count, num_joints), dtype=torch.int64, device=peaks.device)
 
 
 def _round_half_up(numbers: Tensor, times: int, over: int) -> Tensor:

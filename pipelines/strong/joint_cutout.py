@@ -28,15 +28,15 @@ class JointCutout:
     count: Annotated[int, Field(ge=0)] = 5
     """Keypoints masked in each image."""
 
-    def counts(self, responses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(N,) int64 for responses (N, K), and nothing for the report."""
-        return fixed_mask_counts(responses, self.count), {}
+    def counts(self, peaks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(N,) int64 for peaks (N, K), and nothing for the report."""
+        return fixed_mask_counts(peaks, self.count), {}
 
     def apply(
         self, images: Tensor, scene: Scene, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mask `images` (N, 3, H, W), normalised, in place; nothing for the report."""
-        counts, terms = self.counts(scene.responses)
+        counts, terms = self.counts(scene.peaks)
         return cut_out_joints(images, scene, counts, generator), terms
 
 
@@ -63,7 +63,7 @@ class RandomMasks:
         self, images: Tensor, scene: Scene, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mask `images` (N, 3, H, W), normalised, in place; the mean number of masks for the report."""
-        num_samples, num_joints = scene.responses.shape
+        num_samples, num_joints = scene.peaks.shape
         most = min(self.max_masks, num_joints)
         counts = draw_counts(num_samples, min(self.min_masks, most), most, generator=generator)
         images = cut_out_joints(images, scene, counts, generator)
@@ -88,10 +88,10 @@ class AdaptiveMasks:
         if self.min_masks > self.max_masks:
             raise ValueError(f"min_masks {self.min_masks} is above max_masks {self.max_masks}")
 
-    def counts(self, responses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(N,) int64 for responses (N, K); the means of masks, easy joints, hard samples."""
+    def counts(self, peaks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(N,) int64 for peaks (N, K); the means of masks, easy joints, hard samples."""
         found = adaptive_mask_counts(
-            responses,
+            peaks,
             gamma=self.gamma,
             max_masks=self.max_masks,
             min_masks=self.min_masks,
@@ -108,7 +108,7 @@ class AdaptiveMasks:
         self, images: Tensor, scene: Scene, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mask `images` (N, 3, H, W), normalised, in place; the terms of `counts` for the report."""
-        counts, terms = self.counts(scene.responses)
+        counts, terms = self.counts(scene.peaks)
         return cut_out_joints(images, scene, counts, generator), terms
 
 

@@ -12,10 +12,10 @@ class Scene:
     strong: Tensor
     """(N, 3, H, W) normalised: the strong views as the loader gave them. Never changed, so that patches
     taken from them are clean whatever the parts before have painted."""
-    responses: Tensor
-    """(N, K): the heights of the teacher's peaks."""
+    peaks: Tensor
+    """(N, K): the highest values of the teacher's heatmaps."""
     points_weak: Tensor
-    """(N, K, 2) weak-view px: the teacher's keypoints, where those peaks are."""
+    """(N, K, 2) weak-view px: the teacher's keypoints, where its heatmaps have those peaks."""
     strong_from_weak: Tensor
     """(N, 2, 3) matrices."""
 

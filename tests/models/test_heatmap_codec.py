@@ -176,15 +176,15 @@ def test_dark_takes_no_step_without_a_summit() -> None:
     maps[0, 2] = torch.rand(16, 16, generator=generator)
     found, _ = decode(maps, 1, method="dark")
     assert found.isfinite().all()
-    assert ((found - find_peaks(maps).cells).abs() <= 2).all()
+    assert ((found - find_peaks(maps).points_hm).abs() <= 2).all()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_map_that_is_not_finite_shows_it_in_its_height(bad: float) -> None:
     maps = torch.ones(1, 2, 8, 6)
     maps[0, 1, 5, 3] = bad
-    heights = find_peaks(maps).heights
-    assert heights.isfinite().tolist() == [[True, False]]
+    peaks = find_peaks(maps).peaks
+    assert peaks.isfinite().tolist() == [[True, False]]
 
 
 @pytest.mark.parametrize("method", ["shift", "dark"])

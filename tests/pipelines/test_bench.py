@@ -175,7 +175,7 @@ def test_torchvision_shows_the_same_person(people: People) -> None:
 def test_published_loop_paints_what_the_op_paints() -> None:
     step = masks.make_step(6, 17, (64, 48), torch.device("cpu"))
     counts = masks.count(step)
-    torch.testing.assert_close(masks.count_in_a_loop(step.responses), counts)
+    torch.testing.assert_close(masks.count_in_a_loop(step.peaks), counts)
     chosen = masks.choose(step, counts)
     by_op, by_loop = step.images.clone(), step.images.clone()
     mask_keypoints(by_op, *chosen, step.fill)

@@ -100,11 +100,11 @@ def test_parts_see_the_teachers_peaks_and_where_they_are() -> None:
     scene = strong_view(method.cfg, unlabelled, labels, 4).scene
     flat = labels.heatmaps.flatten(2)
     cells = flat.argmax(dim=-1)
-    assert torch.equal(scene.responses, flat.amax(dim=-1))
+    assert torch.equal(scene.peaks, flat.amax(dim=-1))
     assert torch.equal(scene.points_weak, torch.stack((cells % 12, cells // 12), dim=-1) * 4.0)
     assert torch.equal(scene.strong, unlabelled.strong)
     assert torch.equal(scene.strong_from_weak, unlabelled.strong_from_weak)
-    assert len(scene.responses.unique()) > 1
+    assert len(scene.peaks.unique()) > 1
 
 
 def test_an_averaged_teacher_follows_every_update() -> None:

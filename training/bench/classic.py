@@ -92,9 +92,9 @@ def unlabelled_loss(network: nn.Module, batch: dict[str, Tensor], generator: tor
     with torch.no_grad():
         heatmaps = network(weak)
     upright = torch.eye(2, 3, device=weak.device).repeat(len(weak), 1, 1)
-    cells, heights = find_peaks(heatmaps)
+    points_hm, peaks = find_peaks(heatmaps)
     fill = torch.zeros(3, device=weak.device)
-    step = masks.Step(weak.clone(), heatmaps, heights, cells * STRIDE, upright, fill, generator)
+    step = masks.Step(weak.clone(), heatmaps, peaks, points_hm * STRIDE, upright, fill, generator)
     masked = masks.mask_as_published(step)
     strong, _ = warp_by_matrix(masked, matrix, 1)
     target, _ = warp_by_matrix(heatmaps, matrix, STRIDE)

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from configs.settings import settings
-from models.codecs.heatmap import HeatmapCodec, Peaks, find_peaks, heatmap_loss, warp
+from models.codecs.heatmap import HeatmapCodec, find_peaks, heatmap_loss, warp
 from models.net import PoseNet
 from pipelines.batch import UnlabelledBatch
 from pipelines.geometry import apply
@@ -97,8 +97,10 @@ class PseudoLabels:
 
     heatmaps: torch.Tensor
     """(N, K, h, w), no gradient."""
-    peaks: Peaks
-    """Of the heatmaps."""
+    points_hm: torch.Tensor
+    """(N, K, 2) heatmap px: the highest cells of the heatmaps."""
+    peaks: torch.Tensor
+    """(N, K): the values there."""
     target: torch.Tensor
     """(N, K, h, w): what is taught, still in the weak view."""
     joint_weights: torch.Tensor
@@ -107,14 +109,13 @@ class PseudoLabels:
 
 def pseudo_labels(cfg: ConsistencySettings, heatmaps: torch.Tensor, codec: HeatmapCodec) -> PseudoLabels:
     """The teacher's heatmaps (N, K, h, w) as labels."""
-    peaks, target = find_peaks(heatmaps), heatmaps
+    (points_hm, peaks), target = find_peaks(heatmaps), heatmaps
     if cfg.labels == "keypoints":
         points_weak, _ = codec.decode(heatmaps, "shift")
         size_hw = (heatmaps.shape[-2], heatmaps.shape[-1])
-        has_place = peaks.heights > 0
-        target, _ = codec.targets(points_weak, has_place, size_hw)
-    counted = peaks.heights > cfg.min_peak if cfg.min_peak > 0 else torch.ones_like(peaks.heights)
-    return PseudoLabels(heatmaps, peaks, target, counted.float())
+        target, _ = codec.targets(points_weak, peaks > 0, size_hw)
+    counted = peaks > cfg.min_peak if cfg.min_peak > 0 else torch.ones_like(peaks)
+    return PseudoLabels(heatmaps, points_hm, peaks, target, counted.float())
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,7 @@ def strong_view(
     target, inside = warp(labels.target, unlabelled.strong_from_weak, stride)
     weights = labels.joint_weights[:, :, None, None]
     weights = weights * inside if cfg.outside == "ignore" else weights.expand_as(target)
-    cells, heights = labels.peaks
-    scene = Scene(unlabelled.strong, heights, cells * stride, unlabelled.strong_from_weak)
+    scene = Scene(unlabelled.strong, labels.peaks, labels.points_hm * stride, unlabelled.strong_from_weak)
     return StrongView(scene, target, weights)
 
 
@@ -249,7 +249,7 @@ def label_terms(labels: PseudoLabels) -> dict[str, torch.Tensor]:
     """What tells a healthy teacher from a collapsing one: its mean peak, its share of cells above 0.1, and
     the share of keypoints that count."""
     return {
-        "teacher_peak": labels.peaks.heights.mean(),
+        "teacher_peak": labels.peaks.mean(),
         "teacher_cells": (labels.heatmaps > 0.1).float().mean(),
         "trusted_share": labels.joint_weights.mean(),
     }

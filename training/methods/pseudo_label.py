@@ -114,7 +114,7 @@ class PseudoLabel(Method):
         """What the teacher labels and the student is taught."""
         with self.without_trace():
             heatmaps = self.label(unlabelled.weak)
-            points_weak = find_peaks(heatmaps).cells * self.codec.stride
+            points_weak = find_peaks(heatmaps).points_hm * self.codec.stride
             return Inspection(
                 weak=unlabelled.weak,
                 strong=unlabelled.strong,

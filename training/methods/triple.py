@@ -132,7 +132,7 @@ class Triple(Method):
     def joint_weights(self, of_a: torch.Tensor, of_b: torch.Tensor) -> torch.Tensor:
         """(N, K): which keypoints of the teachers' heatmaps (N, K, h, w) count, and how much."""
         cfg = self.cfg
-        peaks_a, peaks_b = find_peaks(of_a).heights, find_peaks(of_b).heights
+        peaks_a, peaks_b = find_peaks(of_a).peaks, find_peaks(of_b).peaks
         weights = (0.5 * (peaks_a + peaks_b) > cfg.min_peak).float()
         inconsistency = position_inconsistency(of_a, of_b)
         if cfg.max_inconsistency is not None:
@@ -180,7 +180,7 @@ def position_inconsistency(of_a: torch.Tensor, of_b: torch.Tensor) -> torch.Tens
     """PIS (N, K): min(d, D - 1) / D for the peaks' distance d and the heatmap's diagonal D, in cells."""
     height, width = of_a.shape[-2:]
     diagonal = (height**2 + width**2) ** 0.5
-    apart = distance(find_peaks(of_a).cells, find_peaks(of_b).cells)
+    apart = distance(find_peaks(of_a).points_hm, find_peaks(of_b).points_hm)
     return apart.clamp_max(diagonal - 1) / diagonal
 
 
@@ -191,13 +191,13 @@ def closest_pair_mean(
 
     All (N, K, h, w). The pairs are (A, B), (A', B), (A, B'), (A', B'); of equally close ones the first wins.
     """
-    cells_a, cells_b = find_peaks(of_a).cells, find_peaks(of_b).cells
-    cells_before_a, cells_before_b = find_peaks(before_a).cells, find_peaks(before_b).cells
+    points_hm_a, points_hm_b = find_peaks(of_a).points_hm, find_peaks(of_b).points_hm
+    points_hm_before_a, points_hm_before_b = find_peaks(before_a).points_hm, find_peaks(before_b).points_hm
     distances = (
-        distance(cells_a, cells_b),
-        distance(cells_before_a, cells_b),
-        distance(cells_a, cells_before_b),
-        distance(cells_before_a, cells_before_b),
+        distance(points_hm_a, points_hm_b),
+        distance(points_hm_before_a, points_hm_b),
+        distance(points_hm_a, points_hm_before_b),
+        distance(points_hm_before_a, points_hm_before_b),
     )
     # argmin gives the first of equals
     closest = torch.stack(distances).argmin(dim=0)[..., None, None]

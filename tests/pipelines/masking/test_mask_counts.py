@@ -20,9 +20,9 @@ def test_counts_are_the_papers_table(num_easy: int, dtype: torch.dtype) -> None:
 
 def test_order_of_joints_does_not_matter() -> None:
     generator = torch.Generator().manual_seed(0)
-    responses = torch.rand(6, 17, generator=generator)
-    shuffled = responses[:, torch.randperm(17, generator=generator)]
-    counts = adaptive_mask_counts(responses).counts
+    peaks = torch.rand(6, 17, generator=generator)
+    shuffled = peaks[:, torch.randperm(17, generator=generator)]
+    counts = adaptive_mask_counts(peaks).counts
     assert len(counts.unique()) > 1
     assert torch.equal(adaptive_mask_counts(shuffled).counts, counts)
 
@@ -34,7 +34,7 @@ def test_equal_responses_are_all_easy() -> None:
 
 
 def test_extremely_difficult_sample_gets_the_minimum() -> None:
-    # equal responses: without the test of the best response both would get 8
+    # equal peaks: without the test of the best response both would get 8
     found = adaptive_mask_counts(torch.tensor([[0.049] * 17, [0.05] * 17]), min_response=0.05)
     assert found.hard.tolist() == [True, False]
     assert found.counts.tolist() == [2, 8]
@@ -63,15 +63,15 @@ def test_responses_below_zero_count_as_zero() -> None:
 
 @pytest.mark.parametrize(("num_joints", "expected"), [(1, [1, 1]), (2, [2, 2]), (5, [5, 2])])
 def test_few_joints_bound_the_counts(num_joints: int, expected: list[int]) -> None:
-    responses = torch.tensor([[0.9] * num_joints, [0.9] + [0.1] * (num_joints - 1)])
-    assert adaptive_mask_counts(responses).counts.tolist() == expected
+    peaks = torch.tensor([[0.9] * num_joints, [0.9] + [0.1] * (num_joints - 1)])
+    assert adaptive_mask_counts(peaks).counts.tolist() == expected
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_responses_that_are_not_finite_get_the_minimum(bad: float) -> None:
-    responses = torch.tensor([[0.9] * 17, [0.9] * 17])
-    responses[0, 3] = bad
-    assert adaptive_mask_counts(responses).counts.tolist() == [2, 8]
+    peaks = torch.tensor([[0.9] * 17, [0.9] * 17])
+    peaks[0, 3] = bad
+    assert adaptive_mask_counts(peaks).counts.tolist() == [2, 8]
 
 
 @pytest.mark.parametrize("batch", [0, 1])
@@ -81,10 +81,10 @@ def test_small_batches(batch: int) -> None:
 
 
 def test_counts_are_the_same_under_autocast() -> None:
-    responses = torch.rand(8, 17, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    plain = adaptive_mask_counts(responses)
+    peaks = torch.rand(8, 17, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    plain = adaptive_mask_counts(peaks)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = adaptive_mask_counts(responses)
+        mixed = adaptive_mask_counts(peaks)
     assert torch.equal(plain.counts, mixed.counts)
 
 

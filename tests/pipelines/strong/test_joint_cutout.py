@@ -33,13 +33,13 @@ def test_counts_follow_the_settings(part: JointCutout | AdaptiveMasks, counts: l
 
 
 def test_every_adaptive_setting_is_used() -> None:
-    responses = torch.zeros(1, 17)
-    responses[:, :9] = 0.6
-    responses[:, 9:16] = 0.5  # relative responses 0, 1/6 and 1: n = 9 or 16
+    peaks = torch.zeros(1, 17)
+    peaks[:, :9] = 0.6
+    peaks[:, 9:16] = 0.5  # relative responses 0, 1/6 and 1: n = 9 or 16
 
     def masks(**changes: float) -> int:
         recipe = json.dumps({"name": "adaptive_masks", **changes})
-        return ANY_PART.validate_json(recipe).counts(responses)[0].item()
+        return ANY_PART.validate_json(recipe).counts(peaks)[0].item()
 
     assert masks() == 8
     assert masks(gamma=0.1) == 4
@@ -50,7 +50,7 @@ def test_every_adaptive_setting_is_used() -> None:
 
 def test_adaptive_report_tells_masks_easy_joints_and_hard_share(coordinate_scene) -> None:
     scene = coordinate_scene(2)
-    scene.responses[1] = 0
+    scene.peaks[1] = 0
     _, terms = AdaptiveMasks().apply(scene.strong.clone(), scene, seeded())
     assert {name: term.item() for name, term in terms.items()} == {
         "masks": 5.0,
@@ -112,7 +112,7 @@ def test_the_random_number_does_not_depend_on_the_teacher() -> None:
 def test_part_paints_the_drawn_masks_with_the_mean_colour(part, coordinate_scene) -> None:
     scene = coordinate_scene(3, size_hw=(64, 48))
     images, _ = part.apply(scene.strong.clone(), scene, seeded(2))
-    expected, (counts, _) = scene.strong.clone(), part.counts(scene.responses)
+    expected, (counts, _) = scene.strong.clone(), part.counts(scene.peaks)
     masks = draw_masks(scene.points_weak, counts, scene.strong_from_weak, (64, 48), generator=seeded(2))
     mask_keypoints(expected, *masks, torch.zeros(3))
     assert not torch.equal(expected, scene.strong)

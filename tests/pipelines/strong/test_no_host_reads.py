@@ -23,8 +23,8 @@ def name_of(part) -> str:
 
 
 def augment_and_mix(part, generator: torch.Generator, views: list[torch.Tensor]) -> torch.Tensor:
-    strong, responses, points_weak, strong_from_weak = views
-    images, _ = part.apply(strong.clone(), Scene(strong, responses, points_weak, strong_from_weak), generator)
+    strong, peaks, points_weak, strong_from_weak = views
+    images, _ = part.apply(strong.clone(), Scene(strong, peaks, points_weak, strong_from_weak), generator)
     alpha = draw_alpha(0.75, generator=generator)
     return mix(images, alpha, draw_partners(len(images), generator=generator))
 

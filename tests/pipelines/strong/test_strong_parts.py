@@ -35,7 +35,7 @@ def name_of(part) -> str:
 def noise(scene: Scene, **changes: torch.Tensor) -> Scene:
     """The same scene with noise as strong views."""
     strong = torch.randn(scene.strong.shape, generator=seeded(9))
-    fields = {"responses": scene.responses, "points_weak": scene.points_weak}
+    fields = {"peaks": scene.peaks, "points_weak": scene.points_weak}
     fields |= {"strong": strong, "strong_from_weak": scene.strong_from_weak}
     return Scene(**{**fields, **changes})
 
