@@ -99,7 +99,9 @@ def test_quarter_shift_is_within_a_quarter(num_keypoints: int, hw: tuple[int, in
     error = ((found - points) / STRIDE).abs()
     assert error.max() <= 0.2501
     assert error.mean() < 0.14  # a peak without the shift: 0.25
-    assert torch.equal(STRIDE * find_peaks(drawn(points, hw)).cells, STRIDE * (points / STRIDE + 0.5).floor())
+    assert torch.equal(
+        STRIDE * find_peaks(drawn(points, hw)).points_hm, STRIDE * (points / STRIDE + 0.5).floor()
+    )
 
 
 def shift_by_loop(heatmap: Tensor) -> tuple[float, float]:
