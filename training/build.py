@@ -11,8 +11,8 @@ from models.net import NetSettings, PoseNet, build_net
 from pipelines.loader import ProcessInfo
 from pipelines.source import Split, labelled_split, open_split, unlabelled_split
 from sharding.annotations.skeleton import Skeleton
-from training.methods.draws import Draws
 from training.methods.method import Ingredients, Method
+from training.methods.random_state import RandomState
 from training.settings import RunSettings
 
 RECIPE_NAME = "recipe.yaml"
@@ -56,8 +56,8 @@ def build_method(cfg: RunSettings, skeleton: Skeleton, process: ProcessInfo, *, 
         network = build_net(net or cfg.net, skeleton.num_keypoints, loads_weights=fresh).to(process.device)
         return network.to(memory_format=torch.channels_last) if cfg.channels_last else network
 
-    draws = Draws(cfg.seed, process.rank, process.device)
-    method = cfg.method.build(Ingredients(make_network, HeatmapCodec(cfg.heatmap, skeleton), draws))
+    random_state = RandomState(cfg.seed, process.rank, process.device)
+    method = cfg.method.build(Ingredients(make_network, HeatmapCodec(cfg.heatmap, skeleton), random_state))
     if cfg.compile:
         compile_networks(method)
     return method

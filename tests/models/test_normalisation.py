@@ -20,8 +20,8 @@ from pipelines.loader import ProcessInfo
 from pipelines.views import MEAN_RGB, STD_RGB
 from tests.training.tiny import CODEC, LATE, SKELETON, make_batches, make_settings
 from training.build import build_method
-from training.methods.draws import Draws
 from training.methods.method import Ingredients
+from training.methods.random_state import RandomState
 from training.settings import DataSettings, RunSettings
 
 HALF = "test_resnet"  # a small network of timm whose weights expect a mean and a deviation of 0.5
@@ -140,7 +140,7 @@ def test_methods_mix_and_match_features_behind_it(
     weights: str, name: str, changes: dict[str, object]
 ) -> None:
     cfg = NetSettings(backbone=TimmSettings(model=HALF), head=HEAD, weights=weights)
-    ingredients = Ingredients(lambda _: build_net(cfg, 5), CODEC, Draws(0, 0, torch.device("cpu")))
+    ingredients = Ingredients(lambda _: build_net(cfg, 5), CODEC, RandomState(0, 0, torch.device("cpu")))
     method = make_settings(name, **changes).build(ingredients).train()
     seen: list[torch.Tensor] = []
     method.network.renormalise.register_forward_hook(lambda *call: seen.append(call[2]))

@@ -22,8 +22,8 @@ from pipelines.source import Split, open_split
 from pipelines.views import PLAIN, ViewSettings
 from tests.training.tiny import METHODS, NET, SIGMA, SIZE_HW, make_batches, make_settings
 from tests.training.tiny import make_method as make_tiny_method
-from training.methods.draws import Draws
 from training.methods.method import Ingredients, Method, Progress
+from training.methods.random_state import RandomState
 from training.settings import RunSettings
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "five_steps.json"
@@ -65,9 +65,9 @@ def batches(split: Split) -> Iterator[Callable[..., Batches]]:
 def make_method(name: str, split: Split, net: NetSettings = NET, **changes: Any) -> Method:
     """A method for the drawn people's skeleton; the same weights at every call."""
     torch.manual_seed(0)
-    draws = Draws(0, 0, torch.device("cpu"))
+    random_state = RandomState(0, 0, torch.device("cpu"))
     codec = HeatmapCodec(HeatmapSettings(sigma=SIGMA), split.skeleton)
-    ingredients = Ingredients(lambda other: build_net(other or net, codec.num_channels), codec, draws)
+    ingredients = Ingredients(lambda other: build_net(other or net, codec.num_channels), codec, random_state)
     return make_settings(**(METHODS[name] | changes)).build(ingredients).train()
 
 
@@ -134,7 +134,7 @@ def test_five_steps_of_a_published_row_have_the_known_losses(
     ingredients = Ingredients(
         lambda _: build_net(NET, split.skeleton.num_keypoints),
         HeatmapCodec(HeatmapSettings(sigma=SIGMA), split.skeleton),
-        Draws(0, 0, torch.device("cpu")),
+        RandomState(0, 0, torch.device("cpu")),
     )
     method = in_double(cfg.method.build(ingredients).train())
     views = replace(cfg.views, size_hw=SIZE_HW)

@@ -13,7 +13,7 @@ from training.methods.consistency import augment, strong_view, what_to_mix
 from training.methods.mixup import mix_labels
 
 
-def draws(seed: int, *, weights: bool) -> tuple[torch.Tensor, ...]:
+def example(seed: int, *, weights: bool) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
     predicted, target = torch.rand(2, 6, K, 4, 3, generator=generator, dtype=torch.float64)
     shape = (6, K, 1, 1) if seed % 2 else (6, K, 4, 3)
@@ -31,7 +31,7 @@ def draws(seed: int, *, weights: bool) -> tuple[torch.Tensor, ...]:
 def test_equation_4_as_two_losses_and_as_one_mixed_target_have_equal_gradients(
     seed: int, weights: bool
 ) -> None:
-    predicted, target, weight, alpha, partners = draws(seed, weights=weights)
+    predicted, target, weight, alpha, partners = example(seed, weights=weights)
 
     def squared(towards: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
         return 0.5 * ((predicted - towards) ** 2 * by).mean()
@@ -44,14 +44,14 @@ def test_equation_4_as_two_losses_and_as_one_mixed_target_have_equal_gradients(
 
 
 def test_where_all_count_the_target_is_the_mixed_heatmap() -> None:
-    _, target, weight, alpha, partners = draws(0, weights=False)
+    _, target, weight, alpha, partners = example(0, weights=False)
     mixed, total = mix_labels(target, weight, alpha, partners)
     assert torch.allclose(mixed, mix(target, alpha, partners))
     assert torch.allclose(total, torch.ones_like(total))
 
 
 def test_a_label_that_nobody_trusts_stays_out() -> None:
-    _, target, _, alpha, partners = draws(1, weights=False)
+    _, target, _, alpha, partners = example(1, weights=False)
     mixed, total = mix_labels(target, torch.zeros(6, K, 1, 1), alpha, partners)
     assert not total.any()
     assert torch.isfinite(mixed).all()
@@ -63,7 +63,7 @@ def test_the_branch_mixes_the_views_of_the_recipe_with_their_own_labels(views: s
     unlabelled = make_batches()[1]
     labels = method.labels(unlabelled)
     view = strong_view(method.cfg, unlabelled, labels, 4)
-    masked, _ = augment(method.cfg.paths[0], view.scene, method.draws)
+    masked, _ = augment(method.cfg.paths[0], view.scene, method.random_state)
     images, target, weights = what_to_mix(views, unlabelled, labels, view, masked)
     expected = {"weak": unlabelled.weak, "strong": unlabelled.strong, "masked": masked}[views]
     assert images is expected
@@ -99,8 +99,8 @@ def test_passes_for_every_layer_are_averaged() -> None:
     method.load_rank_state(state)
     losses = []
     for layer in settings["layers"]:
-        alpha = draw_alpha(0.75, generator=method.draws.generator)
-        partners = draw_partners(4, generator=method.draws.generator)
+        alpha = draw_alpha(0.75, generator=method.random_state.generator)
+        partners = draw_partners(4, generator=method.random_state.generator)
         predicted = (
             twin(mix(images, alpha, partners)) if layer == "input" else mix(twin(images), alpha, partners)
         )
@@ -110,7 +110,7 @@ def test_passes_for_every_layer_are_averaged() -> None:
 
 def test_layers_are_drawn_equally_often() -> None:
     method = make_method(mixup={"layers": ["input", "backbone.layer1", "head.final"]})
-    taken = [method.draws.one_of(3) for _ in range(900)]
+    taken = [method.random_state.one_of(3) for _ in range(900)]
     assert all(240 < taken.count(layer) < 360 for layer in range(3))
 
 
@@ -121,9 +121,9 @@ def test_mixing_before_the_linear_last_layer_mixes_the_heatmaps() -> None:
     state = method.rank_state()
     loss, alpha = method.mixup.loss(images, target, torch.ones(4, 1, 1, 1))
     method.load_rank_state(state)
-    method.draws.one_of(1)
-    assert torch.equal(alpha, draw_alpha(0.75, generator=method.draws.generator))
-    partners = draw_partners(4, generator=method.draws.generator)
+    method.random_state.one_of(1)
+    assert torch.equal(alpha, draw_alpha(0.75, generator=method.random_state.generator))
+    partners = draw_partners(4, generator=method.random_state.generator)
     expected = heatmap_loss(mix(twin(images), alpha, partners), mix(target, alpha, partners))
     assert torch.isclose(loss, expected)
 

@@ -153,7 +153,7 @@ def test_masked_and_mixed_passes_move_the_batch_statistics_or_leave_them(
     labels = method.labels(unlabelled)
     norm = method.network.backbone.stem[0].bn
     before, momentum = norm.running_mean.clone(), norm.momentum
-    student_losses(method.cfg, method.network, method.mixup, unlabelled, labels, method.draws)
+    student_losses(method.cfg, method.network, method.mixup, unlabelled, labels, method.random_state)
     assert torch.equal(norm.running_mean, before) != moves
     assert norm.momentum == momentum
     method.labels(unlabelled)  # the weak views move them in any case
@@ -206,7 +206,7 @@ def test_parts_change_only_what_the_student_sees() -> None:
     unlabelled = make_batches()[1]
     before = unlabelled.strong.clone()
     scene = strong_view(method.cfg, unlabelled, method.labels(unlabelled), 4).scene
-    images, _ = augment(method.cfg.paths[0], scene, method.draws)
+    images, _ = augment(method.cfg.paths[0], scene, method.random_state)
     assert torch.equal(unlabelled.strong, before)
     changed = (images != before).all(dim=1).flatten(1).float().mean(dim=1)
     assert torch.all(changed > 0)
@@ -215,9 +215,9 @@ def test_parts_change_only_what_the_student_sees() -> None:
 
 def test_ranks_draw_other_masks_but_take_the_same_branch() -> None:
     def drawn(method: Method) -> tuple[list[int], torch.Tensor]:
-        assert method.draws
-        branch = [method.draws.one_of(2) for _ in range(40)]
-        return branch, torch.rand(4, generator=method.draws.generator)
+        assert method.random_state
+        branch = [method.random_state.one_of(2) for _ in range(40)]
+        return branch, torch.rand(4, generator=method.random_state.generator)
 
     (branch_0, numbers_0), (branch_1, numbers_1) = (drawn(make_method(seed=3, rank=rank)) for rank in (0, 1))
     assert branch_0 == branch_1

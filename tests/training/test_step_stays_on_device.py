@@ -67,8 +67,8 @@ def test_all_of_a_step_is_on_the_gpu(name: str) -> None:
         )
         with pytest.raises(RuntimeError, match="devices"):
             labelled["image"] + torch.ones(4, 1, 1, 1)
-        if method.draws:
-            method.draws.generator = CudaGenerator()
+        if method.random_state:
+            method.random_state.generator = CudaGenerator()
         result = method(LabelledBatch(**labelled), UnlabelledBatch(**unlabelled), LATE)
     assert {each.device.type for each in (result.loss, *result.terms.values())} == {"cuda"}
 

@@ -22,8 +22,8 @@ from pipelines.views import ViewSettings
 from tests.devices import DEVICES, refusing_to_wait
 from tests.training.tiny import LATE, METHODS, NET, SIGMA, SIZE_HW, make_settings
 from training.build import choose_kernels
-from training.methods.draws import Draws
 from training.methods.method import Ingredients, Method
+from training.methods.random_state import RandomState
 from training.reporting.report import Interval
 from training.settings import RunSettings
 
@@ -58,7 +58,7 @@ class Steps:
         ingredients = Ingredients(
             lambda other: self.network(other or net, split, device),
             HeatmapCodec(HeatmapSettings(sigma=SIGMA), split.skeleton),
-            Draws(0, 0, process.device),
+            RandomState(0, 0, process.device),
         )
         self.device = device
         self.method: Method = make_settings(**METHODS[method]).build(ingredients).train()

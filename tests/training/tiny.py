@@ -12,8 +12,8 @@ from models.net import NetSettings, PoseNet, build_net
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from sharding.annotations.skeleton import Skeleton
 from training.methods import MethodSettings
-from training.methods.draws import Draws
 from training.methods.method import Ingredients, Progress
+from training.methods.random_state import RandomState
 
 SKELETON = Skeleton(
     names=("nose", "left_hip", "right_hip", "left_knee", "right_knee"),
@@ -68,8 +68,8 @@ def make_method(
 ) -> Any:
     """A method in train mode; the same weights at every call."""
     torch.manual_seed(0)
-    draws = Draws(seed, rank, torch.device(device))
-    ingredients = Ingredients(lambda net: make_network(net, device), CODEC, draws)
+    random_state = RandomState(seed, rank, torch.device(device))
+    ingredients = Ingredients(lambda net: make_network(net, device), CODEC, random_state)
     return make_settings(name, **changes).build(ingredients).train()
 
 

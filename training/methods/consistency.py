@@ -20,10 +20,10 @@ from pipelines.geometry import apply
 from pipelines.strong import StrongAugmentation
 from pipelines.strong.joint_cutout import AdaptiveMasks
 from pipelines.strong.scene import Scene
-from training.methods.draws import Draws
 from training.methods.ensemble import EnsembleSettings
 from training.methods.method import Inspection, Progress
 from training.methods.mixup import MixupBranch, MixupSettings
+from training.methods.random_state import RandomState
 from training.teacher import SharedTeacherSettings, TeacherSettings
 
 StrongPath = tuple[StrongAugmentation, ...]
@@ -66,9 +66,9 @@ class ConsistencySettings:
         """lambda_m; 0 without the branch."""
         return self.mixup.weight if self.mixup else 0.0
 
-    def mixup_branch(self, network: PoseNet, draws: Draws) -> MixupBranch | None:
+    def mixup_branch(self, network: PoseNet, random_state: RandomState) -> MixupBranch | None:
         """The branch of a student, where the recipe has one."""
-        return MixupBranch(self.mixup, network, draws) if self.mixup else None
+        return MixupBranch(self.mixup, network, random_state) if self.mixup else None
 
     def __post_init__(self) -> None:
         if self.burn_in + self.ramp_up > 1:
@@ -145,7 +145,7 @@ def student_losses(
     mixup: MixupBranch | None,
     unlabelled: UnlabelledBatch,
     labels: PseudoLabels,
-    draws: Draws,
+    random_state: RandomState,
 ) -> StudentLosses:
     """L_u and L_m of `network` by a teacher's labels of the weak views.
 
@@ -158,7 +158,7 @@ def student_losses(
     loss_mixed: torch.Tensor | float = 0.0
     with keeping_statistics(network) if cfg.statistics == "plain" else nullcontext():
         for number, path in enumerate(cfg.paths, start=1):
-            images, path_terms = augment(path, view.scene, draws)  # adaptive_masks: Algorithm 1
+            images, path_terms = augment(path, view.scene, random_state)  # adaptive_masks: Algorithm 1
             losses.append(heatmap_loss(network(images), view.target, view.weights))
             shown.append(images)
             terms |= path_terms if len(cfg.paths) == 1 else marked(path_terms, f"path{number}")
@@ -182,12 +182,14 @@ def strong_view(
     return StrongView(scene, target, weights)
 
 
-def augment(path: StrongPath, scene: Scene, draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def augment(
+    path: StrongPath, scene: Scene, random_state: RandomState
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The strong views (N, 3, H, W) as one path shows them, and its terms for the report."""
     images = scene.strong.clone()
     terms: dict[str, torch.Tensor] = {}
     for part in path:
-        images, part_terms = part.apply(images, scene, draws.generator)
+        images, part_terms = part.apply(images, scene, random_state.generator)
         terms |= part_terms
     return images, terms
 
@@ -225,11 +227,11 @@ def inspect_student(
     mixup: MixupBranch | None,
     unlabelled: UnlabelledBatch,
     labels: PseudoLabels,
-    draws: Draws,
+    random_state: RandomState,
 ) -> Inspection:
-    """What a student is shown of `unlabelled`; moves the draws."""
+    """What a student is shown of `unlabelled`; advances the random state."""
     view = strong_view(cfg, unlabelled, labels, network.stride)
-    images = [augment(path, view.scene, draws)[0] for path in cfg.paths]
+    images = [augment(path, view.scene, random_state)[0] for path in cfg.paths]
     augmented = {f"path {number}": each for number, each in enumerate(images, start=1)}
     if mixup is not None:
         to_mix, _, _ = what_to_mix(mixup.cfg.views, unlabelled, labels, view, images[0])

@@ -75,7 +75,7 @@ class DoubleMatch(Single):
             with self.teacher_tap.listening() as weak_features:
                 labels = self.labels(unlabelled)
             with self.student_tap.listening() as strong_features:
-                student = student_losses(cfg, self.network, self.mixup, unlabelled, labels, self.draws)
+                student = student_losses(cfg, self.network, self.mixup, unlabelled, labels, self.random_state)
             loss_feature = self.feature_loss(weak_features[0], strong_features, unlabelled)
             loss_unlabelled = cfg.weight * student.unlabelled + cfg.mixup_weight * student.mixed
             loss_unlabelled = loss_unlabelled + self.feature_weight * loss_feature

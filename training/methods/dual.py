@@ -19,9 +19,9 @@ from training.methods.consistency import (
     pseudo_labels,
     student_losses,
 )
-from training.methods.draws import Draws
 from training.methods.ensemble import Ensemble
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
+from training.methods.random_state import RandomState
 
 
 @settings
@@ -46,10 +46,10 @@ class Dual(Method):
     The keypoints at which a network's images are masked are the other's, too.
     """
 
-    draws: Draws
+    random_state: RandomState
 
     def __init__(self, cfg: DualSettings, ingredients: Ingredients) -> None:
-        super().__init__(ingredients.draws)
+        super().__init__(ingredients.random_state)
         self.cfg = cfg
         self.codec = ingredients.codec
         self.first = ingredients.make_network(None)
@@ -57,8 +57,8 @@ class Dual(Method):
         self.first_teacher = cfg.teacher.build(self.first)
         self.second_teacher = cfg.teacher.build(self.second)
         self.ensemble = Ensemble(cfg.ensemble, ingredients, self.first)
-        self.first_mixup = cfg.mixup_branch(self.first, ingredients.draws)
-        self.second_mixup = cfg.mixup_branch(self.second, ingredients.draws)
+        self.first_mixup = cfg.mixup_branch(self.first, ingredients.random_state)
+        self.second_mixup = cfg.mixup_branch(self.second, ingredients.random_state)
 
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
@@ -70,8 +70,8 @@ class Dual(Method):
         terms = {"loss_supervised": loss_supervised.detach()}
         if unlabelled is not None:
             of_first, of_second = self.labels(unlabelled)
-            one = student_losses(cfg, self.first, self.first_mixup, unlabelled, of_second, self.draws)
-            two = student_losses(cfg, self.second, self.second_mixup, unlabelled, of_first, self.draws)
+            one = student_losses(cfg, self.first, self.first_mixup, unlabelled, of_second, self.random_state)
+            two = student_losses(cfg, self.second, self.second_mixup, unlabelled, of_first, self.random_state)
             loss_1 = cfg.weight * one.unlabelled + cfg.mixup_weight * one.mixed
             loss_2 = cfg.weight * two.unlabelled + cfg.mixup_weight * two.mixed
             loss = loss_supervised + cfg.ramp(progress) * (loss_1 + loss_2)
@@ -107,4 +107,6 @@ class Dual(Method):
         """What the first network is shown."""
         with self.without_trace():
             labels = self.labels(unlabelled)[1]
-            return inspect_student(self.cfg, self.first, self.first_mixup, unlabelled, labels, self.draws)
+            return inspect_student(
+                self.cfg, self.first, self.first_mixup, unlabelled, labels, self.random_state
+            )

@@ -11,7 +11,7 @@ from torch import nn
 from models.codecs.heatmap import HeatmapCodec
 from models.net import NetSettings, PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.methods.draws import Draws
+from training.methods.random_state import RandomState
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Ingredients:
 
     make_network: Callable[[NetSettings | None], PoseNet]
     codec: HeatmapCodec
-    draws: Draws
+    random_state: RandomState
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Inspection:
 class Method(nn.Module, ABC):
     """A training method; its parameters and buffers and `rank_state` are its whole state.
 
-    draws: the random numbers of its steps, where it takes any.
+    random_state: the random numbers of its steps, if it uses any.
     """
 
-    def __init__(self, draws: Draws | None = None) -> None:
+    def __init__(self, random_state: RandomState | None = None) -> None:
         super().__init__()
-        self.draws = draws
+        self.random_state = random_state
 
     @abstractmethod
     def forward(
@@ -101,7 +101,7 @@ class Method(nn.Module, ABC):
 
     @contextmanager
     def without_trace(self) -> Iterator[None]:
-        """In eval mode and without gradient; then draws and mode are as they were."""
+        """In eval mode and without gradient; afterwards the random state and the mode are restored."""
         state, was_training = self.rank_state(), self.training
         self.eval()
         try:
@@ -113,9 +113,9 @@ class Method(nn.Module, ABC):
 
     def rank_state(self) -> dict[str, torch.Tensor]:
         """The state that differs from rank to rank: its random generators."""
-        return self.draws.state() if self.draws else {}
+        return self.random_state.state() if self.random_state else {}
 
     def load_rank_state(self, state: dict[str, torch.Tensor]) -> None:
         """Restore what `rank_state` gave."""
-        if self.draws:
-            self.draws.load(state)
+        if self.random_state:
+            self.random_state.load(state)

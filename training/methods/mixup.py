@@ -13,7 +13,7 @@ from configs.settings import settings
 from models.codecs.heatmap import heatmap_loss
 from models.net import PoseNet
 from pipelines.mixing import FeatureMixer, draw_alpha, draw_partners, mix
-from training.methods.draws import Draws
+from training.methods.random_state import RandomState
 
 INPUT = "input"
 PROBE_PX = 64
@@ -39,10 +39,10 @@ class MixupSettings:
 class MixupBranch:
     """Mixes the images or features of one student at the layers that the recipe names."""
 
-    def __init__(self, cfg: MixupSettings, student: PoseNet, draws: Draws) -> None:
+    def __init__(self, cfg: MixupSettings, student: PoseNet, random_state: RandomState) -> None:
         self.cfg = cfg
         self.student = student
-        self.draws = draws
+        self.random_state = random_state
         self.mixers = {layer: FeatureMixer(student, layer) for layer in cfg.layers if layer != INPUT}
         for layer in self.mixers:
             self._require_whole(layer)
@@ -57,11 +57,11 @@ class MixupBranch:
         """
         layers = self.cfg.layers
         if self.cfg.passes == "one":
-            layers = (layers[self.draws.one_of(len(layers))],)
+            layers = (layers[self.random_state.one_of(len(layers))],)
         losses = []
         for layer in layers:
-            alpha = draw_alpha(self.cfg.beta, generator=self.draws.generator)
-            partners = draw_partners(len(images), generator=self.draws.generator)
+            alpha = draw_alpha(self.cfg.beta, generator=self.random_state.generator)
+            partners = draw_partners(len(images), generator=self.random_state.generator)
             mixed_target, mixed_weights = mix_labels(target, weights, alpha, partners)
             predicted = self._predict(layer, images, alpha, partners)
             losses.append(heatmap_loss(predicted, mixed_target, mixed_weights))
@@ -98,8 +98,8 @@ class MixupBranch:
 
     def example(self, images: torch.Tensor) -> torch.Tensor:
         """`images` (N, 3, H, W) mixed once, for the pictures of a run."""
-        alpha = draw_alpha(self.cfg.beta, generator=self.draws.generator)
-        return mix(images, alpha, draw_partners(len(images), generator=self.draws.generator))
+        alpha = draw_alpha(self.cfg.beta, generator=self.random_state.generator)
+        return mix(images, alpha, draw_partners(len(images), generator=self.random_state.generator))
 
 
 def mix_labels(

@@ -20,10 +20,10 @@ from training.methods.consistency import (
     pseudo_labels,
     student_losses,
 )
-from training.methods.draws import Draws
 from training.methods.ensemble import Ensemble
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
 from training.methods.mixup import MixupSettings
+from training.methods.random_state import RandomState
 
 
 @settings
@@ -46,16 +46,16 @@ class SingleSettings(ConsistencySettings):
 class Single(Method):
     """L = L_s + ramp (lambda_u L_u + lambda_m L_m): Equation 1 of Meng et al., L_m by their Equation 4."""
 
-    draws: Draws
+    random_state: RandomState
 
     def __init__(self, cfg: ConsistencySettings, ingredients: Ingredients) -> None:
-        super().__init__(ingredients.draws)
+        super().__init__(ingredients.random_state)
         self.cfg = cfg
         self.codec = ingredients.codec
         self.network = ingredients.make_network(None)
         self.teacher = cfg.teacher.build(self.network)
         self.ensemble = Ensemble(cfg.ensemble, ingredients, self.network)
-        self.mixup = cfg.mixup_branch(self.network, ingredients.draws)
+        self.mixup = cfg.mixup_branch(self.network, ingredients.random_state)
 
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
@@ -66,7 +66,7 @@ class Single(Method):
         terms = {"loss_supervised": loss_supervised.detach()}
         if unlabelled is not None:
             labels = self.labels(unlabelled)
-            student = student_losses(cfg, self.network, self.mixup, unlabelled, labels, self.draws)
+            student = student_losses(cfg, self.network, self.mixup, unlabelled, labels, self.random_state)
             loss_unlabelled = cfg.weight * student.unlabelled + cfg.mixup_weight * student.mixed
             loss = loss_supervised + cfg.ramp(progress) * loss_unlabelled
             terms |= student.terms
@@ -93,4 +93,4 @@ class Single(Method):
         """What the student is shown."""
         with self.without_trace():
             labels = self.labels(unlabelled)
-            return inspect_student(self.cfg, self.network, self.mixup, unlabelled, labels, self.draws)
+            return inspect_student(self.cfg, self.network, self.mixup, unlabelled, labels, self.random_state)

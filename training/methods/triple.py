@@ -27,9 +27,9 @@ from training.methods.consistency import (
     pseudo_labels,
     student_losses,
 )
-from training.methods.draws import Draws
 from training.methods.ensemble import Ensemble
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
+from training.methods.random_state import RandomState
 from training.teacher import PreviousEpochTeacherSettings
 
 
@@ -74,10 +74,10 @@ class TripleSettings(ConsistencySettings):
 class Triple(Method):
     """L = (L_sA + L_sB + L_sS) / 2 + ramp (L_A by B's labels + L_B by A's + L_S by the corrected ones)."""
 
-    draws: Draws
+    random_state: RandomState
 
     def __init__(self, cfg: TripleSettings, ingredients: Ingredients) -> None:
-        super().__init__(ingredients.draws)
+        super().__init__(ingredients.random_state)
         self.cfg = cfg
         self.codec = ingredients.codec
         self.network = ingredients.make_network(None)
@@ -89,7 +89,7 @@ class Triple(Method):
         self.previous_a = period.build(self.labeller_a.source(self.a))
         self.previous_b = period.build(self.labeller_b.source(self.b))
         trained = (self.a, self.b, self.network)
-        self.mixups = tuple(cfg.mixup_branch(each, ingredients.draws) for each in trained)
+        self.mixups = tuple(cfg.mixup_branch(each, ingredients.random_state) for each in trained)
 
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
@@ -103,7 +103,7 @@ class Triple(Method):
             of_a, of_b, corrected = self.labels(unlabelled, progress)
             taught = zip(trained, self.mixups, (of_b, of_a, corrected), strict=True)
             for number, (network, mixup, labels) in enumerate(taught, start=1):
-                student = student_losses(cfg, network, mixup, unlabelled, labels, self.draws)
+                student = student_losses(cfg, network, mixup, unlabelled, labels, self.random_state)
                 loss_student = cfg.weight * student.unlabelled + cfg.mixup_weight * student.mixed
                 loss = loss + cfg.ramp(progress) * loss_student
                 terms |= marked(student.terms, str(number))
@@ -168,7 +168,9 @@ class Triple(Method):
         """What the student is shown, by the mean of the teachers."""
         with self.without_trace():
             labels = self.labels(unlabelled, Progress(step=0, total_steps=1))[2]
-            return inspect_student(self.cfg, self.network, self.mixups[2], unlabelled, labels, self.draws)
+            return inspect_student(
+                self.cfg, self.network, self.mixups[2], unlabelled, labels, self.random_state
+            )
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ import random
 import torch
 
 
-class Draws:
+class RandomState:
     """Two streams of random numbers that follow from a seed.
 
     What happens to images (masks, patches, partners, alpha) differs between ranks and is drawn on the device;
