@@ -51,7 +51,9 @@ def test_ramp_rises_by_a_line_after_the_burn_in() -> None:
 
 @pytest.mark.parametrize("name", ["single", "double_match"])
 def test_a_burn_in_and_a_ramp_longer_than_the_run_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"burn_in 0\.7 and ramp_up 0\.6 are more than the whole run"):
+    with pytest.raises(
+        ValueError, match=r"burn_in 0\.7 and ramp_up 0\.6 are more than the whole run together"
+    ):
         make_method(name, burn_in=0.7, ramp_up=0.6)
 
 

@@ -1,4 +1,4 @@
-"""One readable training step per published method, named once in the union below."""
+"""The published methods, one readable training step each; the union below names them."""
 
 from typing import Annotated
 

@@ -1,6 +1,7 @@
-"""What the consistency methods share: a teacher labels the weak views, and a student learns from them.
+"""What the consistency methods share: a teacher labels the weak views, and a student learns from the labels.
 
-The paths of MultiAugs (docs/methods.md 5), of which the other methods use one, and the mixtures.
+The student learns on strong paths (several in MultiAugs, docs/methods.md 5; one in the other methods) and on
+mixtures.
 """
 
 from collections.abc import Iterator
@@ -31,32 +32,36 @@ StrongPath = tuple[StrongAugmentation, ...]
 
 @settings
 class ConsistencySettings:
-    """Agreement between a weak and several strong views of the unlabelled people."""
+    """Consistency between a weak and several strong views of the unlabelled people."""
 
     teacher: TeacherSettings = SharedTeacherSettings()
-    """Who labels the weak views."""
+    """The network that labels the weak views."""
     ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
-    """Over which copies of a weak view the teacher's heatmaps are averaged (published: the view alone)."""
+    """The copies of a weak view over which the teacher's heatmaps are averaged (published: the view
+    alone)."""
     paths: Annotated[tuple[StrongPath, ...], Field(min_length=1)] = ((AdaptiveMasks(),),)
-    """The strong paths: each a list of parts, applied in order to the strong view; `[[]]` is one path that
-    shows the strong view as it is."""
+    """The strong paths. Each is a list of augmentations that are applied to the strong view in order; `[[]]`
+    is one path that shows the strong view unchanged."""
     mixup: MixupSettings | None = None
-    """The branch of mixtures; null: none."""
+    """The Mixup branch; null: none."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the sum of the paths' losses."""
     burn_in: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the run that trains on the labelled people alone, before the unlabelled ones join."""
+    """Share of the run that trains on the labelled people alone before the unlabelled ones are used."""
     ramp_up: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the run over which the weights of the unlabelled losses then rise from zero."""
+    """Share of the run, after the burn-in, over which the weights of the unlabelled losses rise from zero."""
     labels: Literal["heatmaps", "keypoints"] = "heatmaps"
-    """What the teacher's heatmaps become: the target as they are (published), or a Gaussian at each peak."""
+    """What the student's target is: the teacher's heatmaps (published), or a Gaussian at each of their
+    peaks."""
     min_peak: Annotated[float, Field(ge=0)] = 0.0
-    """Pseudo labels whose peak is not above this do not count (published: 0.1 in SSPCM; 0 counts all)."""
+    """Only pseudo labels whose peak is above this count (published: 0.1 in SSPCM); with 0 all of them
+    count."""
     statistics: Literal["all", "plain"] = "all"
-    """Which passes move the networks' running batch statistics: all (published), or those of the labelled and
-    the weak views alone, which are like the views that are scored."""
+    """Which passes update the networks' running batch statistics: `all` (published), or with `plain` only
+    those of the labelled and the weak views, which resemble the views that are scored."""
     outside: Literal["ignore", "background"] = "ignore"
-    """What cells of the strong view beyond the weak view count as: nothing, or empty (published)."""
+    """How cells of the strong view that the weak view does not show count: `ignore` gives them no weight,
+    `background` teaches that no keypoint is there (published)."""
 
     uses_unlabelled = True
     uses_every_parameter = True
@@ -67,13 +72,14 @@ class ConsistencySettings:
         return self.mixup.weight if self.mixup else 0.0
 
     def mixup_branch(self, network: PoseNet, random_state: RandomState) -> MixupBranch | None:
-        """The branch of a student, where the recipe has one."""
+        """The Mixup branch of a student, if the recipe has one."""
         return MixupBranch(self.mixup, network, random_state) if self.mixup else None
 
     def __post_init__(self) -> None:
         if self.burn_in + self.ramp_up > 1:
             raise ValueError(
-                f"burn_in {self.burn_in} and ramp_up {self.ramp_up} are more than the whole run: lower one"
+                f"burn_in {self.burn_in} and ramp_up {self.ramp_up} are more than the whole run together: "
+                "lower one of them"
             )
 
     def settled_from(self, total_steps: int) -> int:
@@ -81,11 +87,11 @@ class ConsistencySettings:
         return round(self.burn_in * total_steps) + round(self.ramp_up * total_steps)
 
     def burn_in_steps(self, progress: Progress) -> int:
-        """Steps on the labelled people alone."""
+        """Number of steps that train on the labelled people alone."""
         return round(self.burn_in * progress.total_steps)
 
     def ramp(self, progress: Progress) -> float:
-        """Share of the unlabelled weights in a step: 0 in the burn-in, then a line up to 1."""
+        """Factor of the unlabelled losses in a step: 0 during the burn-in, then rising linearly to 1."""
         since = progress.step - self.burn_in_steps(progress)
         length = round(self.ramp_up * progress.total_steps)
         return 0.0 if since < 0 else min(1.0, (since + 1) / (length + 1))
@@ -93,7 +99,7 @@ class ConsistencySettings:
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """What a teacher says of the weak views of N people."""
+    """A teacher's labels of the weak views of N people."""
 
     heatmaps: torch.Tensor
     """(N, K, h, w), no gradient."""
@@ -102,13 +108,13 @@ class PseudoLabels:
     peaks: torch.Tensor
     """(N, K): the values there."""
     target: torch.Tensor
-    """(N, K, h, w): what is taught, still in the weak view."""
+    """(N, K, h, w): the target, still in the weak view."""
     joint_weights: torch.Tensor
     """(N, K): 0 for keypoints that do not count."""
 
 
 def pseudo_labels(cfg: ConsistencySettings, heatmaps: torch.Tensor, codec: HeatmapCodec) -> PseudoLabels:
-    """The teacher's heatmaps (N, K, h, w) as labels."""
+    """Labels from the teacher's heatmaps (N, K, h, w)."""
     (points_hm, peaks), target = find_peaks(heatmaps), heatmaps
     if cfg.labels == "keypoints":
         points_weak, _ = codec.decode(heatmaps, "shift")
@@ -120,17 +126,17 @@ def pseudo_labels(cfg: ConsistencySettings, heatmaps: torch.Tensor, codec: Heatm
 
 @dataclass(frozen=True)
 class StrongView:
-    """The pseudo labels carried into the strong view, and the scene that its parts look at."""
+    """The pseudo labels in the strong view, and the scene that the augmentations read."""
 
     scene: Scene
     target: torch.Tensor
     """(N, K, h, w)."""
     weights: torch.Tensor
-    """(N, K, h, w): of each cell's squared error."""
+    """(N, K, h, w): the weight of each cell's squared error."""
 
 
 class StudentLosses(NamedTuple):
-    """What one student learns from the unlabelled people, not yet weighted, and the terms for the report."""
+    """The losses of one student on the unlabelled people, not yet weighted, and the terms for the report."""
 
     unlabelled: torch.Tensor
     """L_u, the sum over the strong paths."""
@@ -147,10 +153,10 @@ def student_losses(
     labels: PseudoLabels,
     random_state: RandomState,
 ) -> StudentLosses:
-    """L_u and L_m of `network` by a teacher's labels of the weak views.
+    """L_u and L_m of `network`, with a teacher's labels of the weak views.
 
-    The paths see one strong view and run one after the other, each with batch statistics of its own; then
-    the mixture.
+    All paths start from the same strong view. They run one after the other, each with its own batch
+    statistics, and the mixture runs last.
     """
     view = strong_view(cfg, unlabelled, labels, network.stride)
     terms = label_terms(labels)
@@ -174,7 +180,7 @@ def student_losses(
 def strong_view(
     cfg: ConsistencySettings, unlabelled: UnlabelledBatch, labels: PseudoLabels, stride: int
 ) -> StrongView:
-    """Carry a teacher's heatmaps into the strong views. stride: view px between two heatmap cells."""
+    """Warp a teacher's heatmaps into the strong views. stride: view px between two heatmap cells."""
     target, inside = warp(labels.target, unlabelled.strong_from_weak, stride)
     weights = labels.joint_weights[:, :, None, None]
     weights = weights * inside if cfg.outside == "ignore" else weights.expand_as(target)
@@ -185,12 +191,12 @@ def strong_view(
 def augment(
     path: StrongPath, scene: Scene, random_state: RandomState
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The strong views (N, 3, H, W) as one path shows them, and its terms for the report."""
+    """The strong views (N, 3, H, W) after the augmentations of one path, and its terms for the report."""
     images = scene.strong.clone()
     terms: dict[str, torch.Tensor] = {}
-    for part in path:
-        images, part_terms = part.apply(images, scene, random_state.generator)
-        terms |= part_terms
+    for augmentation in path:
+        images, augmentation_terms = augmentation.apply(images, scene, random_state.generator)
+        terms |= augmentation_terms
     return images, terms
 
 
@@ -201,7 +207,7 @@ def what_to_mix(
     view: StrongView,
     first: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Images (N, 3, H, W), target and weights of the mixtures. first: the images of the first path."""
+    """Images (N, 3, H, W), target and weights to mix. first: the images of the first path."""
     if views == "weak":
         return unlabelled.weak, labels.target, labels.joint_weights[:, :, None, None]
     return first if views == "masked" else unlabelled.strong, view.target, view.weights
@@ -209,16 +215,16 @@ def what_to_mix(
 
 @contextmanager
 def keeping_statistics(network: nn.Module) -> Iterator[None]:
-    """The running batch statistics of `network` stay as they are inside."""
-    norms = [each for each in network.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
-    momenta = [each.momentum for each in norms]
-    for each in norms:
-        each.momentum = 0.0
+    """Inside, the running batch statistics of `network` stay unchanged."""
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for each, momentum in zip(norms, momenta, strict=True):
-            each.momentum = momentum
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def inspect_student(
@@ -229,10 +235,10 @@ def inspect_student(
     labels: PseudoLabels,
     random_state: RandomState,
 ) -> Inspection:
-    """What a student is shown of `unlabelled`; advances the random state."""
+    """What a student sees of `unlabelled`; advances the random state."""
     view = strong_view(cfg, unlabelled, labels, network.stride)
     images = [augment(path, view.scene, random_state)[0] for path in cfg.paths]
-    augmented = {f"path {number}": each for number, each in enumerate(images, start=1)}
+    augmented = {f"path {number}": shown for number, shown in enumerate(images, start=1)}
     if mixup is not None:
         to_mix, _, _ = what_to_mix(mixup.cfg.views, unlabelled, labels, view, images[0])
         augmented["mixed"] = mixup.example(to_mix)
@@ -248,8 +254,7 @@ def inspect_student(
 
 
 def label_terms(labels: PseudoLabels) -> dict[str, torch.Tensor]:
-    """What tells a healthy teacher from a collapsing one: its mean peak, its share of cells above 0.1, and
-    the share of keypoints that count."""
+    """A teacher's mean peak, its share of cells above 0.1, and its share of keypoints that count."""
     return {
         "teacher_peak": labels.peaks.mean(),
         "teacher_cells": (labels.heatmaps > 0.1).float().mean(),
@@ -258,5 +263,5 @@ def label_terms(labels: PseudoLabels) -> dict[str, torch.Tensor]:
 
 
 def marked(terms: dict[str, torch.Tensor], mark: str) -> dict[str, torch.Tensor]:
-    """The terms of one of several students or paths, their names marked."""
+    """The terms of one of several students or paths, with its mark at the end of their names."""
     return {f"{name}_{mark}": value for name, value in terms.items()}

@@ -1,9 +1,9 @@
-"""Double match: consistency of the heatmaps, and of an intermediate feature.
+"""Double match: consistency of the heatmaps and of an intermediate feature.
 
-The feature loss of DoubleMatch (Wallin et al., ICPR 2022) made dense, as the paper of adaptive masking
-compares with it (Meng et al., arXiv 2404.14835, Figure 6, "DM"): a projection of the student's features of a
-strong view must point where the teacher's features of the weak view point, cell by cell after these were
-carried into the strong view. It holds wherever both views show the person, whatever the heatmaps say there.
+This is the feature loss of DoubleMatch (Wallin et al., ICPR 2022) made dense, as the paper of adaptive
+masking compares with it (Meng et al., arXiv 2404.14835, Figure 6, "DM"). The teacher's features of the weak
+view are warped into the strong view; there, in each cell, a projection of the student's features must point
+in the same direction. The loss covers all cells that both views show, whatever the heatmaps say there.
 """
 
 from collections.abc import Iterator
@@ -35,20 +35,22 @@ class DoubleMatchSettings(ConsistencySettings):
 
     name: Literal["double_match"] = "double_match"
     layer: str = "backbone"
-    """The module whose output is matched; of several maps the coarsest."""
+    """The module whose output is matched; if it has several maps, the coarsest one."""
     feature_weight: Annotated[float, Field(ge=0)] = 1e-3
-    """Weight of the feature loss, whose values lie in 0..2 where a heatmap loss is about a thousandth."""
+    """Weight of the feature loss. Its values are between 0 and 2; those of a heatmap loss are about 0.001."""
 
     num_networks = 1
-    uses_every_parameter = False  # the projection waits for the burn-in to end
+    uses_every_parameter = False  # the projection is not used before the burn-in ends
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.ensemble.scales[0] != 1:
-            raise ValueError("ensemble.scales must begin with 1.0: the features of that view are matched")
+            raise ValueError(
+                "ensemble.scales must begin with 1.0, because the features of that view are matched"
+            )
 
     def build(self, ingredients: Ingredients) -> "DoubleMatch":
-        """The method. Raises InputError where the network has no such layer."""
+        """The method. Raises InputError if the network has no such layer."""
         return DoubleMatch(self, ingredients)
 
 
@@ -67,7 +69,7 @@ class DoubleMatch(Single):
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
     ) -> StepResult:
-        """One step of `single`, and the features of its passes matched."""
+        """One step of `single`, with the features of its passes matched."""
         cfg = self.cfg
         loss = loss_supervised = supervised_loss(self.network, labelled, self.codec)  # L_s
         terms = {"loss_supervised": loss_supervised.detach()}
@@ -86,9 +88,9 @@ class DoubleMatch(Single):
     def feature_loss(
         self, weak: torch.Tensor, strong: list[torch.Tensor], unlabelled: UnlabelledBatch
     ) -> torch.Tensor:
-        """L_f: one minus the mean cosine over the paths and the cells that both views show.
+        """L_f: one minus the mean cosine over the paths and over the cells that both views show.
 
-        weak: (N, C, h', w') without gradient; strong: such maps of the passes, those of the paths first.
+        weak: (N, C, h', w') without gradient. strong: maps of that shape, one per pass, the paths first.
         """
         target, inside = warp(weak, unlabelled.strong_from_weak, self.feature_stride)
         paths = strong[: len(self.cfg.paths)]
@@ -98,7 +100,7 @@ class DoubleMatch(Single):
 
 
 class FeatureTap:
-    """Listens to the output of one named layer, only inside `with tap.listening()`."""
+    """Records the output of one named layer, only inside `with tap.listening()`."""
 
     def __init__(self, network: nn.Module, layer: str) -> None:
         modules = dict(network.named_modules())
@@ -113,7 +115,7 @@ class FeatureTap:
 
     @contextmanager
     def listening(self) -> Iterator[list[torch.Tensor]]:
-        """The outputs (N, C, h', w') of the passes made inside, in their order; of several maps the last."""
+        """The outputs (N, C, h', w') of the passes made inside, in order; the last one of several maps."""
         heard: list[torch.Tensor] = []
         self._heard = heard
         try:
@@ -126,16 +128,16 @@ class FeatureTap:
             self._heard.append(output[-1] if isinstance(output, list | tuple) else output)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy listens to nothing."""
+        """A copy records nothing."""
         return {"_heard": None}
 
 
 @torch.no_grad()
 def feature_layout(network: PoseNet, tap: FeatureTap, layer: str) -> tuple[int, int]:
-    """Channels of the maps that the tap hears, and view px between two of their cells.
+    """Number of channels of the maps that the tap records, and view px between two of their cells.
 
-    Measured on a square that every stride divides: of another input a network rounds the sizes up, and 144 px
-    over 5 cells are not the 32 px that lie between two of them. Raises InputError where it hears no maps.
+    Measured on a square that every stride divides: for other inputs a network rounds sizes up, so 144 px over
+    5 cells would not give the true 32 px. Raises InputError if the layer gives no maps.
     """
     was_training = network.training
     with tap.listening() as heard:

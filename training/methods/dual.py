@@ -1,6 +1,6 @@
 """Dual: two networks that teach each other (PoseDual, Xie et al., ICCV 2021; docs/methods.md 3.3).
 
-With several paths MultiAugs (dual).
+With several paths this is MultiAugs (dual).
 """
 
 from typing import Literal
@@ -30,8 +30,8 @@ class DualSettings(ConsistencySettings):
 
     name: Literal["dual"] = "dual"
     second_net: NetSettings | None = None
-    """The second network, where it differs, for instance in its pretrained weights; null: another start of
-    `net`."""
+    """The second network, if it differs, for instance in its pretrained weights; null: the same as `net`,
+    with other initial weights."""
 
     num_networks = 2
 
@@ -41,9 +41,9 @@ class DualSettings(ConsistencySettings):
 
 
 class Dual(Method):
-    """L = (L_s1 + L_s2) / 2 + ramp (L_1 + L_2): each network's strong branches by the labels of the other.
+    """L = (L_s1 + L_s2) / 2 + ramp (L_1 + L_2): the other network's labels teach each one's strong branches.
 
-    The keypoints at which a network's images are masked are the other's, too.
+    The keypoints that are masked in a network's images are also those that the other network found.
     """
 
     random_state: RandomState
@@ -65,7 +65,7 @@ class Dual(Method):
     ) -> StepResult:
         """One step: labelled, weak and strong views through both networks."""
         cfg = self.cfg
-        supervised = [supervised_loss(each, labelled, self.codec) for each in (self.first, self.second)]
+        supervised = [supervised_loss(network, labelled, self.codec) for network in (self.first, self.second)]
         loss = loss_supervised = torch.stack(supervised).mean()
         terms = {"loss_supervised": loss_supervised.detach()}
         if unlabelled is not None:
@@ -79,32 +79,32 @@ class Dual(Method):
         return StepResult(loss, {"loss": loss.detach(), **terms})
 
     def labels(self, unlabelled: UnlabelledBatch) -> tuple[PseudoLabels, PseudoLabels]:
-        """What each network's teacher says of the weak views."""
+        """The labels that each network's teacher gives to the weak views."""
         first = self.ensemble(lambda views: self.first_teacher(views, self.first), unlabelled.weak)
         second = self.ensemble(lambda views: self.second_teacher(views, self.second), unlabelled.weak)
         return pseudo_labels(self.cfg, first, self.codec), pseudo_labels(self.cfg, second, self.codec)
 
     def wants_unlabelled(self, progress: Progress) -> bool:
-        """After the burn-in."""
+        """True after the burn-in."""
         return self.cfg.ramp(progress) > 0
 
     def after_update(self, progress: Progress) -> None:
-        """Move the teachers."""
+        """Update the teachers."""
         self.first_teacher.update(self.first, progress.step + 1)
         self.second_teacher.update(self.second, progress.step + 1)
 
     def networks(self) -> dict[str, PoseNet]:
-        """Both networks, and the teachers' own where they have any."""
+        """Both networks, and the teachers' own if they have any."""
         teachers = {f"{name}_1": net for name, net in self.first_teacher.networks().items()}
         teachers |= {f"{name}_2": net for name, net in self.second_teacher.networks().items()}
         return {"network_1": self.first, "network_2": self.second, **teachers}
 
     def ensembles(self) -> dict[str, tuple[str, ...]]:
-        """The mean heatmap of both."""
+        """The mean heatmaps of both networks."""
         return {"ensemble": ("network_1", "network_2")}
 
     def inspect(self, unlabelled: UnlabelledBatch) -> Inspection:
-        """What the first network is shown."""
+        """What the first network sees."""
         with self.without_trace():
             labels = self.labels(unlabelled)[1]
             return inspect_student(

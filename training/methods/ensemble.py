@@ -1,6 +1,6 @@
-"""Labels from several copies of a view: mirrored, enlarged, answered and averaged where they belong.
+"""Labels from several copies of a view, mirrored or enlarged, whose heatmaps are warped back and averaged.
 
-Data Distillation (Radosavovic et al., CVPR 2018) labels so with a frozen teacher; any teacher may.
+Data Distillation (Radosavovic et al., CVPR 2018) does this with a frozen teacher; here any teacher can do it.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class EnsembleSettings:
     """Copies of the weak view whose heatmaps are averaged."""
 
     flip: bool = False
-    """Each copy also mirrored."""
+    """Add the mirror image of each copy."""
     scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
     """Factors by which the view is enlarged about its centre."""
 
@@ -30,7 +30,7 @@ class Ensemble(nn.Module):
     """Averages a teacher's heatmaps over copies of the views."""
 
     def __init__(self, cfg: EnsembleSettings, ingredients: Ingredients, like: nn.Module) -> None:
-        """`like`: a network, for the device."""
+        """`like`: a network on the device to use."""
         super().__init__()
         self.cfg = cfg
         self.stride = ingredients.codec.stride
@@ -41,7 +41,7 @@ class Ensemble(nn.Module):
 
     @torch.no_grad()
     def forward(self, answer: Callable[[torch.Tensor], torch.Tensor], weak: torch.Tensor) -> torch.Tensor:
-        """Heatmaps (N, K, h, w) of weak views (N, 3, H, W) by `answer`, from views to heatmaps."""
+        """Heatmaps (N, K, h, w) of weak views (N, 3, H, W); `answer` gives the heatmaps of one copy."""
         if self.cfg == EnsembleSettings():
             return answer(weak)
         total, shares = torch.zeros((), device=weak.device), torch.zeros((), device=weak.device)
@@ -57,15 +57,15 @@ class Ensemble(nn.Module):
 
 
 def copy_matrix(views: torch.Tensor, stride: int, scale: float, is_mirrored: bool) -> torch.Tensor:
-    """(N, 2, 3): a copy from its view (N, 3, H, W) px, enlarged by `scale` about the centre, maybe mirrored.
+    """(N, 2, 3), px: the matrix from views (N, 3, H, W) to copies that are enlarged by `scale` and mirrored.
 
-    The mirror axis lies in the middle of the heatmap's cells, so that these fall on one another.
+    The mirror axis is the middle of the heatmap's cells, so that cells fall on cells.
     """
     height, width = views.shape[-2:]
     x_mid, y_mid = (width - stride) / 2, (height - stride) / 2
     x_scale = -scale if is_mirrored else scale
     copy_from_view = torch.zeros(len(views), 2, 3, device=views.device)
-    # Filled on the device: a matrix made of host numbers would have to be copied there, and waited for.
+    # Filled on the device: a matrix of host numbers would have to be copied, and the copy waited for.
     copy_from_view[:, 0, 0].fill_(x_scale)
     copy_from_view[:, 0, 2].fill_(x_mid - x_scale * x_mid)
     copy_from_view[:, 1, 1].fill_(scale)

@@ -1,4 +1,4 @@
-"""What every method is: a module whose forward is the training step and reads like the paper."""
+"""The interface of a method: a module whose `forward` is one training step and reads like the paper."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from training.methods.random_state import RandomState
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the run stands: `step` counts from 0."""
+    """The current step, counted from 0, and the number of steps of the run."""
 
     step: int
     total_steps: int
@@ -24,7 +24,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step gives: the scalar to minimise, and detached device scalars for the report."""
+    """The result of a step: the scalar to minimise, and detached scalars on the device for the report."""
 
     loss: torch.Tensor
     terms: dict[str, torch.Tensor]
@@ -34,8 +34,8 @@ class StepResult:
 class Ingredients:
     """What a method is built from.
 
-    `make_network(net)` gives a network on the device, new weights at each call: by `net`, or where that is
-    None by the recipe's own `net`. `codec`: what its maps mean.
+    `make_network(net)` returns a network on the device, with new weights at each call, built from `net`, or
+    from the recipe's own `net` if that is None. `codec` says what its maps mean.
     """
 
     make_network: Callable[[NetSettings | None], PoseNet]
@@ -45,10 +45,11 @@ class Ingredients:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one unlabelled batch looks like to a method, for the picture sheet (M samples).
+    """What a method makes of one unlabelled batch of M samples, for the picture sheet.
 
-    `weak`, `strong` and every value of `augmented`, by caption: (M, 3, H, W) normalised; `heatmaps`,
-    `target` (M, K, h, w) of the weak and the strong view; `points_weak`, `points_strong` (M, K, 2) view px.
+    `weak`, `strong` and every value of `augmented`, whose keys are captions: (M, 3, H, W), normalised.
+    `heatmaps`, `target`: (M, K, h, w), in the weak and in the strong view. `points_weak`, `points_strong`:
+    (M, K, 2) view px.
     """
 
     weak: torch.Tensor
@@ -61,7 +62,7 @@ class Inspection:
 
 
 class Method(nn.Module, ABC):
-    """A training method; its parameters and buffers and `rank_state` are its whole state.
+    """A training method. Its parameters, its buffers and `rank_state` are its whole state.
 
     random_state: the random numbers of its steps, if it uses any.
     """
@@ -78,25 +79,25 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def wants_unlabelled(self, progress: Progress) -> bool:
-        """Whether the step reads the unlabelled batch; where not, none is fetched."""
+        """Whether the step needs an unlabelled batch; if not, none is fetched."""
 
     def after_update(self, progress: Progress) -> None:
-        """Called once the optimiser has moved the parameters."""
+        """Called after each step of the optimiser."""
 
     def rate_position(self, progress: Progress) -> Progress:
-        """Where the learning rate's schedule stands; a method that trains twice runs through it twice."""
+        """The position in the learning rate's schedule; a method that trains twice runs through it twice."""
         return progress
 
     @abstractmethod
     def networks(self) -> dict[str, PoseNet]:
-        """The networks to score by name; the first is the product."""
+        """The networks to score, by name; the first is the final network."""
 
     def ensembles(self) -> dict[str, tuple[str, ...]]:
-        """Ensembles to score: their name to the names of the networks whose heatmaps are averaged."""
+        """Ensembles to score: the name of each, and the names of the networks whose heatmaps it averages."""
         return {}
 
     def inspect(self, unlabelled: UnlabelledBatch) -> Inspection | None:  # noqa: ARG002
-        """What the method makes of `unlabelled`, with no trace in its state; None where that is nothing."""
+        """What the method makes of `unlabelled`, with no change of its state; None if it uses none."""
         return None
 
     @contextmanager
@@ -112,10 +113,10 @@ class Method(nn.Module, ABC):
             self.load_rank_state(state)
 
     def rank_state(self) -> dict[str, torch.Tensor]:
-        """The state that differs from rank to rank: its random generators."""
+        """The state that differs between ranks: that of the random numbers."""
         return self.random_state.state() if self.random_state else {}
 
     def load_rank_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Restore what `rank_state` gave."""
+        """Restore what `rank_state` returned."""
         if self.random_state:
             self.random_state.load(state)

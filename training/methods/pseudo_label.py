@@ -1,9 +1,9 @@
 """Pseudo labels: train a teacher, freeze it, label the unlabelled people, train a student (PseudoPose).
 
-With an ensemble over flips and scales it is Data Distillation (Radosavovic et al., CVPR 2018). The people are
-labelled as they come instead of into a file: the teacher sees the weak view, the student the strong view with
-the keypoints moved into it. If the weak view is only mirrored and the strong view is drawn like the labelled
-one, that is labelling each person once and then training on it with the usual augmentation.
+With an ensemble over flips and scales this is Data Distillation (Radosavovic et al., CVPR 2018). The people
+are labelled in each step instead of once into a file: the teacher sees the weak view, and the student sees
+the strong view with the keypoints moved into it. If the weak view is only mirrored and the strong view is
+drawn like the labelled one, this equals labelling each person once and training with the usual augmentation.
 """
 
 from dataclasses import field
@@ -24,18 +24,18 @@ from training.methods.method import Ingredients, Inspection, Method, Progress, S
 
 @settings
 class PseudoLabelSettings:
-    """A teacher trained on the labelled people labels the others for a student."""
+    """A teacher that was trained on the labelled people labels the others for a student."""
 
     name: Literal["pseudo_label"] = "pseudo_label"
     teacher_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Share of the run that trains the teacher; the rest trains the student. The learning rate runs through
-    its schedule in both."""
+    """Share of the run that trains the teacher; the rest trains the student. Each of the two has the whole
+    schedule of the learning rate."""
     ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
-    """Over which copies of a view the teacher averages (Data Distillation)."""
+    """The copies of a view over which the teacher's heatmaps are averaged (Data Distillation)."""
     min_peak: Annotated[float, Field(ge=0)] = 0.0
-    """Pseudo labels whose peak is not above this do not count."""
+    """Only pseudo labels whose peak is above this count."""
     weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the unlabelled people's loss."""
+    """Weight of the loss of the unlabelled people."""
 
     num_networks = 2
     uses_unlabelled = True
@@ -51,7 +51,7 @@ class PseudoLabelSettings:
 
 
 class PseudoLabel(Method):
-    """First L_s of the teacher; then, with the teacher frozen, L_s of the student + weight L_u."""
+    """First L = L_s of the teacher; then, with the teacher frozen, L = L_s + lambda_u L_u of the student."""
 
     def __init__(self, cfg: PseudoLabelSettings, ingredients: Ingredients) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class PseudoLabel(Method):
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
     ) -> StepResult:
-        """One step of the teacher's or of the student's training."""
+        """One step of the training of the teacher or of the student."""
         if not self.wants_unlabelled(progress):
             loss = supervised_loss(self.teacher, labelled, self.codec)
             return StepResult(loss, {"loss": loss.detach(), "loss_supervised": loss.detach()})
@@ -88,7 +88,7 @@ class PseudoLabel(Method):
     def target(
         self, unlabelled: UnlabelledBatch, heatmaps: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gaussians (N, K, h, w) in the strong view at the keypoints read off `heatmaps`, weights (N, K)."""
+        """Gaussians (N, K, h, w) in the strong view at the keypoints of `heatmaps`, and weights (N, K)."""
         points_weak, peaks = self.codec.decode(heatmaps, "shift")  # as published
         points_strong = apply(unlabelled.strong_from_weak, points_weak)
         counted = peaks > self.cfg.min_peak
@@ -96,22 +96,22 @@ class PseudoLabel(Method):
         return self.codec.targets(points_strong, counted, size_hw)
 
     def wants_unlabelled(self, progress: Progress) -> bool:
-        """Once the teacher is trained."""
+        """True once the teacher is trained."""
         return progress.step >= self.cfg.settled_from(progress.total_steps)
 
     def rate_position(self, progress: Progress) -> Progress:
-        """Within the teacher's training, or within the student's."""
+        """The position within the training of the teacher, or of the student."""
         first_steps = self.cfg.settled_from(progress.total_steps)
         if progress.step < first_steps:
             return Progress(progress.step, first_steps)
         return Progress(progress.step - first_steps, progress.total_steps - first_steps)
 
     def networks(self) -> dict[str, PoseNet]:
-        """The student and the teacher."""
+        """The student, which is the final network, and the teacher."""
         return {"student": self.network, "teacher": self.teacher}
 
     def inspect(self, unlabelled: UnlabelledBatch) -> Inspection:
-        """What the teacher labels and the student is taught."""
+        """The teacher's labels and the student's target."""
         with self.without_trace():
             heatmaps = self.label(unlabelled.weak)
             points_weak = find_peaks(heatmaps).points_hm * self.codec.stride

@@ -1,4 +1,4 @@
-"""The random numbers of a method: what differs between ranks, and what all ranks decide alike."""
+"""The random numbers of a method: those that differ between ranks, and those that all ranks share."""
 
 import random
 
@@ -6,10 +6,11 @@ import torch
 
 
 class RandomState:
-    """Two streams of random numbers that follow from a seed.
+    """Two streams of random numbers, both seeded by the run's seed.
 
-    What happens to images (masks, patches, partners, alpha) differs between ranks and is drawn on the device;
-    which branch to take is decided by the host, equally on every rank, so that no rank waits for another.
+    What happens to images (masks, patches, partners, alpha) differs between ranks and is drawn on the device.
+    Which branch to take is decided on the host, in the same way on every rank, so that no rank waits for
+    another.
     """
 
     def __init__(self, seed: int, rank: int, device: torch.device) -> None:
@@ -18,15 +19,15 @@ class RandomState:
         self.decided = 0
 
     def one_of(self, count: int) -> int:
-        """A place in a sequence of `count`, each equally likely."""
+        """A uniform index below `count`, the same on every rank."""
         self.decided += 1
         return random.Random(f"{self.seed} {self.decided}").randrange(count)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Where both streams stand."""
+        """The state of both streams."""
         return {"device": self.generator.get_state(), "decided": torch.tensor(self.decided)}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Restore what `state` gave."""
+        """Restore what `state` returned."""
         self.generator.set_state(state["device"])
         self.decided = int(state["decided"])

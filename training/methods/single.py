@@ -1,8 +1,8 @@
-"""Single: one network, weak view to strong views.
+"""Single: one network, whose heatmaps of the weak view are the target of its strong views.
 
-With one path that shows the strong view as it is, the affine consistency of Xie et al. (ICCV 2021,
-"PoseCons"); with `joint_cutout` their Joint Cutout; with `adaptive_masks` and the Mixup branch Meng et al.
-(arXiv 2404.14835); with four paths MultiAugs (single).
+With one path that shows the strong view unchanged, this is the affine consistency of Xie et al. (ICCV 2021,
+"PoseCons"); with `joint_cutout` it is their Joint Cutout; with `adaptive_masks` and the Mixup branch it is
+the method of Meng et al. (arXiv 2404.14835); with four paths it is MultiAugs (single).
 """
 
 from typing import Annotated, Literal
@@ -32,7 +32,7 @@ class SingleSettings(ConsistencySettings):
 
     name: Literal["single"] = "single"
     mixup: MixupSettings | None = MixupSettings()
-    """The branch of mixtures; null: none."""
+    """The Mixup branch; null: none."""
     weight: Annotated[float, Field(ge=0)] = 0.7
     """Weight of the sum of the paths' losses (lambda_u)."""
 
@@ -73,24 +73,24 @@ class Single(Method):
         return StepResult(loss, {"loss": loss.detach(), **terms})
 
     def labels(self, unlabelled: UnlabelledBatch) -> PseudoLabels:
-        """What the teacher says of the weak views."""
+        """The teacher's labels of the weak views."""
         heatmaps = self.ensemble(lambda views: self.teacher(views, self.network), unlabelled.weak)
         return pseudo_labels(self.cfg, heatmaps, self.codec)
 
     def wants_unlabelled(self, progress: Progress) -> bool:
-        """After the burn-in."""
+        """True after the burn-in."""
         return self.cfg.ramp(progress) > 0
 
     def after_update(self, progress: Progress) -> None:
-        """Move the teacher."""
+        """Update the teacher."""
         self.teacher.update(self.network, progress.step + 1)
 
     def networks(self) -> dict[str, PoseNet]:
-        """The network, and the teacher's own where it has one."""
+        """The network, and the teacher's own if it has one."""
         return {"network": self.network, **self.teacher.networks()}
 
     def inspect(self, unlabelled: UnlabelledBatch) -> Inspection:
-        """What the student is shown."""
+        """What the student sees."""
         with self.without_trace():
             labels = self.labels(unlabelled)
             return inspect_student(self.cfg, self.network, self.mixup, unlabelled, labels, self.random_state)

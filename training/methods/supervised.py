@@ -1,4 +1,4 @@
-"""Supervised: the labelled batch alone, the baseline of every table."""
+"""Supervised: training on the labelled batch alone, the baseline of every table."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from training.methods.method import Ingredients, Method, Progress, StepResult
 
 
 class Supervised(Method):
-    """f(x_l) against the targets, and nothing else."""
+    """L = L_s: the heatmaps of the labelled batch against their targets."""
 
     def __init__(self, ingredients: Ingredients) -> None:
         super().__init__()
@@ -28,11 +28,11 @@ class Supervised(Method):
         return StepResult(loss, {"loss": loss.detach(), "loss_supervised": loss.detach()})
 
     def wants_unlabelled(self, progress: Progress) -> bool:  # noqa: ARG002
-        """Never."""
+        """False: the method uses no unlabelled people."""
         return False
 
     def networks(self) -> dict[str, PoseNet]:
-        """The one network."""
+        """The network."""
         return {"network": self.network}
 
 
@@ -47,7 +47,7 @@ class SupervisedSettings:
     uses_every_parameter = True
 
     def settled_from(self, total_steps: int) -> int:  # noqa: ARG002
-        """The step from which the losses have their full weights: the first."""
+        """The first step: the loss has its full weight from the start."""
         return 0
 
     def build(self, ingredients: Ingredients) -> Supervised:

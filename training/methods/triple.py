@@ -1,9 +1,9 @@
 """Triple: two teachers that teach each other, and a student of both (SSPCM, Huang et al., CVPR 2023).
 
-The step is that of docs/methods.md 4.1 with the corrections of 4.4: the mean of both teachers is taught
-before there is a previous epoch, and copies of the teachers at the end of the previous one live on the
-device. Where averages of the teachers label (`teacher: ema`), the copies are copies of these averages, so
-that two periods of one teacher are compared and not two kinds of network.
+The step is that of docs/methods.md 4.1 with the corrections of 4.4: the student learns the mean of both
+teachers while there is no previous epoch, and the teachers' copies of the previous epoch stay on the device.
+If averages of the teachers give the labels (`teacher: ema`), the copies are copies of these averages, so that
+two periods of one teacher are compared and not two kinds of network.
 """
 
 from dataclasses import replace
@@ -35,26 +35,27 @@ from training.teacher import PreviousEpochTeacherSettings
 
 @settings
 class TripleSettings(ConsistencySettings):
-    """Two teachers and a student, their labels corrected by position inconsistency between periods."""
+    """Two teachers and a student; its labels are corrected by the teachers' position inconsistency."""
 
     name: Literal["triple"] = "triple"
     paths: Annotated[tuple[StrongPath, ...], Field(min_length=1)] = ((CutOcclude(),),)
     """The strong paths of all three networks."""
     min_peak: Annotated[float, Field(ge=0)] = 0.1
-    """Keypoints count where the mean of both teachers' peaks is above this."""
+    """Keypoints count if the mean of both teachers' peaks is above this."""
     teacher_net: NetSettings | None = None
-    """The network of both teachers, where it is a larger one; null: `net`, as the student's."""
+    """The network of both teachers, if it differs from the student's; null: `net`."""
     second_teacher_net: NetSettings | None = None
-    """The second teacher's, where it starts from other weights; null: as the first one's."""
+    """The network of the second teacher, if it starts from other weights; null: that of the first one."""
     epoch_steps: Annotated[int, Field(ge=1)] = 4_682
-    """Steps of an epoch: at the end of each the teachers are copied, to label in the next one."""
+    """Steps per epoch; the teachers are copied at the end of each epoch, and the copies label in the next
+    one."""
     max_inconsistency: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Keypoints count only where the teachers' positions differ by less than this share of the heatmap's
-    diagonal (published, but off in every released recipe: 0.6)."""
+    """Keypoints count only if the teachers' positions differ by less than this share of the heatmap's
+    diagonal (published as 0.6, but switched off in every released recipe); null: they all count."""
     weigh_by_position: bool = False
-    """Weigh each keypoint by one minus that share."""
+    """Weight each keypoint by one minus the distance between the teachers' positions, as such a share."""
     weigh_by_peak: bool = False
-    """Weigh each keypoint by one minus the difference of the teachers' peaks."""
+    """Weight each keypoint by one minus the difference between the teachers' peaks."""
 
     num_networks = 3
 
@@ -62,8 +63,8 @@ class TripleSettings(ConsistencySettings):
         super().__post_init__()
         if self.teacher.name == "previous_epoch":
             raise ValueError(
-                "teacher.name previous_epoch would label with the same copies that triple compares the "
-                "teachers with: take shared (published) or ema"
+                "teacher.name previous_epoch would give labels from the same copies that triple compares the "
+                "teachers with: use shared (published) or ema"
             )
 
     def build(self, ingredients: Ingredients) -> "Triple":
@@ -72,7 +73,10 @@ class TripleSettings(ConsistencySettings):
 
 
 class Triple(Method):
-    """L = (L_sA + L_sB + L_sS) / 2 + ramp (L_A by B's labels + L_B by A's + L_S by the corrected ones)."""
+    """L = (L_sA + L_sB + L_sS) / 2 + ramp (L_A + L_B + L_S).
+
+    L_A is computed with B's labels, L_B with A's, and L_S with the corrected ones.
+    """
 
     random_state: RandomState
 
@@ -89,14 +93,14 @@ class Triple(Method):
         self.previous_a = period.build(self.labeller_a.source(self.a))
         self.previous_b = period.build(self.labeller_b.source(self.b))
         trained = (self.a, self.b, self.network)
-        self.mixups = tuple(cfg.mixup_branch(each, ingredients.random_state) for each in trained)
+        self.mixups = tuple(cfg.mixup_branch(network, ingredients.random_state) for network in trained)
 
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
     ) -> StepResult:
-        """One step: labelled, weak and strong views; the teachers before the student."""
+        """One step: labelled, weak and strong views, the teachers before the student."""
         cfg, trained = self.cfg, (self.a, self.b, self.network)
-        supervised = torch.stack([supervised_loss(each, labelled, self.codec) for each in trained])
+        supervised = torch.stack([supervised_loss(network, labelled, self.codec) for network in trained])
         loss = 0.5 * supervised.sum()
         terms = {"loss_supervised": supervised[2].detach()}
         if unlabelled is not None:
@@ -112,7 +116,7 @@ class Triple(Method):
     def labels(
         self, unlabelled: UnlabelledBatch, progress: Progress
     ) -> tuple[PseudoLabels, PseudoLabels, PseudoLabels]:
-        """The labels of A, of B, and the corrected ones, all with the same weights of keypoints."""
+        """The labels of A, those of B, and the corrected ones, all with the same weights of the keypoints."""
         answer, weak = self.ensemble, unlabelled.weak
         of_a = answer(lambda views: self.labeller_a(views, self.a), weak)
         of_b = answer(lambda views: self.labeller_b(views, self.b), weak)
@@ -124,20 +128,20 @@ class Triple(Method):
             corrected = closest_pair_mean(of_a, of_b, before_a, before_b)
         weights = self.joint_weights(of_a, of_b)
         first, second, third = (
-            replace(pseudo_labels(self.cfg, each, self.codec), joint_weights=weights)
-            for each in (of_a, of_b, corrected)
+            replace(pseudo_labels(self.cfg, heatmaps, self.codec), joint_weights=weights)
+            for heatmaps in (of_a, of_b, corrected)
         )
         return first, second, third
 
     def joint_weights(self, of_a: torch.Tensor, of_b: torch.Tensor) -> torch.Tensor:
-        """(N, K): which keypoints of the teachers' heatmaps (N, K, h, w) count, and how much."""
+        """(N, K): the weight of each keypoint, from the teachers' heatmaps (N, K, h, w)."""
         cfg = self.cfg
         peaks_a, peaks_b = find_peaks(of_a).peaks, find_peaks(of_b).peaks
         weights = (0.5 * (peaks_a + peaks_b) > cfg.min_peak).float()
         inconsistency = position_inconsistency(of_a, of_b)
         if cfg.max_inconsistency is not None:
             weights = weights * (inconsistency < cfg.max_inconsistency)
-        # Squared, because the published kernel weighs the error before it is squared.
+        # Squared, because the published kernel applies the weight before it squares the error.
         if cfg.weigh_by_position:
             weights = weights * (1 - inconsistency).square()
         if cfg.weigh_by_peak:
@@ -145,11 +149,11 @@ class Triple(Method):
         return weights
 
     def wants_unlabelled(self, progress: Progress) -> bool:
-        """After the burn-in."""
+        """True after the burn-in."""
         return self.cfg.ramp(progress) > 0
 
     def after_update(self, progress: Progress) -> None:
-        """Move the labellers, and at the end of an epoch their copies."""
+        """Update the labellers, and at the end of an epoch their copies."""
         done = progress.step + 1
         self.labeller_a.update(self.a, done)
         self.labeller_b.update(self.b, done)
@@ -157,15 +161,15 @@ class Triple(Method):
         self.previous_b.update(self.labeller_b.source(self.b), done)
 
     def networks(self) -> dict[str, PoseNet]:
-        """The student, which is the product, and both teachers."""
+        """The student, which is the final network, and both teachers."""
         return {"student": self.network, "teacher_a": self.a, "teacher_b": self.b}
 
     def ensembles(self) -> dict[str, tuple[str, ...]]:
-        """The mean heatmap of the teachers."""
+        """The mean heatmaps of the teachers."""
         return {"teachers": ("teacher_a", "teacher_b")}
 
     def inspect(self, unlabelled: UnlabelledBatch) -> Inspection:
-        """What the student is shown, by the mean of the teachers."""
+        """What the student sees, with the mean of the teachers as its labels."""
         with self.without_trace():
             labels = self.labels(unlabelled, Progress(step=0, total_steps=1))[2]
             return inspect_student(
@@ -174,12 +178,12 @@ class Triple(Method):
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Distance between places (N, K, 2): (N, K)."""
+    """(N, K): the distances between points (N, K, 2)."""
     return torch.linalg.vector_norm(one - other, dim=-1)
 
 
 def position_inconsistency(of_a: torch.Tensor, of_b: torch.Tensor) -> torch.Tensor:
-    """PIS (N, K): min(d, D - 1) / D for the peaks' distance d and the heatmap's diagonal D, in cells."""
+    """PIS (N, K): min(d, D - 1) / D, with the peaks' distance d and the heatmap's diagonal D, in cells."""
     height, width = of_a.shape[-2:]
     diagonal = (height**2 + width**2) ** 0.5
     apart = distance(find_peaks(of_a).points_hm, find_peaks(of_b).points_hm)
@@ -189,19 +193,20 @@ def position_inconsistency(of_a: torch.Tensor, of_b: torch.Tensor) -> torch.Tens
 def closest_pair_mean(
     of_a: torch.Tensor, of_b: torch.Tensor, before_a: torch.Tensor, before_b: torch.Tensor
 ) -> torch.Tensor:
-    """For each keypoint the mean heatmap of that pair, one of A's and one of B's, whose peaks are closest.
+    """For each keypoint, the mean heatmap of the pair, one of A's and one of B's, whose peaks are closest.
 
-    All (N, K, h, w). The pairs are (A, B), (A', B), (A, B'), (A', B'); of equally close ones the first wins.
+    All are (N, K, h, w). The pairs are (A, B), (A', B), (A, B'), (A', B'); the first of equally close ones
+    wins.
     """
-    points_hm_a, points_hm_b = find_peaks(of_a).points_hm, find_peaks(of_b).points_hm
-    points_hm_before_a, points_hm_before_b = find_peaks(before_a).points_hm, find_peaks(before_b).points_hm
+    points_a, points_b = find_peaks(of_a).points_hm, find_peaks(of_b).points_hm
+    previous_a, previous_b = find_peaks(before_a).points_hm, find_peaks(before_b).points_hm
     distances = (
-        distance(points_hm_a, points_hm_b),
-        distance(points_hm_before_a, points_hm_b),
-        distance(points_hm_a, points_hm_before_b),
-        distance(points_hm_before_a, points_hm_before_b),
+        distance(points_a, points_b),
+        distance(previous_a, points_b),
+        distance(points_a, previous_b),
+        distance(previous_a, previous_b),
     )
-    # argmin gives the first of equals
+    # argmin returns the first of equal values
     closest = torch.stack(distances).argmin(dim=0)[..., None, None]
     chosen_a = torch.where(closest % 2 == 1, before_a, of_a)
     chosen_b = torch.where(closest >= 2, before_b, of_b)
