@@ -1,4 +1,4 @@
-"""What training and scoring a run both need: its people, its method, its kernels."""
+"""What training and scoring have in common: the people, the method and the kernels of a run."""
 
 import os
 from pathlib import Path
@@ -20,24 +20,28 @@ MOST_GRAPHS = 64
 
 
 def choose_kernels(*, deterministic: bool) -> None:
-    """Let a GPU take its fastest kernels, or only such as repeat to the bit; call before it is first used."""
-    # cuBLAS reads this when its first handle is made; torch refuses a matrix product without it.
+    """Let a GPU use its fastest kernels, or only reproducible ones. Call this before its first use."""
+    # cuBLAS reads this when its first handle is created; without it torch refuses matrix products.
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
-    # Shapes stay the same all run long, so it pays to try cuDNN's algorithms once; which wins is chance.
+    # Shapes stay the same for the whole run, so it pays to try cuDNN's algorithms once; the winner
+    # varies.
     torch.backends.cudnn.benchmark = not deterministic
 
 
 def open_splits(cfg: RunSettings, index_dir: Path) -> tuple[Split, Split | None, Split]:
-    """The labelled, unlabelled (where the method uses them) and scored people. Raises InputError.
+    """The labelled, the unlabelled (None if the method uses none) and the scored people.
 
-    The index files of the first two go to `index_dir`.
+    The index files of the first two are written to `index_dir`. Raises InputError if the shards cannot be
+    used.
     """
     data = cfg.data
     train_people, val = open_split(data.train), open_split(data.val)
     if train_people.skeleton != val.skeleton:
-        raise InputError(f"{data.train} and {data.val} have different keypoints: shard both by one format")
+        raise InputError(
+            f"{data.train} and {data.val} have different keypoints: build both from one annotation format"
+        )
     labelled = labelled_split(train_people, data.labelled, subset_seed=data.subset_seed, index_dir=index_dir)
     unlabelled = None
     if cfg.method.uses_unlabelled and data.unlabelled is not None:
@@ -49,8 +53,10 @@ def open_splits(cfg: RunSettings, index_dir: Path) -> tuple[Split, Split | None,
 
 
 def build_method(cfg: RunSettings, skeleton: Skeleton, process: ProcessInfo, *, fresh: bool = True) -> Method:
-    """The method with its networks, on the device; without `fresh` a checkpoint will give the weights, so no
-    pretrained ones are fetched."""
+    """The method with its networks, on the device.
+
+    fresh: fetch pretrained weights; without it, the weights are going to come from a checkpoint.
+    """
 
     def make_network(net: NetSettings | None) -> PoseNet:
         network = build_net(net or cfg.net, skeleton.num_keypoints, loads_weights=fresh).to(process.device)
@@ -64,17 +70,17 @@ def build_method(cfg: RunSettings, skeleton: Skeleton, process: ProcessInfo, *, 
 
 
 def build_optimizer(module: torch.nn.Module, cfg: RunSettings) -> torch.optim.Optimizer:
-    """Adam over what is trained, in one kernel for all parameters."""
-    parameters = [each for each in module.parameters() if each.requires_grad]
+    """Adam over all trained parameters, in one fused kernel."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return torch.optim.Adam(parameters, lr=cfg.optim.lr, fused=True)
 
 
 def compile_networks(method: Method) -> None:
-    """Compile every network of a method, copies of teachers too; names and values of its state stay.
+    """Compile every network of a method, with copies of teachers; its state keeps its names and values.
 
-    Each size of batch, place to mix at, mode and shape of network is a graph of its own, made when it is
-    first met. All networks share torch's limit on their number, beyond which it would run uncompiled: methods
-    of several networks that mix at several places pass the usual 8.
+    Each batch size, mixed layer, mode and architecture needs its own graph, which is compiled on first use.
+    All networks share torch's limit on the number of graphs, beyond which they would run uncompiled; methods
+    with several networks that mix at several layers exceed the usual 8.
     """
     torch._dynamo.config.recompile_limit = max(MOST_GRAPHS, torch._dynamo.config.recompile_limit)
     for module in method.modules():

@@ -1,9 +1,10 @@
 """Checkpoints that survive a kill at any moment, and the states that go into them.
 
-A checkpoint is a folder `checkpoints/step-00001234/`: `shared.pt` (what all ranks agree on, written by rank
-0), `rank-<i>.pt` (what each rank has of its own: random states, the place in its data) and `checksums.json`.
-It is written under a name ending in `.tmp` and renamed when every byte is on the disk, so a folder without
-the ending is complete. With several machines the run folder must be one that all of them share.
+A checkpoint is a folder `checkpoints/step-00001234/` with `shared.pt` (what all ranks have in common, written
+by rank 0), `rank-<i>.pt` (what differs between ranks: random states, the position in the data) and
+`checksums.json`. It is written under a name that ends in `.tmp` and renamed when every byte is on the disk,
+so a folder without this ending is complete. With several machines, the run folder must be on a disk that all
+of them share.
 """
 
 import json
@@ -36,7 +37,7 @@ NAMES_SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What `load` returns: the step, the state shared by all ranks and this rank's own."""
+    """What `load` returns: the step, the state that all ranks share, and this rank's own state."""
 
     step: int
     shared: dict[str, Any]
@@ -57,11 +58,11 @@ def save(
 ) -> Path:
     """Write the checkpoint of `step`; every rank calls this, and all return when it is complete.
 
-    `shared` is read on rank 0 only. States are tensors and plain containers (dict, list, tuple, numbers,
-    text, bytes): what `torch.load(weights_only=True)` accepts; anything else is a TypeError here, not a
-    surprise on resume. Older checkpoints beyond the last `keep`, except that of step `spare`, are removed
-    after the new one is complete. An intact checkpoint of the same step is left as it is (a resumed run
-    would write the same).
+    `shared` is read on rank 0 only. States consist of what `torch.load(weights_only=True)` accepts: tensors
+    and plain values (dict, list, tuple, numbers, text, bytes); anything else is a TypeError here instead of
+    an error on resume. Older checkpoints beyond the last `keep`, except that of step `spare`, are removed
+    once the new one is complete. An intact checkpoint of the same step is left unchanged (a resumed run would
+    write the same).
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}")
@@ -81,19 +82,20 @@ def save(
             _prune(final, keep, spare)
         barrier()
     except BaseException:
-        if rank == 0:  # on a full disk this makes room
+        if rank == 0:  # which makes room on a full disk
             shutil.rmtree(aside, ignore_errors=True)
         raise
     return final
 
 
 def latest(run_folder: Path, *, warn: Callable[[str], None] = warnings.warn) -> Path | None:
-    """The newest intact checkpoint, or None; damaged ones are passed over with a warning that names them.
+    """The newest intact checkpoint, or None; damaged ones are skipped with a warning that names them.
 
-    Reads every byte of the files it judges: call it on one rank and tell the others. One that is gone when it
-    is read was removed by the run that is training there, which has left a newer one: that is looked for.
+    Reads every byte of the files, so call it on one rank and send the result to the others. If a checkpoint
+    vanishes while it is read, a run that trains there has removed it and left a newer one: the search starts
+    again.
     """
-    told: set[Path] = set()
+    warned: set[Path] = set()
     while True:
         for path in reversed(_complete_folders(run_folder / FOLDER)):
             problem = damage(path)
@@ -101,20 +103,20 @@ def latest(run_folder: Path, *, warn: Callable[[str], None] = warnings.warn) -> 
                 return path
             if not path.is_dir():
                 break
-            if path not in told:
-                warn(f"Checkpoint {path} is damaged ({problem}); passing over it to an older one.")
-            told.add(path)
+            if path not in warned:
+                warn(f"Checkpoint {path} is damaged ({problem}); looking for an older one.")
+            warned.add(path)
         else:
             return None
 
 
 def kept_steps(run_folder: Path) -> list[int]:
-    """The steps whose checkpoints are complete, rising; damaged ones among them."""
+    """The steps whose checkpoints are complete, in ascending order, including damaged ones."""
     return [step_of(path) for path in _complete_folders(run_folder / FOLDER)]
 
 
 def set_damaged_aside(run_folder: Path) -> list[Path]:
-    """Rename every complete checkpoint of a folder in which none is intact; returns where they are now."""
+    """Rename every complete checkpoint of a folder in which none is intact; returns the new paths."""
     moved = []
     for path in _complete_folders(run_folder / FOLDER):
         aside = path.with_name(f"damaged-{path.name}")
@@ -124,7 +126,7 @@ def set_damaged_aside(run_folder: Path) -> list[Path]:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's files against its checksums, in a few words; None when intact."""
+    """What is wrong with a checkpoint's files according to its checksums, in a few words; None if intact."""
     try:
         written = _manifest(path)
         for name, expected in written["files"].items():
@@ -132,7 +134,7 @@ def damage(path: Path) -> str | None:
             if size != expected["bytes"]:
                 return f"{name} has {size} bytes instead of {expected['bytes']}"
             if file_sha256(path / name) != expected["sha256"]:
-                return f"{name} does not have its checksum"
+                return f"{name} does not match its checksum"
     except InputError as error:
         return str(error)
     except FileNotFoundError as error:
@@ -143,10 +145,10 @@ def damage(path: Path) -> str | None:
 
 
 def load(path: Path, *, rank: int = 0, world_size: int = 1) -> Checkpoint:
-    """Read a checkpoint for one rank of a run that goes on, into main memory.
+    """Read a checkpoint for one rank of a resumed run, into main memory.
 
-    Raises InputError where it is absent or unreadable, or was written by another number of ranks: their data
-    streams cannot be divided anew.
+    Raises InputError if it is absent or unreadable, or was written by another number of ranks, whose data
+    streams cannot be divided again.
     """
     try:
         written = _manifest(path)
@@ -155,7 +157,7 @@ def load(path: Path, *, rank: int = 0, world_size: int = 1) -> Checkpoint:
     if written["world"] != world_size:
         raise InputError(
             f"Checkpoint {path} was written by {written['world']} process(es) and cannot be resumed by "
-            f"{world_size}: launch {written['world']}."
+            f"{world_size}: start {written['world']}."
         )
     return Checkpoint(
         step=written["step"],
@@ -165,12 +167,12 @@ def load(path: Path, *, rank: int = 0, world_size: int = 1) -> Checkpoint:
 
 
 def load_shared(path: Path) -> dict[str, Any]:
-    """The part of a checkpoint that does not depend on the rank: enough to score it."""
+    """The part of a checkpoint that all ranks share, which is enough to score it."""
     return read_state(path / SHARED)
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Any], where: Path | str) -> None:
-    """Load `state` into `module`, all of it; InputError, one sentence, where the architectures differ."""
+    """Load all of `state` into `module`. Raises InputError if the architectures differ."""
     own = module.state_dict()
     differences = {
         "missing": [name for name in own if name not in state],
@@ -181,27 +183,27 @@ def load_weights(module: nn.Module, state: Mapping[str, Any], where: Path | str)
             if name in state and _shape(state[name]) != _shape(own[name])
         ],
     }
-    found = [f"{len(names)} {kind} ({_few(names)})" for kind, names in differences.items() if names]
-    if found:
+    described = [f"{len(names)} {kind} ({_listed(names)})" for kind, names in differences.items() if names]
+    if described:
         raise InputError(
-            f"The checkpoint {where} belongs to another architecture, with entries {', '.join(found)}: "
+            f"The checkpoint {where} belongs to another architecture, with entries {', '.join(described)}: "
             "use the recipe that it was trained with."
         )
     module.load_state_dict(state)
 
 
 def not_finite(state: Mapping[str, Any]) -> str | None:
-    """The names of a few tensors in `state` that hold an infinity or a NaN; None where all are finite."""
+    """The names of some tensors in `state` that hold an infinity or a NaN; None if all are finite."""
     tensors = {name: value for name, value in state.items() if torch.is_tensor(value)}
     if not tensors:
         return None
     are_finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
     broken = [name for name, is_finite in zip(tensors, are_finite, strict=True) if not is_finite]
-    return _few(broken) if broken else None
+    return _listed(broken) if broken else None
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write one file of tensors and plain containers, atomically and to the disk."""
+    """Write one file of tensors and plain values, atomically, and flush it to the disk."""
     _refuse_unreadable(dict(state), path.name)
     aside = path.with_name(path.name + ".tmp")
     try:
@@ -210,7 +212,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except RuntimeError as error:
-        # When the disk fails, torch raises an error of its own about the file that it could not end.
+        # If the disk fails, torch raises its own error about the file that it could not finish.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
@@ -219,22 +221,22 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read what `write_state` wrote, running no code from the file; InputError where it cannot be read.
+    """Read what `write_state` wrote, without running code from the file. Raises InputError if that fails.
 
-    Into main memory, from which whoever loads it copies to the device: torch knows no place named "cpu:0",
-    as the device of one of several ranks is called.
+    The state is read into main memory, because torch cannot map to "cpu:0", the device of one of several
+    ranks.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"There is no {path}: name a run folder that holds a checkpoint.") from None
+        raise InputError(f"There is no {path}: give a run folder that holds a checkpoint.") from None
     except Exception as error:  # torch raises half a dozen types for damaged files
         raise InputError(
             f"{path} cannot be read ({why_unreadable(error)}): remove its folder to fall back on an older "
-            "one."
+            "checkpoint."
         ) from error
     if not isinstance(state, dict):
-        raise InputError(f"{path} holds a {type(state).__name__} where a state dict is expected.")
+        raise InputError(f"{path} holds a {type(state).__name__} instead of a state dict.")
     return state
 
 
@@ -256,7 +258,7 @@ def capture_rng() -> dict[str, Any]:
 
 
 def restore_rng(state: Mapping[str, Any]) -> None:
-    """Put back what `capture_rng` took; a GPU state is skipped where there is no GPU."""
+    """Restore what `capture_rng` returned; the state of a GPU is skipped if there is none."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     keys = numpy["keys"].numpy().astype(np.uint32)
@@ -267,7 +269,7 @@ def restore_rng(state: Mapping[str, Any]) -> None:
 
 
 def step_folder(run_folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """The folder of the checkpoint of a step."""
     return run_folder / FOLDER / f"step-{step:08d}"
 
 
@@ -281,7 +283,7 @@ def _rank_file(rank: int) -> str:
 
 
 def _complete_folders(checkpoints: Path) -> list[Path]:
-    """Checkpoint folders by rising step; those still being written are not among them."""
+    """Checkpoint folders in ascending order of steps, without those that are still being written."""
     named = [path for path in checkpoints.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)]
     return sorted(
         (path for path in named if path == step_folder(checkpoints.parent, step_of(path)) and path.is_dir()),
@@ -296,12 +298,12 @@ def _sweep(checkpoints: Path) -> None:
 
 
 def _complete(aside: Path, final: Path, *, step: int, world_size: int) -> None:
-    """Seal the folder with its checksums and give it its name."""
+    """Write the checksums and give the folder its final name."""
     names = [SHARED, *(_rank_file(rank) for rank in range(world_size))]
     absent = [name for name in names if not (aside / name).is_file()]
     if absent:
         raise InputError(
-            f"{aside} lacks {_few(absent)}: the run folder must be on a disk that all ranks share."
+            f"{aside} lacks {_listed(absent)}: the run folder must be on a disk that all ranks share."
         )
     files = {
         name: {"bytes": (aside / name).stat().st_size, "sha256": file_sha256(aside / name)} for name in names
@@ -322,18 +324,18 @@ def _prune(newest: Path, keep: int, spare: int | None) -> None:
     older = [path for path in _complete_folders(newest.parent) if step_of(path) < step_of(newest)]
     for path in older[: max(len(older) - (keep - 1), 0)]:
         if step_of(path) != spare:
-            with suppress(OSError):  # what a disk does not give up now is no reason to end the run
+            with suppress(OSError):  # a failed removal is no reason to end the run
                 _remove(path)
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder such that a kill half way leaves no half checkpoint under a good name."""
+    """Remove a folder in such a way that a kill leaves no partial checkpoint under a valid name."""
     doomed = path if path.suffix == ".tmp" else path.rename(path.with_name(path.name + ".old.tmp"))
-    shutil.rmtree(doomed, ignore_errors=True)  # a network disk may hold files back: the next save tries again
+    shutil.rmtree(doomed, ignore_errors=True)  # a network disk may fail here: the next save tries again
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """The content of checksums.json. Raises InputError in a few words where it is not what `save` wrote."""
+    """The content of checksums.json. Raises InputError, in a few words, if it is not what `save` wrote."""
     try:
         written: dict[str, Any] = json.loads((path / CHECKSUMS).read_bytes())
         names = {SHARED, *(_rank_file(rank) for rank in range(written["world"]))}
@@ -343,15 +345,15 @@ def _manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f"{CHECKSUMS} cannot be read: {type(error).__name__} {error}") from None
     if not is_whole:
-        raise InputError(f"{CHECKSUMS} cannot be read: it is of another checkpoint")
+        raise InputError(f"{CHECKSUMS} cannot be used: it belongs to another checkpoint")
     return written
 
 
 def _refuse_unreadable(state: Any, where: str) -> None:
-    """TypeError for what `torch.load(weights_only=True)` would refuse, with its place in the state."""
+    """Raise TypeError for what `torch.load(weights_only=True)` would refuse, with its path in the state."""
     if type(state) not in CONTAINERS + LEAVES:
         raise TypeError(
-            f"{where} is a {type(state).__name__}: checkpoints hold tensors and plain containers only"
+            f"{where} is a {type(state).__name__}: checkpoints hold only tensors and plain values"
         )
     if isinstance(state, dict):
         for key, value in state.items():
@@ -363,7 +365,7 @@ def _refuse_unreadable(state: Any, where: str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder as durable as their contents."""
+    """Flush the names in a folder to the disk, as was done with the contents."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -375,6 +377,6 @@ def _shape(value: Any) -> tuple[int, ...]:
     return tuple(getattr(value, "shape", ()))
 
 
-def _few(names: list[str]) -> str:
+def _listed(names: list[str]) -> str:
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more

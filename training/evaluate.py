@@ -2,14 +2,14 @@
 
     python training/evaluate.py RUN_DIR [checkpoint=newest|best|STEP] [key=value ...]
 
-takes the newest checkpoint of the run or the one that is named, the run's own recipe and the overrides
-given (evaluation.flip_test=true, heatmap.decode=dark, data.val=OTHER, ...), and writes into
-RUN_DIR/evaluation `scores.json` and, for each network and ensemble, the COCO results
-`NAME-predictions.json`. Those of other people than the recipe's, and of a checkpoint that was named, go into
-folders of their own there: evaluation/my-photos (data.val=shards/my-photos), evaluation/step-00001200, and
-evaluation/my-photos/step-00001200 for both. Where evaluation/my-photos holds the scores of another set of
-that name, a part of the hash of what is scored is added to the name. Of people whom nobody annotated, such as
-those that a detector found in new photos, there are results and no scores.
+It uses the newest checkpoint of the run or the one that you name, the recipe in RUN_DIR, and your changes to
+it (evaluation.flip_test=true, heatmap.decode=dark, data.val=OTHER, ...). It writes into RUN_DIR/evaluation
+`scores.json` and, for each network and ensemble, its COCO results, `NAME-predictions.json`. Other people than
+the recipe's, and a checkpoint that you name, have separate folders there: evaluation/my-photos
+(data.val=shards/my-photos), evaluation/step-00001200, and evaluation/my-photos/step-00001200 for both. If
+evaluation/my-photos already holds scores of another set, a part of the hash of the scored set is added to the
+name. People without annotations, such as those that a detector found in new photos, get results but no
+scores.
 """
 
 import os
@@ -56,17 +56,17 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @settings
 class EvaluateSettings(RunSettings):
-    """A run's own settings, and which of its checkpoints is scored."""
+    """The settings of a run, and which of its checkpoints to score."""
 
     checkpoint: Literal["newest", "best"] | Count = "newest"
-    """Which checkpoint is scored: the newest, the best (of those kept, the one that the run scored best, by
-    `metric`), or that of a step, such as 1200. One that is named leaves its scores in a folder of its own."""
+    """The checkpoint to score: `newest`, `best` (of those that are kept, the one with the best `metric`), or
+    that of a step, such as 1200. The scores of `best` or a step are written into a separate folder."""
 
 
 def score_all(
     ranks: Sequence[dict[str, Predictions]], ground_truth: dict[str, Any], skeleton: Skeleton, where: str
 ) -> dict[str, dict[str, float]]:
-    """The scores of every network and ensemble, from what `predict` gave on each rank.
+    """The scores of every network and ensemble, from what `predict` returned on each rank.
 
     Raises InputError, which begins with `where`, for predictions that are not finite.
     """
@@ -81,7 +81,7 @@ def score_all(
 def results_of(
     people: Predictions, ground_truth: dict[str, Any], skeleton: Skeleton, where: str
 ) -> list[dict[str, Any]]:
-    """COCO results of one network or ensemble, by the category of the file that the people were annotated in.
+    """COCO results of one network or ensemble, with the category of the annotation file.
 
     Raises InputError, which begins with `where`, for predictions that are not finite.
     """
@@ -90,19 +90,19 @@ def results_of(
         record = people.records[int(is_finite.argmin())]
         raise InputError(
             f"{where}: the keypoints of {(~is_finite).sum():,} of {len(is_finite):,} people are not finite "
-            f"numbers (first in {record.get('file_name', record['image_id'])}): take an earlier checkpoint "
+            f"numbers (first in {record.get('file_name', record['image_id'])}): use an earlier checkpoint "
             "(checkpoint=STEP) or precision=no, or train again with a smaller learning rate (optim.lr)"
         )
     return coco_results(people, skeleton, category_id=category_id_of(ground_truth))
 
 
 def summary(history: list[dict[str, Any]], metric: str) -> dict[str, Any]:
-    """What scores.json holds: the last scoring, the best by the product network's `metric`, and all."""
+    """The content of scores.json: the last scoring, the best one by the first network's `metric`, and all."""
     return {"metric": metric, "last": history[-1], "best": _best(history, metric), "history": history}
 
 
 def best_step(history: list[dict[str, Any]], metric: str, among: Collection[int]) -> int | None:
-    """The step of the best scoring, as in `summary`, of those at the steps `among`; None without any."""
+    """The step of the best scoring, as in `summary`, of those at the steps `among`; None if there is none."""
     rows = [row for row in history if row["step"] in among]
     return _best(rows, metric)["step"] if rows else None
 
@@ -112,7 +112,7 @@ def _best(history: list[dict[str, Any]], metric: str) -> dict[str, Any]:
 
 
 def find_checkpoint(folder: Path, cfg: EvaluateSettings) -> Path:
-    """The checkpoint that `cfg.checkpoint` means; InputError, which lists those kept, where it is gone."""
+    """The checkpoint that `cfg.checkpoint` names. Raises InputError, which lists those kept, if gone."""
     if cfg.checkpoint == "newest":
         newest = checkpoint.latest(folder)
         if newest is None:
@@ -122,7 +122,7 @@ def find_checkpoint(folder: Path, cfg: EvaluateSettings) -> Path:
     step: int | None
     if cfg.checkpoint == "best":
         step = best_step(read_scores(folder).get("history", []), cfg.metric, among=kept)
-        problem = "the run scored none of the checkpoints that it keeps"
+        problem = "the run has scored none of the checkpoints that it keeps"
     else:
         step = cfg.checkpoint
         problem = "the run keeps no checkpoint of that step"
@@ -137,10 +137,10 @@ def find_checkpoint(folder: Path, cfg: EvaluateSettings) -> Path:
 
 
 def read_checkpoint(folder: Path, cfg: EvaluateSettings) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint that `cfg.checkpoint` means, and its state of the method; see `find_checkpoint`.
+    """The checkpoint that `cfg.checkpoint` names, and its state of the method; see `find_checkpoint`.
 
-    One that is gone when it is read was removed by the run, which is still training: then it is looked for
-    anew. Raises InputError where it holds no method or numbers that are not finite.
+    If it vanishes while it is read, the run is still training and has removed it: the search starts again.
+    Raises InputError if it holds no method, or numbers that are not finite.
     """
     while True:
         path = find_checkpoint(folder, cfg)
@@ -155,27 +155,29 @@ def read_checkpoint(folder: Path, cfg: EvaluateSettings) -> tuple[Path, dict[str
     broken = checkpoint.not_finite(state)
     if broken:
         raise InputError(
-            f"{path}: these weights or running means are not finite: {broken}: score another one"
+            f"{path}: these weights or running means are not finite: {broken}: score another checkpoint"
         )
     return path, state
 
 
 def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
-    """Score a checkpoint of the run in `folder`, whose recipe scores on `own_val`.
+    """Score a checkpoint of the run in `folder`, whose recipe scores the people of `own_val`.
 
-    People without any annotated keypoint are predicted and not scored. Raises InputError where the checkpoint
-    is absent or damaged, and where the people of `cfg.data.val` have other keypoints than the network or
-    cannot give `cfg.metric`: before anything is predicted.
+    People without any annotated keypoint are predicted but not scored. Raises InputError, before anything is
+    predicted, if the checkpoint is absent or damaged, or if the people of `cfg.data.val` have other keypoints
+    than the network or cannot give `cfg.metric`.
     """
     path, state = read_checkpoint(folder, cfg)
     if cfg.checkpoint == "newest" and checkpoint.step_of(path) != cfg.steps:
         step = checkpoint.step_of(path)
         Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f"note: {folder} keeps no intact checkpoint of its last step, {cfg.steps:,}: step {step:,} is "
+            f"note: {folder} has no intact checkpoint of its last step, {cfg.steps:,}, so step {step:,} is "
             "scored"
         )
     val = open_val(cfg, own_val)
-    seen = None if cfg.data.val == own_val else seen_in_training(cfg, val)  # else the run has told it
+    seen = (
+        None if cfg.data.val == own_val else seen_in_training(cfg, val)
+    )  # the run itself has warned otherwise
     if seen:
         Console(stderr=True).print(f"note: {seen}", highlight=False, soft_wrap=True)
     output = folder_of(val, folder, is_own_address=cfg.data.val == own_val)
@@ -191,7 +193,7 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     process = ProcessInfo(device=device)
     method = build_method(cfg, val.skeleton, process, fresh=False)
     checkpoint.load_weights(method, state, path)
-    found = predict(
+    predictions = predict(
         method.networks(),
         eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, process=process, settings=cfg.loader),
         codec=HeatmapCodec(cfg.heatmap, val.skeleton),
@@ -200,7 +202,7 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
         autocast=partial(torch.autocast, device.type, _DTYPES.get(cfg.precision), cfg.precision in _DTYPES),
     )
     scores = {}
-    for name, people in found.items():
+    for name, people in predictions.items():
         results = results_of(people, ground_truth, val.skeleton, f"{path}: {name}")
         categories = categories_of(people.records, ground_truth)
         written = coco_results(people, val.skeleton, category_id=categories)
@@ -214,16 +216,16 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
 
 
 def folder_of(val: Split, run_folder: Path, *, is_own_address: bool) -> Path:
-    """The folder for the scores of `val`, in which those of no other people are.
+    """The folder for the scores of `val`, which holds no scores of other people.
 
-    The people of the run's own recipe have `evaluation` itself; they are known by what their shards hold, or,
-    where the card of an older run does not say that, by their address. Others have a folder there by their
-    name, with a part of the hash of what is scored where that name is taken or could mean something else.
+    For the people of the run's own recipe it is `evaluation` itself. They are recognised by the content of
+    their shards, or by their address if the card of an older run does not hold that. Others get a folder in
+    it with their name, and with a part of the hash of the scored set if the name is taken or ambiguous.
     """
     evaluation, content = run_folder / "evaluation", val.content_sha256
     card = run_folder / CARD_NAME
-    said = read_json(card, cure="remove it") if card.is_file() else {}
-    own = said.get("val", {}).get("content_sha256")
+    written = read_json(card, cure="remove it") if card.is_file() else {}
+    own = written.get("val", {}).get("content_sha256")
     if content == own or (own is None and is_own_address):
         return evaluation
     is_command = val.root.startswith("pipe:")
@@ -235,7 +237,7 @@ def folder_of(val: Split, run_folder: Path, *, is_own_address: bool) -> Path:
 
 
 def _is_free(folder: Path, val: Split) -> bool:
-    """Whether no scores of other people than those of `val` are in a folder."""
+    """Whether a folder holds no scores of people other than those of `val`."""
     if folder.exists() and not folder.is_dir():
         return False
     for path in (folder / SCORES_NAME, *folder.glob(f"step-*/{SCORES_NAME}")):
@@ -243,25 +245,25 @@ def _is_free(folder: Path, val: Split) -> bool:
             scores = read_json(path, cure="remove its folder")
             if "val_sha256" in scores:
                 return bool(scores["val_sha256"] == val.content_sha256)
-            return bool(scores.get("val") == val.root)  # of an older version
+            return bool(scores.get("val") == val.root)  # written by an older version
     return True
 
 
 def open_val(cfg: RunSettings, own_val: str) -> Split:
-    """The people to score; where they are not those of the recipe, they must have its keypoints."""
+    """The people to score. Raises InputError if they have other keypoints than the recipe's."""
     val = open_split(cfg.data.val)
     if cfg.data.val != own_val and open_split(cfg.data.train).skeleton != val.skeleton:
         raise InputError(
-            f"data.val: {cfg.data.val} has other keypoints than {cfg.data.train}, by which the run was "
-            "trained: shard both by one format"
+            f"data.val: {cfg.data.val} has other keypoints than {cfg.data.train}, on which the run was "
+            "trained: build both from one annotation format"
         )
     return val
 
 
 def seen_in_training(cfg: RunSettings, val: Split) -> str | None:
-    """Whether photos of the people to score are among those that the run was trained on.
+    """A warning if photos of the people to score are among those that the run was trained on.
 
-    None where there are none, and where these sets are no longer there to tell.
+    None if there are no such photos, or if the training sets are no longer there to compare.
     """
     try:
         with TemporaryDirectory() as index_dir:
@@ -272,7 +274,7 @@ def seen_in_training(cfg: RunSettings, val: Split) -> str | None:
 
 
 def how(cfg: RunSettings, val: Split, ground_truth: dict[str, Any]) -> dict[str, Any]:
-    """What the scores depend on beside the weights."""
+    """What the scores depend on, apart from the weights."""
     annotated = "annotated" if metrics_of(ground_truth, val.skeleton) else "given"
     return {
         "val": cfg.data.val,
@@ -289,12 +291,12 @@ def main(argv: list[str] | None = None) -> None:
     with exit_on_input_error():
         request = read_request(
             EvaluateSettings,
-            description="Score a run's newest checkpoint, or another by checkpoint=best or checkpoint=STEP.",
+            description="Score the newest checkpoint of a run, or checkpoint=best or checkpoint=STEP.",
             path_name="RUN_DIR",
             argv=argv,
         )
         if request.recipe is None:
-            raise InputError("command line: RUN_DIR is missing: name the folder of the run to score")
+            raise InputError("command line: RUN_DIR is missing: give the folder of the run to score")
         recipe = own_recipe(request.recipe)
         own_val = load(RunSettings, recipe).data.val
         with named_disk_errors(request.recipe / "evaluation"):

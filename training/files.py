@@ -1,4 +1,4 @@
-"""Whole files or none: what a run writes beside its checkpoints."""
+"""The JSON files of a run, written atomically."""
 
 import json
 from pathlib import Path
@@ -13,17 +13,17 @@ METRICS_NAME = "metrics.jsonl"
 
 
 def read_json(path: Path, *, cure: str) -> dict[str, Any]:
-    """The content of a JSON file of a run. Raises InputError, which ends with `cure`, where it is damaged."""
+    """The content of a JSON file of a run. Raises InputError, which ends with `cure`, if it is damaged."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}): {cure}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: cannot be read (it is no mapping): {cure}")
+        raise InputError(f"{path}: cannot be read (it holds no mapping): {cure}")
     return content
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, aside first."""
+    """Write `value` as indented JSON, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())

@@ -1,4 +1,4 @@
-"""What the options of `accelerate launch` may ask of a run; the recipe decides everything that they leave."""
+"""Refuses options of `accelerate launch` that contradict the recipe."""
 
 import os
 
@@ -11,11 +11,11 @@ OTHER_WAYS = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG")
 
 
 def require_plain_launch(precision: str) -> None:
-    """Refuse launcher options that would change the training behind the recipe's back, or do nothing.
+    """Refuse launcher options that would change the training against the recipe, or have no effect.
 
-    The launcher hands its options over as environment variables named ACCELERATE_*; values of the file that
-    `accelerate config` writes arrive in the same way. Accelerate would divide the loss for an accumulation
-    that the loop does not do, and compile or shard the whole method. `precision` is that of the recipe.
+    The launcher passes its options on as environment variables named ACCELERATE_*, and so it does with the
+    file that `accelerate config` writes. Accelerate would divide the loss for an accumulation that the loop
+    does not do, and would compile or shard the whole method. `precision` is that of the recipe.
 
     Raises InputError with one sentence for the first such option.
     """
@@ -23,36 +23,35 @@ def require_plain_launch(precision: str) -> None:
     if asked not in ("no", precision):
         raise InputError(
             f"accelerate launch asks for mixed precision {asked}, but the recipe has precision={precision}: "
-            "precision belongs to the recipe here, so leave out --mixed_precision (or the line of the file "
-            "that `accelerate config` wrote) and give precision=no, bf16 or fp16 to training/run.py"
+            "the recipe sets the precision, so leave out --mixed_precision (or its line in the file that "
+            "`accelerate config` wrote) and pass precision=no, bf16 or fp16 to training/run.py"
         )
     steps = os.environ.get(f"ACCELERATE_{ACCUMULATION.upper()}") or option_of_launcher(ACCUMULATION) or "1"
     if steps != "1":
         raise InputError(
-            f"accelerate launch asks for {steps} gradient accumulation steps, but gradients are not "
-            f"accumulated here: leave out --{ACCUMULATION}, and set labelled_batch and unlabelled_batch or "
-            "--num_processes for the batch that you want"
+            f"accelerate launch asks for {steps} gradient accumulation steps, but training does not "
+            f"accumulate gradients: leave out --{ACCUMULATION}, and set labelled_batch and unlabelled_batch "
+            "or --num_processes for the batch size that you want"
         )
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if backend.lower() != "no":
         raise InputError(
-            f"accelerate launch asks for the dynamo backend {backend}, but whether networks are compiled "
-            "belongs to the recipe here: leave out --dynamo_backend, and give compile=true to training/run.py"
+            f"accelerate launch asks for the dynamo backend {backend}, but the recipe decides whether "
+            "networks are compiled: leave out --dynamo_backend, and pass compile=true to training/run.py"
         )
     for way in OTHER_WAYS:
         if os.environ.get(f"ACCELERATE_USE_{way}", "false").lower() == "true":
             raise InputError(
-                f"accelerate launch asks for {way}, but several processes each hold the whole network here: "
-                f"leave out --use_{way.lower()} (or the line of the file that `accelerate config` wrote)"
+                f"accelerate launch asks for {way}, but every process holds the whole network here: "
+                f"leave out --use_{way.lower()} (or its line in the file that `accelerate config` wrote)"
             )
 
 
 def option_of_launcher(name: str) -> str | None:
-    """The value of an option that `accelerate launch` was started with, read off its own command line.
+    """The value of an option of the `accelerate launch` that started this process, from its command line.
 
-    The launcher hands on some options, such as that of gradient accumulation, to DeepSpeed alone and drops
-    them otherwise; then its command line is the only place that still has them. None where the parent is no
-    launcher, or has no such option.
+    The launcher passes some options, such as gradient accumulation, to DeepSpeed only and otherwise drops
+    them, so its command line is the only source. None if the parent is no launcher or has no such option.
     """
     try:
         parent = psutil.Process().parent()
@@ -63,7 +62,7 @@ def option_of_launcher(name: str) -> str | None:
         return None
     own = words[words.index("launch") + 1 :]
     for word, following in zip(own, [*own[1:], ""], strict=True):
-        if word.endswith(".py"):  # the options of the script begin
+        if word.endswith(".py"):  # here the options of the script begin
             return None
         key, _, value = word.removeprefix("--").partition("=")
         if word.startswith("--") and key.replace("-", "_") == name:

@@ -1,4 +1,4 @@
-"""The training loop, top to bottom: step, report, score, save. Steps are its clock."""
+"""The training loop, from top to bottom: step, report, score, save. It counts steps, not epochs."""
 
 import json
 import signal
@@ -29,10 +29,11 @@ from training.stopping import StopRequest
 
 @dataclass
 class Job:
-    """Everything that a run is made of.
+    """Everything that a run consists of.
 
-    `preview` are the unlabelled people of every sheet of views, `step` counts finished steps, `history` holds
-    every scoring, `card` is what card.json says, `stopped_by` the signal that ended the run early, or 0.
+    `preview` holds the unlabelled people of every sheet of views, `step` counts finished steps, `history`
+    holds every scoring, `card` is the content of card.json, and `stopped_by` is the signal that ended the run
+    early, or 0.
     """
 
     cfg: RunSettings
@@ -55,7 +56,7 @@ class Job:
 
 
 def train(job: Job, stop: StopRequest) -> None:
-    """Run `job` from its step to its last; save and return early when `stop` is asked for."""
+    """Run `job` from its current step to the last one; on a stop request, save and return early."""
     cfg, accelerator = job.cfg, job.accelerator
     job.wrapped.train()
     while job.step < cfg.steps:
@@ -83,12 +84,12 @@ def train(job: Job, stop: StopRequest) -> None:
         stopping = 0 if is_last else stop.agreed(job.step)
         if is_last or stopping or is_due(job.step, cfg.checkpoint_every, cfg.steps):
             save(job)
-        if is_scored:  # after the save: a run is finished when the last step's scores and network are there
+        if is_scored:  # after the save: the scores of the last step mark a run as finished, network included
             write_scores(job)
         if stopping:
             job.stopped_by = stopping
             signal_name = signal.Signals(stopping).name
-            job.report.note(f"stopped by {signal_name}, saved at step {job.step}: the same command goes on")
+            job.report.note(f"stopped by {signal_name}, saved at step {job.step}: the same command continues")
             return
 
 
@@ -102,9 +103,10 @@ def train_step(
     unlabelled: UnlabelledBatch | None,
     progress: Progress,
 ) -> dict[str, torch.Tensor | float]:
-    """One step: the learning rate, the loss and its gradient, the update, and what follows it.
+    """One step: the learning rate, the loss and its gradient, the update, and what the method does after it.
 
-    wrapped: `method` as Accelerate prepared it. Gives the terms for the report, device scalars except `lr`.
+    wrapped: `method` as Accelerate prepared it. Returns the terms for the report, scalars on the device
+    except `lr`.
     """
     rate = method.rate_position(progress)
     lr = optim.lr * optim.schedule.scale(rate.step, rate.total_steps)
@@ -119,13 +121,13 @@ def train_step(
 
 
 def score_networks(job: Job) -> None:
-    """Score every network and ensemble on `data.val`, once the run has been seen to be finite."""
+    """Score every network and ensemble on `data.val`, after checking that the run is finite."""
     cfg = job.cfg
-    see_finite(job)
-    # Each rank has batch statistics of its own since the last pass; those of the first are kept and scored.
+    require_finite(job)
+    # Ranks have different batch statistics since the last pass; those of the first rank are kept and scored.
     broadcast(list(job.method.buffers()))
     with job.report.pause("scoring"):
-        found = predict(
+        predictions = predict(
             job.method.networks(),
             job.val,
             codec=HeatmapCodec(cfg.heatmap, job.skeleton),
@@ -133,7 +135,7 @@ def score_networks(job: Job) -> None:
             flip_test=cfg.evaluation.flip_test,
             autocast=job.accelerator.autocast,
         )
-        ranks = gather_object([found])
+        ranks = gather_object([predictions])
         if job.accelerator.is_main_process:
             scores = evaluate.score_all(
                 ranks, job.ground_truth, job.skeleton, f"{job.folder} after step {job.step}"
@@ -144,14 +146,14 @@ def score_networks(job: Job) -> None:
 
 
 def write_scores(job: Job) -> None:
-    """Write scores.json, last scoring first, then the best; without any scoring yet there is no such file."""
+    """Write scores.json with the last, the best and all scorings; there is none before the first one."""
     path = job.folder / SCORES_NAME
     if not job.accelerator.is_main_process:
         return
     if job.history:
         write_json(path, evaluate.summary(job.history, job.cfg.metric))
     else:
-        path.unlink(missing_ok=True)  # of a run that went on to a scoring after the checkpoint
+        path.unlink(missing_ok=True)  # of scorings that came after the checkpoint
 
 
 def draw_pictures(job: Job) -> None:
@@ -169,10 +171,10 @@ def draw_pictures(job: Job) -> None:
         pictures.prediction_sheet(path, skeleton=job.skeleton, **some)
 
 
-def see_finite(job: Job) -> None:
-    """Raise InputError where a loss since the last report, a weight or a running mean is not finite.
+def require_finite(job: Job) -> None:
+    """Raise InputError if a loss since the last report, a weight or a running mean is not finite.
 
-    This comes before a scoring and before a save, so that a run can go on from whatever is kept.
+    This comes before each scoring and each save, so that a run can continue from every checkpoint.
     """
     job.report.flush()
     broken = checkpoint.not_finite(job.method.state_dict())
@@ -184,8 +186,8 @@ def see_finite(job: Job) -> None:
 
 
 def save(job: Job) -> None:
-    """Write a checkpoint, once the run has been seen to be finite."""
-    see_finite(job)
+    """Write a checkpoint, after checking that the run is finite."""
+    require_finite(job)
     shared, rank_state = state(job)
     saved = [*checkpoint.kept_steps(job.folder), job.step]
     with job.report.pause("saving"):
@@ -203,7 +205,7 @@ def save(job: Job) -> None:
 
 
 def state(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a checkpoint holds: the part that all ranks share, and this rank's own."""
+    """The content of a checkpoint: the part that all ranks share, and this rank's own part."""
     scaler = job.accelerator.scaler
     shared = {
         "history": json.dumps(job.history),
@@ -221,20 +223,20 @@ def state(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     return shared, rank_state
 
 
-def restore(job: Job, found: checkpoint.Checkpoint, where: Path) -> None:
-    """Bring `job` to the state of a checkpoint of the same run. Raises InputError where it is not one."""
-    if found.step > job.cfg.steps:
+def restore(job: Job, saved: checkpoint.Checkpoint, where: Path) -> None:
+    """Bring `job` to the state of a checkpoint of the same run. Raises InputError if it is not one."""
+    if saved.step > job.cfg.steps:
         raise InputError(
-            f"steps: {job.cfg.steps} are fewer than the {found.step} that {where} has had already: resume "
-            "with as many or more, or start a new run"
+            f"steps: {job.cfg.steps} are fewer than the {saved.step} that {where} has already done: resume "
+            "with at least as many, or start a new run"
         )
-    shared, rank_state = found.shared, found.rank_state
+    shared, rank_state = saved.shared, saved.rank_state
     try:
         checkpoint.load_weights(job.method, shared["method"], where)
         job.optimizer.load_state_dict(shared["optimizer"])
         if job.accelerator.scaler is not None and shared["scaler"] is not None:
             job.accelerator.scaler.load_state_dict(shared["scaler"])
-        job.step, job.history = found.step, json.loads(shared["history"])
+        job.step, job.history = saved.step, json.loads(shared["history"])
         job.report.load_state_dict(shared["report"])
         job.method.load_rank_state(rank_state["method"])
         job.labelled.load_state_dict(rank_state["labelled"])

@@ -1,4 +1,4 @@
-"""Images to keypoints in source pixels: networks, their ensembles, the flip test, decoding, the way back.
+"""From images to keypoints in source pixels: networks, ensembles, the flip test, and decoding.
 
 Shape letters: pipelines/batch.py; M counts all people of a pass.
 """
@@ -19,23 +19,23 @@ from pipelines.geometry import apply, invert, linear_scale
 from training.scoring.truth import keypoints_of
 
 Network = Callable[[Tensor], Tensor]
-"""Images (N, 3, H, W) -> heatmaps (N, K, h, w), H = S h and W = S w; a module is run in eval mode."""
+"""Images (N, 3, H, W) -> heatmaps (N, K, h, w), with H = S h and W = S w; modules run in eval mode."""
 Autocast = Callable[[], AbstractContextManager]
 NO_ENSEMBLES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one network (or ensemble) says of M people, row by row."""
+    """The predictions of one network or ensemble for M people, in rows."""
 
     records: list[dict[str, Any]]
-    """The shard's `KEY.json` of each; `score` is the detector's, where its box is one."""
+    """The `KEY.json` of each person; `score` is the detector's, if the box comes from a detector."""
     points_xy: np.ndarray
     """(M, K, 2) float32, source px."""
     peaks: np.ndarray
-    """(M, K) float32, the heatmaps' highest values."""
+    """(M, K) float32, the highest values of the heatmaps."""
     areas: np.ndarray
-    """(M,) float32, px^2 of the padded box in the source: the product of its sides."""
+    """(M,) float32, source px^2: the area of the padded box."""
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def predict(
     """Predict every person of `batches` with each network and each ensemble, in one pass over the batches.
 
     An ensemble is decoded from the mean of its networks' heatmaps. Returns the predictions by name, networks
-    first. Everything stays on the device until the pass is over.
+    first. All results stay on the device until the pass is over.
     """
     names = [*networks, *ensembles]
     records: list[dict[str, Any]] = []
@@ -86,7 +86,7 @@ def predict(
 
 
 def join(parts: Sequence[Predictions]) -> Predictions:
-    """The predictions of all ranks as one, in their order."""
+    """The predictions of all ranks, joined in their order."""
     return Predictions(
         [record for part in parts for record in part.records],
         np.concatenate([part.points_xy for part in parts]),
@@ -103,23 +103,23 @@ def heatmaps_of(
     flip_test: bool = False,
     autocast: Autocast = nullcontext,
 ) -> Tensor:
-    """The network's heatmaps (N, K, h, w); with the flip test, their mean with those of the mirror images.
+    """The network's heatmaps (N, K, h, w); with the flip test, averaged with those of the mirror images.
 
-    Differs from the published flip test, which mirrors x to W - 1 - x, so that a mirrored cell lies S - 1
-    pixels beside the cell that it is averaged with, and then moves it back by a whole cell of S pixels: the
-    keypoints of the mirrored half come out one pixel too far right, those of the mean half a pixel.
+    Differs from the published flip test, which mirrors x to W - 1 - x, so that a mirrored cell is S - 1
+    pixels away from the cell that it is averaged with, and then shifts it back by a whole cell of S pixels.
+    There the mirrored keypoints are one pixel too far to the right, and those of the mean half a pixel.
     """
     with autocast():
         heatmaps = network(images)
         if not flip_test:
             return heatmaps
-        answer = network(codec.mirror_images(images))
-    return (heatmaps + codec.mirror(answer)) / 2
+        mirrored = network(codec.mirror_images(images))
+    return (heatmaps + codec.mirror(mirrored)) / 2
 
 
 @contextmanager
 def in_eval_mode(networks: Iterable[Network]) -> Iterator[None]:
-    """Run those that are modules in eval mode and leave them as they were."""
+    """Run the networks that are modules in eval mode, and restore their mode afterwards."""
     modules = [network for network in networks if isinstance(network, nn.Module)]
     were_training = [module.training for module in modules]
     for module in modules:
@@ -135,9 +135,9 @@ def in_eval_mode(networks: Iterable[Network]) -> Iterator[None]:
 def beside_truth(
     network: Network, batch: EvalBatch, ground_truth: dict[str, Any], *, codec: HeatmapCodec
 ) -> dict[str, Any]:
-    """Predictions beside the truth for one batch, all in view px: what a sheet of predictions shows.
+    """Predictions and ground truth of one batch, in view px, for a sheet of predictions.
 
-    People with a detector's box have no truth of their own: all their keypoints count as unlabelled.
+    People in boxes of a detector have no ground truth: all their keypoints count as unlabelled.
     """
     with in_eval_mode([network]):
         points, peaks = codec.decode(heatmaps_of(network, batch.image, codec))

@@ -1,4 +1,4 @@
-"""What may change when a run goes on, what may not, and the record of what did."""
+"""Which settings may change when a run is resumed, which may not, and the record of the changes."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,18 +18,18 @@ FIXED = (
     *("method.name", "method.teacher.name", "method.layer"),
     *("method.second_net", "method.teacher_net", "method.second_teacher_net"),
 )
-"""Settings, and groups of them, that stay within a run: who is trained on and scored, and how they are
-scored, so that one table of scores holds one thing; and those without which a checkpoint cannot be read."""
-PLACES = ("data.train", "data.val", "data.unlabelled")
-"""Addresses of shards, which may move: what they hold is compared instead."""
+"""Settings, and groups of them, that must not change within a run: the people and how they are scored, so
+that all scores of the run are comparable, and those without which a checkpoint cannot be read."""
+ADDRESSES = ("data.train", "data.val", "data.unlabelled")
+"""Addresses of shards, which may move; their contents are compared instead."""
 ROLES = {"labelled": "trained on with labels", "unlabelled": "trained on without labels", "val": "scored"}
-"""What the people of a card's entry are there for."""
+"""What the people of a card's entry are used for."""
 LONGEST = 60
 
 
 @dataclass(frozen=True)
 class Change:
-    """A setting, by its dotted name, that differs from what the run had, as plain values."""
+    """A setting, by its dotted name, with its values before and after, as plain values."""
 
     setting: str
     was: Any
@@ -38,29 +38,30 @@ class Change:
 
 @dataclass(frozen=True)
 class Changes:
-    """What differs between the settings of a run and those that it is to go on with."""
+    """The differences between the settings of a run and those with which it is resumed."""
 
     refused: tuple[Change, ...]
     recorded: tuple[Change, ...]
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """The settings of a run (`runs.read_settings`) that differ from others (`schema.plain`).
+    """The settings in which a run (`runs.read_settings`) differs from others (`schema.plain`).
 
-    `output` is left out: a folder may be moved. Of a plug-in that was exchanged its name alone counts.
+    `output` is left out, because a folder may be moved. If a plug-in was exchanged, only its name is
+    compared.
     """
-    return [each for each in _compare(was, now) if each.setting != "output"]
+    return [change for change in _compare(was, now) if change.setting != "output"]
 
 
 def compare_settings(was: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """Which of the `differences` between a run and what it is to go on with may not be, and which may."""
+    """The `differences` between a run and the settings to resume it with: refused and allowed ones."""
     changes = differences(was, now)
-    refused = tuple(each for each in changes if _is_refused(each))
-    return Changes(refused, tuple(each for each in changes if each not in refused))
+    refused = tuple(change for change in changes if _is_refused(change))
+    return Changes(refused, tuple(change for change in changes if change not in refused))
 
 
 class Resumed:
-    """A run that goes on: what its folder says that it was so far, and what is changed now."""
+    """A resumed run: what its folder says about it so far, and what changes now."""
 
     def __init__(self, cfg: RunSettings, was: Mapping[str, Any]) -> None:
         """Compare `cfg` with the settings that the run had (`runs.read_settings` of its folder).
@@ -71,8 +72,8 @@ class Resumed:
         self.changes = compare_settings(was, plain(cfg))
         if self.changes.refused:
             refused = (
-                f"{each.setting} was {_text(each.was)} and is {_text(each.now)}"
-                for each in self.changes.refused
+                f"{change.setting} was {_text(change.was)} and is {_text(change.now)}"
+                for change in self.changes.refused
             )
             raise InputError(
                 f"{folder}: {', '.join(refused)}: this cannot change within a run: leave it as it was, or "
@@ -81,15 +82,15 @@ class Resumed:
         self.card: dict[str, Any] = {}
         if (folder / CARD_NAME).is_file():
             self.card = read_json(
-                folder / CARD_NAME, cure="remove it, and the run goes on without its record"
+                folder / CARD_NAME, cure="remove it, and the run continues without its record"
             )
 
     def refuse_other_people(self, card: Mapping[str, Any]) -> None:
-        """Compare the people of the run with those in the card of the run as it is to go on.
+        """Compare the people of the run so far with those in the card of the resumed run.
 
-        Raises InputError where they are others, whether a setting names another folder or the folder was
-        built anew. A card of an older version does not say what the folders held: then the scored people must
-        have their old address, and the data streams compare those that are trained on.
+        Raises InputError if they differ, because a setting names another folder or because the folder was
+        built again. A card of an older version does not say what the folders held; then the scored people
+        must have their old address, and the data streams compare the people that are trained on.
         """
         for role, purpose in ROLES.items():
             was, now = self.card.get(role), card[role]
@@ -100,42 +101,42 @@ class Resumed:
             if was[key] == now[key] or (not known and role != "val"):
                 continue
             moved = f"they were in {was['folder']} and are in {now['folder']}"
-            cause = moved if was["folder"] != now["folder"] else f"{now['folder']} was built anew"
+            cause = moved if was["folder"] != now["folder"] else f"{now['folder']} was built again"
             others = ", or score the others with evaluate.py" if role == "val" else ""
             raise InputError(
-                f"data: the people who are {purpose} are not those of the run so far ({cause}): go on with "
-                f"those, or start a new run with another output={others}"
+                f"data: the people who are {purpose} are not those of the run so far ({cause}): continue "
+                f"with the former ones, or start a new run with another output={others}"
             )
 
     def record(self, step: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
-        """The list `changes` of the run's card when it goes on from `step`; tells `say` what is new in it.
+        """The list `changes` of the card of a run that is resumed from `step`; `say` takes what is new in it.
 
-        Each entry has a setting, its values before and after, and the last step that had the former one. A
-        run that falls back to an older checkpoint has had its later changes since then.
+        Each entry has a setting, its values before and after, and the last step with the former value. If a
+        run falls back to an older checkpoint, its later changes count from that one.
         """
-        for each in self.changes.recorded:
-            if each.setting in PLACES:
-                say(f"{each.setting} moved from {each.was} to {each.now}, which holds the same people")
-        settings = [each for each in self.changes.recorded if each.setting not in PLACES]
-        new = [{"step": step, **asdict(each)} for each in settings]
+        for change in self.changes.recorded:
+            if change.setting in ADDRESSES:
+                say(f"{change.setting} moved from {change.was} to {change.now}, which holds the same people")
+        settings = [change for change in self.changes.recorded if change.setting not in ADDRESSES]
+        new = [{"step": step, **asdict(change)} for change in settings]
         if new:
             say(f"changed {in_words(new)}")
-        if any(each.setting == "steps" for each in settings):
+        if any(change.setting == "steps" for change in settings):
             say(
                 "note: the schedule of the learning rate, burn_in and ramp_up are shares of the run, so a "
-                "run whose `steps` changed on the way is not the run that had as many from the start"
+                "run whose `steps` changed differs from one that had as many from the start"
             )
-        entries = [{**each, "step": min(each["step"], step)} for each in self.card.get("changes", ())]
-        # A run that was killed between the card and the recipe notes the same change again.
-        return [*entries, *(each for each in new if each not in entries)]
+        entries = [{**entry, "step": min(entry["step"], step)} for entry in self.card.get("changes", ())]
+        # A run that was killed between writing the card and the recipe records the same change again.
+        return [*entries, *(entry for entry in new if entry not in entries)]
 
 
 def in_words(record: Sequence[Mapping[str, Any]]) -> str:
     """Changes as `since step 12: optim.lr 0.001 to 0.00001, precision no to bf16`."""
     by_step: dict[int, list[str]] = {}
-    for each in record:
-        words = f"{each['setting']} {_text(each['was'])} to {_text(each['now'])}"
-        by_step.setdefault(each["step"], []).append(words)
+    for entry in record:
+        words = f"{entry['setting']} {_text(entry['was'])} to {_text(entry['now'])}"
+        by_step.setdefault(entry["step"], []).append(words)
     return "; ".join(f"since step {step}: {', '.join(words)}" for step, words in by_step.items())
 
 
@@ -152,12 +153,12 @@ def _compare(was: Any, now: Any, name: str = "") -> Iterator[Change]:
 
 
 def _holds_settings(value: Any) -> bool:
-    """Whether it is a list whose elements are compared one by one; plain numbers are reported together."""
-    return isinstance(value, list) and any(isinstance(each, list | Mapping) for each in value)
+    """Whether it is a list whose elements are compared one by one; plain lists are reported whole."""
+    return isinstance(value, list) and any(isinstance(element, list | Mapping) for element in value)
 
 
 def _is_refused(change: Change) -> bool:
-    if change.setting in PLACES:
+    if change.setting in ADDRESSES:
         return change.was is None or change.now is None
     return any(f"{change.setting}.".startswith(f"{name}.") for name in FIXED)
 

@@ -4,10 +4,10 @@
     python training/run.py --resume RUN_DIR [key=value ...]
     accelerate launch --num_processes 4 training/run.py RECIPE [key=value ...]      # on several GPUs
 
-The first line both starts a run and goes on with it: where the run's folder holds a checkpoint of the same
-settings, the run goes on from the newest intact one, so that a batch system may repeat the command as it is.
-`--resume` takes the recipe from the run's folder, and the changes to it that are given. SIGTERM, SIGHUP and
-Ctrl-C save and end the run; a second Ctrl-C ends it at once.
+The first line starts a run and also continues it: if the run's folder holds checkpoints of the same settings,
+the run continues from the newest intact one, so a batch system can repeat the command unchanged. `--resume`
+takes the recipe from the run's folder, with the changes that you give. SIGTERM, SIGHUP and Ctrl-C save and
+end the run; a second Ctrl-C ends it at once.
 """
 
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file, Python looks for packages in this folder instead of its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-PARENT = os.getppid()  # asked before the imports below, which take seconds
+PARENT = os.getppid()  # read before the imports below, which take seconds
 
 from configs.openmp import bound_spinning
 
@@ -59,69 +59,74 @@ PREVIEW_PEOPLE = 8
 
 
 def run(cfg: RunSettings, *, resume: bool) -> Job:
-    """Train by `cfg`, on from the newest intact checkpoint of its folder or from step 0; the ended job.
+    """Train from the newest intact checkpoint in the folder of `cfg`, or from step 0; returns the ended job.
 
-    resume: the settings are changes to the recipe in the folder; where not, they must be those of the run
-    that the folder holds. One run at a time writes into a folder. Raises InputError, also where a disk fails.
+    resume: whether the settings are changes to the recipe in the folder; if not, they must equal it. Only one
+    run at a time writes into a folder. Raises InputError, also when a disk fails.
     """
     require_plain_launch(cfg.precision)
     folder = Path(cfg.output)
     if cfg.precision == "fp16" and not torch.cuda.is_available():
-        raise InputError("precision: fp16 needs a GPU, and there is none here: set precision to bf16 or no")
+        raise InputError(
+            "precision: fp16 needs a GPU, and this machine has none: set precision to bf16 or no"
+        )
     choose_kernels(deterministic=cfg.deterministic)
     torch.manual_seed(cfg.seed)
     ranks = DistributedDataParallelKwargs(find_unused_parameters=not cfg.method.uses_every_parameter)
-    # Without `cpu`, Accelerate takes the processes that torchrun starts on a CPU for so many runs of one.
+    # Without `cpu`, Accelerate treats the processes that torchrun starts on a CPU as separate runs.
     are_several_on_cpu = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.cuda.is_available()
     accelerator = Accelerator(cpu=are_several_on_cpu, mixed_precision=cfg.precision, kwargs_handlers=[ranks])
     report = build_report(cfg, accelerator)
-    with named_disk_errors(folder, then="start the same command again; it goes on"), ExitStack() as stack:
+    with (
+        named_disk_errors(folder, then="start the same command again; it continues the run"),
+        ExitStack() as stack,
+    ):
 
         def begin() -> Path | None:
             refuse_odd_folder(folder)
             stack.enter_context(held(folder))
             return find_start(cfg, is_changed=resume, say=report.note)
 
-        found = told_by_main(accelerator, begin)
-        resumed = None if found is None else Resumed(cfg, read_settings(folder))
-        job = build_job(cfg, accelerator, report, fresh=found is None)
-        if found is not None and resumed is not None:
-            told_by_main(accelerator, partial(resumed.refuse_other_people, job.card))
+        start = decided_by_main(accelerator, begin)
+        resumed = None if start is None else Resumed(cfg, read_settings(folder))
+        job = build_job(cfg, accelerator, report, fresh=start is None)
+        if start is not None and resumed is not None:
+            decided_by_main(accelerator, partial(resumed.refuse_other_people, job.card))
             rank, world_size = accelerator.process_index, accelerator.num_processes
-            restore(job, checkpoint.load(found, rank=rank, world_size=world_size), found)
-            report.note(f"resumed from {found}")
+            restore(job, checkpoint.load(start, rank=rank, world_size=world_size), start)
+            report.note(f"resumed from {start}")
             job.card["changes"] = resumed.record(job.step, say=report.note)
         if accelerator.is_main_process:
             write_json(folder / CARD_NAME, job.card)
             write_atomic(folder / RECIPE_NAME, dump(cfg).encode())
         stop = StopRequest(step=job.step, world_size=accelerator.num_processes, device=accelerator.device)
         with stop, report:
-            write_scores(job)  # here, as after the last step they say that the run is finished
+            write_scores(job)  # not only after the last step, where they mark the run as finished
             train(job, stop)
         accelerator.end_training()
     return job
 
 
-def told_by_main(accelerator: Accelerator, decide: Callable[[], Path | None]) -> Path | None:
-    """What the main process decides, on every process. Where it raises, the others end without a word."""
-    told: list[Any] = [None, True]
+def decided_by_main(accelerator: Accelerator, decide: Callable[[], Path | None]) -> Path | None:
+    """What the main process decides, on every process. If it raises, the others end silently."""
+    message: list[Any] = [None, True]
     failure: Exception | None = None
     if accelerator.is_main_process:
         try:
-            told[0] = decide()
+            message[0] = decide()
         except (InputError, OSError) as error:
-            failure, told[1] = error, False
-    broadcast_object_list(told)
+            failure, message[1] = error, False
+    broadcast_object_list(message)
     if failure is not None:
         raise failure
-    if not told[1]:
+    if not message[1]:
         raise SystemExit(2)
-    decided: Path | None = told[0]
+    decided: Path | None = message[0]
     return decided
 
 
 def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fresh: bool) -> Job:
-    """Everything that the run is made of, at step 0; without `fresh`, no pretrained weights are fetched."""
+    """Everything that the run consists of, at step 0; `fresh` fetches pretrained weights."""
     folder = Path(cfg.output)
     process = ProcessInfo(accelerator.process_index, accelerator.num_processes, accelerator.device)
     labelled, unlabelled, val = open_splits(cfg, folder / "index" / f"rank-{process.rank}")
@@ -131,13 +136,16 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
     wrapped, prepared = accelerator.prepare(method, build_optimizer(method, cfg))
     loading: dict[str, Any] = {"process": process, "settings": cfg.loader}
     stream = {"seed": cfg.seed, "cache": cfg.data.cache, **loading}
-    few = labelled_loader(labelled, cfg.views, batch_size=cfg.labelled_batch, **stream)
-    many = None
+    labelled_stream = labelled_loader(labelled, cfg.views, batch_size=cfg.labelled_batch, **stream)
+    unlabelled_stream = None
     if unlabelled:
-        many = unlabelled_loader(unlabelled, cfg.views, batch_size=cfg.unlabelled_batch, **stream)
+        unlabelled_stream = unlabelled_loader(
+            unlabelled, cfg.views, batch_size=cfg.unlabelled_batch, **stream
+        )
     written: dict[str, Any] = {}
     if accelerator.is_main_process:
-        cached_bytes = few.cached_bytes + (many.cached_bytes if many else 0)
+        cached_bytes = labelled_stream.cached_bytes
+        cached_bytes += unlabelled_stream.cached_bytes if unlabelled_stream else 0
         people = (labelled, unlabelled, val, ground_truth)
         written = card.card(cfg, *people, method, process, cached_bytes=cached_bytes)
         report.note(card.describe(written))
@@ -154,8 +162,8 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
         method=method,
         wrapped=wrapped,
         optimizer=prepared,
-        labelled=few,
-        unlabelled=many,
+        labelled=labelled_stream,
+        unlabelled=unlabelled_stream,
         preview=preview(cfg, unlabelled, accelerator.device) if unlabelled else None,
         val=eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, **loading),
         ground_truth=ground_truth,
@@ -166,7 +174,7 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
 
 
 def preview(cfg: RunSettings, unlabelled: Split, device: torch.device) -> UnlabelledBatch:
-    """The same few unlabelled people for every sheet of views, from a stream of their own."""
+    """The same unlabelled people for every sheet of views, from a separate stream."""
     loader = unlabelled_loader(
         unlabelled,
         cfg.views,
@@ -196,26 +204,26 @@ def build_report(cfg: RunSettings, accelerator: Accelerator) -> Report:
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("--resume", metavar="RUN_DIR", type=Path, help="go on with an interrupted run")
+    options.add_argument("--resume", metavar="RUN_DIR", type=Path, help="continue an interrupted run")
     with exit_on_input_error():
         request = read_request(
             RunSettings, description="Train a pose network.", recipes="run", options=options, argv=argv
         )
         resumed: Path | None = request.options.resume
         if resumed is not None and request.recipe is not None:
-            raise InputError("command line: --resume takes the run's own recipe: leave the other one out")
+            raise InputError("command line: --resume uses the recipe in RUN_DIR: leave the other recipe out")
         recipe = request.recipe if resumed is None else own_recipe(resumed)
         if recipe is None:
             raise InputError(no_recipe("run"))
         overrides = request.overrides
-        if resumed is not None:  # a folder that was copied or moved since goes on where it lies now
+        if resumed is not None:  # the folder may have been copied or moved
             overrides = (f"output={json.dumps(str(resumed))}", *overrides)
         cfg = load(RunSettings, recipe, overrides)
         if is_complete(cfg):
             if resumed is None:
                 refuse_other_settings(cfg)
             with suppress(InputError, OSError), held(Path(cfg.output)):
-                pass  # what a kill in the last moment left is removed
+                pass  # removes temporary files that a late kill left
             sys.stdout.write(f"{cfg.output} is finished: all {cfg.steps:,} steps are trained and scored\n")
             return
         job = run(cfg, resume=resumed is not None)

@@ -1,4 +1,4 @@
-"""The folder of a run: one run at a time writes into it, and what it holds decides how a run begins there."""
+"""The folder of a run: it is locked while the run trains, and its content decides where a run starts."""
 
 import re
 import shutil
@@ -17,14 +17,14 @@ from training.runs import is_finished, other_settings, read_settings
 from training.settings import RunSettings
 
 LOCK_NAME = "run.lock"
-_PATIENCE_S = 1.0  # a sweep that looks whether the folder is free holds the lock for a moment
+_PATIENCE_S = 1.0  # a sweep holds the lock for a moment when it looks whether the folder is free
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep every other run out of `folder`, which is made where it is missing.
+    """Lock `folder` against other runs; it is created if it is missing.
 
-    What a killed run left half written is removed. Raises InputError where another run is training there.
+    Half-written files of a killed run are removed. Raises InputError if another run is training there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_NAME, timeout=_PATIENCE_S)
@@ -32,14 +32,14 @@ def held(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise InputError(
-            f"{folder}: another run is training in this folder: wait until it ends, or give another output="
+            f"{folder}: another run is training in this folder: wait until it ends, or choose another output="
         ) from error
     try:
         _sweep(folder)
         yield
     finally:
         with suppress(OSError):
-            if [path.name for path in folder.iterdir()] == [LOCK_NAME]:  # refused before it wrote anything
+            if [path.name for path in folder.iterdir()] == [LOCK_NAME]:  # nothing was written
                 (folder / LOCK_NAME).unlink()
                 folder.rmdir()
         lock.release()
@@ -55,7 +55,7 @@ def is_held(folder: Path) -> bool:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the files that are written before they get their names; evaluations may be under way."""
+    """Remove temporary files, except those of evaluations, which may still be running."""
     for path in folder.rglob("*.tmp"):
         if path.relative_to(folder).parts[0] == "evaluation":
             continue
@@ -66,24 +66,23 @@ def _sweep(folder: Path) -> None:
 
 
 def is_complete(cfg: RunSettings) -> bool:
-    """Whether nothing is left to do in the folder of `cfg`: its last step is scored, its network intact."""
+    """Whether the run of `cfg` is complete: its last step is scored and its network is intact."""
     folder = Path(cfg.output)
     last = checkpoint.step_folder(folder, cfg.steps)
     return is_finished(folder, cfg.steps) and (not last.exists() or checkpoint.damage(last) is None)
 
 
 def find_start(cfg: RunSettings, *, is_changed: bool, say: Callable[[str], None]) -> Path | None:
-    """The newest intact checkpoint in the folder of `cfg`, from which the run goes on; None: from step 0.
+    """The newest intact checkpoint in the folder of `cfg`, from which the run continues; None: from step 0.
 
-    Without an intact checkpoint whatever is left of one is moved aside.
+    If no checkpoint is intact, the damaged ones are moved aside.
 
     Args:
         cfg: the settings of the run.
-        is_changed: whether they were given as changes to the folder's own recipe; where not, they must be
-            those that the folder's run was started with.
-        say: takes a sentence about what was found to be damaged.
+        is_changed: whether they are changes to the recipe in the folder; if not, they must equal it.
+        say: takes a sentence about a damaged checkpoint.
 
-    Raises InputError where the folder holds the checkpoints of a run of other settings.
+    Raises InputError if the folder holds checkpoints of a run with other settings.
     """
     folder = Path(cfg.output)
     if checkpoint.kept_steps(folder):
@@ -93,33 +92,36 @@ def find_start(cfg: RunSettings, *, is_changed: bool, say: Callable[[str], None]
         if newest is not None:
             return newest
         moved = ", ".join(path.name for path in checkpoint.set_damaged_aside(folder))
-        say(f"{folder}: no checkpoint is intact, so the run starts anew; the damaged ones are now {moved}")
-    (folder / SCORES_NAME).unlink(missing_ok=True)  # of a run whose network is gone
+        say(
+            f"{folder}: no checkpoint is intact, so the run starts from step 0; the damaged ones are now "
+            f"called {moved}"
+        )
+    (folder / SCORES_NAME).unlink(missing_ok=True)  # of a network that is gone
     return None
 
 
 def refuse_other_settings(cfg: RunSettings) -> None:
-    """Raise InputError where the run in the folder of `cfg` was started with other settings."""
+    """Raise InputError if the run in the folder of `cfg` was started with other settings."""
     folder = Path(cfg.output)
     try:
         has = read_settings(folder)
     except InputError as error:
         raise InputError(
-            f"{folder} holds checkpoints of an unknown run: put its {RECIPE_NAME} back, or give another "
+            f"{folder} holds checkpoints of an unknown run: put its {RECIPE_NAME} back, or choose another "
             f"output= ({error})"
         ) from None
     different = other_settings(has, plain(cfg))
     if different:
         raise InputError(
-            f"{folder} holds a run with other settings ({different}): give another output=, or go on with "
-            f"that run by `--resume {folder}`, where settings that may change are given as key=value"
+            f"{folder} holds a run with other settings ({different}): choose another output=, or continue "
+            f"that run with `--resume {folder}`, followed by the settings to change as key=value"
         )
 
 
 def refuse_odd_folder(folder: Path) -> None:
-    """Raise InputError where a new run would be spread over the folder that its user works in."""
+    """Raise InputError if a new run would write its files into the current folder or a parent of it."""
     if Path.cwd().is_relative_to(folder.resolve()) and not (folder / RECIPE_NAME).is_file():
         raise InputError(
-            f"output: {folder} is the current folder or holds it: give a folder for this run alone, such as "
-            "output=runs/mine"
+            f"output: {folder} is the current folder or contains it: choose a folder for this run alone, "
+            "such as output=runs/mine"
         )

@@ -1,4 +1,4 @@
-"""The learning rate, and what is due: pure functions of the step, so that a resumed run needs no state."""
+"""The learning rate, and what is due when: pure functions of the step, so a resumed run needs no state."""
 
 import math
 from fractions import Fraction
@@ -13,22 +13,22 @@ Steps = Annotated[int, Field(ge=0)]
 
 @settings
 class Milestones:
-    """Constant, times `factor` at each milestone (the published schedule, docs/methods.md 6)."""
+    """Constant, and multiplied by `factor` at each milestone (the published schedule, docs/methods.md 6)."""
 
     name: Literal["milestones"] = "milestones"
     at: tuple[float, ...] = (2 / 3, 5 / 6)
-    """Where the rate falls, as shares of the run (published: epochs 20 and 25 of 30)."""
+    """The milestones, as shares of the run (published: epochs 20 and 25 of 30)."""
     factor: Annotated[float, Field(gt=0)] = 0.1
-    """What the rate is multiplied by at each milestone."""
+    """The factor by which the rate is multiplied at each milestone."""
     warm_up_steps: Steps = 0
     """Steps over which the rate rises linearly from zero."""
 
     def __post_init__(self) -> None:
         if any(not 0 < share < 1 for share in self.at) or list(self.at) != sorted(self.at):
-            raise ValueError("milestones are rising shares of the run between 0 and 1")
+            raise ValueError("milestones must be shares of the run between 0 and 1, in ascending order")
 
     def scale(self, step: int, total_steps: int) -> float:
-        """What the base rate is multiplied by in step `step` of `total_steps` (counted from 0)."""
+        """The factor of the base rate in step `step` (counted from 0) of `total_steps`."""
         passed = sum(step >= round(share * total_steps) for share in self.at)
         return warm_up(step, self.warm_up_steps) * self.factor**passed
 
@@ -48,12 +48,12 @@ class Cosine:
     """Steps over which the rate rises linearly from zero."""
 
     def scale(self, step: int, total_steps: int) -> float:
-        """What the base rate is multiplied by in step `step` of `total_steps` (counted from 0)."""
+        """The factor of the base rate in step `step` (counted from 0) of `total_steps`."""
         return warm_up(step, self.warm_up_steps) * 0.5 * (1 + math.cos(math.pi * step / total_steps))
 
     @property
     def words(self) -> str:
-        """How the rate falls."""
+        """The schedule in words."""
         return "half a cosine to 0"
 
 
@@ -61,19 +61,18 @@ Schedule = Annotated[Milestones | Cosine, Field(discriminator="name")]
 
 
 def is_due(step: int, every: int | float, total_steps: int) -> bool:
-    """Whether something that is done now and then is done after step `step`, counted from 1.
+    """Whether something that recurs is due after step `step`, counted from 1.
 
-    every: a number of steps, or (a float) a share of the run, of which 1 / every are then done, the last one
-    after the last step. Where one share is a multiple of another, so are the steps.
+    every: a number of steps, or (a float) a share of the run. With a share it is due 1 / every times, the
+    last time after the last step; if one share is a multiple of another, so are its steps.
     """
     if isinstance(every, int):
         return step % every == 0
-    length = (
-        Fraction(str(every)) * total_steps
-    )  # of the decimal number that was written, not of the binary one
+    # From the decimal number that was written, not from the binary one.
+    length = Fraction(str(every)) * total_steps
     return step // length > (step - 1) // length
 
 
 def warm_up(step: int, warm_up_steps: int) -> float:
-    """1 after `warm_up_steps`, a line from 1 / (warm_up_steps + 1) before."""
+    """1 after `warm_up_steps`; before that, rising linearly from 1 / (warm_up_steps + 1)."""
     return min(1.0, (step + 1) / (warm_up_steps + 1))

@@ -174,7 +174,7 @@ def test_a_named_checkpoint_is_scored_apart_from_the_newest(tiny_run: MakeRun) -
     [
         ("7", "the run keeps no checkpoint of that step, in {}: choose among 1, 2"),
         ("1", "step-00000001 is damaged (shared.pt is missing), in {}: choose among 1, 2"),
-        ("best", "the run scored none of the checkpoints that it keeps, in {}: choose among 1, 2"),
+        ("best", "the run has scored none of the checkpoints that it keeps, in {}: choose among 1, 2"),
         ("first", "expected 'newest' or 'best' or a whole number >= 1, found the text 'first'"),
     ],
 )
@@ -223,7 +223,7 @@ def test_checkpoints_that_a_training_removes_meanwhile_are_passed_over(
         monkeypatch.setattr(checkpoint, what, remove_first(what))
     assert scored(folder)["step"] == 1
     assert capsys.readouterr().err == (
-        f"note: {folder} keeps no intact checkpoint of its last step, 3: step 1 is scored\n"
+        f"note: {folder} has no intact checkpoint of its last step, 3, so step 1 is scored\n"
     )
 
 
@@ -268,7 +268,7 @@ def test_people_that_the_run_was_trained_on_are_told(
     """The run tells it of its own val set alone, at its start."""
     scored(finished, f"data.val={drawn_shards / 'train'}", into="train")
     told = capsys.readouterr().err
-    assert "5 of 14 photos of the people who are scored are trained on too" in told
+    assert "5 of 14 photos of the people who are scored are also trained on" in told
     scored(finished, into="")
     assert "trained on too" not in capsys.readouterr().err
 

@@ -276,7 +276,9 @@ def test_one_command_starts_a_run_and_goes_on_with_it(
         (folder / "checkpoints" / "step-00000003.tmp").mkdir()
         main([str(recipe)])
         said = capsys.readouterr().out
-        assert ("so the run starts anew; the damaged ones are now" in said) == (damaged == [1, 2])
+        assert ("so the run starts from step 0; the damaged ones are now called" in said) == (
+            damaged == [1, 2]
+        )
         assert (f"resumed from {folder / 'checkpoints' / 'step-00000001'}" in said) == (damaged == [2])
         assert metrics(folder) == expected
         assert (folder / "scores.json").read_text() == scores

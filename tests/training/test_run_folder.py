@@ -44,7 +44,7 @@ def test_a_run_goes_on_from_the_newest_intact_checkpoint(cfg: RunSettings) -> No
     assert "shared.pt is missing" in said[0]
 
 
-def test_without_an_intact_checkpoint_it_starts_anew(cfg: RunSettings) -> None:
+def test_without_an_intact_checkpoint_it_starts_from_step_0(cfg: RunSettings) -> None:
     folder = Path(cfg.output)
     (folder / "scores.json").write_text("{}")
     for _ in range(2):  # a second time too, when names of damaged ones are taken
@@ -54,7 +54,7 @@ def test_without_an_intact_checkpoint_it_starts_anew(cfg: RunSettings) -> None:
             damage(cfg, 1)
         found, said = start(cfg)
         assert found is None
-        assert "starts anew" in said[-1]
+        assert "starts from step 0" in said[-1]
         assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
             "damaged-step-00000001",
             "damaged-step-00000002",

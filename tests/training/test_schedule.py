@@ -76,7 +76,7 @@ def test_what_is_neither_a_count_nor_a_share_is_refused(every: str) -> None:
 
 @pytest.mark.parametrize("at", [(0.8, 0.5), (0.0,), (1.0,), (20.0,)])
 def test_milestones_outside_the_run_are_refused(at: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="rising shares of the run"):
+    with pytest.raises(ValueError, match="must be shares of the run"):
         Milestones(at=at)
 
 

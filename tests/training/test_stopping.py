@@ -65,7 +65,7 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on(
     (saved,) = (folder / "checkpoints").iterdir()
     step = int(saved.name.removeprefix("step-"))
     out, err = capsys.readouterr()
-    assert f"stopped by {number.name}, saved at step {step}: the same command goes on" in out
+    assert f"stopped by {number.name}, saved at step {step}: the same command continues" in out
     assert err == ""
     (folder / "recipe.yaml").write_text(
         (folder / "recipe.yaml").read_text().replace("steps: 500", f"steps: {step}")
@@ -92,7 +92,7 @@ def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
             os.getpid(), signal.SIGINT
         )  # of the launcher, which hands on what the terminal has sent already
         assert stop.agreed(1) == signal.SIGINT
-        monkeypatch.setattr(stopping, "ONE_WISH_S", 0.0)
+        monkeypatch.setattr(stopping, "SAME_SIGNAL_S", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 

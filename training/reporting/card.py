@@ -1,4 +1,4 @@
-"""The run's card: what is trained on which people, by which versions, on which machine."""
+"""The card of a run: what is trained on which people, with which versions, on which machine."""
 
 import platform
 from typing import Any
@@ -38,7 +38,7 @@ def card(
 ) -> dict[str, Any]:
     """The card as plain values: protocol, people, how they are scored, networks, versions, hardware.
 
-    ground_truth: of `val`; cached_bytes: what this process keeps of decoded crops.
+    ground_truth: of `val`. cached_bytes: the size of the decoded crops that this process keeps.
     """
     network = next(iter(method.networks().values()))
     height, width = cfg.views.size_hw
@@ -66,12 +66,12 @@ def card(
 
 
 def trained_parameters(method: Method) -> int:
-    """How many numbers the optimiser moves: of all networks, and of heads that only training has."""
+    """The number of parameters that the optimiser updates, in all networks and in heads used for training."""
     return sum(p.numel() for p in method.parameters() if p.requires_grad)
 
 
 def describe(written: dict[str, Any]) -> str:
-    """One line of a card for the start of a run: protocol, people and their ids, scoring, networks, steps."""
+    """A card in one line for the start of a run: protocol, people and ids, scoring, networks, steps."""
     unlabelled, scoring = written["unlabelled"], written["scoring"]
     flip_test = "the flip test" if scoring["flip_test"] else "no flip test"
     networks, cache = written["networks"], written["cache"]
@@ -105,7 +105,7 @@ def choice(cfg: RunSettings) -> str:
 
 
 def people(split: Split) -> dict[str, Any]:
-    """Where the people of a split are, how many, and hashes of their annotation ids and of the samples."""
+    """The address of a split, its number of people, and hashes of annotation ids and of samples."""
     return {
         "folder": split.root,
         "people": split.num_samples,

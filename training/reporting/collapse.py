@@ -1,4 +1,4 @@
-"""Teachers that teach nothing: one that collapses, and the student with it, and labels that never count."""
+"""Detects teachers that teach nothing: those that collapse, and those whose labels never count."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -12,16 +12,17 @@ SMOOTHING = 0.7
 
 @settings
 class CollapseSettings:
-    """When the fall of a teacher is called a collapse."""
+    """When the run warns that a teacher collapses."""
 
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """A teacher's smoothed peak, or share of active cells, below this share of its best has fallen."""
+    """A teacher has fallen when its smoothed peak or share of active cells is below this share of its
+    best."""
     reports: Annotated[int, Field(ge=1)] = 5
-    """Reports in a row that it must stay fallen before the run warns."""
+    """Number of consecutive reports after which the run warns about a fallen teacher."""
 
 
 class CollapseWatch:
-    """Notices when a value that ought to rise stays far below its best: the teacher sees nobody any more."""
+    """Detects that a value that should rise stays far below its best: the teacher detects nobody any more."""
 
     def __init__(self, *, share: float, reports: int) -> None:
         self.share = share
@@ -31,7 +32,7 @@ class CollapseWatch:
         self.fallen = 0
 
     def update(self, value: float) -> bool:
-        """Take the mean of a report; True once an episode, when the value has been fallen for long enough."""
+        """Take the mean of a report; True once per episode, when the value has been low for long enough."""
         before = value if self.smoothed is None else self.smoothed
         self.smoothed = SMOOTHING * before + (1 - SMOOTHING) * value
         self.best = max(self.best, self.smoothed)
@@ -39,16 +40,16 @@ class CollapseWatch:
         return self.fallen == self.reports
 
     def state_dict(self) -> dict[str, Any]:
-        """Its memory."""
+        """The state to save."""
         return {"smoothed": self.smoothed, "best": self.best, "fallen": self.fallen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.smoothed, self.best, self.fallen = state["smoothed"], state["best"], state["fallen"]
 
 
 class TrustWatch:
-    """Notices that no pseudo label has counted so far, in any report."""
+    """Detects that no pseudo label has counted so far in any report."""
 
     def __init__(self) -> None:
         self.most_trusted = 0.0
@@ -62,7 +63,7 @@ class TrustWatch:
         return self.reports > 0 and self.most_trusted == 0
 
     def update(self, means: Mapping[str, float], *, is_settled: bool) -> bool:
-        """Take the mean terms of a report; True once, where none has counted by a settled report."""
+        """Take the mean terms of a report; True once, if none has counted by the first settled report."""
         shares = [value for name, value in means.items() if name.startswith("trusted_share")]
         peaks = [value for name, value in means.items() if name.startswith("teacher_peak")]
         self.reports += bool(shares)
@@ -73,18 +74,18 @@ class TrustWatch:
         return is_first
 
     def sentence(self, what: str) -> str:
-        """What to say of it, and what to change."""
+        """The warning, with what to change."""
         return (
-            f"warning: {what} no pseudo label has counted (trusted_share 0), so the unlabelled people teach "
-            f"nothing. The mean of the teacher's peaks was {self.highest_peak:.2g} at best (teacher_peak): "
-            "lower method.min_peak below that, or let the teacher learn more first (more labelled people or "
-            "steps, pretrained weights, a longer method.burn_in or method.teacher_share)."
+            f"warning: {what} no pseudo label has counted (trusted_share 0), so the network learns nothing "
+            f"from the unlabelled people. The teacher's mean peak was {self.highest_peak:.2g} at best "
+            "(teacher_peak): lower method.min_peak below that, or let the teacher learn more first (more "
+            "labelled people or steps, pretrained weights, a longer method.burn_in or method.teacher_share)."
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Its memory."""
+        """The state to save."""
         return dict(vars(self))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave; nothing is known of a run that an older version saved."""
+        """Restore what `state_dict` returned; a run that an older version saved has no such state."""
         vars(self).update(state)

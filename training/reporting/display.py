@@ -1,4 +1,4 @@
-"""Progress for human eyes: a live bar on a terminal, a line of text per report elsewhere."""
+"""Shows progress: a live bar on a terminal, and a line of text per report elsewhere."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-# Term -> (what a progress line calls it, how it is written); other terms go by their own name.
+# Term -> (its name in a progress line, its format); other terms keep their own name.
 LABELS: dict[str, tuple[str, str]] = {
     "loss": ("loss", "{:.3g}"),
     "loss_supervised": ("sup", "{:.3g}"),
@@ -41,7 +41,7 @@ class Display:
         self._task = self._bar.add_task(title, total=total, pace="")
 
     def start(self, done: int) -> None:
-        """Show the bar at `done` steps, where there is a terminal to show it on."""
+        """Show the bar at `done` steps if the console is a terminal."""
         self._bar.update(self._task, completed=done)
         if self.console.is_terminal:
             self._live = Live(
@@ -52,7 +52,7 @@ class Display:
             self._live.start()
 
     def stop(self) -> None:
-        """Leave the last state standing."""
+        """Stop updating; the last state stays visible."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -62,11 +62,11 @@ class Display:
         self._bar.update(self._task, completed=step)
 
     def activity(self, text: str | None) -> None:
-        """Say what keeps the loop, or that nothing does."""
+        """Show what the loop is waiting for; None: nothing."""
         self._bar.update(self._task, description=f"{self.title}: {text}" if text else self.title)
 
     def report(self, step: int, means: Mapping[str, float], speed: Mapping[str, float]) -> None:
-        """The terms under the bar, or a line of text."""
+        """Show the terms under the bar, or print them as a line of text."""
         left = _clock_text((self.total - step) * speed["seconds_per_step"])
         pace = f"{speed['samples_per_s']:.0f} samples/s  wait {speed['data_wait_share']:.0%}  ETA {left}"
         terms = "  ".join(_term_text(name, value) for name, value in means.items())
@@ -77,7 +77,7 @@ class Display:
             self.line(f"{self.title} {step}/{self.total}  {terms}  {pace}")
 
     def line(self, text: str) -> None:
-        """Print text: above the bar where there is one, as one line elsewhere."""
+        """Print text, above the bar if there is one."""
         self.console.print(Text(text), soft_wrap=self._live is None, highlight=False)
 
 

@@ -1,9 +1,9 @@
-"""Sheets of pictures of a run: geometry errors show there first.
+"""Sheets of pictures of a run, in which errors of geometry become visible first.
 
-Points are view px and drawn where they lie: a pixel's centre at its integer, to a sixteenth of a drawn pixel.
-Left joints are orange, right ones blue, the others green, as on the sheet of a data set:
-flip pairs say what has a side, and the names of a pair which. A joint without a confident peak is a hollow
-ring and bears no bones.
+Points are in view px and drawn to a sixteenth of a drawn pixel, with pixel centres at integers. Left joints
+are orange, right ones blue, and the others green, as on the sheet of a data set: the flip pairs say which
+joints have a side, and their names say which side. A joint without a confident peak is a hollow ring without
+bones.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,11 +32,11 @@ Tile = tuple[np.ndarray, str]
 
 
 def view_sheet(path: Path, seen: Inspection, skeleton: Skeleton, *, max_rows: int = 8) -> None:
-    """Write what a method made of unlabelled people, one in a row.
+    """Write what a method made of unlabelled people, one person per row.
 
-    Columns: the weak view under the teacher's heatmaps and points; the strong view with the points moved into
-    it; the strong view under the heatmaps that the student is taught; what the student is shown. Heatmap
-    colours: bright at 1, clear at 0.
+    Columns: the weak view with the teacher's heatmaps and points; the strong view with the points moved into
+    it; the strong view with the heatmaps that are the student's target; what the student sees. Heatmaps are
+    bright at 1 and transparent at 0.
     """
     rows = min(max_rows, len(seen.weak))
     weak, strong = _pixels(seen.weak, rows), _pixels(seen.strong, rows)
@@ -74,10 +74,10 @@ def prediction_sheet(
     skeleton: Skeleton,
     max_people: int = 12,
 ) -> None:
-    """Write the truth of each person and, to its right, what the network found; four people in a row.
+    """Write the ground truth of each person with the prediction to its right; four people per row.
 
     `images` (N, 3, H, W) normalised; `predicted` and `truth` (N, K, 2) view px, `peaks` (N, K) of the
-    heatmaps, `visible` (N, K) nonzero where the truth is labelled (other joints are not drawn in it).
+    heatmaps, `visible` (N, K) nonzero if the truth is labelled (other joints are not drawn in it).
     """
     people = min(max_people, len(images))
     pixels = _pixels(images, people)
@@ -104,7 +104,7 @@ def _pixels(images: torch.Tensor, count: int) -> np.ndarray:
 
 
 def _factor(image: np.ndarray) -> int:
-    """How often a pixel is repeated along each axis so that small inputs are readable."""
+    """How often a pixel is repeated along each axis, so that small inputs are readable."""
     return max(1, round(TILE_HEIGHT / image.shape[0]))
 
 
@@ -113,7 +113,7 @@ def _enlarge(image: np.ndarray) -> np.ndarray:
 
 
 def _overlay(image: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
-    """The enlarged image (H, W, 3) under the strongest of its heatmaps (K, h, w); cell i at pixel S*i."""
+    """The enlarged image (H, W, 3) below the maximum of its heatmaps (K, h, w); cell i is at pixel S*i."""
     factor, stride = _factor(image), image.shape[0] / heatmaps.shape[1]
     large = _enlarge(image)
     scale, offset = 1 / (factor * stride), (0.5 / factor - 0.5) / stride
@@ -136,7 +136,7 @@ def _draw_pose(
     """Draw joints and bones of one person, given in the pixels of `image`, on its enlarged `canvas`."""
     canvas = np.ascontiguousarray(canvas)
     factor = _factor(image)
-    drawn = _drawn_place(factor)
+    drawn = _canvas_position(factor)
     radius = max(1.5, min(4.0, 60 / skeleton.num_keypoints))
     colours = [COLOURS[side] for side in joint_sides(skeleton)]
     for a, b in skeleton.bones:
@@ -151,30 +151,30 @@ def _draw_pose(
     return canvas
 
 
-def _drawn_place(factor: int) -> Callable[[np.ndarray], tuple[int, int]]:
+def _canvas_position(factor: int) -> Callable[[np.ndarray], tuple[int, int]]:
     """From pixels of the input to fixed-point pixels of the enlarged canvas, clamped to what cv2 can hold."""
 
-    def place(point_xy: np.ndarray) -> tuple[int, int]:
+    def position(point_xy: np.ndarray) -> tuple[int, int]:
         x, y = np.clip((point_xy + 0.5) * factor - 0.5, -4000, 4000) * 2**SHIFT
         return round(float(x)), round(float(y))
 
-    return place
+    return position
 
 
 def _captioned(tile: Tile, width: int, height: int) -> np.ndarray:
-    """A tile on paper of one size, its caption below, shrunk where it is too long."""
+    """A tile on a background of one size, with its caption below, which is shrunk if it is too long."""
     picture, caption = tile
     paper = np.full((height + CAPTION_HEIGHT, width, 3), PAPER, np.uint8)
     paper[: picture.shape[0], : picture.shape[1]] = picture
     (text_width, _), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)
     size = 0.42 * min(1.0, (width - 6) / max(text_width, 1))
-    place = (3, height + CAPTION_HEIGHT - 5)
-    cv2.putText(paper, caption, place, cv2.FONT_HERSHEY_SIMPLEX, size, INK, 1, cv2.LINE_AA)
+    origin = (3, height + CAPTION_HEIGHT - 5)
+    cv2.putText(paper, caption, origin, cv2.FONT_HERSHEY_SIMPLEX, size, INK, 1, cv2.LINE_AA)
     return cv2.copyMakeBorder(paper, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_CONSTANT, value=PAPER)
 
 
 def _write(path: Path, rows: Sequence[Sequence[Tile]]) -> None:
-    """Lay the tiles out and write the PNG, whole or not at all."""
+    """Lay the tiles out and write the PNG atomically."""
     pictures = [picture for row in rows for picture, _ in row]
     height = max(picture.shape[0] for picture in pictures)
     width = max(picture.shape[1] for picture in pictures)

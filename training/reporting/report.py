@@ -1,7 +1,7 @@
-"""What a run says about itself: progress, a line of numbers every N steps, and what must not go unseen.
+"""What a run reports: its progress, a line of numbers every N steps, and warnings.
 
-The step hands over device scalars and nothing waits for them: only when a line is due do they cross to the
-host, in one transfer. Terms and times are those of the main process; other ranks neither show nor log.
+The step hands over scalars on the device, and nothing waits for them: they are copied to the host only when a
+line is due, in one transfer. Terms and times are those of the main process; other ranks neither show nor log.
 """
 
 import json
@@ -34,14 +34,14 @@ class NonFiniteLoss(InputError):
 
 
 class Report:
-    """Gathers the terms of every step, and speaks every `every` steps.
+    """Gathers the terms of every step and reports them every `every` steps.
 
-    Use as a context manager around the loop: it starts Accelerate's trackers (TensorBoard, `metrics.jsonl`)
-    in `folder`, shows a live bar on a terminal or prints a line per report elsewhere, and reports what is
-    left at the end. A resumed run calls `load_state_dict` before it enters.
+    Use it as a context manager around the loop: it starts Accelerate's trackers (TensorBoard,
+    `metrics.jsonl`) in `folder`, shows a live bar on a terminal or prints a line per report elsewhere, and
+    reports the remaining steps at the end. A resumed run calls `load_state_dict` before it enters.
 
-    watch_from_step: the teacher is watched for a collapse from there on (the end of burn-in and ramp). If no
-    pseudo label has counted, the report says so once, a twentieth of the run later, and at the end.
+    watch_from_step: from here on the teacher is watched for a collapse (the end of burn-in and ramp-up). If
+    no pseudo label has counted, the report warns once, a twentieth of the run later, and again at the end.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Report:
         self.trust = TrustWatch()
         self.last_step = 0
         self._interval = Interval()
-        # The stream is named, so that the bar goes on while sys.stdout is swallowed (pycocotools).
+        # The stream is passed so that the bar continues while sys.stdout is redirected (pycocotools).
         self._display = (
             Display(console or Console(file=sys.stdout), title=title, total=total_steps)
             if accelerator.is_main_process
@@ -74,10 +74,10 @@ class Report:
         )
 
     def __enter__(self) -> "Report":
-        # The trackers start here rather than with the Accelerator, as the step of a resumed run is known now.
+        # The trackers start here and not with the Accelerator, because a resumed run knows its step only now.
         self.accelerator.log_with = [
             JsonLines(self.folder / METRICS_NAME, keep_until_step=self.last_step, say=self.note),
-            # Also at step 0: a run that starts anew may find what an earlier attempt wrote.
+            # Also at step 0: a run that starts again may find the lines of an earlier attempt.
             TensorBoardTracker("tensorboard", self.folder, purge_step=self.last_step + 1),
         ]
         self.accelerator.init_trackers("semipose")
@@ -99,11 +99,11 @@ class Report:
     def step(
         self, step: int, terms: Mapping[str, torch.Tensor | float], waited_s: float, *, samples: int
     ) -> None:
-        """Take the terms of a step: 0-dim tensors, or floats of the host.
+        """Take the terms of a step: 0-dim tensors, or floats on the host.
 
-        `step` counts finished steps, this one included; `waited_s` is how long the host waited for its data;
-        `samples` the labelled and unlabelled people of the step over all ranks.
-        Device terms are copied on the device, so the step may reuse their memory. Raises NonFiniteLoss when a
+        `step` counts finished steps, including this one; `waited_s` is how long the host waited for its data;
+        `samples` is the number of labelled and unlabelled people of the step over all ranks.
+        Device terms are copied on the device, so the step may reuse their memory. Raises NonFiniteLoss if a
         report is due and a term named `loss...` was not finite.
         """
         self._interval.add(step, terms, waited_s, samples)
@@ -114,7 +114,7 @@ class Report:
             self.flush()
 
     def flush(self) -> None:
-        """Report what has gathered though it is not due: before a save, so that no broken state is kept."""
+        """Report all steps so far, even if none is due: before a save, so that no broken state is kept."""
         if not self._interval.steps:
             return
         rows, speed = self._interval.read()
@@ -137,24 +137,24 @@ class Report:
             self.note(self.trust.sentence(f"by step {self.last_step:,}"))
 
     def cure_of_non_finite(self) -> str:
-        """What to do about a loss or a weight that is not finite, with the checkpoint to go on from."""
+        """What to do about a loss or a weight that is not finite, with the checkpoint to continue from."""
         kept = checkpoint.kept_steps(self.folder)
         smaller = "a smaller learning rate (optim.lr)"
         if self.accelerator.mixed_precision == "fp16":
-            smaller += ", or with precision=bf16 in place of fp16"
+            smaller += ", or with precision=bf16 instead of fp16"
         if kept:
-            return f"go on from step {kept[-1]} by `--resume {self.folder}` with {smaller}"
+            return f"continue from step {kept[-1]} by `--resume {self.folder}` with {smaller}"
         return f"no checkpoint was saved yet, so start again with {smaller}"
 
     def scores(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> None:
-        """Log the scores of every network by its name, and show those that are not of a single joint."""
+        """Log the scores of every network under its name, and show those that are not of a single joint."""
         for network, values in scores.items():
             self.accelerator.log({f"{network}/{name}": value for name, value in values.items()}, step=step)
             shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if "/" not in name)
             self.note(f"step {step}  scores of {network}: {shown}")
 
     def note(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Print a line, above the bar if there is one."""
         if self._display:
             self._display.line(text)
 
@@ -172,19 +172,19 @@ class Report:
             self._interval.resume_clock()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know: the last step, and the memory of the watches."""
+        """What a resumed run must know: the last step, and the state of the watches."""
         watches = {name: watch.state_dict() for name, watch in self.watches.items()}
         return {"last_step": self.last_step, "watches": watches, "trust": self.trust.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.last_step = state["last_step"]
-        for name, memory in state["watches"].items():
-            self._watch_of(name).load_state_dict(memory)
+        for name, watch_state in state["watches"].items():
+            self._watch_of(name).load_state_dict(watch_state)
         self.trust.load_state_dict(state.get("trust", {}))
 
     def _watch_of(self, name: str) -> CollapseWatch:
-        """The watch over a term: one for each teacher of the method."""
+        """The watch of a term; there is one for each teacher of the method."""
         limits = self.collapse
         return self.watches.setdefault(name, CollapseWatch(share=limits.share, reports=limits.reports))
 
@@ -194,16 +194,16 @@ class Report:
             if watch.update(means[name]):
                 self.note(
                     f"warning: {name} has fallen from {watch.best:.3g} to {watch.smoothed:.3g} by step "
-                    f"{self.last_step}: the teacher is collapsing. Take an EMA teacher, a weaker weak view, "
-                    "more burn_in and ramp_up, or smaller weights of the unlabelled losses."
+                    f"{self.last_step}: the teacher is collapsing. Use an EMA teacher, a weaker weak view, a "
+                    "longer burn_in and ramp_up, or smaller weights of the unlabelled losses."
                 )
 
 
 class JsonLines(GeneralTracker):
-    """A tracker for Accelerate that appends one JSON object a call to a file.
+    """A tracker for Accelerate that appends one JSON object per call to a file.
 
-    It begins by cutting the lines beyond `keep_until_step`, and a line that a kill left unfinished. What is
-    missing of the lines until there, as after a loss of power, goes to `say` as a sentence.
+    At its start it removes the lines beyond `keep_until_step`, and a line that a kill left unfinished. If
+    lines up to that step are missing, as after a loss of power, `say` takes a sentence about them.
     """
 
     name = "jsonl"
@@ -216,7 +216,7 @@ class JsonLines(GeneralTracker):
         self.say = say
 
     def start(self) -> None:
-        """Cut the file back to the step that the run goes on from."""
+        """Cut the file back to the step from which the run continues."""
         lines = self.path.read_bytes().splitlines() if self.path.exists() else []
         steps = [_step_of(line) for line in lines]
         kept = [line for line, step in zip(lines, steps, strict=True) if step <= self.keep_until_step]
@@ -236,14 +236,14 @@ class JsonLines(GeneralTracker):
         return self.path
 
     def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
-        """Append a line; a number that JSON does not have (nan, infinity) becomes null."""
+        """Append a line; numbers that JSON cannot hold (nan, infinity) become null."""
         numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **numbers}) + "\n")
 
 
 class Interval:
-    """The steps since the last report: their terms, still on the device, and the clock of the host."""
+    """The steps since the last report: their terms, still on the device, and the time that they took."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
@@ -258,7 +258,7 @@ class Interval:
     def add(
         self, step: int, terms: Mapping[str, torch.Tensor | float], waited_s: float, samples: int
     ) -> None:
-        """Keep the terms of a step, the device's as one copied row."""
+        """Keep the terms of a step, those on the device as one copied row."""
         on_device = {name: term.detach() for name, term in terms.items() if isinstance(term, torch.Tensor)}
         if any(term.ndim for term in on_device.values()):
             raise ValueError(
@@ -273,7 +273,7 @@ class Interval:
         self._samples += samples
 
     def read(self) -> tuple[dict[int, dict[str, float]], dict[str, float]]:
-        """All terms by step, brought over in one transfer, and the speed."""
+        """All terms by step, copied to the host in one transfer, and the speed."""
         flat = iter(torch.cat(self._device_rows).tolist() if self._device_rows else [])
         columns = zip(self.steps, self._device_names, self._host_rows, strict=True)
         rows = {step: {name: next(flat) for name in names} | host for step, names, host in columns}
@@ -287,7 +287,7 @@ class Interval:
         return rows, speed
 
     def successor(self) -> "Interval":
-        """The interval after this one; its clock runs where this one's does."""
+        """The interval after this one; its clock runs if this one's does."""
         following = Interval()
         if self._running_since is not None:
             following.resume_clock()
@@ -308,7 +308,7 @@ class Interval:
 
 
 def peak_memory_gib() -> float:
-    """The most that this process has held so far: on its GPU where it has one, else in main memory."""
+    """The peak memory of this process so far: of its GPU if it has one, otherwise main memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

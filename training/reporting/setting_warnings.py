@@ -13,34 +13,34 @@ NAMES_SHOWN = 3
 
 
 def setting_warnings(cfg: RunSettings, labelled: Split, unlabelled: Split | None, val: Split) -> list[str]:
-    """One sentence for each; a run prints them at its start."""
+    """One sentence per warning; a run prints them at its start."""
     trained_on = [labelled, unlabelled] if unlabelled else [labelled]
     train_folders = {split.root: split for split in trained_on}
     folders = train_folders | {val.root: val}
-    told = [too_small(split, cfg.views.size_hw) for split in folders.values()]
+    warnings = [too_small(split, cfg.views.size_hw) for split in folders.values()]
     seen = photos_seen(val, trained_on)
-    told += [seen] if seen else [divided_otherwise(val, split) for split in train_folders.values()]
-    return [each for each in told if each]
+    warnings += [seen] if seen else [divided_otherwise(val, split) for split in train_folders.values()]
+    return [warning for warning in warnings if warning]
 
 
 def limits_of_scoring(cfg: RunSettings, ground_truth: dict[str, Any]) -> list[str]:
-    """What the scores of the run will not show, a sentence for each; `ground_truth` is that of `data.val`."""
-    told = []
+    """What the scores of the run will not show, one sentence each; `ground_truth` is that of `data.val`."""
+    warnings = []
     beyond = beyond_limit(ground_truth)
     if beyond:
-        told.append(f"{cfg.data.val}: {beyond}")
+        warnings.append(f"{cfg.data.val}: {beyond}")
     every = cfg.evaluate_every
     first = every if isinstance(every, int) else math.ceil(every * cfg.steps)
     if first >= cfg.steps > 1:
-        told.append(
-            f"evaluate_every={every}: a run of {cfg.steps:,} steps is scored only at its end: give a share "
+        warnings.append(
+            f"evaluate_every={every}: a run of {cfg.steps:,} steps is scored only at its end: use a share "
             "of the run, such as evaluate_every=0.1 and checkpoint_every=0.05"
         )
-    return told
+    return warnings
 
 
 def too_small(split: Split, size_hw: tuple[int, int]) -> str | None:
-    """Whether people were stored for smaller views than the run shows."""
+    """A warning if people were stored for smaller views than the run uses."""
     crop = split.manifest.crop
     if not isinstance(crop, PersonCrop):
         return None
@@ -48,14 +48,14 @@ def too_small(split: Split, size_hw: tuple[int, int]) -> str | None:
     if height >= size_hw[0] and width >= size_hw[1]:
         return None
     return (
-        f"{split.root}: people are stored for views of {height} x {width} pixels (height x width) and shown "
-        f"at {size_hw[0]} x {size_hw[1]}, where details are missing: build the shards again with "
+        f"{split.root}: people are stored for views of {height} x {width} pixels (height x width) but shown "
+        f"at {size_hw[0]} x {size_hw[1]}, so details are missing: build the shards again with "
         f"crop.input_size_wh=[{size_hw[1]},{size_hw[0]}]"
     )
 
 
 def photos_seen(val: Split, trained_on: list[Split]) -> str | None:
-    """Whether photos of the people who are scored are among those that are trained on."""
+    """A warning if photos of the scored people are also trained on."""
     shared = shared_photos(val, trained_on)
     if not shared.names:
         return None
@@ -64,21 +64,21 @@ def photos_seen(val: Split, trained_on: list[Split]) -> str | None:
         f"{'' if shared.is_complete else 'at least '}{len(shared.names):,} of {shared.num_photos:,} photos"
     )
     return (
-        f"{val.root}: {count} of the people who are scored are trained on too ({named}), so that scores will "
-        "say little: build data.val from other photos, such as the other side of one file (split.take=val, "
+        f"{val.root}: {count} of the people who are scored are also trained on ({named}), so the scores will "
+        "mean little: build data.val from other photos, such as the other side of one file (split.take=val, "
         "and split.take=train for data.train)"
     )
 
 
 def divided_otherwise(val: Split, trained_on: Split) -> str | None:
-    """Whether both are sides of one source, but not the two sides of one division of it."""
+    """A warning if both are sides of one source, but not the two sides of one division of it."""
     one, other = val.manifest.split, trained_on.manifest.split
     if one is None or other is None or one.num_people != other.num_people:
         return None
     if one.division == other.division and one.take != other.take:
         return None
     return (
-        f"{val.root} and {trained_on.root} are not the two sides of one division: people who are scored"
-        " may be trained on. Build them with the same split.val_share, split.seed and split.group, one with"
-        " split.take=train, the other with split.take=val"
+        f"{val.root} and {trained_on.root} are not the two sides of one division: scored people may "
+        "also be trained on. Build them with the same split.val_share, split.seed and split.group, one with "
+        "split.take=train, the other with split.take=val"
     )

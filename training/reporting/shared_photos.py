@@ -1,8 +1,8 @@
-"""Photos that are scored and trained on too, whichever annotations and shards they came from.
+"""Finds photos that are both scored and trained on, whatever annotations and shards they came from.
 
-Names alone prove nothing, for two folders may both have a 0001.jpg, and neither do tars, for other people of
-one photo are stored in other bytes. So photos of one size that share a name or an annotation are candidates,
-and what is stored of them decides.
+Names alone prove nothing, because two folders may both have a 0001.jpg, and neither do tars, because
+different people of one photo are stored as different bytes. So photos of the same size that share a name or
+an annotation are candidates, and their stored pixels decide.
 """
 
 import io
@@ -28,23 +28,23 @@ from sharding.store.index import Component, read_index
 from sharding.store.manifest import GROUND_TRUTH_NAME
 
 MOST_LOOKED_AT = 500
-"""Scored photos whose candidates are looked at; of more, as many that are evenly spaced."""
+"""The number of scored photos whose candidates are compared; of more photos, evenly spaced ones."""
 MOST_CANDIDATES = 4
-"""Photos that one scored photo is compared with: those whose paths end alike for the longest."""
+"""The number of photos that one scored photo is compared with: those whose paths have most in common."""
 CELLS = 32
 """Side of the grid on which the pixels of two photos are compared."""
 LEAST_CORRELATION = 0.95
 MOST_DIFFERENCE = 12.0
-"""Grey levels, root mean square, that crops, scales and JPEG qualities of one photo stay below."""
+"""Root mean square difference in grey levels; crops, scales and JPEG qualities of one photo stay below it."""
 FLAT = 2.0
-"""Standard deviation in grey levels below which a part of a photo shows nothing to tell it by."""
+"""Standard deviation in grey levels below which a part of a photo shows too little to compare."""
 LEAST_OVERLAP_PX = 8.0
 _EXPORTED = re.compile(r"^[0-9a-f]{8}-(?=.)|(_jpe?g|_png)?\.rf\.\w+$")
-"""What Label Studio puts before the name of a photo, and Roboflow after it."""
+"""What Label Studio adds before the name of a photo, and Roboflow after it."""
 
 
 class Shared(NamedTuple):
-    """Names of scored photos that are trained on too, of how many; whether every candidate was looked at."""
+    """Names of scored photos that are also trained on, the number of all, and whether all were compared."""
 
     names: list[str]
     num_photos: int
@@ -65,7 +65,7 @@ class _Person(msgspec.Struct, gc=False):
 
 
 class _Truth(msgspec.Struct):
-    """What is read of a ground truth; read so, all of COCO takes a few seconds less than as plain values."""
+    """The part of a ground truth that is read; for all of COCO this saves some seconds."""
 
     images: list[_Image]
     annotations: list[_Person]
@@ -73,7 +73,7 @@ class _Truth(msgspec.Struct):
 
 
 class Stored:
-    """What the folder of a split holds of its samples, by their places in the folder."""
+    """The stored samples of a split's folder, by their index in the folder."""
 
     def __init__(self, split: Split) -> None:
         self.manifest, self.tars, self._folder = split.manifest, split.shards.tars, split.shards.folder
@@ -82,16 +82,16 @@ class Stored:
         self.is_local = all(Path(tar).is_file() for tar in self.tars)
 
     def where(self, ordinal: int) -> tuple[str, int]:
-        """The hash of a sample's tar, and its place there: equal for equal samples."""
-        number, place = self._find(ordinal)
-        return self.manifest.shards[number].sha256, place
+        """The hash of a sample's tar, and the index in that tar: equal for equal samples."""
+        shard, index = self._find(ordinal)
+        return self.manifest.shards[shard].sha256, index
 
     def jpg_bytes(self, ordinal: int) -> int:
         """The size of a sample's stored picture."""
         return self._members(ordinal)["jpg"].size
 
     def read(self, ordinal: int) -> tuple[Image.Image, np.ndarray]:
-        """A sample's stored picture in grey, and (2, 3) from its pixels to those of the photo."""
+        """A sample's stored picture in grey, and the matrix (2, 3) from its pixels to those of the photo."""
         members = self._members(ordinal)
         with Path(self.tars[self._find(ordinal)[0]]).open("rb") as file:
             payloads = {}
@@ -102,25 +102,25 @@ class Stored:
         return Image.open(io.BytesIO(payloads["jpg"])).convert("L"), matrix
 
     def _find(self, ordinal: int) -> tuple[int, int]:
-        number = bisect_right(self._ends, ordinal)
-        return number, ordinal - (self._ends[number] - self.manifest.shards[number].samples)
+        shard = bisect_right(self._ends, ordinal)
+        return shard, ordinal - (self._ends[shard] - self.manifest.shards[shard].samples)
 
     def _members(self, ordinal: int) -> dict[str, Component]:
-        number, place = self._find(ordinal)
-        sample = self._index(self._folder / self.manifest.shards[number].idx_file)[place]
+        shard, index = self._find(ordinal)
+        sample = self._index(self._folder / self.manifest.shards[shard].idx_file)[index]
         return {component.extension: component for component in sample}
 
 
 @dataclass(eq=False)
 class Photo:
-    """A photo: its row of the ground truth, and its stored people, each with its place in the folder."""
+    """A photo: its row of the ground truth, and its stored people, each with its index in the folder."""
 
     stored: Stored
     row: _Image
     people: list[tuple[int, _Person]] = field(default_factory=list)
 
     def traits(self) -> Iterator[Hashable]:
-        """What a photo has in common with another that may be the same."""
+        """Keys that two photos have in common if they may be the same one."""
         size = (self.row.width, self.row.height)
         yield (*size, plain_name(self.row.file_name))
         for _, person in self.people:
@@ -129,7 +129,7 @@ class Photo:
 
 
 def shared_photos(val: Split, trained_on: Iterable[Split]) -> Shared:
-    """Find the photos of people who are scored among those of people who are trained on."""
+    """Find the photos of scored people among those that are trained on."""
     scored = list(photos_of(val, val.ordinals))
     wanted = {key for photo in scored for key in photo.traits()}
     candidates: dict[Hashable, list[Photo]] = {}
@@ -144,10 +144,10 @@ def shared_photos(val: Split, trained_on: Iterable[Split]) -> Shared:
         name = photo.row.file_name
         answers = {verdicts.get(name, False), *(is_same(photo, other) for other in others)}
         verdicts[name] = True if True in answers else None if None in answers else False
-    # A photo of which other parts are stored cannot be compared. It is believed to be what all others are.
-    found = set(verdicts.values())
-    believed = {True, None} if True in found and False not in found else {True}
-    names = [name for name, answer in verdicts.items() if answer in believed]
+    # A photo of which different parts are stored cannot be compared. It is taken to be like all the others.
+    answers_found = set(verdicts.values())
+    accepted = {True, None} if True in answers_found and False not in answers_found else {True}
+    names = [name for name, answer in verdicts.items() if answer in accepted]
     return Shared(names, len({photo.row.file_name for photo in scored}), step == 1)
 
 
@@ -165,20 +165,20 @@ def photos_of(split: Split, ordinals: Iterable[int]) -> Iterator[Photo]:
 
 
 def plain_name(file_name: str) -> str:
-    """The name of a photo without its folder, its ending and what tools of annotation add to it."""
+    """The name of a photo without its folder, its extension, and what annotation tools add to it."""
     name = unicodedata.normalize("NFC", unquote(file_name)).replace("\\", "/").casefold()
     stem = PurePosixPath(name).stem
     return _EXPORTED.sub("", stem) or stem
 
 
 def is_same(one: Photo, other: Photo) -> bool | None:
-    """Whether two photos are one, as what is stored of them shows; None where it does not show that.
+    """Whether two photos are the same, judged by what is stored of them; None if that cannot be told.
 
-    Of each photo one person is compared: the two whose boxes overlap the most. Where both are on this machine
-    the pixels are compared; elsewhere the sizes of the files, which tell where both were cut alike.
+    One person of each photo is compared: the two whose boxes overlap the most. If both are on this machine,
+    their pixels are compared; otherwise the sizes of the files, if both were cropped in the same way.
     """
-    one_places = {one.stored.where(ordinal) for ordinal, _ in one.people}
-    if one_places & {other.stored.where(ordinal) for ordinal, _ in other.people}:
+    own_samples = {one.stored.where(ordinal) for ordinal, _ in one.people}
+    if own_samples & {other.stored.where(ordinal) for ordinal, _ in other.people}:
         return True
     (ordinal, person), (other_ordinal, other_person) = max(
         ((mine, theirs) for mine in one.people for theirs in other.people),
@@ -198,9 +198,9 @@ def is_same(one: Photo, other: Photo) -> bool | None:
 def looks_same(
     one: Image.Image, image_from_one: np.ndarray, other: Image.Image, image_from_other: np.ndarray
 ) -> bool | None:
-    """Whether two grey pictures show the same where both lie in their photo; None where they do not meet.
+    """Whether two grey pictures are equal where they overlap in the photo; None if they do not overlap.
 
-    image_from_...: (2, 3) matrices from the pixels of each to those of its photo, which scale and move.
+    image_from_...: (2, 3) matrices (scale and translation) from the pixels of each to those of its photo.
     """
     scales, edges = [], []
     for picture, matrix in ((one, image_from_one), (other, image_from_other)):
@@ -226,7 +226,7 @@ def looks_same(
 
 
 def _folders(splits: Iterable[Split]) -> Iterator[tuple[Split, list[int]]]:
-    """Each folder once, with the places of all samples that some split has chosen there."""
+    """Each folder once, with the indices of all samples that some split uses."""
     by_root: dict[str, tuple[Split, set[int]]] = {}
     for split in splits:
         by_root.setdefault(split.root, (split, set()))[1].update(split.ordinals)
@@ -235,15 +235,15 @@ def _folders(splits: Iterable[Split]) -> Iterator[tuple[Split, list[int]]]:
 
 
 def _likeliest(photo: Photo, candidates: dict[Hashable, list[Photo]]) -> list[Photo]:
-    """The candidates of a photo, those first whose path has the most in common with its own."""
+    """The candidates of a photo; those whose paths have the most in common with its own come first."""
     own = _parts(photo)
-    found = {id(other): other for key in photo.traits() for other in candidates.get(key, ())}
+    unique = {id(other): other for key in photo.traits() for other in candidates.get(key, ())}
 
     def in_common(other: Photo) -> int:
         ends = zip(reversed(own), reversed(_parts(other)), strict=False)
-        return next((number for number, (a, b) in enumerate(ends) if a != b), len(own))
+        return next((count for count, (a, b) in enumerate(ends) if a != b), len(own))
 
-    return sorted(found.values(), key=in_common, reverse=True)[:MOST_CANDIDATES]
+    return sorted(unique.values(), key=in_common, reverse=True)[:MOST_CANDIDATES]
 
 
 def _parts(photo: Photo) -> list[str]:
@@ -253,7 +253,7 @@ def _parts(photo: Photo) -> list[str]:
 
 
 def _overlap_px(one: Sequence[float], other: Sequence[float]) -> float:
-    """How far two boxes (x, y, w, h) reach into each other; negative: how far they lie apart."""
+    """How far two boxes (x, y, w, h) overlap, in px; negative: how far they are apart."""
     return min(
         min(one[axis] + one[axis + 2], other[axis] + other[axis + 2]) - max(one[axis], other[axis])
         for axis in (0, 1)

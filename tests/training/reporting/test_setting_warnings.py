@@ -32,7 +32,7 @@ def test_views_larger_than_those_that_people_are_stored_for(
 ) -> None:
     train, val = told(tiny_run("everything", f"views.size_hw={size_hw}"), tmp_path)
     height, width = size_hw.strip("[]").split(",")
-    assert f"stored for views of 256 x 192 pixels (height x width) and shown at {height} x {width}" in train
+    assert f"stored for views of 256 x 192 pixels (height x width) but shown at {height} x {width}" in train
     assert train.endswith(f"crop.input_size_wh=[{width},{height}]")
     assert "/train: " in train
     assert "/val: " in val
@@ -40,7 +40,7 @@ def test_views_larger_than_those_that_people_are_stored_for(
 
 def test_people_that_are_trained_on_and_scored(tiny_run: MakeRun, drawn_shards: Path, tmp_path: Path) -> None:
     (sentence,) = told(tiny_run("supervised", f"data.val={drawn_shards / 'train'}"), tmp_path)
-    assert "of the people who are scored are trained on too" in sentence
+    assert "of the people who are scored are also trained on" in sentence
     (sentence,) = told(tiny_run("everything", f"data.unlabelled={drawn_shards / 'val'}"), tmp_path / "more")
     assert sentence.startswith(f"{drawn_shards / 'val'}: ")
 
@@ -62,7 +62,7 @@ def test_a_run_that_is_scored_at_its_end_alone(
     truth: dict[str, Any] = {"images": [], "annotations": []}
     told = limits_of_scoring(tiny_run("supervised", *words), truth)
     assert len(told) == is_scored_once
-    assert all("is scored only at its end: give a share of the run" in each for each in told)
+    assert all("is scored only at its end: use a share of the run" in each for each in told)
 
 
 def test_more_people_in_a_photo_than_the_scorer_looks_at(tiny_run: MakeRun) -> None:
