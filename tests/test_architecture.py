@@ -12,20 +12,20 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ["configs", "sharding", "pipelines", "models", "training"]  # each imports only those before it
 ONLY_IN = {
     "nvidia.dali": {"pipelines/graph.py"},
-    "webdataset": {"sharding/bench/plain_loop.py", "pipelines/stream.py"},
+    "webdataset": {"training/bench/rivals/plain_shards.py", "pipelines/stream.py"},
     "accelerate": {
         "training/run.py",
         "training/loop.py",
         "training/reporting/report.py",
-        "training/bench/child.py",
+        "training/bench/step_process.py",
     },
     "pycocotools": {"training/scoring/oks.py"},
     # a detector for unlabelled photos, and rivals: what it does inside differs between its versions
     "torchvision": {
         "sharding/annotations/detector.py",
-        "pipelines/bench/classic.py",
-        "pipelines/bench/kornia_views.py",
-        "pipelines/bench/torchvision_v2.py",
+        "training/bench/rivals/classic_loader.py",
+        "training/bench/rivals/kornia_views.py",
+        "training/bench/rivals/torchvision_v2.py",
     },
 }
 LIGHT_ROOMS = ("configs", "sharding")  # run where there is no torch: they cut and write data
@@ -77,7 +77,6 @@ def test_what_reads_no_shards_imports_without_dali_and_triton():
         file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         for file in FILES
         if file.startswith(("configs/", "sharding/", "models/", "training/scoring/"))
-        and "/bench/" not in file
     )
     code = f"""if True:
         import sys
@@ -95,7 +94,7 @@ def test_what_reads_no_shards_imports_without_dali_and_triton():
 
 def test_only_masks_on_a_cpu_need_numba():
     """Its compiler takes memory: it is imported where the first mask is painted, and not on a GPU."""
-    modules = "pipelines.bench.run, training.bench.child, training.run"
+    modules = "training.bench.loader, training.bench.step_process, training.run"
     code = f"import sys; sys.modules['numba'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

@@ -15,8 +15,8 @@ if __name__ == "__main__":  # run as a file, Python looks for packages in this f
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from configs.load import command
-from training.gpu import BEGAN
-from training.gpu.check import GpuCheckSettings, main
+from training.bench.gpu_check import BEGAN
+from training.bench.gpu_check.check import GpuCheckSettings, main
 
 if __name__ == "__main__":
     main_since = partial(main, began=BEGAN)

@@ -27,7 +27,7 @@ WATCH = """if True:
     [
         "import training.run",
         "import training.evaluate",
-        "import runpy; runpy.run_module('training.bench', run_name='__main__')",
+        "import training.bench.__main__ as bench; bench.main(['steps'])",
     ],
 )
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""How fast a training step is, what of it is spent on data, and in how much memory."""
+"""How fast shards are cut, views are made and steps are taken, beside what others do for the same work."""

@@ -1,0 +1,109 @@
+"""The tests marked `gpu`, shared among processes: one that hangs or crashes does not stop the others."""
+
+import os
+import re
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from training.bench.processes import GRACE_S, ROOT, Ended, run_command
+
+CORES_PER_PROCESS = 2
+STARTED = re.compile(r"^(\S+::\S.*?) *$", re.MULTILINE)
+OUTCOME = re.compile(r"^\[gw\d+\] \[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED) (\S+::\S.*?) *$", re.MULTILINE)
+"""Lines of `pytest -v` where several processes share the tests."""
+
+
+def run_tests(
+    folder: Path, work: Path, *, seconds: float, processes: int | None = None, grace_s: float = GRACE_S
+) -> Iterator[dict[str, Any]]:
+    """Run the gpu-marked tests below `folder`, as many at once as suits the machine; what came of them."""
+    # Those of training/ are the slow ones: they come first, so that none of them is alone at the end.
+    files = sorted(
+        (path for path in folder.rglob("test_*.py") if "mark.gpu" in path.read_text()), reverse=True
+    )
+    processes = processes or max(1, len(os.sched_getaffinity(0)) // CORES_PER_PROCESS)
+    xml = work / "tests.xml"
+    ended = run_command(
+        words(files, xml, processes),
+        work / "tests.log",
+        seconds=seconds,
+        grace_s=grace_s,
+        folder=ROOT,
+        # No plugin of pytest that happens to be on this machine.
+        environment={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+    counts, skipped, problems = read(xml, ended)
+    if not counts["passed"]:
+        problems.append(f"no test passed: none of the {len(files)} files with gpu-marked tests got that far")
+    yield {
+        "files": len(files),
+        **{outcome: counts[outcome] for outcome in ("passed", "failed", "skipped")},
+        "skip_reasons": skipped,
+        "problems": problems,
+    }
+
+
+def words(files: list[Path], xml: Path, processes: int) -> list[str]:
+    """The command. A process that has no test left takes some from another, as single ones take a minute."""
+    several = ["-p", "xdist.plugin", f"--numprocesses={processes}", "--dist=worksteal"]
+    options = ["-m", "gpu", "-v", "-p", "no:cacheprovider", f"--junitxml={xml.resolve()}"]
+    return ["-m", "pytest", *several, *options, *(str(path.resolve()) for path in files)]
+
+
+def read(xml: Path, ended: Ended) -> tuple[Counter[str], list[str], list[str]]:
+    """Counts, reasons of skips, and problems: from the JUnit XML, or else from the log."""
+    try:
+        root = ET.parse(xml).getroot()
+    except (OSError, ET.ParseError):
+        return read_log(ended)
+    counts: Counter[str] = Counter()
+    reasons, problems = [], []
+    for case in root.iter("testcase"):
+        if not case.get("name"):  # of a test that was interrupted
+            continue
+        name = f"{case.get('classname')}::{case.get('name')}"
+        bad = case.find("failure") if case.find("failure") is not None else case.find("error")
+        skip = case.find("skipped")
+        if bad is not None:
+            problems.append(f"{name}: {first_line(bad.get('message'))}{last_error(bad.text)}")
+        elif skip is not None:
+            reasons.append(f"{name}: {first_line(skip.get('message'))}")
+        counts["failed" if bad is not None else "skipped" if skip is not None else "passed"] += 1
+    if ended.hit_limit or (ended.problem and not problems):
+        problems.append(broken_off(ended))
+    return counts, reasons, problems
+
+
+def read_log(ended: Ended) -> tuple[Counter[str], list[str], list[str]]:
+    """The same from the lines of `pytest -v`, where no XML was left."""
+    names = {"PASSED": "passed", "SKIPPED": "skipped", "FAILED": "failed", "ERROR": "failed"}
+    outcomes = {test: names[outcome] for outcome, test in OUTCOME.findall(text_of(ended))}
+    problems = [f"{test}: see {ended.log}" for test, outcome in outcomes.items() if outcome == "failed"]
+    return Counter(outcomes.values()), [], [*problems, broken_off(ended)]
+
+
+def broken_off(ended: Ended) -> str:
+    """How the tests ended before their end, and in which."""
+    text = text_of(ended)
+    done = {test for _, test in OUTCOME.findall(text)}
+    within = [test for test in dict.fromkeys(STARTED.findall(text)) if test not in done]
+    return f"broke off{' in ' if within else ''}{', '.join(within)}: {ended.problem or 'left no result'}"
+
+
+def text_of(ended: Ended) -> str:
+    """The whole log."""
+    return ended.log.read_text(errors="replace")
+
+
+def last_error(text: str | None) -> str:
+    """The last line of a traceback that pytest marks, where a file could not even be imported."""
+    marked = [line[1:].strip() for line in (text or "").splitlines() if line.startswith("E ")]
+    return f" ({marked[-1][:200]})" if marked else ""
+
+
+def first_line(message: str | None) -> str:
+    """A message's first line, cut to what fits into a table."""
+    return ((message or "").strip().splitlines() or ["no message"])[0][:200]

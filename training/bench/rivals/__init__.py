@@ -1,0 +1,1 @@
+"""What others use for the same work, each as fast as its design allows."""
