@@ -12,6 +12,9 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 DATA ?=
 RUN ?=
+PROTOCOL ?=
+METHOD ?=
+RECIPES ?= $(if $(PROTOCOL),configs/protocols/$(PROTOCOL).yaml) $(if $(METHOD),configs/methods/$(METHOD).yaml)
 ARGS ?=
 
 .PHONY: help setup shards demo train evaluate sweep compare bench test test-slow test-gpu test-lowest gpu-check lock lint format
@@ -34,8 +37,8 @@ shards: $(STAMP) ## annotations and images to shards: make shards DATA=configs/s
 demo: $(STAMP) ## the main job in small: draw people, shard, train with and without the unlabelled, compare (ARGS="seed=1")
 	$(BIN)/python training/demo.py $(ARGS)
 
-train: $(STAMP) ## train a recipe, or go on with it: make train RUN=configs/run/coco-1k/adaptive_mixup.yaml ARGS="seed=1"
-	$(BIN)/python training/run.py $(RUN) $(ARGS)
+train: $(STAMP) ## train, or go on: make train PROTOCOL=coco-1k METHOD=adaptive_mixup ARGS="seed=1" (or RECIPES=FILES)
+	$(BIN)/python training/run.py $(RECIPES) $(ARGS)
 
 evaluate: $(STAMP) ## score a run: make evaluate RUN=runs/coco-1k/adaptive_mixup ARGS="checkpoint=best" (the newest without)
 	$(BIN)/python training/evaluate.py $(RUN) $(ARGS)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ from configs.schema import (
 )
 
 OVERRIDE = re.compile(r"(?P<path>[A-Za-z_]\w*(?:\.(?:[A-Za-z_]\w*|\d+))*)=(?P<value>.*)", re.DOTALL)
+
+OLD_RUN = re.compile(r"(?P<configs>.*configs)/run/(?P<protocol>[^/]+)/(?P<method>[^/]+)\.yaml")
+OLD_BEST = re.compile(r"best-(?P<protocol>.+)")
+OLD_METHOD = re.compile(r"(?P<configs>.*configs)/base/methods/(?P<method>[^/]+)\.yaml")
 
 MAX_BASES_DEEP = 40
 MAX_PATH, MAX_PART = 4096, 255  # bytes in a path, and in one part of it
@@ -66,12 +71,30 @@ class Typed:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """Holds where the text of `setting` (a path of keys) is one of `patterns` (`drawn-*`)."""
+
+    setting: tuple[str, ...]
+    patterns: tuple[str, ...]
+
+    def holds(self, tree: Any) -> bool:
+        """Whether the condition holds in a tree of plain values."""
+        for key in self.setting:
+            tree = tree.get(key) if isinstance(tree, dict) else None
+        return isinstance(tree, str) and any(fnmatchcase(tree, pattern) for pattern in self.patterns)
+
+
+@dataclass(frozen=True)
 class Layer:
-    """What one file, or the command line, sets; `lines` says on which line of the file (0: not in a file)."""
+    """What one file, or the command line, sets; `lines` says on which line of the file (0: not in a file).
+
+    when: the condition of a block under `when:`; None for all others, which always count.
+    """
 
     source: str
     tree: dict[str, Any]
     lines: dict[yaml12.Path, int] = field(default_factory=dict)
+    when: Condition | None = None
 
 
 def merge(kind: Any, lower: Any, upper: Any, problems: list[Problem], place: KeyPath = ()) -> Any:
@@ -128,15 +151,46 @@ def _merge_elements(
     return merged
 
 
-def read_recipe(file: Path, problems: list[str]) -> list[Layer]:
-    """The layers of a recipe, its bases first; what cannot be read is added to `problems`."""
-    return _read(file, (), {}, problems)
+def read_recipes(files: Sequence[Path], problems: list[str]) -> list[Layer]:
+    """The layers of recipes that lie over one another, the bases of each first.
+
+    What cannot be read is added to `problems`.
+    """
+    known: dict[Path, list[Layer]] = {}
+    return _stacked([_read(file, (), known, problems) for file in files])
+
+
+def _stacked(recipes: Sequence[list[Layer]]) -> list[Layer]:
+    """The layers of several files in order; where two of them name the same base, its later place counts."""
+    layers: dict[tuple[str, Condition | None], Layer] = {}
+    for layer in (layer for recipe in recipes for layer in recipe):
+        layers.pop((layer.source, layer.when), None)
+        layers[layer.source, layer.when] = layer
+    return list(layers.values())
+
+
+def in_force(kind: Any, files: list[Layer], words: list[Layer], problems: list[Problem]) -> list[Layer]:
+    """The layers that count, lowest first: files, then their blocks under `when:` that hold, then words.
+
+    A condition looks at all files and words, but not at other blocks. A setting that `kind` does not have is
+    added to `problems`.
+    """
+    tree: Any = {}
+    for layer in (*(layer for layer in files if layer.when is None), *words):
+        tree = merge(kind, tree, layer.tree, [])
+    blocks = [layer for layer in files if layer.when is not None]
+    for block in blocks:
+        setting = block.when.setting if block.when else ()
+        if setting[0] not in fields(kind):
+            problems.append(Problem(("when", ".".join(setting)), "there is no such setting"))
+    chosen = [block for block in blocks if block.when and block.when.holds(tree)]
+    return [*(layer for layer in files if layer.when is None), *chosen, *words]
 
 
 def _read(
     file: Path, parents: tuple[Path, ...], known: dict[Path, list[Layer]], problems: list[str]
 ) -> list[Layer]:
-    """The same for a base of the files `parents`; each file is read once and kept in `known`."""
+    """The layers of one file, a base of the files `parents`; each file is read once and kept in `known`."""
     here = file.resolve()
     if here in known:
         return known[here]
@@ -148,11 +202,11 @@ def _read(
         if not isinstance(document.value, dict):
             this = found(document.value)
             raise InputError(f"{file}: a recipe must be `key: value` lines, this is {this}")
-        bases = _bases(document, file)
+        bases, blocks = _bases(document, file), _blocks(document, file)
     except InputError as error:
         problems.append(str(error))
         return []
-    layers: dict[str, Layer] = {}
+    lower: list[list[Layer]] = []
     chain = (*parents, here)
     for base in bases:
         where = f"{file}:{document.lines[('base',)]}: base"
@@ -163,12 +217,28 @@ def _read(
         elif len(chain) > MAX_BASES_DEEP:
             problems.append(f"{where}: the files name each other more than {MAX_BASES_DEEP} deep: merge some")
         else:
-            for layer in _read(base, chain, known, problems):
-                layers.pop(layer.source, None)  # of a file that two bases name, the later place counts
-                layers[layer.source] = layer
-    tree = {key: value for key, value in document.value.items() if key != "base"}
-    known[here] = [*layers.values(), Layer(str(file), tree, document.lines)]
+            lower.append(_read(base, chain, known, problems))
+    tree = {key: value for key, value in document.value.items() if key not in ("base", "when")}
+    known[here] = [*_stacked(lower), Layer(str(file), tree, document.lines), *blocks]
     return known[here]
+
+
+def _blocks(document: yaml12.Document, file: Path) -> list[Layer]:
+    """The layers under `when:`, which is {setting: {patterns, with spaces between: what is then set}}."""
+    layers = []
+    when = document.value.get("when", {})
+    for setting, choices in when.items() if isinstance(when, dict) else [("", when)]:
+        for patterns, tree in choices.items() if isinstance(choices, dict) else [("", choices)]:
+            path = ("when", setting, patterns)
+            if not isinstance(tree, dict):
+                line = document.lines.get(path[:2], document.lines[("when",)])
+                raise InputError(
+                    f"{file}:{line}: when: expected `setting: {{value: {{key: value}}}}`, found {found(tree)}"
+                )
+            lines = {at[3:]: line for at, line in document.lines.items() if at[:3] == path and at[3:]}
+            condition = Condition(tuple(setting.split(".")), tuple(patterns.split()))
+            layers.append(Layer(str(file), tree, lines, condition))
+    return layers
 
 
 def _bases(document: yaml12.Document, file: Path) -> list[Path]:
@@ -201,12 +271,26 @@ def _read_text(file: Path) -> str:
 
 
 def no_such_file(file: Path) -> str:
-    """The sentence for an absent recipe, with the nearest name beside it."""
+    """The sentence for an absent recipe, with the nearest name or the new form of an old one beside it."""
+    if now := _new_form(file.as_posix()):
+        return f"{file}: a run takes a protocol and a method now: give {now} instead"
     if not file.parent.is_dir():
         return f"{file}: no such file (there is no folder {file.parent})"
     known = {entry.stem: entry for entry in sorted(file.parent.iterdir()) if entry.suffix == ".yaml"}
     match = get_close_matches(file.stem, known, n=1)
     return f"{file}: no such file" + (f" (did you mean {known[match[0]]}?)" if match else "")
+
+
+def _new_form(file: str) -> str:
+    """What is given now instead of a recipe of version 0.0, which had a file for each pair; or nothing."""
+    if old := OLD_METHOD.fullmatch(file):
+        return f"{old['configs']}/methods/{old['method']}.yaml"
+    if not (old := OLD_RUN.fullmatch(file)):
+        return ""
+    protocol, method = old["protocol"], old["method"]
+    if best := OLD_BEST.fullmatch(method):
+        protocol, method = best["protocol"], "best"
+    return f"{old['configs']}/protocols/{protocol}.yaml {old['configs']}/methods/{method}.yaml"
 
 
 def read_overrides(words: Sequence[str], problems: list[str]) -> list[Layer]:

@@ -1,6 +1,6 @@
-"""The front of every script: a YAML recipe and `key.path=value` words to settings, all errors at once.
+"""The front of every script: YAML recipes and `key.path=value` words to settings, all errors at once.
 
-Precedence: default < `base:` < recipe < command line.
+Precedence: default < `base:` < recipe < further recipes < blocks under `when:` < command line.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from configs.disk import disk_error
 from configs.errors import InputError
 from configs.explain import Problem, dotted, explain
 from configs.help import help_text, print_help
-from configs.layers import OVERRIDE, Layer, merge, read_overrides, read_recipe, with_home
+from configs.layers import OVERRIDE, Layer, in_force, merge, read_overrides, read_recipes, with_home
 from configs.schema import plain
 
 __all__ = [
@@ -39,12 +39,13 @@ T = TypeVar("T")
 CONFIGS = Path(__file__).resolve().parent
 
 
-def load(cls: type[T], recipe: Path | str | None, overrides: Sequence[str] = ()) -> T:
-    """The settings that a recipe and `key.path=value` overrides give.
+def load(cls: type[T], recipes: Path | str | Sequence[Path | str] | None, overrides: Sequence[str] = ()) -> T:
+    """The settings that recipes and `key.path=value` overrides give.
 
     Args:
         cls: a class made by `configs.settings.settings`.
-        recipe: a YAML file, relative to the current directory; None takes the defaults.
+        recipes: a YAML file relative to the current directory, or several of which each lies over those
+            before it; None takes the defaults.
         overrides: `a.b.c=value`; the value of a text or a path is taken as it was typed, any other is read
             as YAML. The last of two for one path holds.
 
@@ -54,14 +55,17 @@ def load(cls: type[T], recipe: Path | str | None, overrides: Sequence[str] = ())
     Raises InputError with a line for every problem found.
     """
     problems: list[str] = []
-    layers = read_recipe(Path(recipe), problems) if recipe is not None else []
+    names = [recipes] if isinstance(recipes, Path | str) else (recipes or ())
+    files = read_recipes([Path(name) for name in names], problems)
     is_readable = not problems
-    layers += read_overrides(overrides, problems)
+    words = read_overrides(overrides, problems)
     if is_readable:
-        settings, wrong = _check(cls, layers)
-        if settings is not None and not problems:
+        wrong: list[Problem] = []
+        layers = in_force(cls, files, words, wrong)
+        settings, unsuitable = _check(cls, layers)
+        if settings is not None and not problems and not wrong:
             return settings
-        problems += [_line(problem, layers, recipe) for problem in wrong]
+        problems += [_line(problem, layers, names) for problem in [*wrong, *unsuitable]]
     raise InputError("\n".join(dict.fromkeys(problems)))
 
 
@@ -72,7 +76,7 @@ def dump(settings: Any) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """What a command line asks for: a recipe, changes to it, and the script's own options.
+    """What a command line asks for: recipes, changes to them, and the script's own options.
 
     `paths` are the words that are no `key.path=value`, whatever they stand for (`RUN_DIR`).
     """
@@ -101,7 +105,7 @@ def command(
         cls: the script's settings.
         main: what to do with them.
         description: what the script does, for `--help`.
-        recipes: the folder of its recipes under `configs/` (`"run"`); None: the recipe may be left out.
+        recipes: the folder of its recipes under `configs/` (`"shards"`); None: the recipe may be left out.
         argv: the words after the script's name; None takes the process's own.
 
     An InputError, from the settings or from `main`, is printed on stderr and exits with code 2; see
@@ -120,7 +124,7 @@ def read_request(
     *,
     description: str,
     path_name: str = "RECIPE",
-    recipes: str | None = None,
+    recipes: str | Sequence[str] | None = None,
     options: argparse.ArgumentParser | None = None,
     takes_many: bool = False,
     argv: Sequence[str] | None = None,
@@ -131,7 +135,7 @@ def read_request(
         cls: the settings that `--help` shows, with a recipe's values where one is given.
         description: what the script does.
         path_name: what the one word that is no `key.path=value` stands for (`RUN_DIR`).
-        recipes: the folder under `configs/` whose recipes the help lists.
+        recipes: the folder under `configs/` whose recipes the help lists, or several.
         options: a parser made with `add_help=False`, holding the script's own options (`--resume`).
         takes_many: whether there may be several such words.
         argv: the words after the script's name; None takes the process's own.
@@ -157,8 +161,8 @@ def read_request(
     paths = [word for word in found.words if _is_path(word)]
     overrides = tuple(word for word in found.words if not _is_path(word))
     if found.help:
-        recipe = paths[0] if paths and not Path(paths[0]).is_dir() else None
-        print_help(cls, parser, load(cls, recipe, overrides) if recipe else None)
+        files = [path for path in paths if not Path(path).is_dir()]
+        print_help(cls, parser, load(cls, files, overrides) if files else None)
         raise SystemExit(0)
     if len(paths) > 1 and not takes_many:
         extra = ", ".join(paths[1:])
@@ -187,15 +191,16 @@ def exit_on_input_error() -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def no_recipe(recipes: str) -> str:
+def no_recipe(recipes: str | Sequence[str]) -> str:
     """The sentence for a command line without a recipe: it lists those under `configs/RECIPES`."""
     return f"command line: a recipe is missing; known: {', '.join(_recipes_under(recipes))}"
 
 
-def _recipes_under(recipes: str) -> list[str]:
-    """The recipes of each folder as a shell knows them: `configs/run/coco-1k/{adaptive,triple}.yaml`."""
+def _recipes_under(recipes: str | Sequence[str]) -> list[str]:
+    """The recipes of each folder as a shell knows them: `configs/methods/{adaptive,triple}.yaml`."""
+    folders = [recipes] if isinstance(recipes, str) else recipes
     names: dict[Path, list[str]] = {}
-    for file in sorted((CONFIGS / recipes).rglob("*.yaml")):
+    for file in (file for folder in folders for file in sorted((CONFIGS / folder).rglob("*.yaml"))):
         names.setdefault(file.parent, []).append(file.stem)
     listed = {folder: f"{{{','.join(stems)}}}" if stems[1:] else stems[0] for folder, stems in names.items()}
     known = [os.path.relpath(folder / f"{stems}.yaml") for folder, stems in listed.items()]
@@ -221,8 +226,8 @@ def _check(cls: type[T], layers: list[Layer]) -> tuple[T | None, list[Problem]]:
         return None, [*problems, *(each for each in explain(cls, tree, error) if each.path not in told)]
 
 
-def _line(problem: Problem, layers: list[Layer], recipe: Path | str | None) -> str:
-    """`configs/run/x.yaml:3: a.b: what is wrong`: where the value was last set, else the recipe."""
+def _line(problem: Problem, layers: list[Layer], recipes: Sequence[Path | str]) -> str:
+    """`configs/methods/x.yaml:3: a.b: what is wrong`: where the value was last set, else the recipes."""
     path = problem.path[:-1] if problem.is_missing else problem.path
     for length in range(len(path), 0, -1):
         for layer in reversed(layers):
@@ -230,5 +235,5 @@ def _line(problem: Problem, layers: list[Layer], recipe: Path | str | None) -> s
             if line is not None:
                 where = f"{layer.source}:{line}" if line else layer.source
                 return f"{where}: {dotted(problem.path)}: {problem.message}"
-    where = str(recipe) if recipe is not None else "command line"
+    where = " ".join(map(str, recipes)) or "command line"
     return f"{where}: {dotted(problem.path) or 'settings'}: {problem.message}"

@@ -125,6 +125,8 @@ def make_sheet(protocol: Protocol, groups: list[Group], cfg: CompareSettings) ->
     metrics = list(dict.fromkeys(wanted))
     header = ["recipe", "networks", "seeds", metrics[0], f"{metrics[0]}, best step", *metrics[1:]]
     caption = protocol.caption
+    has_published = any(group.any.published for group in groups)
+    header += ["published"] * has_published
     if baseline is not None:
         header.append(f"{metrics[0]} - {baseline.name}")
     elif cfg.baseline is not None:
@@ -132,7 +134,8 @@ def make_sheet(protocol: Protocol, groups: list[Group], cfg: CompareSettings) ->
     sheet = Sheet(caption, header)
     for row in sorted(make_rows(groups, cfg), key=lambda row: mean_or_zero(row.values(metrics[0]))):
         section = SECTIONS[row.group.any.networks > 1]
-        sheet.sections.setdefault(section, []).append(line(row, metrics, baseline))
+        cells = line(row, metrics, baseline, has_published=has_published)
+        sheet.sections.setdefault(section, []).append(cells)
     return Sheet(caption, header, {name: sheet.sections[name] for name in SECTIONS if name in sheet.sections})
 
 
@@ -148,12 +151,17 @@ def make_rows(groups: list[Group], cfg: CompareSettings) -> Iterator[Row]:
                 yield Row(f"{group.name} ({network})", group, network)
 
 
-def line(row: Row, metrics: list[str], baseline: Group | None) -> list[str]:
-    """The cells of a row, scores in percent: mean and standard deviation over seeds of the last step."""
+def line(row: Row, metrics: list[str], baseline: Group | None, *, has_published: bool) -> list[str]:
+    """The cells of a row, scores in percent: mean and standard deviation over seeds of the last step.
+
+    has_published: whether the table has a column of published scores, those of a method's product.
+    """
     seeds = ", ".join(str(seed) for seed in row.group.runs)
     first, *others = metrics
     scores = [row.values(first), row.values(first, best=True), *(row.values(name) for name in others)]
     cells = [row.title, str(row.group.any.networks), seeds, *(cell(score) for score in scores)]
+    is_product = row.network == row.group.any.product
+    cells += [row.group.any.published if is_product else ""] * has_published
     return cells if baseline is None else [*cells, difference(row, baseline, first)]
 
 

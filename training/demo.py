@@ -57,7 +57,7 @@ def train(method: str, seed: int) -> dict[str, Any]:
     if folder.exists():
         shutil.rmtree(folder)
     began = time.perf_counter()
-    call("training/run.py", f"configs/run/demo/{method}.yaml", f"seed={seed}", f"output={folder}")
+    call("training/run.py", "configs/protocols/demo.yaml", f"configs/methods/{method}.yaml", f"seed={seed}")
     seconds = time.perf_counter() - began
     card = json.loads((folder / "card.json").read_text())
     scores = next(iter(json.loads((folder / SCORES_NAME).read_text())["last"]["scores"].values()))

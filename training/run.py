@@ -1,8 +1,8 @@
-"""Train a pose network from a recipe.
+"""Train a pose network from a protocol and a method, or from any recipes that lie over one another.
 
-    python training/run.py RECIPE [key=value ...]
+    python training/run.py PROTOCOL METHOD [key=value ...]
     python training/run.py --resume RUN_DIR [key=value ...]
-    accelerate launch --num_processes 4 training/run.py RECIPE [key=value ...]      # on several GPUs
+    accelerate launch --num_processes 4 training/run.py PROTOCOL METHOD [key=value ...]      # on several GPUs
 
 The first line starts a run and also continues it: if the run's folder holds checkpoints of the same settings,
 the run continues from the newest intact one, so a batch system can repeat the command unchanged. `--resume`
@@ -35,7 +35,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from configs.disk import named_disk_errors
-from configs.load import InputError, dump, exit_on_input_error, load, no_recipe, read_request
+from configs.load import InputError, dump, exit_on_input_error, no_recipe, read_request
 from pipelines.batch import UnlabelledBatch
 from pipelines.loader import ProcessInfo, eval_loader, labelled_loader, unlabelled_loader
 from pipelines.source import Split
@@ -52,10 +52,11 @@ from training.resume import Resumed
 from training.run_folder import find_start, held, is_complete, refuse_odd_folder, refuse_other_settings
 from training.runs import own_recipe, read_settings
 from training.scoring.metrics import require
-from training.settings import RunSettings
+from training.settings import RunSettings, load_run
 from training.stopping import StopRequest, end_with_launcher, missing_processes
 
 PREVIEW_PEOPLE = 8
+RECIPES = ("protocols", "methods")
 
 
 def run(cfg: RunSettings, *, resume: bool) -> Job:
@@ -207,18 +208,24 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--resume", metavar="RUN_DIR", type=Path, help="continue an interrupted run")
     with exit_on_input_error():
         request = read_request(
-            RunSettings, description="Train a pose network.", recipes="run", options=options, argv=argv
+            RunSettings,
+            description="Train a pose network.",
+            path_name="PROTOCOL METHOD",
+            recipes=RECIPES,
+            options=options,
+            takes_many=True,
+            argv=argv,
         )
         resumed: Path | None = request.options.resume
-        if resumed is not None and request.recipe is not None:
-            raise InputError("command line: --resume uses the recipe in RUN_DIR: leave the other recipe out")
-        recipe = request.recipe if resumed is None else own_recipe(resumed)
-        if recipe is None:
-            raise InputError(no_recipe("run"))
+        if resumed is not None and request.paths:
+            raise InputError("command line: --resume uses the recipe in RUN_DIR: leave the other recipes out")
+        recipes = request.paths if resumed is None else (own_recipe(resumed),)
+        if not recipes:
+            raise InputError(no_recipe(RECIPES))
         overrides = request.overrides
         if resumed is not None:  # the folder may have been copied or moved
             overrides = (f"output={json.dumps(str(resumed))}", *overrides)
-        cfg = load(RunSettings, recipe, overrides)
+        cfg = load_run(recipes, overrides)
         if is_complete(cfg):
             if resumed is None:
                 refuse_other_settings(cfg)

@@ -17,7 +17,10 @@ from training.files import CARD_NAME, METRICS_NAME, SCORES_NAME, read_json
 from training.resume import differences, in_words
 from training.settings import RunSettings
 
-WITHOUT_EFFECT = ("output", "seed", "report_every", "checkpoint_every", "keep_checkpoints", "collapse")
+WITHOUT_EFFECT = (
+    *("output", "published", "seed"),
+    *("report_every", "checkpoint_every", "keep_checkpoints", "collapse"),
+)
 LOADER_WITHOUT_EFFECT = ("threads", "prefetch", "hw_decoder_load")
 CURE = "put it back, train the run again or leave it out"
 IN_CAPTION = r"-(?:seed|labelled|steps)=?\d+"  # parts of a folder's name that the row need not repeat
@@ -67,6 +70,8 @@ class Run:
     trained_parameters: int | None
     """Of all networks and heads that the optimiser moves; None for a card of an older version."""
     changes: str = ""
+    published: str = ""
+    """Published scores of the recipe under this protocol, in percent."""
 
     @property
     def product(self) -> str:
@@ -141,6 +146,7 @@ def read_run(folder: Path) -> Run | None:
             {row["step"]: row["scores"] for row in scores["history"]},
             card.get("trained_parameters"),
             in_words([each for each in card.get("changes", ()) if has_effect(each["setting"])]),
+            settings.get("published", {}).get(card["protocol"], ""),
         )
     except KeyError as error:
         raise InputError(

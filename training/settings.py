@@ -1,9 +1,13 @@
-"""The settings of a training run, which a recipe under configs/run sets."""
+"""The settings of a training run, which a protocol and a method under configs/ set together."""
 
+from collections.abc import Sequence
+from dataclasses import field, replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from configs.load import load
 from configs.settings import settings
 from models.codecs.heatmap import HeatmapSettings
 from models.net import NetSettings
@@ -59,10 +63,13 @@ class OptimSettings:
 class RunSettings:
     """One training run."""
 
-    output: str
-    """The run's folder, for its card, metrics, checkpoints, pictures and scores."""
+    output: str = ""
+    """The run's folder: card, metrics, checkpoints, pictures, scores. Without it, runs/PROTOCOL/METHOD
+    by the names of the recipes."""
     protocol: str = "own"
     """Name of the protocol that the run follows (a file under configs/protocols), for its card and tables."""
+    published: dict[str, str] = field(default_factory=dict)
+    """Published scores of the method in percent, by protocol: for the card and tables."""
     seed: Seed = 0
     """Seed of the initial weights, of the views, and of all random numbers of the method."""
     data: DataSettings
@@ -111,3 +118,31 @@ class RunSettings:
     """Use only kernels that give the same bits every time, so that on a GPU, too, a resumed run repeats an
     uninterrupted one (on a CPU it always does). This is slower, and an operation without such a kernel stops
     the run with its name."""
+
+
+DECIDE_THE_SCORE = (
+    *("protocol", "views", "net", "heatmap", "evaluation", "method", "optim"),
+    *("steps", "labelled_batch", "unlabelled_batch"),
+)
+
+
+def load_run(recipes: Sequence[Path], overrides: Sequence[str] = ()) -> RunSettings:
+    """The settings of a run by its recipes, mostly a protocol and a method, and `key.path=value` overrides.
+
+    Where no folder is given, it is runs/PROTOCOL/METHOD; METHOD is the name of the second recipe. Published
+    scores are those of the recipes as they are: overrides that change the method, the network or the
+    schedule leave them out. Raises InputError.
+    """
+    cfg = load(RunSettings, recipes, overrides)
+    if not cfg.output:
+        names = [recipe.stem for recipe in recipes[1:] or recipes if recipe.stem != cfg.protocol]
+        cfg = replace(cfg, output=f"runs/{cfg.protocol}/{[*names, cfg.method.name][0]}")
+    if cfg.published:
+        plain = load(RunSettings, recipes, ["data.train=-", "data.val=-"])
+        is_published = all(getattr(cfg, name) == getattr(plain, name) for name in DECIDE_THE_SCORE)
+        is_published &= (cfg.data.labelled, cfg.data.subset_seed) == (
+            plain.data.labelled,
+            plain.data.subset_seed,
+        )
+        cfg = cfg if is_published else replace(cfg, published={})
+    return cfg

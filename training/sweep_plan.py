@@ -1,4 +1,4 @@
-"""What a sweep is to run: every recipe with every value and every seed, each in a folder of its own."""
+"""What a sweep runs: every method by every protocol, value and seed, each in a folder of its own."""
 
 import itertools
 import json
@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from configs.load import InputError, load
+from configs.load import CONFIGS, InputError
 from configs.schema import plain
 from configs.settings import settings
 from training.build import RECIPE_NAME
 from training.compare import Plot
 from training.runs import is_finished, other_settings, read_settings
-from training.settings import RunSettings
+from training.settings import RunSettings, load_run
 
 
 @settings
@@ -24,8 +24,11 @@ class SweepSettings:
 
     output: str
     """Folder of the run folders, and of their table."""
-    runs: tuple[str, ...]
-    """Recipes of training runs, seen from the current directory."""
+    protocols: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names of files under configs/protocols, or paths of recipes of your own."""
+    methods: tuple[str, ...] = ()
+    """Names of files under configs/methods, or paths of recipes of your own. Each is run by every protocol;
+    without any, the protocols are whole recipes."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each run."""
     vary: dict[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -59,26 +62,39 @@ def plan(cfg: SweepSettings) -> list[Item]:
     items: list[Item] = []
     problems: dict[str, None] = {}  # as a set that keeps its order: seeds repeat each other's
     names = short_names(list(cfg.vary))
-    parents = {Path(recipe).parent for recipe in cfg.runs}
     combinations = list(itertools.product(*cfg.vary.values()))
-    for seed, values, recipe in itertools.product(cfg.seeds, combinations, cfg.runs):
+    for seed, values, files in itertools.product(cfg.seeds, combinations, recipes(cfg)):
         varied = dict(zip(cfg.vary, values, strict=True))
         parts = [f"{names[key]}={as_name(value)}" for key, value in varied.items()]
-        folder = Path(cfg.output) / (Path(recipe).parent.name if len(parents) > 1 else "")
-        folder /= "-".join([Path(recipe).stem, *parts, f"seed{seed}"])
+        has_folders = cfg.methods and len(cfg.protocols) > 1
+        folder = Path(cfg.output) / (files[0].stem if has_folders else "")
+        folder /= "-".join([files[-1].stem, *parts, f"seed{seed}"])
         changes = {**cfg.set, **varied, "seed": seed, "output": str(folder)}
         words = tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items())
         try:
-            items.append(Item(folder, (recipe, *words), load(RunSettings, recipe, words)))
+            items.append(Item(folder, (*map(str, files), *words), load_run(files, words)))
         except InputError as error:
             problems[str(error)] = None
     if len({item.folder for item in items}) < len(items):
         problems[
-            "runs, seeds, vary: two runs of the sweep have the same folder: take the double one away"
+            "protocols, methods, seeds, vary: two runs have the same folder: remove the repeated one"
         ] = None
     if problems:
         raise InputError("\n".join(problems))
     return items
+
+
+def recipes(cfg: SweepSettings) -> list[tuple[Path, ...]]:
+    """The files of each run, protocol and method: by name under configs/, or as the path that was given."""
+
+    def file(kind: str, name: str) -> Path:
+        return Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / kind / f"{name}.yaml"
+
+    protocols = [file("protocols", name) for name in cfg.protocols]
+    methods = [file("methods", name) for name in cfg.methods]
+    if not methods:
+        return [(protocol,) for protocol in protocols]
+    return [(protocol, method) for method in methods for protocol in protocols]
 
 
 def short_names(keys: list[str]) -> dict[str, str]:

@@ -211,3 +211,64 @@ def test_settings_are_frozen_and_strict_in_python_too():
         Run(lr="3")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="lr: expected a number, found nan"):
         load(Run, None, ["lr=.nan"])
+
+
+def test_recipes_lie_over_one_another_and_words_over_all_of_them(tmp_path):
+    (tmp_path / "protocol.yaml").write_text("base: low.yaml\ntitle: protocol\n")
+    (tmp_path / "low.yaml").write_text("title: low\n")
+    (tmp_path / "method.yaml").write_text("base: low.yaml\ntitle: method\n")
+    files = [tmp_path / "protocol.yaml", tmp_path / "method.yaml"]
+    assert load(Run, files).title == "method"
+    assert load(Run, files[::-1]).title == "protocol"
+    assert load(Run, files, ["title=word"]).title == "word"
+
+
+def test_a_block_counts_where_its_condition_holds_and_lies_over_all_recipes(tmp_path):
+    block = "when:\n  title:\n    drawn-* demo: {lr: 0.5}\n    demo: {lr: 0.25}\n"
+    (tmp_path / "block.yaml").write_text(f"lr: 0.1\n{block}")
+    (tmp_path / "title.yaml").write_text("title: drawn-50\nlr: 0.2\n")
+    files = [tmp_path / "block.yaml", tmp_path / "title.yaml"]
+    assert load(Run, files).lr == 0.5
+    assert load(Run, files, ["lr=0.75"]).lr == 0.75
+    assert load(Run, files, ["title=demo"]).lr == 0.25  # the later block
+    assert load(Run, files, ["title=coco"]).lr == 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("when:\n  titel:\n    a: {lr: 1.0}\n", r"x\.yaml:2: when\.titel: there is no such setting"),
+        ("when:\n  title:\n    a: 3\n", r"x\.yaml:2: when: expected .*, found"),
+        ("when: a\n", r"x\.yaml:1: when: expected .*, found"),
+        (
+            "title: a\nwhen:\n  title:\n    a: {lr: fast}\n",
+            r"x\.yaml:4: lr: expected a number",
+        ),
+        ("title: a\nwhen:\n  title:\n    a: {lrr: 1.0}\n", r"x\.yaml:4: lrr: unknown setting"),
+    ],
+)
+def test_a_wrong_block_is_named_with_its_line(tmp_path, text, said):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(InputError, match=said):
+        load(Run, tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "now"),
+    [
+        ("configs/run/coco-1k/adaptive.yaml", "configs/protocols/coco-1k.yaml configs/methods/adaptive.yaml"),
+        (
+            "/a/configs/run/mpii+aic/triple.yaml",
+            "/a/configs/protocols/mpii+aic.yaml /a/configs/methods/triple.yaml",
+        ),
+        (
+            "configs/run/best/best-lspet-500.yaml",
+            "configs/protocols/lspet-500.yaml configs/methods/best.yaml",
+        ),
+        ("configs/base/methods/triple.yaml", "configs/methods/triple.yaml"),
+    ],
+)
+def test_a_recipe_of_an_older_version_is_named_with_its_new_form(old, now):
+    with pytest.raises(InputError) as error:
+        load(Run, old)
+    assert str(error.value) == f"{old}: a run takes a protocol and a method now: give {now} instead"

@@ -1,5 +1,6 @@
-"""Every recipe of the repository loads, says where it comes from, and round-trips."""
+"""Every recipe loads, says what it is for, and round-trips; so does every method by every protocol."""
 
+import fnmatch
 import re
 from functools import cache
 from pathlib import Path
@@ -7,25 +8,26 @@ from typing import Any, get_args
 
 import pytest
 
+from configs import yaml12
 from configs.load import dump, load
-from configs.schema import fields, is_settings
+from configs.schema import fields, is_settings, plugins
 from sharding.build import BuildSettings
 from training.methods.consistency import ConsistencySettings
-from training.settings import RunSettings
+from training.settings import RunSettings, load_run
 from training.sweep_plan import SweepSettings, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
-CLASSES = {"run": RunSettings, "shards": BuildSettings, "sweeps": SweepSettings}
+CLASSES = {"shards": BuildSettings, "sweeps": SweepSettings}
 RECIPES = [(folder, file) for folder in CLASSES for file in sorted((CONFIGS / folder).rglob("*.yaml"))]
-RUNS = [file for folder, file in RECIPES if folder == "run"]
 SWEEPS = [file for folder, file in RECIPES if folder == "sweeps"]
 PROTOCOLS = sorted((CONFIGS / "protocols").glob("*.yaml"))
-PROTOCOL_NAMES = {file.stem: file for file in PROTOCOLS}
+METHODS = sorted((CONFIGS / "methods").glob("*.yaml"))
+PAIRS = [(protocol, method) for protocol in PROTOCOLS for method in METHODS]
 
 
 @cache
-def loaded(file: Path, cls: type = RunSettings) -> Any:
+def loaded(file: Path, cls: type) -> Any:
     return load(cls, file)
 
 
@@ -36,6 +38,11 @@ def name(value: object) -> str | None:
 @pytest.mark.parametrize("folder", CLASSES)
 def test_there_are_recipes(folder):
     assert any(each == folder for each, _ in RECIPES)
+
+
+def test_the_recipes_are_few():
+    """A method by every protocol needs no file of its own."""
+    assert len(list(CONFIGS.rglob("*.yaml"))) <= 90
 
 
 @pytest.mark.parametrize(("folder", "file"), RECIPES, ids=name)
@@ -62,56 +69,81 @@ def classes_in(kind: Any) -> list[type]:
     return [kind] if is_settings(kind) else [cls for inner in get_args(kind) for cls in classes_in(inner)]
 
 
-@pytest.mark.parametrize("cls", CLASSES.values())
+@pytest.mark.parametrize("cls", [RunSettings, *CLASSES.values()])
 def test_every_setting_has_a_meaning(cls):
     assert without_meaning(cls, set()) == []
 
 
-@pytest.mark.parametrize(("folder", "file"), RECIPES, ids=name)
-def test_recipe_opens_with_what_it_is_for(folder, file):
+@pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=name)
+def test_recipe_opens_with_what_it_is_for(file):
     assert file.read_text().startswith("# ")
 
 
-@pytest.mark.parametrize("file", RUNS, ids=name)
-def test_a_run_tells_its_numbers_its_cost_and_its_command(file):
-    header = "".join(line for line in file.read_text().splitlines(True) if line.startswith("#"))
-    assert re.search(r"Published: |`make demo`|Own ", header)
-    assert "Ours" in header
-    assert "Hardware" in header
-    assert f"accelerate launch training/run.py {file.relative_to(ROOT)}" in header
-    assert loaded(file).output == f"runs/{file.parent.name}/{file.stem}"
+@pytest.mark.parametrize(("protocol", "method"), PAIRS, ids=name)
+def test_every_method_runs_by_every_protocol(protocol, method, tmp_path):
+    run, bare = load_run([protocol, method]), load(RunSettings, protocol)
+    assert run.output == f"runs/{protocol.stem}/{method.stem}"
+    assert run.protocol == protocol.stem
+    shared = ("data", "net", "heatmap", "evaluation", "labelled_batch", "unlabelled_batch", "metric", "seed")
+    assert {key: getattr(run, key) for key in shared} == {key: getattr(bare, key) for key in shared}
+    (tmp_path / "dumped.yaml").write_text(dump(run))
+    assert load_run([tmp_path / "dumped.yaml"]) == run
 
 
 def test_published_rows_say_where_their_differences_are_listed():
-    rows = [file for file in RUNS if re.match(r"coco|mpii", file.parent.name)]
-    said = "What differs from the published run on purpose is said in configs/base/coco.yaml."
-    assert [file for file in rows if said not in file.read_text()] == []
-    assert "method.outside=background counts them as empty, as published" in (
-        CONFIGS / "base" / "coco.yaml"
-    ).read_text().replace("\n# ", " ")
+    header = (CONFIGS / "base" / "coco.yaml").read_text().replace("\n# ", " ")
+    assert "What differs from the published runs on purpose" in header
+    assert "method.outside=background counts them as empty, as published" in header
     assert ConsistencySettings().outside == "ignore"
+    for protocol in (file for file in PROTOCOLS if re.match(r"coco|mpii", file.stem)):
+        assert (
+            "coco" in re.sub(r"# .*", "", protocol.read_text())
+            or "configs/base/coco.yaml" in protocol.read_text()
+        )
 
 
-@pytest.mark.parametrize("file", PROTOCOLS, ids=name)
-def test_a_protocol_bears_the_name_of_its_file(file):
-    assert load(RunSettings, file, ["output=x"]).protocol == file.stem
-
-
-@pytest.mark.parametrize("file", [run for run in RUNS if run.parent.name in PROTOCOL_NAMES], ids=name)
-def test_a_run_keeps_the_protocol_of_its_folder(file):
-    run, protocol = loaded(file), load(RunSettings, PROTOCOL_NAMES[file.parent.name], ["output=x"])
-    assert run.protocol == protocol.protocol
-    assert (run.data, run.net, run.heatmap, run.evaluation) == (
-        protocol.data,
-        protocol.net,
-        protocol.heatmap,
-        protocol.evaluation,
+@pytest.mark.parametrize("file", METHODS, ids=name)
+def test_a_method_prints_no_number_of_another_one(file):
+    """What a base publishes would be printed for the method, unless the method has its own number."""
+    text = file.read_text()
+    assert set(load_run([file], ["data.train=a", "data.val=b"]).published) == set(
+        (yaml12.parse(text, "").value or {}).get("published", {})
     )
+
+
+@pytest.mark.parametrize("file", [*METHODS, *PROTOCOLS, *sorted((CONFIGS / "base").glob("*.yaml"))], ids=name)
+def test_every_condition_of_a_recipe_can_hold(file):
+    names = {"protocol": {protocol.stem for protocol in PROTOCOLS}, "method.name": set(plugins_of_methods())}
+    for setting, choices in yaml12.parse(file.read_text(), "").value.get("when", {}).items():
+        for pattern in " ".join(choices).split():
+            assert fnmatch.filter(names[setting], pattern), pattern
+
+
+def plugins_of_methods() -> list[str]:
+    return list(plugins(fields(RunSettings)["method"].annotation))
+
+
+@pytest.mark.parametrize("labels", [50, 100, 200, 400])
+def test_a_protocol_without_pretrained_weights_has_the_regime_for_them(labels):
+    """The labelled people alone first, then an averaged teacher on gentle weak views (docs/results.md)."""
+    protocol = CONFIGS / "protocols" / f"drawn-{labels}.yaml"
+    for method in ("single_affine", "adaptive_mixup", "dual_cutout", "double_match", "triple"):
+        cfg = load_run([protocol, CONFIGS / "methods" / f"{method}.yaml"])
+        assert (cfg.method.burn_in, cfg.method.teacher.momentum, cfg.views.weak.scale_sd) == (
+            0.25,
+            0.99,
+            0.05,
+        )
+        assert cfg.method.min_peak == (0.1 if method == "triple" else 0.5)
+    supervised = load_run([protocol, CONFIGS / "methods" / "supervised.yaml"])
+    assert supervised.views.weak.scale_sd == 0.25
+    published = load_run([CONFIGS / "protocols" / "coco-1k.yaml", CONFIGS / "methods" / "dual_cutout.yaml"])
+    assert (published.method.burn_in, published.method.teacher.name) == (0.0, "shared")
 
 
 @pytest.mark.parametrize("labelled", [100, 250, 500])
 def test_lspet_takes_the_first_photos_and_hides_the_others_labels(labelled):
-    cfg = load(RunSettings, CONFIGS / "protocols" / f"lspet-{labelled}.yaml", ["output=x"])
+    cfg = load(RunSettings, CONFIGS / "protocols" / f"lspet-{labelled}.yaml")
     assert (cfg.data.labelled, cfg.data.subset_seed, cfg.data.unlabelled) == (labelled, None, None)
     assert not cfg.data.unlabelled_includes_labelled
     assert (cfg.views.size_hw, cfg.steps, cfg.metric, cfg.net.pretrained) == ((192, 144), 20000, "PCK", False)
@@ -138,7 +170,7 @@ def test_the_sweep_of_table_3_is_masks_and_mixtures_each_off_and_on(monkeypatch)
         for method in [item.cfg.method]
     ]
     kinds = [(0, False, 1.0), (1, False, 0.7), (0, True, 0.7), (1, True, 0.7)]
-    assert rows == [(f"coco-{n}", *kind) for n in ("1k", "5k", "10k") for kind in kinds]
+    assert rows == [(f"coco-{n}", *kind) for kind in kinds for n in ("1k", "5k", "10k")]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import settings as rules
 from hypothesis import strategies as st
 from pydantic import Field
@@ -103,7 +103,8 @@ def test_any_text_is_the_value_of_a_text_and_of_a_path(text):
 @example("'x'")
 @example("\U0001f600")
 def test_a_quoted_text_is_what_yaml_and_json_say(text):
-    """So are the words that a sweep hands on."""
+    """So are the words that a sweep hands on. `~/` is the home folder, which a test below says."""
+    assume(not text.startswith("~/"))
     for ascii_only in (False, True):
         assert given_on_the_command_line(f"title={json.dumps(text, ensure_ascii=ascii_only)}").title == text
     if text.isprintable():

@@ -79,6 +79,20 @@ def test_a_row_is_mean_and_deviation_over_seeds_of_the_last_step(write, tmp_path
     assert "own: 100 labelled (ids 000000000000), 1,000 scored (ids vvvvvvvvvvvv), 10 steps of 32" in text
 
 
+def test_published_scores_stand_beside_ours_in_the_protocol_that_they_are_of(write, tmp_path):
+    words = ["protocol=coco-1k", "published={coco-1k: AP 42.9, coco-5k: AP 53.1}"]
+    two = {"network": {"PCK": 0.4, "AP": 0.25}, "mean": {"PCK": 0.5, "AP": 0.25}}
+    write("adaptive-seed0", *words, scores=two, ensembles={"mean": ["network", "average"]})
+    write("mine-seed0", "protocol=coco-1k", "steps=10", "optim.lr=0.5", PCK=0.3)
+    _, rows = table(tmp_path, baseline="mine")
+    assert rows["recipe"][-2:] == ["published", "PCK - mine"]
+    assert [rows[name][-2] for name in ("adaptive", "adaptive (ensemble: mean)", "mine")] == [
+        "AP 42.9",
+        "",
+        "",
+    ]
+
+
 def test_a_run_whose_settings_changed_on_the_way_is_a_row_of_its_own_and_says_so(write, tmp_path):
     """The recipe is that of the other seed, which was so from the start. Threads change no score."""
     write("adaptive-seed0", "seed=0", "optim.lr=1e-5", PCK=0.40)

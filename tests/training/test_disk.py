@@ -82,7 +82,7 @@ def test_a_path_under_a_file_is_one_sentence(
         said_by(compare.main, [run, f"output={file}"], capsys),
     ]
     assert all("it cannot be written (" in line and "choose another folder, then" in line for line in said)
-    cfg = SweepSettings(output=f"{file}/sweep", runs=(str(recipe),), seeds=(0,))
+    cfg = SweepSettings(output=f"{file}/sweep", protocols=(str(recipe),), seeds=(0,))
     with pytest.raises(ValueError, match="it cannot be written"):
         sweep(cfg)
 

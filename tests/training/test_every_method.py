@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from configs.load import load
 from models.backbones.light import LightSettings
 from models.codecs.heatmap import HeatmapCodec, HeatmapSettings, decode
 from models.heads.pyramid import PyramidSettings
@@ -24,12 +23,12 @@ from tests.training.tiny import METHODS, NET, SIGMA, SIZE_HW, make_batches, make
 from tests.training.tiny import make_method as make_tiny_method
 from training.methods.method import Ingredients, Method, Progress
 from training.methods.random_state import RandomState
-from training.settings import RunSettings
+from training.settings import load_run
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "five_steps.json"
-RUNS = Path(__file__).resolve().parents[2] / "configs" / "run"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PUBLISHED = [
-    *(f"coco-1k/{file.stem}" for file in sorted((RUNS / "coco-1k").glob("*.yaml"))),
+    *(f"coco-1k/{file.stem}" for file in sorted((CONFIGS / "methods").glob("*.yaml")) if file.stem != "best"),
     *("coco+wild/multiaugs_single", "coco+wild/multiaugs_dual"),
 ]
 """A recipe for each published row (docs/methods.md 10); more labels change the protocol alone."""
@@ -129,7 +128,8 @@ def test_five_steps_of_a_published_row_have_the_known_losses(
 ) -> None:
     """Method and views are the recipe's own, network and people small; of six steps pseudo labels take the
     last three."""
-    cfg = load(RunSettings, RUNS / f"{recipe}.yaml")
+    protocol, method = recipe.split("/")
+    cfg = load_run([CONFIGS / "protocols" / f"{protocol}.yaml", CONFIGS / "methods" / f"{method}.yaml"])
     torch.manual_seed(0)
     ingredients = Ingredients(
         lambda _: build_net(NET, split.skeleton.num_keypoints),

@@ -19,7 +19,7 @@ from sharding.annotations.formats.coco import CocoFormat
 from sharding.build import BuildSettings, build
 from training import run as run_module
 from training.run import main, run
-from training.settings import RunSettings
+from training.settings import RunSettings, load_run
 
 ROOT = Path(__file__).resolve().parents[2]
 MakeRun = Callable[..., RunSettings]
@@ -339,3 +339,20 @@ def wait_for(path: Path, seconds: float = 120) -> None:
     while not path.exists():
         assert time.monotonic() < until, f"{path} did not appear"
         time.sleep(0.05)
+
+
+def test_a_run_without_a_folder_has_one_by_protocol_and_method(tmp_path):
+    data = "data: {train: a, val: b}\n"
+    (tmp_path / "mine.yaml").write_text(data)
+    (tmp_path / "named.yaml").write_text(f"{data}protocol: named\n")
+    (tmp_path / "gentle.yaml").write_text("method: {name: single}\n")
+    (tmp_path / "extra.yaml").write_text("steps: 5\n")
+
+    def folder(*names: str, words: tuple[str, ...] = ()) -> str:
+        return load_run([tmp_path / f"{name}.yaml" for name in names], words).output
+
+    assert folder("named", "gentle") == "runs/named/gentle"
+    assert folder("mine", "gentle", "extra") == "runs/own/gentle"
+    assert folder("mine") == "runs/own/mine"
+    assert folder("named") == "runs/named/supervised"
+    assert folder("named", "gentle", words=("output=there", "seed=3")) == "there"

@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from configs.load import InputError, dump, load
+from configs.load import CONFIGS, InputError, dump, load
 from training import sweep as sweep_module
 from training.run_folder import held
 from training.settings import RunSettings
@@ -76,7 +77,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
             (tmp_path / f"{name}.yaml").write_text(text)
         recipes = tuple(str(tmp_path / f"{name}.yaml") for name in names)
         given = {"set": {"steps": 3}, "seeds": (0, 1), **changes}
-        return SweepSettings(output=str(tmp_path / "out"), runs=recipes, **given)
+        return SweepSettings(output=str(tmp_path / "out"), protocols=recipes, **given)
 
     return settings
 
@@ -123,13 +124,33 @@ def test_keys_are_named_by_their_shortest_own_end():
     assert [as_name(value) for value in ("a/b", None, -1e-3, [])] == ["a_b", "null", "-0.001", "empty"]
 
 
-def test_recipes_of_several_folders_keep_theirs(make, tmp_path):
-    for folder in ("lspet-100", "lspet-500"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.yaml").write_text("output: x\ndata: {train: a, val: b}\n")
-    runs = tuple(str(tmp_path / folder / "a.yaml") for folder in ("lspet-100", "lspet-500"))
-    items = plan(SweepSettings(output="out", runs=runs, seeds=(0,)))
-    assert [str(item.folder) for item in items] == ["out/lspet-100/a-seed0", "out/lspet-500/a-seed0"]
+def test_every_method_is_run_by_every_protocol_in_folders_of_their_names(tmp_path):
+    own = tmp_path / "mine.yaml"
+    own.write_text("base: 'CONFIGS/protocols/drawn-50.yaml'\n".replace("CONFIGS", str(CONFIGS)))
+    protocols = ("drawn-100", str(own))
+    items = plan(
+        SweepSettings(output="out", protocols=protocols, methods=("single_cutout", "best"), seeds=(0,))
+    )
+    assert [str(item.folder.relative_to("out")) for item in items] == [
+        "drawn-100/single_cutout-seed0",
+        "mine/single_cutout-seed0",
+        "drawn-100/best-seed0",
+        "mine/best-seed0",
+    ]
+    assert [Path(word).name for word in items[0].words[:2]] == ["drawn-100.yaml", "single_cutout.yaml"]
+    assert [item.cfg.data.labelled for item in items] == [100, 50, 100, 50]
+    (alone,) = plan(SweepSettings(output="out", protocols=("drawn-100",), methods=("best",), seeds=(0,)))
+    assert alone.folder == Path("out/best-seed0")
+
+
+def test_published_scores_stay_with_unchanged_recipes_alone():
+    def scores(**changes: Any) -> list[str]:
+        cfg = SweepSettings(output="o", protocols=("coco-1k",), methods=("adaptive",), seeds=(0,), **changes)
+        return [item.cfg.published.get("coco-1k", "") for item in plan(cfg)]
+
+    assert scores() == scores(set={"data.train": "elsewhere", "precision": "bf16"}) == ["AP 42.9"]
+    assert scores(vary={"method.paths.0.0.max_masks": (8, 6)}) == ["AP 42.9", ""]
+    assert scores(set={"steps": 100}) == scores(set={"data.labelled": 500}) == [""]
 
 
 def test_a_run_with_a_checkpoint_goes_on(make, tmp_path):
@@ -244,12 +265,14 @@ def test_every_problem_of_the_recipes_is_told_at_once(make, tmp_path):
     said = str(error.value)
     assert "did you mean 'steps'" in said
     assert "optim.lr: expected a number > 0" in said
-    with pytest.raises(InputError, match="two runs of the sweep have the same folder"):
+    with pytest.raises(InputError, match="two runs have the same folder"):
         plan(make("a", "a"))
 
 
 def test_a_sweep_is_a_recipe(tmp_path):
-    text = "output: runs/x\nruns: [a.yaml]\nvary: {method.paths.0.0.max_masks: [6, 8]}\nset: {steps: 5}\n"
+    text = (
+        "output: runs/x\nprotocols: [a.yaml]\nvary: {method.paths.0.0.max_masks: [6, 8]}\nset: {steps: 5}\n"
+    )
     (tmp_path / "s.yaml").write_text(text)
     cfg = load(SweepSettings, tmp_path / "s.yaml", ["seeds=[0]", "minutes=5"])
     assert cfg.vary == {"method.paths.0.0.max_masks": (6, 8)}
@@ -260,7 +283,7 @@ def test_real_runs(tiny_run: Callable[..., RunSettings], tmp_path: Path, monkeyp
     monkeypatch.setattr(sweep_module, "console", Console(quiet=True))
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(dump(tiny_run("supervised", "steps=2", "checkpoint_every=1")))
-    cfg = SweepSettings(output=str(tmp_path / "out"), runs=(str(recipe),), seeds=(3,))
+    cfg = SweepSettings(output=str(tmp_path / "out"), protocols=(str(recipe),), seeds=(3,))
     sweep(cfg)
     (item,) = plan(cfg)
     assert item.is_done

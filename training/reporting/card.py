@@ -46,6 +46,7 @@ def card(
         "method": cfg.method.name,
         "seed": cfg.seed,
         "protocol": cfg.protocol,
+        "published": cfg.published.get(cfg.protocol),
         "networks": cfg.method.num_networks,
         "ensembles": {name: list(members) for name, members in method.ensembles().items()},
         "labelled": {"choice": choice(cfg), **people(labelled)},
@@ -86,6 +87,7 @@ def describe(written: dict[str, Any]) -> str:
             f"{networks} {'network' if networks == 1 else 'networks'}",
             f"{written['steps']:,} steps",
             f"learning rate {written['learning_rate']}",
+            *[f"published: {written['published']}"] * bool(written["published"]),
         ]
     )
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.load import load
 from pipelines.loader import ProcessInfo
 from sharding.annotations.skeleton import COCO_17
 from training.build import build_method, open_splits
 from training.reporting.card import card, choice, describe, trained_parameters
-from training.settings import RunSettings
+from training.settings import RunSettings, load_run
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 MakeRun = Callable[..., RunSettings]
@@ -82,7 +81,7 @@ def test_all_trained_parameters_are_counted(
 )
 def test_figure_6_has_these_parameters(recipe: str, count: int) -> None:
     """Networks of docs/methods.md 8 with COCO's 17 keypoints; DoubleMatch adds 512 x 512 + 512."""
-    cfg = load(RunSettings, CONFIGS / "run" / "coco-1k" / f"{recipe}.yaml")
+    cfg = load_run([CONFIGS / "protocols" / "coco-1k.yaml", CONFIGS / "methods" / f"{recipe}.yaml"])
     method = build_method(cfg, COCO_17, ProcessInfo(device=torch.device("cpu")), fresh=False)
     assert trained_parameters(method) == count
 
@@ -99,6 +98,18 @@ def test_the_choice_of_the_labelled_is_told_in_words(
     tiny_run: MakeRun, overrides: list[str], words: str
 ) -> None:
     assert choice(tiny_run("supervised", *overrides)).startswith(words)
+
+
+def test_the_card_has_the_published_scores_of_the_recipe_under_its_protocol(
+    tiny_run: MakeRun, tmp_path: Path
+) -> None:
+    words = ["protocol=coco-1k", "published={coco-1k: AP 31.5, coco-5k: AP 46.4}"]
+    written = card_of(tiny_run("supervised", *words), tmp_path / "index")
+    assert written["published"] == "AP 31.5"
+    assert describe(written).endswith("; published: AP 31.5")
+    other = card_of(tiny_run("supervised", "protocol=own", words[1]), tmp_path / "other")
+    assert other["published"] is None
+    assert "published" not in describe(other)
 
 
 def test_the_line_at_the_start_of_a_run(tiny_run: MakeRun, tmp_path: Path) -> None:
