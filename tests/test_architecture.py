@@ -81,7 +81,7 @@ def test_what_reads_no_shards_imports_without_dali_and_triton():
     code = f"""if True:
         import sys
         sys.modules |= dict.fromkeys(["nvidia", "nvidia.dali", "triton", "fcntl"])
-        import {modules}, training.settings, training.predict, training.compare
+        import {modules}, training.settings, training.predict, training.experiments.tables
         from pipelines.graph import Reading
         try:
             Reading(tars=(), indices=(), batch_size=1, seed=0)

@@ -45,7 +45,7 @@ from training.build import build_method, open_splits
 from training.files import CARD_NAME, SCORES_NAME, read_json, write_json
 from training.predict import Predictions, join, predict
 from training.reporting.setting_warnings import photos_seen
-from training.runs import own_recipe, read_scores
+from training.run_files import own_recipe, read_scores
 from training.scoring.metrics import coco_results, metrics_of, require, score
 from training.scoring.oks import beyond_limit
 from training.scoring.truth import categories_of, category_id_of, is_detected

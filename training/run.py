@@ -49,8 +49,8 @@ from training.reporting import card
 from training.reporting.report import Report
 from training.reporting.setting_warnings import limits_of_scoring, setting_warnings
 from training.resume import Resumed
+from training.run_files import own_recipe, read_settings
 from training.run_folder import find_start, held, is_complete, refuse_odd_folder, refuse_other_settings
-from training.runs import own_recipe, read_settings
 from training.scoring.metrics import require
 from training.settings import RunSettings, load_run
 from training.stopping import StopRequest, end_with_launcher, missing_processes

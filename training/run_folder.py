@@ -13,7 +13,7 @@ from configs.schema import plain
 from training import checkpoint
 from training.build import RECIPE_NAME
 from training.files import SCORES_NAME
-from training.runs import is_finished, other_settings, read_settings
+from training.run_files import is_finished, other_settings, read_settings
 from training.settings import RunSettings
 
 LOCK_NAME = "run.lock"

@@ -12,9 +12,9 @@ from configs import yaml12
 from configs.load import dump, load
 from configs.schema import fields, is_settings, plugins
 from sharding.build import BuildSettings
+from training.experiments.sweep_plan import SweepSettings, plan
 from training.methods.consistency import ConsistencySettings
 from training.settings import RunSettings, load_run
-from training.sweep_plan import SweepSettings, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"

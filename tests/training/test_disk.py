@@ -12,9 +12,9 @@ import torch
 from configs.load import dump
 from training import checkpoint, compare, evaluate
 from training import run as run_module
+from training.experiments.sweep_plan import SweepSettings
 from training.settings import RunSettings
 from training.sweep import sweep
-from training.sweep_plan import SweepSettings
 
 MakeRun = Callable[..., RunSettings]
 SHORT = ("steps=2", "checkpoint_every=1", "evaluate_every=1", "keep_checkpoints=1")

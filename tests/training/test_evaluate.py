@@ -21,9 +21,9 @@ from sharding.settings import BuildSettings
 from sharding.store.files import file_sha256
 from sharding.store.manifest import read_manifest, write_manifest
 from training import checkpoint, evaluate
+from training.experiments.runs import read_run
 from training.predict import Predictions
 from training.run import run
-from training.runs import read_run
 from training.settings import RunSettings
 
 MakeRun = Callable[..., RunSettings]

@@ -14,7 +14,7 @@ from configs.schema import plain
 from sharding.annotations.formats.drawn import DrawnFormat
 from sharding.build import build
 from sharding.settings import BuildSettings
-from training.compare import CompareSettings, read_all, report
+from training.experiments.tables import CompareSettings, read_all, report
 from training.resume import Resumed, compare_settings
 from training.run import run
 from training.settings import RunSettings

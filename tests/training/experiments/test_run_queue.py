@@ -14,11 +14,13 @@ import pytest
 from rich.console import Console
 
 from configs.load import CONFIGS, InputError, dump, load
-from training import sweep as sweep_module
+from training import sweep as sweep_command
+from training.experiments import run_queue
+from training.experiments.run_queue import Worker, claim, work
+from training.experiments.sweep_plan import SweepSettings, as_name, plan, short_names
 from training.run_folder import held
 from training.settings import RunSettings
-from training.sweep import Worker, claim, sweep, work
-from training.sweep_plan import SweepSettings, as_name, plan, short_names
+from training.sweep import sweep
 
 # Takes run.py's words, keeps checkpoints and scores.json as run.py does, goes on from them, saves on SIGTERM.
 STAND_IN = """
@@ -68,7 +70,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """`make("a", "b", seeds=(0,))`: a sweep of recipes of these names by the stand-in, three steps a run."""
     stand_in = tmp_path / "stand_in.py"
     stand_in.write_text(STAND_IN)
-    monkeypatch.setattr(sweep_module, "RUN_SCRIPT", stand_in)
+    monkeypatch.setattr(run_queue, "RUN_SCRIPT", stand_in)
 
     def settings(*names: str, **changes) -> SweepSettings:
         for name in names:
@@ -280,7 +282,8 @@ def test_a_sweep_is_a_recipe(tmp_path):
 
 
 def test_real_runs(tiny_run: Callable[..., RunSettings], tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(sweep_module, "console", Console(quiet=True))
+    for module in (run_queue, sweep_command):
+        monkeypatch.setattr(module, "console", Console(quiet=True))
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(dump(tiny_run("supervised", "steps=2", "checkpoint_every=1")))
     cfg = SweepSettings(output=str(tmp_path / "out"), protocols=(str(recipe),), seeds=(3,))

@@ -10,16 +10,16 @@ from PIL import Image
 from rich.console import Console
 
 from configs.load import InputError, dump, load
-from training.compare import (
+from training.compare import main
+from training.experiments.runs import find_runs, group_runs, read_run
+from training.experiments.tables import (
     CompareSettings,
     binned,
-    main,
     make_curves,
     make_points,
     read_all,
     report,
 )
-from training.runs import find_runs, group_runs, read_run
 from training.settings import RunSettings
 
 Write = Callable[..., Path]

@@ -9,20 +9,20 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from configs import yaml12
-from configs.load import InputError, dump, load
-from training import checkpoint
+from configs.load import InputError
 from training.build import RECIPE_NAME
-from training.files import CARD_NAME, METRICS_NAME, SCORES_NAME, read_json
-from training.resume import differences, in_words
-from training.settings import RunSettings
-
-WITHOUT_EFFECT = (
-    *("output", "published", "seed"),
-    *("report_every", "checkpoint_every", "keep_checkpoints", "collapse"),
+from training.files import CARD_NAME, read_json
+from training.resume import in_words
+from training.run_files import (
+    CURE,
+    has_effect,
+    identity,
+    is_finished,
+    read_scores,
+    read_settings,
+    unlike_a_run,
 )
-LOADER_WITHOUT_EFFECT = ("threads", "prefetch", "hw_decoder_load")
-CURE = "put it back, train the run again or leave it out"
+
 IN_CAPTION = r"-(?:seed|labelled|steps)=?\d+"  # parts of a folder's name that the row need not repeat
 
 
@@ -153,111 +153,7 @@ def read_run(folder: Path) -> Run | None:
             f"{folder / CARD_NAME}: there is no {error}: it is of an older version, train the run again"
         ) from None
     except TypeError as error:
-        raise _unlike_a_run(folder / CARD_NAME, error) from None
-
-
-def own_recipe(folder: Path) -> Path:
-    """The recipe in a run's folder. Raises InputError where there is none, or no recipe of a run."""
-    recipe = folder / RECIPE_NAME
-    if not recipe.is_file():
-        raise InputError(f"{folder}: the folder holds no {RECIPE_NAME}, so it is no run")
-    settings = _read_yaml(recipe)
-    if not isinstance(settings, dict) or not {"data", "base"} & set(settings):
-        raise _unlike_a_run(recipe, "it does not hold the settings of a run")
-    return recipe
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of a run as plain values, defaults filled in where today's settings still read them.
-
-    Raises InputError where the recipe is missing or damaged.
-    """
-    recipe = own_recipe(folder)
-    try:
-        settings = yaml12.parse(dump(load(RunSettings, recipe)), str(recipe)).value
-    except InputError:  # of an older version
-        settings = _read_yaml(recipe)
-    if not {"seed", "steps", "labelled_batch"} <= set(settings):
-        raise _unlike_a_run(recipe, "it does not hold all settings of a run")
-    return dict(settings)
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml12.parse(path.read_text(), str(path)).value
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unlike_a_run(path, error) from None
-
-
-def read_scores(folder: Path) -> dict[str, Any]:
-    """The content of scores.json; empty where there is none yet. Raises InputError where it is damaged."""
-    path = folder / SCORES_NAME
-    if not path.is_file():
-        return {}
-    scores = read_json(path, cure=CURE)
-    is_whole = True
-    try:
-        for row in (scores["last"], scores["best"], *scores["history"]):
-            is_whole &= isinstance(row["step"], int) and bool(dict(next(iter(row["scores"].values()))))
-    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
-        raise _unlike_a_run(path, error) from None
-    if not is_whole:
-        raise _unlike_a_run(path, "a step or its scores are missing")
-    return scores
-
-
-def read_losses(folder: Path) -> dict[int, float]:
-    """The loss of a run by step, of every line of its metrics that has one. Raises InputError."""
-    path = folder / METRICS_NAME
-    try:
-        rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}): train the run again or leave it out") from None
-    return {row["step"]: row["loss"] for row in rows if "loss" in row}
-
-
-def is_finished(folder: Path, steps: int) -> bool:
-    """Whether the last of `steps` is scored and its network was kept.
-
-    A run whose checkpoints were all removed since, to make room, stays finished.
-    """
-    try:
-        scores = read_scores(folder)
-    except InputError:  # the run writes it again when it goes on
-        return False
-    if not scores or scores["last"]["step"] != steps:
-        return False
-    checkpoints = folder / checkpoint.FOLDER
-    are_removed = not checkpoints.is_dir() or not any(checkpoints.iterdir())
-    return are_removed or steps in checkpoint.kept_steps(folder)
-
-
-def other_settings(has: dict[str, Any], wants: dict[str, Any]) -> str:
-    """`optim.lr=0.1 instead of 0.2, ...`: what a run has and what it should have, both as plain values, of
-    the settings that can change its scores; empty where they are equal."""
-    return ", ".join(
-        f"{each.setting}={json.dumps(each.was)} instead of {json.dumps(each.now)}"
-        for each in differences(has, wants)
-        if each.setting == "seed" or has_effect(each.setting)
-    )
-
-
-def _unlike_a_run(path: Path, why: Exception | str) -> InputError:
-    """The sentence about a file that is not as a run writes it."""
-    return InputError(f"{path}: cannot be read ({why}): {CURE}")
-
-
-def has_effect(setting: str) -> bool:
-    """Whether a setting, by its dotted name, can change a score of runs with one seed."""
-    group, _, inner = setting.partition(".")
-    return group not in WITHOUT_EFFECT and not (group == "loader" and inner in LOADER_WITHOUT_EFFECT)
-
-
-def identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """What of a run's settings can change its scores, except the seed."""
-    kept = {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT}
-    loader = {key: value for key, value in kept.get("loader", {}).items() if key not in LOADER_WITHOUT_EFFECT}
-    return {**kept, "loader": loader}
+        raise unlike_a_run(folder / CARD_NAME, error) from None
 
 
 def group_runs(runs: Iterable[Run]) -> tuple[dict[Protocol, list[Group]], list[Run]]:

@@ -13,8 +13,8 @@ from configs.load import CONFIGS, InputError
 from configs.schema import plain
 from configs.settings import settings
 from training.build import RECIPE_NAME
-from training.compare import Plot
-from training.runs import is_finished, other_settings, read_settings
+from training.experiments.tables import Plot
+from training.run_files import is_finished, other_settings, read_settings
 from training.settings import RunSettings, load_run
 
 

@@ -1,0 +1,1 @@
+"""Finished runs and queues of runs: read, compare, draw, work off."""
