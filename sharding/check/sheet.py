@@ -15,6 +15,7 @@ from sharding.annotations.checks import joint_sides
 from sharding.annotations.flip_pairs import Side
 from sharding.annotations.record import Annotations, Person
 from sharding.annotations.skeleton import Skeleton
+from sharding.check.draw_pose import COLOURS, INK, PAPER, SHIFT, draw_pose, fixed_point
 from sharding.check.fonts import legible
 from sharding.samples.decode import decode_photo
 from sharding.store.files import write_atomic
@@ -26,14 +27,8 @@ PADDING = 0.12
 """Share of the longer side of a person that is shown around box and joints."""
 MOST_OF_BOX = 4.0
 """How many times the box a tile shows at most, where joints lie far away from it."""
-PAPER, INK = (28, 28, 28), (235, 235, 235)
-COLOURS: dict[Side | None, tuple[int, int, int]] = {
-    "left": (255, 150, 40),
-    "right": (90, 175, 255),
-    None: (110, 230, 110),
-}
 NAME_SIZE_PX, TITLE_SIZE_PX = 13, 15
-_RADIUS, _SHIFT = 4.0, 4
+_RADIUS = 4.0
 _NAME_PLACES = [
     (distance, turn * math.pi / 8)
     for distance in (8, 16, 26, 38, 52, 68)
@@ -93,7 +88,9 @@ def draw_person(person: Person, annotations: Annotations) -> Image.Image:
     canvas = np.array(_cut(pixels, view))
     points_xy = view.place(person.keypoints[:, :2])
     _draw_box(canvas, view, person)
-    _draw_joints(canvas, points_xy, person.keypoints[:, 2], skeleton)
+    v = person.keypoints[:, 2]
+    shown_xy = np.where(v[:, None] > 0, points_xy, np.nan)
+    draw_pose(canvas, shown_xy, skeleton, has_bones=v > 0, is_filled=v == 2, radius=_RADIUS)
     tile = Image.new("RGB", (TILE_WH[0], TILE_WH[1] + CAPTION_HEIGHT), PAPER)
     tile.paste(Image.fromarray(canvas))
     draw = ImageDraw.Draw(tile)
@@ -146,32 +143,7 @@ def _cut(pixels: np.ndarray, view: View) -> np.ndarray:
 def _draw_box(canvas: np.ndarray, view: View, person: Person) -> None:
     x, y, width, height = person.box_xywh
     corners = view.place(np.array([[x, y], [x + width, y + height]]))
-    cv2.rectangle(canvas, _fixed(corners[0]), _fixed(corners[1]), INK, 1, cv2.LINE_AA, _SHIFT)
-
-
-def _draw_joints(canvas: np.ndarray, points_xy: np.ndarray, v: np.ndarray, skeleton: Skeleton) -> None:
-    """Bones with a dark rim, joints above them: full where visible, hollow where occluded."""
-    sides = joint_sides(skeleton)
-    bones = [(a, b) for a, b in skeleton.bones if v[a] > 0 and v[b] > 0]
-    for thickness in (4, 2):
-        for a, b in bones:
-            colour = (0, 0, 0) if thickness == 4 else COLOURS[sides[a] if sides[a] == sides[b] else None]
-            cv2.line(
-                canvas, _fixed(points_xy[a]), _fixed(points_xy[b]), colour, thickness, cv2.LINE_AA, _SHIFT
-            )
-    for joint in np.flatnonzero(v > 0):
-        centre = _fixed(points_xy[joint])
-        rim, ring = round((_RADIUS + 1) * 2**_SHIFT), round(_RADIUS * 2**_SHIFT)
-        cv2.circle(canvas, centre, rim, (0, 0, 0), -1, cv2.LINE_AA, _SHIFT)
-        cv2.circle(
-            canvas, centre, ring, COLOURS[sides[joint]], -1 if v[joint] == 2 else 2, cv2.LINE_AA, _SHIFT
-        )
-
-
-def _fixed(point_xy: np.ndarray) -> tuple[int, int]:
-    """Fixed-point pixels, clamped to what cv2 can hold."""
-    x, y = np.clip(point_xy, -4000, 4000) * 2**_SHIFT
-    return round(float(x)), round(float(y))
+    cv2.rectangle(canvas, fixed_point(corners[0]), fixed_point(corners[1]), INK, 1, cv2.LINE_AA, SHIFT)
 
 
 def _write_names(draw: ImageDraw.ImageDraw, points_xy: np.ndarray, v: np.ndarray, skeleton: Skeleton) -> None:

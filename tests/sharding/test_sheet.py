@@ -7,7 +7,8 @@ from PIL import Image, ImageDraw
 
 import sharding.check.sheet
 from sharding.annotations.skeleton import Skeleton
-from sharding.check.sheet import COLOURS, TILE_WH, draw_person, draw_sheet, frame, short_name
+from sharding.check.draw_pose import COLOURS
+from sharding.check.sheet import TILE_WH, draw_person, draw_sheet, frame, short_name
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ joints have a side, and their names say which side. A joint without a confident 
 bones.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -14,9 +14,8 @@ import numpy as np
 import torch
 
 from pipelines.views import MEAN_RGB, STD_RGB
-from sharding.annotations.checks import joint_sides
 from sharding.annotations.skeleton import Skeleton
-from sharding.check.sheet import COLOURS
+from sharding.check.draw_pose import INK, PAPER, draw_pose
 from sharding.store.files import write_atomic
 from training.methods.method import Inspection
 from training.scoring.oks import person_score
@@ -25,9 +24,6 @@ TILE_HEIGHT = 280
 CAPTION_HEIGHT = 18
 MARGIN = 3
 CONFIDENT_PEAK = 0.2
-SHIFT = 4
-PAPER = (28, 28, 28)
-INK = (235, 235, 235)
 Tile = tuple[np.ndarray, str]
 
 
@@ -135,30 +131,10 @@ def _draw_pose(
 ) -> np.ndarray:
     """Draw joints and bones of one person, given in the pixels of `image`, on its enlarged `canvas`."""
     canvas = np.ascontiguousarray(canvas)
-    factor = _factor(image)
-    drawn = _canvas_position(factor)
+    drawn_xy = (points_xy + 0.5) * _factor(image) - 0.5
     radius = max(1.5, min(4.0, 60 / skeleton.num_keypoints))
-    colours = [COLOURS[side] for side in joint_sides(skeleton)]
-    for a, b in skeleton.bones:
-        if sure[a] and sure[b] and np.isfinite(points_xy[[a, b]]).all():
-            colour = colours[a] if colours[a] == colours[b] else COLOURS[None]
-            cv2.line(canvas, drawn(points_xy[a]), drawn(points_xy[b]), colour, 1, cv2.LINE_AA, SHIFT)
-    for joint, point in enumerate(points_xy):
-        if np.isfinite(point).all():
-            thickness = -1 if sure[joint] else 1
-            size = round(radius * 2**SHIFT)
-            cv2.circle(canvas, drawn(point), size, colours[joint], thickness, cv2.LINE_AA, SHIFT)
+    draw_pose(canvas, drawn_xy, skeleton, has_bones=sure, is_filled=sure, radius=radius)
     return canvas
-
-
-def _canvas_position(factor: int) -> Callable[[np.ndarray], tuple[int, int]]:
-    """From pixels of the input to fixed-point pixels of the enlarged canvas, clamped to what cv2 can hold."""
-
-    def position(point_xy: np.ndarray) -> tuple[int, int]:
-        x, y = np.clip((point_xy + 0.5) * factor - 0.5, -4000, 4000) * 2**SHIFT
-        return round(float(x)), round(float(y))
-
-    return position
 
 
 def _captioned(tile: Tile, width: int, height: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from pipelines.views import MEAN_RGB, STD_RGB
 from sharding.annotations.checks import joint_sides
 from sharding.annotations.skeleton import COCO_17, Skeleton
-from sharding.check.sheet import COLOURS
+from sharding.check.draw_pose import COLOURS
 from training.methods.method import Inspection
 from training.reporting.pictures import (
     CAPTION_HEIGHT,
