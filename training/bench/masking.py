@@ -46,9 +46,9 @@ def make_step(
     drawn = torch.Generator().manual_seed(0)
     height, width = size_hw
     size_hm = torch.tensor([width // STRIDE, height // STRIDE])
-    peaks = (torch.rand(num_people, num_keypoints, 2, generator=drawn) * size_hm).floor()
-    x = torch.arange(width // STRIDE) - peaks[..., :1]
-    y = torch.arange(height // STRIDE) - peaks[..., 1:]
+    points_hm = (torch.rand(num_people, num_keypoints, 2, generator=drawn) * size_hm).floor()
+    x = torch.arange(width // STRIDE) - points_hm[..., :1]
+    y = torch.arange(height // STRIDE) - points_hm[..., 1:]
     squared = y.square()[..., :, None] + x.square()[..., None, :]
     peaks = torch.rand(num_people, num_keypoints, 1, 1, generator=drawn)
     cosine, sine = 0.94, 0.342
@@ -60,7 +60,7 @@ def make_step(
         images=images.to(device, memory_format=torch.channels_last),
         heatmaps=(peaks * torch.exp(-squared / (2 * SIGMA_HM**2))).to(device),
         peaks=peaks[..., 0, 0].to(device),
-        points_xy=(peaks * STRIDE).to(device),
+        points_xy=(points_hm * STRIDE).to(device),
         strong_from_weak=matrix.repeat(num_people, 1, 1).to(device),
         fill=torch.zeros(3, device=device),
         generator=torch.Generator(device).manual_seed(0),

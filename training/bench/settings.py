@@ -133,12 +133,14 @@ class StepBenchSettings(PeopleSettings):
     """The result file; the plot goes beside it."""
     loader: Path = Path("runs/bench/loader.json")
     """The result of `python -m training.bench loader`, for the table of targets."""
-    supervised: Path = Path("configs/run/coco-1k/supervised.yaml")
-    """Recipe of the supervised step."""
-    semi: Path = Path("configs/run/coco-1k/adaptive_mixup.yaml")
-    """Recipe of the semi-supervised step."""
+    protocol: str = "coco-1k"
+    """Network, sizes and views of the steps: the name of a file under configs/protocols."""
+    supervised: str = "supervised"
+    """The method of the supervised step: the name of a file under configs/methods."""
+    semi: str = "adaptive_mixup"
+    """The method of the semi-supervised step."""
     changes: tuple[str, ...] = ()
-    """Changes to both recipes, such as `views.size_hw=[128,96]`."""
+    """Changes to the settings of both steps, such as `views.size_hw=[128,96]`."""
     batch_sizes: tuple[Count, ...] | None = None
     """Labelled, and as many unlabelled, people in a step; without it 8 on a CPU, 32 and 256 on a GPU."""
     threads: Count = Field(default_factory=default_threads)
@@ -216,7 +218,8 @@ class StepSpec:
     """Our loader with that cache, or the classic one."""
     way: Literal["ours", "classic"] = "ours"
     """Our method, or the same step as the published code makes it."""
-    recipe: Path
+    recipes: tuple[Path, ...]
+    """Protocol and method."""
     changes: tuple[str, ...] = ()
     batch_size: Count
     precision: Literal["no", "bf16"] = "no"

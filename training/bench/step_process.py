@@ -102,10 +102,10 @@ def find_process(spec: StepSpec) -> ProcessInfo:
 
 
 def run_settings(spec: StepSpec) -> RunSettings:
-    """The recipe, on the people of the spec."""
+    """The settings of the recipes, on the people of the spec."""
     return load(
         RunSettings,
-        spec.recipe,
+        spec.recipes,
         [
             f"output={spec.output.parent}",
             f"data.train={spec.crops}",

@@ -12,13 +12,13 @@ import torch
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from configs.load import InputError, load
+from configs.load import CONFIGS, InputError, load
 from configs.schema import plain
 from pipelines.views import ViewSettings
 from training.bench.loader import NO_PHOTOS
 from training.bench.machine import describe_machine
 from training.bench.people import open_people
-from training.bench.processes import ROOT, run_command
+from training.bench.processes import run_command
 from training.bench.result import Result, Row, compare, make_row, read_result, write_result
 from training.bench.settings import PeopleSettings, StepName, StepSpec, StepTimes
 from training.bench.settings import StepBenchSettings as Settings
@@ -74,8 +74,13 @@ def run(cfg: Settings, console: Console) -> Result:
 
 
 def views_of(cfg: Settings) -> ViewSettings:
-    """The views of the recipe that the people are cut for."""
-    return load(RunSettings, cfg.semi, ["output=none", "net.pretrained=false", *cfg.changes]).views
+    """The views that the people are cut for."""
+    return load(RunSettings, recipes(cfg, cfg.semi), ["net.pretrained=false", *cfg.changes]).views
+
+
+def recipes(cfg: Settings, method: str) -> tuple[Path, Path]:
+    """The protocol of the steps, and a method."""
+    return CONFIGS / "protocols" / f"{cfg.protocol}.yaml", CONFIGS / "methods" / f"{method}.yaml"
 
 
 def all_steps(cfg: Settings, crops: str, folder: Path) -> list[StepSpec]:
@@ -122,9 +127,8 @@ def make_spec(
     cfg: Settings, crops: str, folder: Path, *, changes: tuple[str, ...] = (), **way: Any
 ) -> StepSpec:
     """The input of the process of one row."""
-    recipe = cfg.semi if way["step"] == "semi" else cfg.supervised
     return StepSpec(
-        recipe=recipe if recipe.exists() else ROOT / recipe,
+        recipes=recipes(cfg, cfg.semi if way["step"] == "semi" else cfg.supervised),
         changes=(*cfg.changes, *changes),
         crops=crops,
         people=PeopleSettings(

@@ -26,7 +26,7 @@ from training.bench.settings import (
     StepTimes,
 )
 from training.bench.step_process import covered_share, measure
-from training.bench.steps import Measured, all_steps, run_measured
+from training.bench.steps import Measured, all_steps, recipes, run_measured
 from training.bench.targets import targets
 from training.methods.method import Progress
 
@@ -37,10 +37,7 @@ SMALL = (
     "net.head={name: pyramid, width: 8, convolutions: 1}",
 )
 ROOT = Path(__file__).resolve().parents[3]
-RECIPES = {
-    "semi": ROOT / "configs/run/coco-1k/adaptive_mixup.yaml",
-    "supervised": ROOT / "configs/run/coco-1k/supervised.yaml",
-}
+METHODS = {"semi": "adaptive_mixup", "supervised": "supervised"}
 
 
 @pytest.fixture
@@ -59,7 +56,7 @@ def spec(drawn_shards: Path, drawn_people: CocoFormat, tmp_path: Path) -> Callab
             name="row",
             group="group",
             step=step,
-            recipe=RECIPES[step],
+            recipes=recipes(StepBenchSettings(), METHODS[step]),
             changes=SMALL,
             batch_size=4,
             crops=str(drawn_shards / "train"),
@@ -203,8 +200,6 @@ def test_bench_leaves_rows_targets_and_a_plot(
         source=drawn_people,
         output=tmp_path / "steps.json",
         loader=tmp_path / "none.json",
-        supervised=RECIPES["supervised"],
-        semi=RECIPES["semi"],
         changes=SMALL,
         batch_sizes=(4,),
         rounds=2,
@@ -246,7 +241,6 @@ def test_growth_varies_one_thing_at_a_time(
     cfg = StepGrowthSettings(
         source=drawn_people,
         output=tmp_path / "growth.json",
-        semi=RECIPES["semi"],
         changes=SMALL,
         batch_sizes=(4, 8),
         keypoints=(17, 24),
@@ -311,7 +305,7 @@ def test_targets_of_a_gpu_are_about_its_rows() -> None:
 
 
 def test_rows_that_are_not_there_are_refused_and_photos_are_needed(tmp_path: Path) -> None:
-    specs = all_steps(StepBenchSettings(semi=RECIPES["semi"]), "crops", tmp_path)
+    specs = all_steps(StepBenchSettings(), "crops", tmp_path)
     with pytest.raises(InputError, match="there is no row 'nothing' here"):
         steps.choose(StepBenchSettings(only=("nothing",)), specs, has_photos=True)
     _, skipped = steps.choose(StepBenchSettings(), specs, has_photos=False)

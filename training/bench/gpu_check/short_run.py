@@ -11,7 +11,7 @@ from training.bench.processes import GRACE_S, ROOT, Ended, run_command
 from training.files import SCORES_NAME
 
 SHARDS: Mapping[str, tuple[str, ...]] = {"train": ("source.people=1500",), "val": ("source.people=300",)}
-RECIPES = ("supervised", "adaptive_mixup")
+METHODS = ("supervised", "adaptive_mixup")
 ON_THE_GPU = (
     *("precision=bf16", "data.cache=device", "loader.threads=8"),
     *("steps=800", "evaluate_every=800", "checkpoint_every=800"),
@@ -26,10 +26,10 @@ def run_short(
     *,
     seconds: float,
     shards: Mapping[str, Sequence[str]] = SHARDS,
-    recipes: Sequence[str] = RECIPES,
+    methods: Sequence[str] = METHODS,
     settings: Sequence[str] = ON_THE_GPU,
 ) -> Iterator[dict[str, Any]]:
-    """Draw, cut and train by every recipe of configs/run/demo; what is known so far, after each.
+    """Draw, cut and train by each method of the demo; what is known so far, after each.
 
     `shards` has settings of configs/shards/drawn.yaml and drawn_val.yaml, `settings` those of both runs.
     """
@@ -43,8 +43,8 @@ def run_short(
             yield {"runs": runs, "problems": [f"drawing people for {split}: {ended.problem}"]}
             return
     problems: list[str] = []
-    for done, name in enumerate(recipes):
-        share_s = (deadline - time.monotonic()) / (len(recipes) - done)
+    for done, name in enumerate(methods):
+        share_s = (deadline - time.monotonic()) / (len(methods) - done)
         # The second has three passes where the first has one, and more to compile.
         share_s *= 1.0 if done else 0.75
         folder = work / f"{name}-{time.strftime('%H%M%S')}"
@@ -63,10 +63,11 @@ def drawing(split: str, work: Path, changes: Sequence[str]) -> list[str]:
     return ["sharding/build.py", f"configs/shards/{recipe}.yaml", *places, *changes]
 
 
-def training(recipe: str, work: Path, folder: Path, settings: Sequence[str]) -> list[str]:
-    """The command that trains by a recipe of the demo."""
+def training(method: str, work: Path, folder: Path, settings: Sequence[str]) -> list[str]:
+    """The command that trains by a method of the demo."""
     people = (f"data.train={work / 'shards' / 'train'}", f"data.val={work / 'shards' / 'val'}")
-    return ["training/run.py", f"configs/run/demo/{recipe}.yaml", f"output={folder}", *people, *settings]
+    recipes = ("configs/protocols/demo.yaml", f"configs/methods/{method}.yaml")
+    return ["training/run.py", *recipes, f"output={folder}", *people, *settings]
 
 
 def read_run(folder: Path, ended: Ended) -> dict[str, Any]:

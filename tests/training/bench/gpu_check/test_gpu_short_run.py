@@ -7,7 +7,7 @@ import pytest
 
 from configs.load import load
 from sharding.build import BuildSettings
-from training.bench.gpu_check.short_run import RECIPES, SHARDS, drawing, read_run, run_short, training
+from training.bench.gpu_check.short_run import METHODS, SHARDS, drawing, read_run, run_short, training
 from training.bench.processes import Ended
 from training.settings import RunSettings
 
@@ -28,9 +28,10 @@ def test_commands_are_recipes_with_known_settings(tmp_path: Path) -> None:
     for split, changes in SHARDS.items():
         _, recipe, *words = drawing(split, tmp_path, changes)
         assert load(BuildSettings, recipe, words).output == tmp_path / "shards" / split
-    for name in RECIPES:
-        _, recipe, *words = training(name, tmp_path, tmp_path / name, ())
-        cfg = load(RunSettings, recipe, words)
+    for name in METHODS:
+        _, *recipes, folder, train, val = training(name, tmp_path, tmp_path / name, ())
+        cfg = load(RunSettings, recipes, [folder, train, val])
+        assert (cfg.protocol, cfg.method.name) == ("demo", {"adaptive_mixup": "single"}.get(name, name))
         assert (cfg.output, cfg.data.train) == (str(tmp_path / name), str(tmp_path / "shards" / "train"))
 
 
@@ -53,7 +54,7 @@ def test_a_run_that_left_nothing_is_read_too(tmp_path: Path) -> None:
 
 def test_no_training_without_people(tmp_path: Path) -> None:
     shards = {"train": ("source.people=none",)}
-    (found,) = run_short(tmp_path, seconds=60, shards=shards, recipes=("supervised",))
+    (found,) = run_short(tmp_path, seconds=60, shards=shards, methods=("supervised",))
     assert "drawing people for train" in found["problems"][0]
     assert "source.people" in found["problems"][0]
     assert found["runs"] == {}
