@@ -125,7 +125,7 @@ def test_the_copies_of_trained_teachers_answer_in_train_mode() -> None:
 
 
 def test_a_teacher_that_is_itself_a_copy_of_the_epoch_before_is_refused() -> None:
-    with pytest.raises(ValueError, match="previous_epoch would label with the same copies"):
+    with pytest.raises(ValueError, match="previous_epoch would give labels from the same copies"):
         make_method("triple", teacher={"name": "previous_epoch"})
 
 
