@@ -1,11 +1,11 @@
-"""What every training stream promises, whichever way its batches come about."""
+"""The interface of every training stream, cached or not."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from typing import Any, Generic, TypeVar
 
 from configs.load import InputError
-from pipelines.stream_reader import Feed
+from pipelines.stream_reader import StreamReader
 
 Batch = TypeVar("Batch")
 
@@ -13,27 +13,27 @@ Batch = TypeVar("Batch")
 class TrainLoader(ABC, Generic[Batch]):
     """Endless batches of one rank, resumable bit for bit.
 
-    `state_dict()` belongs to the batch returned last, however many are prefetched. It carries a signature of
-    everything that the stream depends on, so that the state of another one is refused.
+    `state_dict()` belongs to the last returned batch, however many are prefetched. It holds a signature of
+    everything that the stream depends on, so that the state of a different stream is refused.
     """
 
     cached_bytes = 0
     """Size of the decoded pixels that are kept."""
 
-    def __init__(self, signature: dict[str, Any], feed: Feed | None) -> None:
+    def __init__(self, signature: dict[str, Any], stream_reader: StreamReader | None) -> None:
         self._signature = signature
-        self._feed = feed
+        self._stream_reader = stream_reader
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     @abstractmethod
     def __next__(self) -> Batch:
-        """Return the next batch. Raises InputError that names the sample where one cannot be decoded."""
+        """Return the next batch. Raises InputError with the name of a sample that cannot be decoded."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` of an equal stream goes on from: plain values and bytes."""
-        lost = sorted(self._feed.lost.items()) if self._feed else []
+        """Return the state from which an equal stream can continue: plain values and bytes."""
+        lost = sorted(self._stream_reader.lost.items()) if self._stream_reader else []
         return {
             "signature": dict(self._signature),
             **self._position(),
@@ -41,27 +41,27 @@ class TrainLoader(ABC, Generic[Batch]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the batch that `state` belongs to. Raises InputError where it is another stream's."""
+        """Continue after the batch of `state`. Raises InputError for the state of another stream."""
         if changes := list(_changes(state["signature"], self._signature)):
             raise InputError(
-                f"the saved stream of {self._signature['stream']} people is not this one "
+                f"the saved stream of {self._signature['stream']} people differs from this one "
                 f"({', '.join(changes)}): resume with the shards, settings and machine that the run had, or "
                 "start a new run"
             )
-        self._go_on(state)
+        self._resume(state)
 
     @abstractmethod
     def _position(self) -> dict[str, Any]:
-        """What a state holds beside the signature and the lost samples."""
+        """The part of the state besides the signature and the lost samples."""
 
     @abstractmethod
-    def _go_on(self, state: dict[str, Any]) -> None:
-        """Take the position and the lost samples of a state of this stream."""
+    def _resume(self, state: dict[str, Any]) -> None:
+        """Restore the position and the lost samples from a state of this stream."""
 
     @property
     def num_lost(self) -> int:
         """How many samples a stream over http or a pipe has lost; each was named in a warning."""
-        return len(self._feed.lost) if self._feed else 0
+        return len(self._stream_reader.lost) if self._stream_reader else 0
 
     @abstractmethod
     def close(self) -> None:
@@ -69,11 +69,11 @@ class TrainLoader(ABC, Generic[Batch]):
 
 
 def _changes(saved: dict[str, Any], own: dict[str, Any]) -> Iterator[str]:
-    """Say in what two signatures differ: causes, without what merely follows from them."""
+    """Describe how two signatures differ, without differences that merely follow from others."""
     follows = {"samples"}
     if saved["samples"] != own["samples"]:
-        yield "it reads other samples of these shards, or the shards were built anew"
-        follows.add("shuffle_buffer")  # no larger than the number of samples
+        yield "it reads other samples of these shards, or the shards were built again"
+        follows.add("shuffle_buffer")  # it is at most the number of samples
     if ("cache" in saved) != ("cache" in own):
         yield f"its crops are {'now' if 'cache' in own else 'no longer'} kept in memory (data.cache)"
         follows |= saved.keys() ^ own.keys()
@@ -83,7 +83,7 @@ def _changes(saved: dict[str, Any], own: dict[str, Any]) -> Iterator[str]:
 def _values(
     saved: dict[str, Any], own: dict[str, Any], follows: Collection[str] = (), within: str = ""
 ) -> Iterator[str]:
-    """Say of each value but those in `follows` what it was and is, by its dotted key, where it differs."""
+    """Describe each value that differs, by its dotted key, except those in `follows`."""
     for key in {**own, **saved}:
         was, now = saved.get(key), own.get(key)
         if isinstance(was, dict) and isinstance(now, dict):

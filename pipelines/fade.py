@@ -1,9 +1,9 @@
-"""A strong view as a warp of the weak view would leave it: the mean colour where the weak view ends.
+"""Ends a strong view at the border of the weak view, as if it were warped from the weak view.
 
-The published systems warp the weak view a second time, with zeros beyond it, once it is normalised. Here the
-strong view is sampled straight from the stored pixels, which go on beyond the weak view; multiplied by the
-share of a bilinear tap that lies in the weak view it ends where theirs does. `fade` does so for a batch on
-any device, fade_numba.py for one view of a CPU batch, in a fraction of the time.
+The published systems warp the normalised weak view a second time, with zeros beyond it. Here the strong view
+is sampled directly from the stored pixels, which extend beyond the weak view. Multiplied by the share of a
+bilinear tap that is inside the weak view, it ends where theirs does. `fade` does this for a batch on any
+device, fade_numba.py for one view of a CPU batch in a fraction of the time.
 """
 
 import torch
@@ -15,9 +15,9 @@ from pipelines.geometry import invert
 def fade(strong: Tensor, strong_from_weak: Tensor) -> Tensor:
     """Return normalised strong views (N, H, W, 3), 0 beyond the weak view of the same size.
 
-    strong_from_weak (N, 2, 3) float32, on the same device. The share of a bilinear tap's weight that falls on
-    pixels of the weak view is 1 between the centres of its outer pixels, and falls in a line from there to 0
-    at one pixel beyond them.
+    strong_from_weak: (N, 2, 3) float32, on the same device. The share of a bilinear tap's weight on pixels of
+    the weak view is 1 between the centres of its outer pixels, and falls linearly to 0 at one pixel beyond
+    them.
     """
     height, width = strong.shape[1:3]
     matrix = invert(strong_from_weak)[..., None, None]
@@ -29,6 +29,6 @@ def fade(strong: Tensor, strong_from_weak: Tensor) -> Tensor:
     return strong * share[..., None]
 
 
-def _inside(place: Tensor, size: int) -> Tensor:
-    """The weight of a tap at `place` that falls on pixels 0..size-1 of one axis."""
-    return torch.minimum(place + 1, size - place).clamp(0, 1)
+def _inside(coordinate: Tensor, size: int) -> Tensor:
+    """The share of the weight of a tap at `coordinate` on pixels 0..size-1 of one axis."""
+    return torch.minimum(coordinate + 1, size - coordinate).clamp(0, 1)

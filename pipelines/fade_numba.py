@@ -1,4 +1,4 @@
-"""The CPU kernel of fade.py. Imported where a recipe asks for it only: Numba compiles it then."""
+"""The CPU kernel of fade.py. It is imported only if a recipe needs it, because Numba compiles it then."""
 
 import numba
 import numpy as np
@@ -7,14 +7,14 @@ FAR = 1e6
 
 
 @numba.njit
-def _inside(place: float, size: int) -> float:
-    """The weight of a bilinear tap at `place` that falls on pixels 0..size-1 of one axis."""
-    return min(max(min(place + 1, size - place), 0.0), 1.0)
+def _inside(coordinate: float, size: int) -> float:
+    """The share of the weight of a bilinear tap at `coordinate` on pixels 0..size-1 of one axis."""
+    return min(max(min(coordinate + 1, size - coordinate), 0.0), 1.0)
 
 
 @numba.njit
 def _run(start: float, per_slope: float, low: float, high: float) -> tuple[float, float]:
-    """Between which columns start + slope * column lies in low..high; far out means all or none of them."""
+    """The columns between which start + slope * column is in low..high; far values mean all or none."""
     if per_slope == 0.0:  # the axis does not change along a row
         return (-FAR, FAR) if low < start < high else (FAR, -FAR)
     one, other = (low - start) * per_slope, (high - start) * per_slope
@@ -23,10 +23,10 @@ def _run(start: float, per_slope: float, low: float, high: float) -> tuple[float
 
 @numba.njit("void(float32[:, :, ::1], float32[:, ::1])", nogil=True)
 def fade_view(strong: np.ndarray, strong_from_weak: np.ndarray) -> None:
-    """Fade a normalised strong view (H, W, 3) float32 in place by its matrix (2, 3) float32, as `fade` does.
+    """Fade a normalised strong view (H, W, 3) float32 in place by its matrix (2, 3) float32, like `fade`.
 
-    The weak view crosses a row in one run of pixels. Those well within it stay, those well beyond it become
-    0, and only the few about its two ends are weighed.
+    The weak view covers one run of pixels of a row. Pixels well within it stay, those well beyond it become
+    0, and only the few at its two ends are multiplied by a weight.
     """
     height, width = strong.shape[:2]
     (a, b, shift_x), (c, d, shift_y) = strong_from_weak.astype(np.float64)
@@ -54,8 +54,8 @@ def fade_view(strong: np.ndarray, strong_from_weak: np.ndarray) -> None:
         end = min(max(end, kept), stop)
         strong[row, :begin] = 0
         strong[row, stop:] = 0
-        for number in range((stop - begin) - (end - kept)):
-            column = begin + number if begin + number < kept else begin + number + end - kept
+        for i in range((stop - begin) - (end - kept)):
+            column = begin + i if begin + i < kept else begin + i + end - kept
             share = np.float32(_inside(a * column + x, width) * _inside(c * column + y, height))
             for channel in range(3):
                 strong[row, column, channel] *= share

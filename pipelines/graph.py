@@ -1,11 +1,11 @@
 """The DALI graphs: shards in, views out. The only file that imports `nvidia.dali`.
 
-One definition serves the CPU and the GPU: reading, drawing and the matrices are on the CPU either way;
-decoding and warping are where `Reading.device` says. Every view is one matrix from stored pixels, drawn here
-from the pipeline's seed, and warped by `fn.experimental.warp_perspective` (bit-equal to cv2.warpAffine on
-the CPU; `fn.warp_affine` is eight times slower and has its origin at a corner).
-With `Reading.crops` a graph ends with the decoded pixels and the matrices: so a CPU run reads (render.py).
-A graph is a function from `Reading` to named outputs; `Pipeline` runs it.
+CPU and GPU share one definition: reading, random numbers and matrices are always on the CPU; decoding and
+warping are on `Reading.device`. Every view has one matrix from stored pixels, which is drawn here from the
+pipeline's seed and warped by `fn.experimental.warp_perspective` (bit-equal to cv2.warpAffine on the CPU;
+`fn.warp_affine` is eight times slower and has its origin at a corner). With `Reading.crops` a graph ends with
+the decoded pixels and the matrices, as a CPU run needs it (render.py). A graph is a function from `Reading`
+to named outputs; `Pipeline` runs it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from configs.load import InputError
-from pipelines.stream_reader import Feed
+from pipelines.stream_reader import StreamReader
 from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, AffinePolicy, ViewSettings
 from sharding.samples.crop import BOX_PADDING
 from sharding.store.index import VERSION as INDEX_VERSION
@@ -32,51 +32,53 @@ try:
     from nvidia.dali.types import Constant, DALIDataType, DALIImageType
 
     DALI_VERSION: str | None = nvidia.dali.__version__
-except ImportError:  # There is no DALI for macOS and Windows, where settings, scores and tables work without.
+except (
+    ImportError
+):  # DALI does not exist for macOS and Windows, where settings, scores and tables work without it.
     DALI_VERSION = None
 
 VERSION = 2
-"""Raised when a graph changes so that an old checkpoint would continue another stream."""
+"""Increased when a change of a graph would make an old checkpoint continue a different stream."""
 
 Node = Any
 """An edge of a DALI graph (`nvidia.dali.pipeline.DataNode`)."""
 
 RECORD = "record"
-"""Name of an output whose samples differ in length: the bytes of `KEY.json`."""
+"""Name of the output with the bytes of `KEY.json`, whose samples differ in length."""
 
 CROP = "crop"
-"""Name of an output whose samples differ in size: decoded pixels, (H, W, 3) uint8."""
+"""Name of the output with decoded pixels, (H, W, 3) uint8, whose samples differ in size."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read, by which rank, and where it goes."""
+    """What to read, for which rank, and to which device."""
 
     tars: tuple[str, ...]
-    """Paths, or addresses in an object store, where DALI reads them by itself."""
+    """Paths, or addresses in an object store that DALI can read."""
     indices: tuple[Path, ...]
     batch_size: int
     seed: int
-    """Of the order and of the draws; differs by stream and by rank."""
+    """Seed of the order and of the views; it differs between streams and ranks."""
     shuffle_buffer: int = 0
-    """Samples held to draw from; 0 keeps the order of the shards."""
+    """Size of the shuffle buffer in samples; 0 keeps the order of the shards."""
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     threads: int = 2
     prefetch: int = 2
     hw_decoder_load: float = 0.65
-    """Share of a batch that a GPU's JPEG engines decode."""
-    feed: Feed | None = None
-    """Reads instead of DALI what DALI cannot: streams."""
+    """Share of each batch that the JPEG engines of a GPU decode."""
+    stream_reader: StreamReader | None = None
+    """Reads streams, which DALI cannot read."""
     crops: bool = False
-    """Give decoded crops instead of views, which `pipelines/warp.py` makes of them, on a CPU in less time."""
+    """Output decoded crops instead of views; on a CPU, `pipelines/warp.py` makes the views in less time."""
 
     def __post_init__(self) -> None:
         if DALI_VERSION is None:
             raise InputError(
                 "NVIDIA DALI, which reads shards for training and evaluation, is not installed; it exists "
-                "for Linux alone: run this on Linux, where `pip install nvidia-dali-cuda130` gives it"
+                "only for Linux: run this on Linux, where `pip install nvidia-dali-cuda130` installs it"
             )
 
     @property
@@ -90,8 +92,8 @@ Graph = Callable[[Reading], dict[str, Node]]
 
 def read(reading: Reading, ext: Sequence[str], dtypes: Sequence[Any]) -> list[Node]:
     """Read members of the samples of this rank's slice, endlessly, each as a 1-D tensor on the CPU."""
-    if reading.feed is not None:
-        return _read_feed(reading.feed, ext, dtypes)
+    if reading.stream_reader is not None:
+        return _read_stream(reading.stream_reader, ext, dtypes)
     nodes = fn.readers.webdataset(
         paths=list(reading.tars),
         index_paths=[str(path) for path in reading.indices],
@@ -109,10 +111,10 @@ def read(reading: Reading, ext: Sequence[str], dtypes: Sequence[Any]) -> list[No
     return nodes if isinstance(nodes, list) else [nodes]
 
 
-def _read_feed(feed: Feed, ext: Sequence[str], dtypes: Sequence[Any]) -> list[Node]:
-    """Take members from a feed. It draws nothing, so the draws after it are those after DALI's own reader."""
+def _read_stream(stream_reader: StreamReader, ext: Sequence[str], dtypes: Sequence[Any]) -> list[Node]:
+    """Read members from a stream reader, which uses no random numbers, so those of views stay the same."""
     nodes = fn.external_source(
-        feed.source(ext),
+        stream_reader.source(ext),
         num_outputs=len(ext),
         batch=True,
         batch_info=True,
@@ -124,14 +126,15 @@ def _read_feed(feed: Feed, ext: Sequence[str], dtypes: Sequence[Any]) -> list[No
 
 
 def read_order(num_samples: int, *, shuffle_buffer: int, seed: int) -> Iterator[int]:
-    """Yield the places of samples in the order in which DALI's reader gives them, endlessly.
+    """Yield the indices of samples in the order of DALI's reader, endlessly.
 
-    It is asked itself: it reads as many one-byte samples, all the same byte, each named by its place.
+    The reader itself gives the order: it reads as many one-byte samples, all the same byte, named by their
+    index.
     """
     with TemporaryDirectory(prefix="semipose-") as folder:
         tar, index = Path(folder, "order.tar"), Path(folder, "order.idx")
         tar.write_bytes(bytes(512))
-        lines = [f"{INDEX_VERSION} {num_samples}", *(f"byte 0 1 {place}" for place in range(num_samples))]
+        lines = [f"{INDEX_VERSION} {num_samples}", *(f"byte 0 1 {index}" for index in range(num_samples))]
         index.write_text("\n".join(lines) + "\n")
         reading = Reading(
             tars=(str(tar),),
@@ -144,9 +147,9 @@ def read_order(num_samples: int, *, shuffle_buffer: int, seed: int) -> Iterator[
         )
         byte = partial(read, ext=["byte"], dtypes=[DALIDataType.UINT8])
         pipeline = Pipeline(lambda reading: {"byte": byte(reading)[0]}, reading)
-        named: Any = pipeline.dali.run()[0]  # both files are open from here on, and may go
+        named: Any = pipeline.dali.run()[0]  # both files are open now and can be removed
     while True:
-        # tar:offset:name of each; taken at once, as the next run overwrites them.
+        # tar:offset:name of each; read at once, because the next run overwrites them.
         yield from [int(sample.source_info().rpartition(":")[2]) for sample in named]
         named = pipeline.dali.run()[0]
 
@@ -158,14 +161,14 @@ def read_person(reading: Reading) -> tuple[Node, Node]:
 
 
 def decode(jpeg: Node, reading: Reading) -> Node:
-    """Decode to uint8 HWC, RGB. The chroma filter is the one of libjpeg, on the GPU too."""
+    """Decode to uint8 HWC, RGB, with the chroma filter of libjpeg, on the GPU too."""
     on_gpu = {"device": "mixed", "hw_decoder_load": reading.hw_decoder_load}
     where = on_gpu if reading.dali_device == "gpu" else {"device": "cpu"}
     return fn.decoders.image(jpeg, **where, output_type=DALIImageType.RGB, jpeg_fancy_upsampling=True)
 
 
 def draw_scale(policy: AffinePolicy) -> Node | float:
-    """Draw the factor of the box's size."""
+    """Draw the scale factor of the box."""
     if policy.scale_sd == 0:
         return 1.0
     return math.clamp(1.0 + policy.scale_sd * fn.random.normal(), policy.scale_min, policy.scale_max)
@@ -181,14 +184,14 @@ def draw_angle_deg(policy: AffinePolicy) -> Node | float:
 
 
 def draw_flip(policy: AffinePolicy) -> Node:
-    """Draw whether the view is mirrored, int32 0 or 1."""
+    """Draw whether the view is mirrored: int32, 0 or 1."""
     return fn.random.coin_flip(probability=policy.flip_probability)
 
 
 def draw_view(pose: Node, policy: AffinePolicy, size_hw: tuple[int, int]) -> tuple[Node, Node]:
-    """Draw `view_from_stored` (2, 3) of a person and whether it mirrors.
+    """Draw `view_from_stored` (2, 3) of a person, and whether it mirrors.
 
-    Only the box, the first four numbers of the record, is looked at.
+    Only the box, the first four numbers of the record, is used.
     """
     height, width = size_hw
     box_x, box_y, box_w, box_h = pose[0], pose[1], pose[2], pose[3]
@@ -213,7 +216,7 @@ def draw_strong(policy: AffinePolicy, size_hw: tuple[int, int]) -> Node:
 
 
 def combine(b_from_c: Node, a_from_b: Node) -> Node:
-    """Return `a_from_c`: the first argument acts first."""
+    """Return `a_from_c`: the first argument is applied first."""
     return fn.transforms.combine(b_from_c, a_from_b)
 
 
@@ -232,7 +235,7 @@ def warp(image: Node, view_from_stored: Node, policy: AffinePolicy, size_hw: tup
 
 
 def normalise(view: Node) -> Node:
-    """Turn a uint8 view into normalised float32, HWC: what torch calls channels-last once it is permuted."""
+    """Normalise a uint8 view to float32, HWC, which is channels-last for torch once it is permuted."""
     return fn.crop_mirror_normalize(
         view,
         dtype=DALIDataType.FLOAT,
@@ -245,9 +248,10 @@ def normalise(view: Node) -> Node:
 def show(
     image: Node, shown: dict[str, tuple[Node, AffinePolicy]], size_hw: tuple[int, int], reading: Reading
 ) -> dict[str, Node]:
-    """Return the views of an image by name, each by its matrix from stored pixels; or its crop instead.
+    """Return the views of an image by name, each warped by its matrix from stored pixels, or its crop.
 
-    Outputs that are drawn stand before these: DALI seeds its draws in the order in which outputs need them.
+    Random outputs must come before these, because DALI seeds its operators in the order in which outputs need
+    them.
     """
     if reading.crops:
         return {CROP: image}
@@ -258,7 +262,7 @@ def show(
 
 
 def hand_over(outputs: dict[str, Node], reading: Reading) -> dict[str, Node]:
-    """Move what is still on the CPU to the device."""
+    """Move outputs that are still on the CPU to the device."""
     if reading.dali_device == "cpu":
         return outputs
     return {name: node if name == RECORD else node.gpu() for name, node in outputs.items()}
@@ -308,7 +312,7 @@ def eval_graph(reading: Reading, *, views: ViewSettings) -> dict[str, Node]:
 
 
 def survey_graph(reading: Reading, *, num_keypoints: int | None) -> dict[str, Node]:
-    """What a cache asks before it decodes: shape_hwc, box_xywh; keypoints (K, 3) where wanted."""
+    """What a cache needs before it decodes: shape_hwc, box_xywh, and keypoints (K, 3) if they are read."""
     jpeg, pose = read_person(reading)
     outputs = {"shape_hwc": fn.peek_image_shape(jpeg), "box_xywh": pose[:4]}
     if num_keypoints is not None:
@@ -317,16 +321,16 @@ def survey_graph(reading: Reading, *, num_keypoints: int | None) -> dict[str, No
 
 
 def crop_graph(reading: Reading) -> dict[str, Node]:
-    """The stored pixels of each image, as they are; pose only because a feed may not give it in vain."""
+    """The stored pixels of each image; pose only because a stream reader reads it and must output it."""
     jpeg, pose = read_person(reading)
     return {CROP: decode(jpeg, reading), "pose": pose}
 
 
 class Pipeline:
-    """A running graph: batches as torch tensors that share DALI's memory, endlessly."""
+    """A running graph: endless batches of torch tensors that share DALI's memory."""
 
     def __init__(self, graph: Graph, reading: Reading, checkpoint: bytes | None = None) -> None:
-        """Build `graph`; go on from `checkpoint`, the bytes of a Pipeline of the same graph and reading."""
+        """Build `graph`, and continue from `checkpoint`, which an equal Pipeline returned."""
         on_gpu = reading.dali_device == "gpu"
         self.dali = DaliPipeline(
             batch_size=reading.batch_size,
@@ -347,14 +351,14 @@ class Pipeline:
     def next(self) -> dict[str, Any]:
         """Return the next batch by name: tensors (N, ...), `record` as a list of bytes, `crop` of arrays.
 
-        Raises RuntimeError where a sample cannot be read or decoded; the pipeline is of no use after that.
+        Raises RuntimeError if a sample cannot be read or decoded; the pipeline cannot be used after that.
         """
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         lists = self.dali.run(stream)
         return {name: self._to_torch(name, listed) for name, listed in zip(self.names, lists, strict=True)}
 
     def checkpoint(self) -> bytes:
-        """Return the state after the batch returned last, however many are prefetched."""
+        """Return the state after the last returned batch, however many are prefetched."""
         return bytes(self.dali.checkpoint())
 
     @staticmethod

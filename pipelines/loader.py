@@ -1,4 +1,4 @@
-"""Streams of batches for training, and the one pass of batches for scoring."""
+"""Streams of batches for training, and single passes of batches for scoring."""
 
 import dataclasses
 import hashlib
@@ -27,11 +27,11 @@ from pipelines.endless import Batch, TrainLoader
 from pipelines.graph import Graph, Reading
 from pipelines.render import Shown, ViewPipeline
 from pipelines.source import Split
-from pipelines.stream_reader import Feed
+from pipelines.stream_reader import StreamReader
 from pipelines.views import ViewSettings
 
 Cache = Literal["none", "host", "device"]
-"""Where decoded crops are kept; on a CPU run the host is the device."""
+"""Where decoded crops are kept; without a GPU, device means the host."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,20 @@ class ProcessInfo:
 
 @settings
 class LoaderSettings:
-    """How the pipelines run. What they give depends on `shuffle_buffer` only, and on what a stream loses."""
+    """How the pipelines run. Batches depend only on `shuffle_buffer` and on the samples that are lost."""
 
     threads: Annotated[int, Field(ge=1, le=512)] = 2
-    """CPU threads of each stream; where there is no GPU, as many again warp."""
+    """CPU threads per stream; without a GPU, as many again warp views."""
     prefetch: Annotated[int, Field(ge=1, le=128)] = 2
-    """Batches that each stream prepares ahead."""
+    """Batches that each stream prepares in advance."""
     hw_decoder_load: Annotated[float, Field(ge=0, le=1)] = 0.65
-    """Share of a batch that the JPEG engines of a data-centre GPU decode; its cores decode the rest."""
+    """Share of each batch that the JPEG engines of a data-centre GPU decode; its cores decode the rest."""
     shuffle_buffer: Annotated[int, Field(ge=1)] = 2048
-    """Encoded samples that each training stream holds to draw from; more mixes better, takes memory."""
+    """Size of the shuffle buffer of each training stream, in encoded samples; a larger one shuffles better
+    and takes more memory."""
     bad_samples: Annotated[int, Field(ge=0)] = 0
     """Samples that each training stream over http or a pipe may lose, with a warning, before the run stops.
-    From 1 on each is decoded once more beforehand, to see whether it is sound."""
+    With 1 or more, each sample is first decoded once more to check it."""
 
 
 DEFAULTS = LoaderSettings()
@@ -65,9 +66,9 @@ SINGLE_PROCESS = ProcessInfo()
 
 
 class PipelineLoader(TrainLoader[Batch]):
-    """Endless batches of one rank whose samples are decoded each time they come.
+    """Endless batches of one rank whose samples are decoded anew in each pass.
 
-    DALI would continue other samples without a word, which is why a state carries a signature.
+    DALI would silently continue with other samples, so the state holds a signature.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class PipelineLoader(TrainLoader[Batch]):
         size_hw: tuple[int, int],
         signature: dict[str, Any],
     ) -> None:
-        super().__init__(signature, reading.feed)
+        super().__init__(signature, reading.stream_reader)
         self._build = partial(ViewPipeline, role.graph, reading, role.shown, size_hw)
         self._split = split
         self._finish = role.finish
@@ -86,7 +87,7 @@ class PipelineLoader(TrainLoader[Batch]):
         self._checkpoint: bytes | None = None
 
     def __next__(self) -> Batch:
-        """Return the next batch. Raises InputError that names the sample where one cannot be decoded."""
+        """Return the next batch. Raises InputError with the name of a sample that cannot be decoded."""
         with _named_faults(self._split):
             if self._pipeline is None:
                 self._pipeline = self._start()
@@ -94,44 +95,41 @@ class PipelineLoader(TrainLoader[Batch]):
         return self._finish(outputs)
 
     def _start(self) -> ViewPipeline:
-        """The pipeline at the saved place. Raises InputError where that is none of such a pipeline."""
+        """The pipeline at the saved position. Raises InputError if DALI cannot read that position."""
         try:
             return self._build(self._checkpoint)
-        except (
-            RuntimeError,
-            UnicodeDecodeError,
-        ) as error:  # the latter of DALI's own words about damaged bytes
+        except (RuntimeError, UnicodeDecodeError) as error:  # the latter from DALI's message on damaged bytes
             if self._checkpoint is None:
                 raise
             raise InputError(
-                "the place in the data stream that the checkpoint holds cannot be read: remove that "
+                "the position in the data stream that the checkpoint holds cannot be read: remove that "
                 "checkpoint to fall back on an older one"
             ) from error
 
     def _position(self) -> dict[str, Any]:
         return {"dali": self._pipeline.checkpoint() if self._pipeline else self._checkpoint}
 
-    def _go_on(self, state: dict[str, Any]) -> None:
+    def _resume(self, state: dict[str, Any]) -> None:
         self.close()
         if state["dali"] == b"":
-            raise ValueError("the place in the data stream is empty")
+            raise ValueError("the position in the data stream is empty")
         self._checkpoint = state["dali"]
-        if self._feed:
-            self._feed.lost = dict(state["lost"])
+        if self._stream_reader:
+            self._stream_reader.lost = dict(state["lost"])
 
     def close(self) -> None:
-        """Stop the pipeline's threads and free its memory; the next batch would start it again."""
+        """Stop the threads and free the memory of the pipeline; the next batch starts it again."""
         if self._pipeline is not None:
             self._checkpoint = self._pipeline.checkpoint()
             self._pipeline.close()
         self._pipeline = None
-        if self._feed:
-            self._feed.close()
+        if self._stream_reader:
+            self._stream_reader.close()
 
 
 @dataclass(frozen=True)
 class _Role(Generic[Batch]):
-    """What tells labelled streams from unlabelled ones."""
+    """The differences between labelled and unlabelled streams."""
 
     name: str
     graph: Graph
@@ -139,7 +137,7 @@ class _Role(Generic[Batch]):
     plan: MakePlan
     finish: Callable[[dict[str, Any]], Batch]
     num_keypoints: int | None
-    """None: they are hidden."""
+    """None: keypoints are not read."""
 
 
 def labelled_loader(
@@ -154,9 +152,9 @@ def labelled_loader(
 ) -> TrainLoader[LabelledBatch]:
     """Return the endless stream of labelled batches of a rank.
 
-    Ranks read disjoint samples; every batch is full, wrapping where the set is smaller.
-    cache: keep decoded crops, on the host or the device; all of them are decoded before this returns.
-    Raises InputError where there are fewer samples than ranks, or the crops do not fit.
+    Ranks read disjoint samples. Every batch is full; a smaller set is repeated within it.
+    cache: whether to keep decoded crops, on the host or the device; all are decoded before this returns.
+    Raises InputError if there are fewer samples than ranks, or if the crops do not fit.
     """
     num_keypoints = split.skeleton.num_keypoints
     flip_order = torch.tensor(split.skeleton.flip_order, device=process.device)
@@ -211,7 +209,7 @@ def _train_loader(
     settings: LoaderSettings,
     cache: Cache,
 ) -> TrainLoader[Batch]:
-    """A stream that decodes every sample each time it comes, or one that decodes it once."""
+    """A stream that decodes every sample in each pass, or one that decodes it once."""
     signature = _signature(role.name, split, reading, seed, views)
     if cache == "none":
         decoding = {
@@ -221,7 +219,7 @@ def _train_loader(
             "shuffle_buffer": reading.shuffle_buffer,
         }
         return PipelineLoader(role, reading, split, views.size_hw, signature | decoding)
-    fill, feed = _filling(role, split, reading, settings, cache)
+    fill, stream_reader = _filling(role, split, reading, settings, cache)
     return CachedLoader(
         fill,
         role.plan,
@@ -233,16 +231,16 @@ def _train_loader(
         threads=settings.threads,
         prefetch=settings.prefetch,
         signature=signature | {"cache": CACHE_VERSION, "numpy": np.__version__},
-        feed=feed,
+        stream_reader=stream_reader,
     )
 
 
 def _filling(
     role: _Role[Batch], split: Split, reading: Reading, settings: LoaderSettings, home: Home
-) -> tuple[Callable[[], Store], Feed | None]:
-    """What decodes a rank's slice in order, and the feed that it reads from where there is one."""
-    in_order = dataclasses.replace(reading, shuffle_buffer=0, device=torch.device("cpu"), feed=None)
-    in_order = _with_feed(in_order, split, endless=False, bad_samples=settings.bad_samples)
+) -> tuple[Callable[[], Store], StreamReader | None]:
+    """The function that decodes the slice of a rank in order, and the stream reader that it uses, if any."""
+    in_order = dataclasses.replace(reading, shuffle_buffer=0, device=torch.device("cpu"), stream_reader=None)
+    in_order = _with_stream_reader(in_order, split, endless=False, bad_samples=settings.bad_samples)
     count = len(_slice(split.num_samples, reading.rank, reading.world_size))
 
     def fill() -> Store:
@@ -256,13 +254,13 @@ def _filling(
                 what=f"the {count:,} {role.name} people of {split.root}",
             )
 
-    return fill, in_order.feed
+    return fill, in_order.stream_reader
 
 
 class EvalLoader:
-    """Every sample of a rank's slice exactly once, in order, at each iteration; the last batch may be short.
+    """Every sample of a rank's slice exactly once and in order per pass; the last batch may be smaller.
 
-    The slices of the ranks, one after the other, are the whole split. A rank may have none.
+    The slices of all ranks, in order, are the whole split. A slice may be empty.
     """
 
     def __init__(self, views: ViewSettings, reading: Reading, split: Split) -> None:
@@ -279,7 +277,7 @@ class EvalLoader:
         return -(-self.num_samples // self._batch_size)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        """Start a new pass. Raises InputError that names the sample where one cannot be decoded."""
+        """Start a new pass. Raises InputError with the name of a sample that cannot be decoded."""
         if not self.num_samples:
             return
         with _named_faults(self._split):
@@ -288,7 +286,7 @@ class EvalLoader:
             for start in range(0, self.num_samples, self._batch_size):
                 with _named_faults(self._split):
                     outputs = pipeline.next()
-                # DALI's own reader is endless: what it read beyond the end belongs to the start.
+                # DALI's reader is endless: what it reads beyond the end belongs to the next pass.
                 yield _eval_batch(outputs, min(self._batch_size, self.num_samples - start))
 
 
@@ -300,33 +298,33 @@ def eval_loader(
     process: ProcessInfo = SINGLE_PROCESS,
     settings: LoaderSettings = DEFAULTS,
 ) -> EvalLoader:
-    """Return the batches of plain views that score a rank's slice of `split`."""
+    """Return the batches of plain views for scoring a rank's slice of `split`."""
     reading = Reading(
         tars=split.tars,
         indices=split.indices,
         batch_size=batch_size,
-        seed=0,  # nothing is drawn
+        seed=0,  # nothing is random
         rank=process.rank,
         world_size=min(
             process.world_size, split.num_samples
-        ),  # DALI refuses empty slices; later ranks get none
+        ),  # DALI refuses empty slices, so later ranks get none
         device=process.device,
         threads=settings.threads,
         prefetch=settings.prefetch,
         hw_decoder_load=settings.hw_decoder_load,
     )
-    reading = _with_feed(reading, split, endless=False)
+    reading = _with_stream_reader(reading, split, endless=False)
     return EvalLoader(views, reading, split)
 
 
 def channels_first(image: Tensor) -> Tensor:
-    """See a batch of views (N, H, W, 3) as (N, 3, H, W), channels-last in memory; nothing is copied."""
+    """Return a batch of views (N, H, W, 3) as (N, 3, H, W), channels-last in memory, without a copy."""
     return image.permute(0, 3, 1, 2)
 
 
 def _labelled_batch(outputs: dict[str, Any], flip_order: Tensor) -> LabelledBatch:
     visible = (outputs["v"] > 0).to(torch.float32)
-    # Coordinates of keypoints that nobody marked mean nothing and may be NaN, which no weight of 0 can stop.
+    # Coordinates of keypoints without annotation may be NaN, which a weight of 0 would not cancel.
     points_xy = torch.where(visible[..., None] > 0, outputs["points_xy"], 0.0)
     points_xy, visible = geometry.flip_keypoints(points_xy, visible, outputs["flipped"] > 0, flip_order)
     return LabelledBatch(image=channels_first(outputs["image"]), points_xy=points_xy, visible=visible)
@@ -353,7 +351,7 @@ def _eval_batch(outputs: dict[str, Any], count: int) -> EvalBatch:
 
 
 def _slice(total: int, rank: int, world_size: int) -> range:
-    """Return the places that DALI gives to a rank; none where `rank` is beyond `world_size`."""
+    """Return the indices that DALI gives to a rank; none if `rank` is not below `world_size`."""
     if rank >= world_size:
         return range(0)
     return range(total * rank // world_size, total * (rank + 1) // world_size)
@@ -382,25 +380,31 @@ def _training_reading(
         prefetch=settings.prefetch,
         hw_decoder_load=settings.hw_decoder_load,
     )
-    return _with_feed(reading, split, bad_samples=settings.bad_samples)
+    return _with_stream_reader(reading, split, bad_samples=settings.bad_samples)
 
 
-def _with_feed(reading: Reading, split: Split, *, endless: bool = True, bad_samples: int = 0) -> Reading:
-    """Let a feed read where the shards are streamed."""
+def _with_stream_reader(
+    reading: Reading, split: Split, *, endless: bool = True, bad_samples: int = 0
+) -> Reading:
+    """Let a stream reader read the shards if they are streamed."""
     part = _slice(split.num_samples, reading.rank, reading.world_size)
     if not split.shards.is_streamed:
         return reading
     order = partial(graph.read_order, len(part), shuffle_buffer=reading.shuffle_buffer, seed=reading.seed)
-    feed = Feed(split, part, order, batch_size=reading.batch_size, endless=endless, bad_samples=bad_samples)
-    return dataclasses.replace(reading, feed=feed)
+    stream_reader = StreamReader(
+        split, part, order, batch_size=reading.batch_size, endless=endless, bad_samples=bad_samples
+    )
+    return dataclasses.replace(reading, stream_reader=stream_reader)
 
 
 def _signature(role: str, split: Split, reading: Reading, seed: int, views: ViewSettings) -> dict[str, Any]:
-    """Return what decides what a training stream gives, cached or not, as plain values."""
+    """Return everything that the batches of a training stream depend on, cached or not, as plain values."""
     return {
         "stream": role,
         "samples": split.selection_sha256,
-        "views": json.loads(json.dumps(dataclasses.asdict(views))),  # lists, as a checkpoint gives them back
+        "views": json.loads(
+            json.dumps(dataclasses.asdict(views))
+        ),  # as lists, which is what a checkpoint returns
         "batch_size": reading.batch_size,
         "seed": seed,
         "rank": reading.rank,
@@ -411,10 +415,10 @@ def _signature(role: str, split: Split, reading: Reading, seed: int, views: View
 
 @contextmanager
 def _named_faults(split: Split) -> Iterator[None]:
-    """Turn DALI's error about a sample that cannot be read into one that names it."""
+    """Turn DALI's error about a sample that cannot be read into one with its name."""
     try:
         yield
-    except torch.OutOfMemoryError:  # no sample's fault: none is looked for, which would read them all
+    except torch.OutOfMemoryError:  # not caused by a sample, so do not read all of them in search of one
         raise
     except RuntimeError as error:
         fault = split.find_fault(str(error))

@@ -1,4 +1,4 @@
-"""A running graph whose views are warped where that is fastest: by DALI on a GPU, by OpenCV on the CPU."""
+"""A running graph whose views are warped in the fastest way: by DALI on a GPU, by OpenCV on a CPU."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,17 +11,17 @@ from pipelines.warp import CpuWarp, View
 
 
 class Shown(NamedTuple):
-    """How a graph shows a view: by names of its outputs, and the border."""
+    """A view of a graph: the names of its matrices among the outputs, and its border."""
 
     from_stored: str
     """The matrix from stored pixels."""
     border: Border
     from_weak: str | None = None
-    """The matrix from the weak view, where the view is to end with that one."""
+    """The matrix from the weak view, if this view must end at the border of that one."""
 
 
 class ViewPipeline:
-    """Batches of views (N, H, W, 3) float32, normalised, beside a graph's other outputs, endlessly."""
+    """Endless batches of views (N, H, W, 3) float32, normalised, with the other outputs of a graph."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class ViewPipeline:
         size_hw: tuple[int, int],
         checkpoint: bytes | None = None,
     ) -> None:
-        """Build `graph`; go on from `checkpoint`, bytes of a ViewPipeline of the same graph and reading."""
+        """Build `graph`, and continue from `checkpoint`, which an equal ViewPipeline returned."""
         self._warp = CpuWarp(size_hw, reading.threads) if reading.dali_device == "cpu" else None
         self._shown = shown
         self._pipeline = Pipeline(
@@ -39,9 +39,9 @@ class ViewPipeline:
         )
 
     def next(self) -> dict[str, Any]:
-        """Return the next batch by name. Raises RuntimeError where a sample cannot be read or decoded.
+        """Return the next batch by name. Raises RuntimeError if a sample cannot be read or decoded.
 
-        On the CPU decoding runs ahead; the warp, by as many threads again, is done when this returns.
+        On a CPU, decoding runs ahead; the warp, which has as many threads again, is complete on return.
         """
         outputs = self._pipeline.next()
         if self._warp is None:
@@ -60,10 +60,10 @@ class ViewPipeline:
         return {**outputs, **self._warp.start(crops, views)()}
 
     def checkpoint(self) -> bytes:
-        """Return the state after the batch returned last, however many are prefetched."""
+        """Return the state after the last returned batch, however many are prefetched."""
         return self._pipeline.checkpoint()
 
     def close(self) -> None:
-        """Stop the threads of the warp; the pipeline's go with it."""
+        """Stop the threads of the warp; those of the pipeline end with it."""
         if self._warp is not None:
             self._warp.close()

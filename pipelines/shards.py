@@ -1,7 +1,7 @@
-"""Where a folder of shards lives: on this machine, in an object store, behind a web server or a command.
+"""Opens folders of shards: local ones, and those in an object store or behind a web server or a command.
 
-Wherever that is, its manifest, indices and ground truth lie on this machine once it is open; the tars stay
-where they are.
+Once a folder is open, its manifest, indices and ground truth are on this machine; the tars stay where they
+are.
 """
 
 import re
@@ -37,13 +37,13 @@ from sharding.store.manifest import (
 
 STREAMED = ("http", "https", "pipe")
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
-"""Object stores that DALI reads by itself, and the package that fetches the small files."""
+"""Object stores that DALI can read, and the packages that fetch the small files from them."""
 FETCHES_AT_ONCE = 8
 HEADER_BYTES = 512
 MANIFEST_BYTES = 16_000_000
-"""A manifest has at most so many bytes: those of 60,000 tars."""
+"""Largest size of a manifest in bytes, enough for 60,000 tars."""
 TRUTH_BYTES = 64_000_000
-"""A ground truth has at most so many bytes beside those of its samples."""
+"""Largest size of a ground truth in bytes, apart from those of its samples."""
 
 
 class _Row(msgspec.Struct):
@@ -52,7 +52,7 @@ class _Row(msgspec.Struct):
 
 
 class _Listed(msgspec.Struct):
-    annotations: list[_Row] = []  # msgspec gives each file its own
+    annotations: list[_Row] = []  # msgspec makes a new list for each file
     detections: list[_Row] | None = None
 
 
@@ -61,20 +61,20 @@ class Shards:
     """An open folder of shards."""
 
     root: str
-    """Where it lives, as it was asked for."""
+    """Its address, as it was given."""
     folder: Path
-    """Where its manifest, indices and ground truth lie on this machine."""
+    """The local folder of its manifest, indices and ground truth."""
     manifest: Manifest
     tars: tuple[str, ...]
-    """Path or address of each tar."""
+    """The path or address of each tar."""
     is_streamed: bool = False
-    """Whether the tars come through `pipelines.stream`, not through DALI's own reader."""
+    """Whether the tars are read by `pipelines.stream` instead of DALI's own reader."""
 
     @cached_property
     def people(self) -> tuple[list[int], list[bool]]:
-        """Of all samples in order: the annotation's id, and whether it has a marked keypoint.
+        """For all samples in order: the id of the annotation, and whether it has an annotated keypoint.
 
-        From the ground truth, which is long, in one reading. Raises InputError where it lists too few.
+        The ground truth, which is long, is read once for both. Raises InputError if it lists too few people.
         """
         file = read_json(self.folder / GROUND_TRUTH_NAME, _Listed, expected="a ground truth in COCO form")
         rows = file.annotations if file.detections is None else file.detections
@@ -88,10 +88,11 @@ class Shards:
 
 
 def open_shards(root: str | Path) -> Shards:
-    """Open a folder of shards, wherever it lives, and compare it with its manifest. Raises InputError.
+    """Open a folder of shards, local or remote, and compare it with its manifest. Raises InputError.
 
-    A local folder: see `sharding.store.manifest.check_shards`. Elsewhere: hashes of indices and ground
-    truth; in an object store also sizes, first and last headers of the tars.
+    For a local folder see `sharding.store.manifest.check_shards`. For others, the hashes of indices and
+    ground truth are compared, and in an object store also the sizes and the first and last headers of the
+    tars.
     """
     scheme = re.match(r"(pipe|\w+(?=://)):", str(root))
     if isinstance(root, Path) or scheme is None:
@@ -104,7 +105,7 @@ def open_shards(root: str | Path) -> Shards:
         _check_tars(store, shards)
         return shards
     raise InputError(
-        f"{root}: shards are read from folders, s3://, gs://, http(s):// and pipe:COMMAND: copy them to one"
+        f"{root}: shards are read from folders, s3://, gs://, http(s):// and pipe:COMMAND: use one of these"
     )
 
 
@@ -117,11 +118,11 @@ def _open_folder(folder: Path) -> Shards:
 
 class _Fetch(Protocol):
     def __call__(self, url: str, path: Path, *, most: int) -> None:
-        """Write the file at an address to `path`. InputError also where it has more than `most` bytes."""
+        """Write the file at an address to `path`. Raises InputError, also for more than `most` bytes."""
 
 
 def _open_elsewhere(root: str, locate: Callable[[str], str], fetch: _Fetch) -> Shards:
-    """Fetch the small files of shards that live elsewhere, check them; they go with the result."""
+    """Fetch and check the small files of remote shards; they are removed with the result."""
     folder, remove = make_folder()
     try:
         where = locate(MANIFEST_NAME)
@@ -157,12 +158,12 @@ def _file_system(root: str, scheme: str) -> Any:
 
 
 def _most_index_bytes(shard: ShardEntry) -> int:
-    """A line for each sample: three times extension, two numbers and a name of at most 100 bytes."""
+    """One line per sample: three times an extension, two numbers and a name of at most 100 bytes."""
     return 512 * (shard.samples + 1)
 
 
 def _most_truth_bytes(manifest: Manifest) -> int:
-    """COCO's takes 0.7 kB for each sample; photos without a sample, and crowds with masks, are in it too."""
+    """COCO needs 0.7 kB per sample, which includes photos without a sample and crowds with masks."""
     return TRUTH_BYTES + 16_000 * manifest.num_samples
 
 
@@ -170,13 +171,13 @@ def _fetch(store: Any, url: str, path: Path, *, most: int) -> None:
     with _named(url):
         if store.info(url)["size"] > most:
             raise InputError(
-                f"{url}: the file is larger than the {most:,} bytes that it can have: correct the address"
+                f"{url}: the file is larger than the expected {most:,} bytes: correct the address"
             )
         path.write_bytes(store.cat_file(url))
 
 
 def _check_tars(store: Any, shards: Shards) -> None:
-    """Compare sizes, and the first and the last headers, of tars in an object store with their indices."""
+    """Compare the sizes and the first and last headers of tars in an object store with their indices."""
     with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
         list(pool.map(partial(_check_tar, store, shards.folder), shards.tars, shards.manifest.shards))
 
@@ -193,17 +194,19 @@ def _check_tar(store: Any, folder: Path, tar: str, shard: ShardEntry) -> None:
 
 @contextmanager
 def _named(url: str) -> Iterator[None]:
-    """Turn whatever the library of an object store raises into one sentence that names the file."""
+    """Turn any error of an object store's library into one sentence with the address of the file."""
     try:
         yield
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{url}: there is no such file in the store: correct the address") from error
+        raise InputError(f"{url}: the store has no such file: correct the address") from error
     except TimeoutError as error:
         raise InputError(
             f"{url}: the store did not answer in time: correct the address, or try again later"
         ) from error
     except Exception as error:
         what = f"{type(error).__name__}: {error}".replace("\n", " ")
-        raise InputError(f"{url}: the file cannot be read ({what}): check address and credentials") from error
+        raise InputError(
+            f"{url}: the file cannot be read ({what}): check the address and the credentials"
+        ) from error

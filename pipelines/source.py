@@ -1,7 +1,8 @@
 """Which samples of a folder of shards a loader reads.
 
-The order of the samples is the split: the first N (or a seeded random N) are labelled, the rest or all are
-unlabelled. Shards are never rewritten; a run's folder gets DALI index files that list the chosen samples.
+The order of the samples defines the split: the first N (or N random ones by a seed) are labelled, and the
+others or all are unlabelled. Shards are never rewritten; instead, the run's folder gets DALI index files that
+list the chosen samples.
 """
 
 import hashlib
@@ -36,9 +37,9 @@ class TarPart(NamedTuple):
     idx: Path
     """DALI's index of the whole tar."""
     in_tar: list[int]
-    """Their places in the tar, rising."""
+    """Their indices in the tar, ascending."""
     in_split: list[int]
-    """Their places in the split."""
+    """Their indices in the split."""
     sha256: str
     """Hash of the whole tar."""
 
@@ -49,25 +50,25 @@ class Split:
 
     shards: Shards
     tars: tuple[str, ...]
-    """The shards that hold a chosen sample: paths or addresses."""
+    """The shards that hold chosen samples: paths or addresses."""
     indices: tuple[Path, ...]
-    """DALI's index of each, listing the chosen samples only."""
+    """DALI's index of each, which lists only the chosen samples."""
     ordinals: tuple[int, ...]
-    """Places of the chosen samples in the whole folder, rising."""
+    """Indices of the chosen samples in the whole folder, ascending."""
 
     @property
     def root(self) -> str:
-        """Where the folder of shards lives."""
+        """The address of the folder of shards."""
         return self.shards.root
 
     @property
     def manifest(self) -> Manifest:
-        """The card of the whole folder."""
+        """The manifest of the whole folder."""
         return self.shards.manifest
 
     @property
     def num_samples(self) -> int:
-        """How many samples are chosen."""
+        """The number of chosen samples."""
         return len(self.ordinals)
 
     @property
@@ -76,10 +77,10 @@ class Split:
         return self.manifest.skeleton
 
     def ground_truth(self) -> dict[str, Any]:
-        """The persons of the whole folder in COCO form, those of the samples first, in their order.
+        """The people of the whole folder in COCO form; those of the samples come first, in their order.
 
-        Where the samples are a detector's boxes, they are under `detections`, in their order, instead. Raises
-        InputError for a file that is no sound ground truth.
+        If the samples are boxes of a detector, they are under `detections`, in their order, instead. Raises
+        InputError if the file is not a valid ground truth.
         """
         path = self.shards.folder / GROUND_TRUTH_NAME
         read_truth(path, num_keypoints=self.skeleton.num_keypoints)
@@ -89,47 +90,47 @@ class Split:
     def annotation_ids(self) -> tuple[int, ...]:
         """Ids of the chosen annotations, in reading order."""
         ids, _ = self.shards.people
-        return tuple(ids[place] for place in self.ordinals)
+        return tuple(ids[ordinal] for ordinal in self.ordinals)
 
     @property
-    def marked(self) -> list[int]:
-        """Places in the whole folder, rising, of the chosen samples that have a marked keypoint.
+    def annotated(self) -> list[int]:
+        """Indices in the whole folder, ascending, of the chosen samples with an annotated keypoint.
 
-        A detector's boxes have none, and neither have people whose keypoints all have v = 0.
+        Boxes of a detector have none, and neither have people whose keypoints all have v = 0.
         """
-        _, is_marked = self.shards.people
-        return [place for place in self.ordinals if is_marked[place]]
+        _, is_annotated = self.shards.people
+        return [ordinal for ordinal in self.ordinals if is_annotated[ordinal]]
 
     @property
     def ids_sha256(self) -> str:
-        """Hash of the chosen annotations' ids, one a line: what a run's card states."""
+        """Hash of the ids of the chosen annotations, one per line, for the card of a run."""
         return hashlib.sha256("\n".join(map(str, self.annotation_ids)).encode()).hexdigest()
 
     @property
     def selection_sha256(self) -> str:
-        """Hash of the shards' contents and of the chosen places: the same samples in the same order."""
+        """Hash of the shards' contents and of the chosen indices: equal for the same samples in one order."""
         contents = [shard.sha256 for shard in self.manifest.shards]
         return hashlib.sha256(json.dumps([contents, self.ordinals]).encode()).hexdigest()
 
     @property
     def content_sha256(self) -> str:
-        """Hash of the chosen samples and of the ground truth that they are scored by."""
+        """Hash of the chosen samples and of their ground truth."""
         content = [self.selection_sha256, self.manifest.ground_truth_sha256]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def parts(self, chosen: Sequence[int]) -> Iterator[TarPart]:
-        """Where some of the chosen samples lie, tar by tar; `chosen`: rising places in the split."""
+        """The tars of some of the chosen samples, one by one; `chosen`: ascending indices in the split."""
         ends = list(accumulate(shard.samples for shard in self.manifest.shards))
-        for number, group in groupby(chosen, lambda place: bisect_right(ends, self.ordinals[place])):
-            places = list(group)
+        for number, group in groupby(chosen, lambda index: bisect_right(ends, self.ordinals[index])):
+            in_split = list(group)
             shard = self.manifest.shards[number]
             first = ends[number] - shard.samples
-            in_tar = [self.ordinals[place] - first for place in places]
+            in_tar = [self.ordinals[index] - first for index in in_split]
             idx = self.shards.folder / shard.idx_file
-            yield TarPart(self.shards.tars[number], idx, in_tar, places, shard.sha256)
+            yield TarPart(self.shards.tars[number], idx, in_tar, in_split, shard.sha256)
 
     def find_fault(self, message: str) -> InputError | None:
-        """Return what is wrong with which sample: the one that DALI's message names, or found by reading."""
+        """Return what is wrong with which sample: the one that DALI's message names, or the first bad one."""
         cure = f"the shards in {self.root} are damaged: copy them again or build them again"
         named = re.search(r"([^\s:/]+\.tar):\d+:([^\s:]+)", message)
         if named:
@@ -137,29 +138,29 @@ class Split:
         for part in self.parts(range(self.num_samples)):
             samples = read_index(part.idx)
             try:
-                for place, payloads in self._read(part):
+                for index, payloads in self._read(part):
                     fault = damage(payloads, self.skeleton.num_keypoints)
                     if fault:
-                        member = samples[place][0].member
+                        member = samples[index][0].member
                         return InputError(f"{part.tar}: {member} cannot be decoded ({fault}); {cure}")
             except (BrokenStreamError, OSError) as error:
                 return InputError(f"{part.tar}: {error}; {cure}")
         return None
 
     def _read(self, part: TarPart) -> Iterator[tuple[int, Payloads]]:
-        """Yield the samples of one tar, each with its place and the bytes that are decoded."""
+        """Yield the samples of one tar, each with its index there and the bytes that are decoded."""
         samples, extensions = read_index(part.idx), ("jpg", "pose")
         if self.shards.is_streamed:
             yield from read_tar(part.tar, samples, part.in_tar, extensions)
             return
         with fsspec.open(part.tar, "rb") as file:
-            for place in part.in_tar:
+            for index in part.in_tar:
                 payloads = {}
-                for component in samples[place]:
+                for component in samples[index]:
                     if component.extension in extensions:
                         file.seek(component.offset)
                         payloads[component.extension] = file.read(component.size)
-                yield place, payloads
+                yield index, payloads
 
 
 def damage(payloads: Payloads, num_keypoints: int) -> str | None:
@@ -173,17 +174,17 @@ def damage(payloads: Payloads, num_keypoints: int) -> str | None:
 
 
 def open_split(root: str | Path) -> Split:
-    """Open a folder of shards, wherever it lives, and choose every sample.
+    """Open a folder of shards, local or remote, and choose every sample.
 
-    root: a path, `s3://...`, `gs://...`, `http(s)://...`, or `pipe:COMMAND` that prints the file `{file}`.
-    What is compared with the manifest: see `open_shards`. Raises InputError.
+    root: a path, `s3://...`, `gs://...`, `http(s)://...`, or `pipe:COMMAND`, which prints the file `{file}`.
+    `open_shards` says what is compared with the manifest. Raises InputError.
     """
     shards = open_shards(root)
     manifest = shards.manifest
     if manifest.kind != "person":
-        raise InputError(f"{root}: the samples are whole photos; build the shards again with kind=person")
+        raise InputError(f"{root}: the samples are whole photos: build the shards again with kind=person")
     if not manifest.num_samples:
-        raise InputError(f"{root}: the shards hold no sample; build them again from another source")
+        raise InputError(f"{root}: the shards hold no sample: build them again from another source")
     indices = tuple(shards.folder / shard.idx_file for shard in manifest.shards)
     return Split(shards, shards.tars, indices, tuple(range(manifest.num_samples)))
 
@@ -193,57 +194,59 @@ def labelled_split(
 ) -> Split:
     """Choose the labelled samples: the first `labelled` (the published protocol), or as many at random.
 
-    Samples without a marked keypoint have no label to learn from and are passed over (COCO has no such ones).
-    subset_seed: None for the first ones, else the seed of the draw. Raises InputError where there are fewer.
+    Samples without an annotated keypoint have no label and are skipped (COCO has none). subset_seed: None for
+    the first ones, otherwise the seed of the choice. Raises InputError if there are fewer.
     """
-    marked, total = whole.marked, whole.num_samples
-    if not marked:
+    annotated, total = whole.annotated, whole.num_samples
+    if not annotated:
         raise InputError(
-            f"{whole.root}: none of the {total} samples has a marked keypoint; boxes of a detector and "
-            "unlabelled photos belong in data.unlabelled: give shards of annotated people"
+            f"{whole.root}: none of the {total} samples has an annotated keypoint: set data.train to shards "
+            "of annotated people; boxes of a detector and unlabelled photos belong in data.unlabelled"
         )
     if labelled == "all":
-        labelled = len(marked)
+        labelled = len(annotated)
     if labelled < 1:
         raise InputError(f"labelled = {labelled}: at least one sample must be labelled")
-    if labelled > len(marked):
-        with_marks = "" if len(marked) == total else f", {len(marked)} of them with a marked keypoint"
+    if labelled > len(annotated):
+        counted = "" if len(annotated) == total else f", {len(annotated)} of them with an annotated keypoint"
         raise InputError(
-            f"labelled = {labelled}, but {whole.root} holds {total} samples{with_marks}: "
+            f"labelled = {labelled}, but {whole.root} holds {total} samples{counted}: "
             "lower `labelled` or build the shards from more annotations"
         )
     if labelled == total:
         return whole
-    places = marked[:labelled]
+    ordinals = annotated[:labelled]
     if subset_seed is not None:
-        drawn = np.random.default_rng(subset_seed).permutation(len(marked))[:labelled]
-        places = sorted(marked[index] for index in drawn)
-    return _choose(whole, places, "labelled", index_dir)
+        drawn = np.random.default_rng(subset_seed).permutation(len(annotated))[:labelled]
+        ordinals = sorted(annotated[index] for index in drawn)
+    return _choose(whole, ordinals, "labelled", index_dir)
 
 
 def unlabelled_split(whole: Split, *, without: Split | None = None, index_dir: Path) -> Split:
     """Choose the unlabelled samples: all (the published protocol), or all `without` the labelled ones.
 
-    Raises InputError where none is left.
+    Raises InputError if none is left.
     """
     if without is None:
         return whole
     if without.root != whole.root:
-        raise ValueError(f"{without.root} is not {whole.root}: only a folder's own samples can be left out")
-    left_out = set(without.ordinals)
-    places = [place for place in whole.ordinals if place not in left_out]
-    if not places:
-        raise InputError(
-            f"all {whole.num_samples} samples of {whole.root} are labelled: none is left; "
-            "lower `labelled` or take the labelled ones as unlabelled too"
+        raise ValueError(
+            f"{without.root} is not {whole.root}: only samples of the same folder can be left out"
         )
-    return _choose(whole, places, "unlabelled", index_dir)
+    left_out = set(without.ordinals)
+    ordinals = [ordinal for ordinal in whole.ordinals if ordinal not in left_out]
+    if not ordinals:
+        raise InputError(
+            f"all {whole.num_samples} samples of {whole.root} are labelled, so none is left: lower "
+            "data.labelled or set data.unlabelled_includes_labelled to true"
+        )
+    return _choose(whole, ordinals, "unlabelled", index_dir)
 
 
-def _choose(whole: Split, places: Sequence[int], role: str, index_dir: Path) -> Split:
-    """Write the index files of some places (rising) of a whole folder; shards without any are left out."""
+def _choose(whole: Split, ordinals: Sequence[int], role: str, index_dir: Path) -> Split:
+    """Write the index files of some samples (ascending) of a folder; shards without any are left out."""
     index_dir.mkdir(parents=True, exist_ok=True)
-    wanted = np.asarray(places)
+    wanted = np.asarray(ordinals)
     tars, indices, start = [], [], 0
     for shard, tar, index in zip(whole.manifest.shards, whole.tars, whole.indices, strict=True):
         inside = wanted[(wanted >= start) & (wanted < start + shard.samples)] - start
@@ -251,4 +254,4 @@ def _choose(whole: Split, places: Sequence[int], role: str, index_dir: Path) -> 
         if len(inside):
             tars.append(tar)
             indices.append(subset_index(index, index_dir / f"{role}-{index.name}", inside.tolist()))
-    return Split(whole.shards, tuple(tars), tuple(indices), tuple(map(int, places)))
+    return Split(whole.shards, tuple(tars), tuple(indices), tuple(map(int, ordinals)))

@@ -1,9 +1,9 @@
-"""Files and tars that arrive as streams: over http, through curl, or from any command.
+"""Files and tars that arrive as streams, over http (by curl) or from any command.
 
-A stream cannot be searched, so a tar is read from its start, by webdataset's reader. Each header is compared
-with the shard's index before that reader sees it, so that it reads no member of another name or size, and
-nothing packed. A stream that breaks is opened again, and goes on where it broke. Memory and time are bounded,
-whatever the other side sends.
+A stream cannot be searched, so webdataset's reader reads a tar from its start. Each header is compared with
+the shard's index before that reader sees it, so the reader never reads a member of another name or size, or
+anything compressed. A stream that breaks is opened again and continues where it broke. Memory and time are
+bounded, whatever the other side sends.
 """
 
 import hashlib
@@ -28,27 +28,27 @@ from configs.load import InputError
 from sharding.store.index import Component, end_of, other_member
 from sharding.store.manifest import is_plain_name
 
-# curl tries again by itself what fails before the first byte. How long it may take is counted here.
+# curl itself retries what fails before the first byte. The time limits are enforced here.
 CURL = (
     "curl --fail --silent --show-error --location --globoff --max-redirs 10 --proto =http,https "
     "--connect-timeout 30 --retry 5 --retry-connrefused"
 )
 RETRIES = 3
-"""How often a stream is opened again without a sample in between."""
+"""How often a stream is opened again without a new sample in between."""
 WAIT_S = 1.0
-"""Before the first time; doubled for each further one."""
+"""The wait before the first retry; it doubles for each further one."""
 BUDGET_S = 120.0
-"""How long a file may keep its reader waiting without progress, in all the times that it is opened."""
+"""How long a reader waits for a file without progress, over all retries."""
 STALL_S = 60.0
-"""How long a stream may give fewer than LEAST_BYTES before it counts as broken."""
+"""How long a stream may deliver fewer than LEAST_BYTES before it counts as broken."""
 LEAST_BYTES = 60_000
 NOTICE_S = 10.0
-"""After so much waiting the file that is waited for is named."""
+"""After this wait, a warning names the file."""
 EXIT_S = 5.0
 _PIECE_BYTES = 1 << 20
 _MOST_END_BYTES = 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
 _CURL_SAYS = {
-    1: "it leads to something else than http, or answers so",
+    1: "it redirects to something other than http, or is not answered in http",
     3: "the address is malformed",
     6: "the host is not known",
     7: "no connection",
@@ -62,15 +62,15 @@ _CURL_SAYS = {
     127: "it is not installed",
 }
 _FINAL = frozenset({1, 3, 47, 60, 127})
-"""curl's statuses that another try would not change."""
+"""Exit codes of curl for which a retry is useless."""
 _PASSING = frozenset({"408", "425", "429"})
-"""The 4xx of http that another try may change."""
+"""The 4xx statuses of http for which a retry may help."""
 
 Payloads = dict[str, bytes]
 
 
 class StreamError(OSError):
-    """A stream that gave no more; is_final: another try would not help."""
+    """A stream ended early; is_final: a retry would not help."""
 
     def __init__(self, reason: str, *, is_final: bool = False) -> None:
         super().__init__(reason)
@@ -78,13 +78,13 @@ class StreamError(OSError):
 
 
 class BrokenStreamError(Exception):
-    """A stream gave less or other bytes than its index says, also when it was opened again."""
+    """A stream delivered fewer or other bytes than its index says, even after retries."""
 
 
 def locate(root: str, file: str) -> str:
-    """Return the address of a file of a stream's folder, as `fetch` and `read_tar` take it.
+    """Return the address of a file in a streamed folder, for `fetch` and `read_tar`.
 
-    root: `http(s)://...`, the file follows after a slash; or `pipe:COMMAND`, in which `{file}` stands for it.
+    root: `http(s)://...`, after which the file follows, or `pipe:COMMAND`, in which `{file}` stands for it.
     """
     if not root.startswith("pipe:"):
         return f"{_escape(root).rstrip('/')}/{quote(file, safe='')}"
@@ -94,13 +94,13 @@ def locate(root: str, file: str) -> str:
         )
     if not is_plain_name(file):
         raise InputError(
-            f"{root}: {file!r} cannot stand in a command: give the shards a name of plain letters"
+            f"{root}: {file!r} cannot be part of a command: give the shards a name of plain letters"
         )
     return root.replace("{file}", file)
 
 
 def fetch(url: str, path: Path, *, most: int) -> None:
-    """Write a whole file to `path`. Raises InputError, also where it has more than `most` bytes."""
+    """Write a whole file to `path`. Raises InputError, also if it has more than `most` bytes."""
     patience = _Patience(url)
     while True:
         try:
@@ -110,8 +110,7 @@ def fetch(url: str, path: Path, *, most: int) -> None:
                     size += file.write(piece)
                 if size > most:
                     raise InputError(
-                        f"{url}: the file is larger than the {most:,} bytes that it can have: "
-                        "correct the address"
+                        f"{url}: the file is larger than the expected {most:,} bytes: correct the address"
                     )
                 stream.check_ending()
             return
@@ -125,23 +124,23 @@ def fetch(url: str, path: Path, *, most: int) -> None:
 def read_tar(
     url: str,
     samples: Sequence[tuple[Component, ...]],
-    places: Sequence[int],
+    wanted: Sequence[int],
     extensions: Sequence[str],
     compare: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[int, Payloads]]:
-    """Yield some samples of a tar, each with its place and the bytes of some of its members.
+    """Yield some samples of a tar, each with its index and the bytes of some of its members.
 
-    samples: all of the tar, from its index. places: those wanted, rising. compare: is called at the end with
-    the SHA-256 of the whole tar, which is read on for it; without it nothing is read beyond the last sample
-    wanted. Raises BrokenStreamError.
+    samples: all samples of the tar, from its index. wanted: ascending indices of the samples to yield.
+    compare: called at the end with the SHA-256 of the whole tar, which is read to its end for it; without it,
+    nothing is read beyond the last wanted sample. Raises BrokenStreamError.
     """
     patience = _Patience(url)
     done = 0
     while True:
         try:
             with _open(url, patience) as stream:
-                for found in _read_once(stream, samples, places[done:], extensions, compare):
-                    yield found
+                for sample in _read_once(stream, samples, wanted[done:], extensions, compare):
+                    yield sample
                     done += 1
                     patience.renew()
             return
@@ -153,37 +152,37 @@ def read_tar(
 def _read_once(
     stream: "_Stream",
     samples: Sequence[tuple[Component, ...]],
-    places: Sequence[int],
+    wanted: Sequence[int],
     extensions: Sequence[str],
     compare: Callable[[str], None] | None,
 ) -> Iterator[tuple[int, Payloads]]:
-    wanted = set(places)
+    is_wanted = set(wanted)
     tar = _Tar(stream, samples)
-    for place, sample in enumerate(samples if compare else samples[: places[-1] + 1]):
+    for index, sample in enumerate(samples if compare else samples[: wanted[-1] + 1]):
         payloads = {}
         for component in sample:
             payload = tar.read_member(component)
-            if place in wanted and component.extension in extensions:
+            if index in is_wanted and component.extension in extensions:
                 payloads[component.extension] = payload
-        if place in wanted:
-            yield place, payloads
+        if index in is_wanted:
+            yield index, payloads
     if compare:
         compare(tar.read_end())
 
 
 class _Patience:
-    """How often a file is still opened, and how long it may still keep its reader waiting."""
+    """The remaining retries of a file, and the remaining time that its reader waits for it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.renew()
 
     def renew(self) -> None:
-        """Begin anew, after progress."""
+        """Reset both, after progress."""
         self._failures, self.left_s = 0, BUDGET_S
 
     def tries_again(self, error: StreamError) -> bool:
-        """Whether the file is to be opened again after this error; if so, says it and waits a little."""
+        """Whether to open the file again after this error; if so, warns and waits for a moment."""
         self._failures += 1
         if error.is_final or self._failures > RETRIES or self.left_s <= 0:
             return False
@@ -203,7 +202,7 @@ def _open(url: str, patience: _Patience) -> Iterator["_Stream"]:
 
 
 class _Stream:
-    """What a command prints, hashed as it is read. Waiting for it counts only while next to nothing comes."""
+    """The output of a command, hashed while it is read. Waiting counts only while almost nothing arrives."""
 
     def __init__(self, url: str, patience: _Patience) -> None:
         self._url, self._patience = url, patience
@@ -218,13 +217,13 @@ class _Stream:
         self._poll = select.poll()
         self._poll.register(self._output, select.POLLIN)
         self._digest = hashlib.sha256()
-        self._waited_s, self._came, self._has_told = 0.0, 0, False
+        self._waited_s, self._received, self._has_warned = 0.0, 0, False
         self._is_idle = self._is_curl
         self._reason: str | None = None
         self.is_final = False
 
     def read(self, count: int) -> bytes:
-        """Return the next `count` bytes; fewer only where the output ends. Raises StreamError."""
+        """Return the next `count` bytes; fewer only at the end of the output. Raises StreamError."""
         pieces = []
         while count > 0 and (piece := self._read_some(min(count, _PIECE_BYTES))):
             pieces.append(piece)
@@ -235,17 +234,17 @@ class _Stream:
 
     @property
     def sha256(self) -> str:
-        """Hash of what was read so far."""
+        """Hash of all bytes so far."""
         return self._digest.hexdigest()
 
     def check_ending(self) -> None:
-        """Raises StreamError where the command failed."""
+        """Raise StreamError if the command failed."""
         reason = self.end()
         if reason is not None:
             raise StreamError(reason, is_final=self.is_final)
 
     def end(self) -> str | None:
-        """Stop the command; gives how it failed, None where it did not. (Cut off early, it may well fail.)"""
+        """Stop the command; returns how it failed, or None. (A command that is cut off early often fails.)"""
         if not self._output.closed:
             self._patience.left_s -= self._waited_s
             self._output.close()
@@ -258,9 +257,9 @@ class _Stream:
         return self._reason
 
     def _explain(self, status: int) -> str | None:
-        """Say how the command failed; sets `is_final` where it would fail again."""
+        """Return how the command failed; sets `is_final` if it would fail again."""
         errors = self._process.stderr
-        said = "" if errors is None else errors.read().decode(errors="replace").strip()
+        printed = "" if errors is None else errors.read().decode(errors="replace").strip()
         if errors is not None:
             errors.close()
         if status == 0:
@@ -269,63 +268,63 @@ class _Stream:
             return "its command did not end and was killed"
         if not self._is_curl:
             return f"its command ended with status {status}"
-        answer = re.search(r"returned error: (\d+)", said) if status == 22 else None
+        answer = re.search(r"returned error: (\d+)", printed) if status == 22 else None
         self.is_final = status in _FINAL or bool(answer and answer[1][0] == "4" and answer[1] not in _PASSING)
         if answer:
-            what = ", as for a file that is not there" if answer[1] in ("403", "404", "410") else ""
-            return f"curl: the server refused it with status {answer[1]}{what}"
-        own = re.search(rf"curl: \({status}\) (.*)", said)
+            what = ", which means that the file is not there" if answer[1] in ("403", "404", "410") else ""
+            return f"curl: the server answered with status {answer[1]}{what}"
+        own = re.search(rf"curl: \({status}\) (.*)", printed)
         return f"curl: {_CURL_SAYS.get(status) or (own[1] if own else f'status {status}')}"
 
     def _read_some(self, most: int) -> bytes:
-        """Return the next bytes, at most so many, none at the end. Raises StreamError after a stall."""
+        """Return at most `most` next bytes, none at the end. Raises StreamError after a stall."""
         limit_s = min(STALL_S, self._patience.left_s)
         is_ready: list[Any] = []
         while not is_ready:
-            until_s = limit_s if self._has_told else min(NOTICE_S, limit_s)
+            until_s = limit_s if self._has_warned else min(NOTICE_S, limit_s)
             began = time.monotonic()
             is_ready = self._poll.poll(1000 * max(0.0, until_s - self._waited_s))
             self._waited_s += time.monotonic() - began
             if self._waited_s >= limit_s:
                 self._is_idle = True
-                raise StreamError(f"{self._came or 'no'} bytes came in {self._waited_s:.0f} s")
-            if self._waited_s >= NOTICE_S and not self._has_told:
-                self._has_told = True
-                warnings.warn(f"{self._url}: this file is waited for; next to nothing comes", stacklevel=2)
+                raise StreamError(f"{self._received or 'no'} bytes arrived in {self._waited_s:.0f} s")
+            if self._waited_s >= NOTICE_S and not self._has_warned:
+                self._has_warned = True
+                warnings.warn(f"{self._url}: waiting for this file; almost nothing arrives", stacklevel=2)
         piece = os.read(self._output.fileno(), most)
         self._is_idle = self._is_curl and bool(piece)
-        self._came += len(piece)
-        if self._came >= LEAST_BYTES:
-            self._waited_s, self._came, self._has_told = 0.0, 0, False
+        self._received += len(piece)
+        if self._received >= LEAST_BYTES:
+            self._waited_s, self._received, self._has_warned = 0.0, 0, False
         return piece
 
 
 class _Tar:
-    """A tar as it arrives, member by member; webdataset's reader takes its bytes through `read`."""
+    """A tar that arrives member by member; webdataset's reader gets its bytes from `read`."""
 
     def __init__(self, stream: _Stream, samples: Sequence[tuple[Component, ...]]) -> None:
         self._stream = stream
         self._coming = chain.from_iterable(samples)
         self._next = next(self._coming, None)
         self._end = end_of(samples)
-        self._place = 0
-        self._said: tuple[Any, ...] = ()
+        self._position = 0
+        self._error_args: tuple[Any, ...] = ()
         self._members = tar_file_iterator(self, skip_meta=None)
 
     def read_member(self, component: Component) -> bytes:
         """Return the payload of the next member, which must be `component`.
 
-        Raises BrokenStreamError where it is another, whose payload is not read then, whatever its size, and
-        StreamError where the tar ends before it.
+        Raises BrokenStreamError if it is a different member, whose payload is then not read, whatever its
+        size, and StreamError if the tar ends before it.
         """
         try:
             payload: bytes = next(self._members)["data"]
         except (BrokenStreamError, StreamError) as error:
-            error.args = self._said  # to which the reader adds words of its own
+            error.args = self._error_args  # without what the reader adds to them
             raise
         except (StopIteration, tarfile.TarError) as error:
             reason = self._stream.end()
-            is_between = self._place == component.offset - tarfile.BLOCKSIZE
+            is_between = self._position == component.offset - tarfile.BLOCKSIZE
             verb = "ended" if is_between and not reason else "broke off"
             raise StreamError(
                 f"it {verb} before {component.member} ({reason or 'the tar is cut short'})",
@@ -334,26 +333,26 @@ class _Tar:
         return payload
 
     def read_end(self) -> str:
-        """Read what follows the last member; gives the SHA-256 of the whole. Raises BrokenStreamError."""
-        most = self._end + _MOST_END_BYTES - self._place
+        """Read what follows the last member; returns the SHA-256 of the tar. Raises BrokenStreamError."""
+        most = self._end + _MOST_END_BYTES - self._position
         if len(self._stream.read(most + 1)) > most:
-            raise BrokenStreamError("it goes on after the last member of its index")
+            raise BrokenStreamError("it continues after the last member of its index")
         self._stream.check_ending()
         return self._stream.sha256
 
     def read(self, count: int) -> bytes:
-        """Return at most `count` bytes: a header alone, and only if it is the next one of the index."""
+        """Return at most `count` bytes; a header comes alone, and only if it is the next one of the index."""
         header_at = self._next.offset - tarfile.BLOCKSIZE if self._next else None
         if header_at is not None:
-            count = min(count, (header_at - self._place) or tarfile.BLOCKSIZE)
+            count = min(count, (header_at - self._position) or tarfile.BLOCKSIZE)
         try:
             piece = self._stream.read(count)
-            if self._place == header_at and len(piece) == tarfile.BLOCKSIZE:
+            if self._position == header_at and len(piece) == tarfile.BLOCKSIZE:
                 self._check_header(piece)
         except (BrokenStreamError, StreamError) as error:
-            self._said = error.args
+            self._error_args = error.args
             raise
-        self._place += len(piece)
+        self._position += len(piece)
         return piece
 
     def _check_header(self, header: bytes) -> None:
@@ -362,7 +361,7 @@ class _Tar:
         try:
             other = other_member(header, component)
         except tarfile.HeaderError as error:
-            raise BrokenStreamError(f"no tar header stands before {component.member} ({error})") from error
+            raise BrokenStreamError(f"there is no tar header before {component.member} ({error})") from error
         if other is not None:
             raise BrokenStreamError(
                 f"it has {other} where the index has {component.member} ({component.size} bytes)"
@@ -371,7 +370,7 @@ class _Tar:
 
 
 def _escape(root: str) -> str:
-    """The address as http takes it: what the user typed, with what cannot stand in an address escaped."""
+    """The address as the user typed it, with characters escaped that http does not allow."""
     scheme, _, rest = root.partition("://")
     host, slash, path = rest.partition("/")
     path = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path)

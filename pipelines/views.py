@@ -1,8 +1,8 @@
-"""How the views of a person are drawn: settings only; `graph.py` does the drawing.
+"""How the views of a person are drawn: the settings. `graph.py` and `cache/draw.py` draw.
 
-A view's frame, which all policies share: the person's box, its short side grown to the view's aspect and
-both sides padded (`BOX_PADDING`), is laid with its centre on view pixel (W/2, H/2) and its width on W. A
-policy then changes the box's scale, rotates about the centre and mirrors (x -> W - x).
+All policies start from the same frame: the person's box, extended to the aspect ratio of the view and padded
+(`BOX_PADDING`), fills the width of the view, with its centre at view pixel (W/2, H/2). A policy then scales
+the box, rotates it about the centre and mirrors it (x -> W - x).
 """
 
 from dataclasses import field, replace
@@ -13,18 +13,18 @@ from pydantic import Field
 from configs.settings import settings
 
 MEAN_RGB = (0.485, 0.456, 0.406)
-"""ImageNet's mean colour, of values in 0..1."""
+"""The mean colour of ImageNet, for values in 0..1."""
 STD_RGB = (0.229, 0.224, 0.225)
-"""ImageNet's standard deviation, of values in 0..1."""
+"""The standard deviation of ImageNet, for values in 0..1."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Border = Literal["mean", "black"]
-"""Colour of what lies beyond the stored pixels: ImageNet's mean (0 once normalised) or black."""
+"""Colour beyond the stored pixels: the mean of ImageNet (0 after normalisation) or black."""
 BORDER_GREYS: dict[Border, tuple[int, ...]] = {
     "mean": tuple(round(255 * mean) for mean in MEAN_RGB),
     "black": (0, 0, 0),
 }
-"""The same as grey levels of red, green and blue."""
+"""The same as levels 0..255 of red, green and blue."""
 
 
 @settings
@@ -32,55 +32,59 @@ class AffinePolicy:
     """How one view is drawn. The defaults are the published weak view, except for the border."""
 
     scale_sd: Annotated[float, Field(ge=0)] = 0.25
-    """Deviation of the box's scale factor about 1; a factor above 1 shows more around the person."""
+    """Standard deviation of the scale factor of the box, whose mean is 1; above 1 the view shows more around
+    the person."""
     scale_min: Annotated[float, Field(gt=0)] = 0.75
-    """Smallest scale factor; smaller draws become this."""
+    """Smallest scale factor; smaller random values are raised to it."""
     scale_max: Annotated[float, Field(gt=0)] = 1.25
-    """Largest scale factor; larger draws become this."""
+    """Largest scale factor; larger random values are lowered to it."""
     rotation_sd_deg: Annotated[float, Field(ge=0)] = 30.0
-    """Deviation of the rotation, in degrees, where there is one."""
+    """Standard deviation of the rotation angle of rotated samples, in degrees."""
     rotation_max_deg: Annotated[float, Field(ge=0)] = 60.0
-    """Largest rotation either way; larger draws become this."""
+    """Largest rotation angle in either direction, in degrees; larger random values are reduced to it."""
     rotation_probability: Share = 0.6
     """Share of the samples that are rotated."""
     flip_probability: Share = 0.5
     """Share of the samples that are mirrored."""
     border: Border = "mean"
-    """Colour beyond the stored pixels: mean (ImageNet's) or black."""
+    """Colour beyond the stored pixels: mean (the mean colour of ImageNet) or black."""
 
     def __post_init__(self) -> None:
         if not self.scale_min <= 1 <= self.scale_max:
-            raise ValueError(f"scale_min {self.scale_min} and scale_max {self.scale_max} must enclose 1")
+            raise ValueError(
+                f"scale_min {self.scale_min} must be at most 1, and scale_max {self.scale_max} at least 1"
+            )
 
 
 PUBLISHED_WEAK = AffinePolicy(border="black")
-"""Labelled and weak views of Xie et al. 2021 and its successors."""
+"""The labelled and weak views of Xie et al. 2021 and of later methods."""
 PUBLISHED_STRONG = AffinePolicy(rotation_probability=0.8, flip_probability=0.0)
-"""Their strong view, applied on top of the weak one. For its border take `border: black` here and
+"""Their strong view, relative to the weak one. For their border, set `border: black` here and
 `strong_beyond_weak: mean` in `ViewSettings`. Differs from Xie et al.: a rigid rotation, no shear."""
 PLAIN = AffinePolicy(scale_sd=0.0, rotation_probability=0.0, flip_probability=0.0)
-"""Nothing random: the view that is scored."""
+"""Nothing is random: the view that is scored."""
 
 
 @settings
 class ViewSettings:
-    """Size of the network's input, and how the views shown to it are drawn."""
+    """The size of the network's input, and how its views are drawn."""
 
     size_hw: tuple[Annotated[int, Field(ge=32, le=4096)], Annotated[int, Field(ge=32, le=4096)]] = (256, 192)
-    """Height and width of every view, in pixels; multiples of 4, the stride of heatmaps."""
+    """Height and width of every view in pixels, multiples of 4, which is the stride of the heatmaps."""
     labelled: AffinePolicy = field(default_factory=AffinePolicy)
     """How the labelled view is drawn."""
     weak: AffinePolicy = field(default_factory=AffinePolicy)
-    """How the weak view is drawn, which the teacher sees."""
+    """How the weak view, which the teacher sees, is drawn."""
     strong: AffinePolicy = PUBLISHED_STRONG
-    """How the strong view is drawn, which the student sees, relative to the weak view; never mirrored."""
+    """How the strong view, which the student sees, is drawn relative to the weak view; it is never
+    mirrored."""
     strong_beyond_weak: Literal["photo", "mean"] = "photo"
-    """What the strong view shows beyond the weak view: the photo, which goes on there, or ImageNet's mean
-    colour, as where the weak view itself is warped (published)."""
+    """What the strong view shows beyond the border of the weak view: more of the photo, or the mean colour of
+    ImageNet, as if the weak view itself were warped (published)."""
 
     def __post_init__(self) -> None:
         if any(side % 4 for side in self.size_hw):
-            raise ValueError(f"size_hw {self.size_hw} must be multiples of 4")
+            raise ValueError(f"size_hw {self.size_hw}: both numbers must be multiples of 4")
         if self.strong.flip_probability:
             raise ValueError(
                 "strong.flip_probability must be 0: teacher and student must agree on left and right"

@@ -1,7 +1,8 @@
-"""Views from decoded crops on the CPU: OpenCV, a batch's samples shared by threads.
+"""Views from decoded crops on the CPU, with OpenCV; threads share the samples of a batch.
 
-A pixel is sampled bilinearly where its matrix says, with the policy's border colour beyond the crop, and
-normalised: the very grey levels of the DALI graph on the CPU, in less time (docs/results.md).
+A pixel is sampled bilinearly at the position that its matrix gives, with the policy's border colour beyond
+the crop, and normalised. The levels equal those of the DALI graph on the CPU and take less time
+(docs/results.md).
 """
 
 import threading
@@ -21,9 +22,9 @@ from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, Border
 NORMALISED_FROM_GREY = np.column_stack(
     [np.diag(1 / (255 * np.array(STD_RGB))), -np.array(MEAN_RGB) / STD_RGB]
 )
-"""(3, 4): a pixel's normalised values from its grey levels and 1."""
-SAMPLES_A_TASK = 4
-"""Few enough that threads end a batch together, enough that handing out costs nothing."""
+"""(3, 4): the normalised values of a pixel from its levels and 1."""
+SAMPLES_PER_TASK = 4
+"""Few enough that all threads end a batch together, enough that distributing the tasks costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class View:
     """(N, 2, 3) float32: view pixels from stored pixels."""
     border: Border
     from_weak: np.ndarray | None = None
-    """(N, 2, 3) float32: view pixels from pixels of the weak view, where the view is to end with it."""
+    """(N, 2, 3) float32: view pixels from pixels of the weak view, if the view must end at its border."""
 
 
 class CpuWarp:
-    """Warps the views of batches in its own threads."""
+    """Warps the views of batches in threads."""
 
     def __init__(self, size_hw: tuple[int, int], threads: int) -> None:
-        # OpenCV's setting is the whole process's: its threads and these would stand in each other's way.
+        # This setting applies to the whole process: OpenCV's threads would compete with these.
         cv2.setNumThreads(1)
         self._size_hw = size_hw
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="warp")
@@ -50,15 +51,15 @@ class CpuWarp:
         self._memory = RecycledMemory()
 
     def start(self, crops: Sequence[np.ndarray], views: Sequence[View]) -> Callable[[], dict[str, Tensor]]:
-        """Begin to warp crops (H, W, 3) uint8; the function returned waits, and gives the views by name.
+        """Begin to warp crops (H, W, 3) uint8; the returned function waits, and returns the views by name.
 
-        They are (N, H, W, 3) float32, normalised, in memory of their own until they are let go.
+        They are (N, H, W, 3) float32, normalised; their memory is reused once nothing references them.
         """
         shape = (len(crops), *self._size_hw, 3)
         images = {view.name: self._memory.take(shape) for view in views}
         if any(view.from_weak is not None for view in views):
-            import pipelines.fade_numba  # noqa: F401  # compiled here, before the threads ask for it
-        starts = range(0, len(crops), SAMPLES_A_TASK)
+            import pipelines.fade_numba  # noqa: F401  # compiled here, before the threads need it
+        starts = range(0, len(crops), SAMPLES_PER_TASK)
         tasks = [self._pool.submit(self._warp, crops, views, images, start) for start in starts]
         return partial(_finish, tasks, images)
 
@@ -69,36 +70,36 @@ class CpuWarp:
     def _warp(
         self, crops: Sequence[np.ndarray], views: Sequence[View], images: dict[str, np.ndarray], start: int
     ) -> None:
-        """Warp the views of a few samples.
+        """Warp the views of some samples.
 
-        They get a fourth channel for it: OpenCV takes three apart and puts them together, which costs more
-        than the rest, for the same pixels.
+        They get a fourth channel for it: OpenCV splits and merges three channels, which takes longer than
+        everything else, for the same pixels.
         """
         size_wh = (self._size_hw[1], self._size_hw[0])
         view, grey, level = self._view_buffers()
-        for row in range(start, min(start + SAMPLES_A_TASK, len(crops))):
+        for row in range(start, min(start + SAMPLES_PER_TASK, len(crops))):
             crop = self._crop_buffer(crops[row].shape[:2])
             cv2.cvtColor(crops[row], cv2.COLOR_RGB2RGBA, dst=crop)
-            for each in views:
-                border = (*BORDER_GREYS[each.border], 0)
-                cv2.warpAffine(crop, each.from_stored[row], size_wh, dst=view, borderValue=border)
+            for spec in views:
+                border = (*BORDER_GREYS[spec.border], 0)
+                cv2.warpAffine(crop, spec.from_stored[row], size_wh, dst=view, borderValue=border)
                 cv2.cvtColor(view, cv2.COLOR_RGBA2RGB, dst=grey)
-                np.copyto(level, grey)  # because transform keeps the type
-                cv2.transform(level, NORMALISED_FROM_GREY, dst=images[each.name][row])
-                if each.from_weak is not None:
+                np.copyto(level, grey)  # because cv2.transform keeps the dtype
+                cv2.transform(level, NORMALISED_FROM_GREY, dst=images[spec.name][row])
+                if spec.from_weak is not None:
                     from pipelines.fade_numba import fade_view
 
-                    fade_view(images[each.name][row], each.from_weak[row])
+                    fade_view(images[spec.name][row], spec.from_weak[row])
 
     def _view_buffers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """This thread's own memory for a view: with four channels, with three, and with three as floats."""
+        """This thread's buffers for a view: with four channels, with three, and with three as floats."""
         if not hasattr(self._scratch, "views"):
             kinds = ((4, np.uint8), (3, np.uint8), (3, np.float32))
             self._scratch.views = tuple(np.empty((*self._size_hw, count), dtype) for count, dtype in kinds)
         return self._scratch.views
 
     def _crop_buffer(self, size_hw: tuple[int, int]) -> np.ndarray:
-        """This thread's own memory for a crop with four channels; it grows with the largest one."""
+        """This thread's buffer for a crop with four channels; it grows to the size of the largest one."""
         num_bytes = size_hw[0] * size_hw[1] * 4
         if not hasattr(self._scratch, "crop") or len(self._scratch.crop) < num_bytes:
             self._scratch.crop = np.empty(num_bytes, np.uint8)

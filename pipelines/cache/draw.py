@@ -1,8 +1,9 @@
-"""What `graph.py` draws, in numpy: which samples a batch shows, and by which matrices.
+"""What `graph.py` draws, in numpy: the samples of a batch and the matrices of their views.
 
-Everything is drawn on the host: it takes a fraction of a millisecond in the thread that prepares a batch,
-a GPU gets it by a few small copies instead of forty tiny kernels, and a seed gives the same views anywhere.
-A batch's draws are keyed by the stream's seed and the batch's number; nothing of them needs to be saved.
+Everything is drawn on the host. This takes a fraction of a millisecond in the thread that prepares a batch, a
+GPU needs a few small copies instead of forty small kernels, and a seed gives the same views on any device.
+The random numbers of a batch follow from the seed of the stream and the number of the batch, so no state has
+to be saved.
 """
 
 from dataclasses import dataclass
@@ -18,53 +19,53 @@ from pipelines.warp import View
 from sharding.samples.crop import BOX_PADDING
 
 VERSION = 1
-"""Raised when a draw changes so that an old checkpoint would continue another stream."""
+"""Increased when a change of what is drawn would make an old checkpoint continue a different stream."""
 
 _ORDER, _VIEWS = 0, 1
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All of a batch but its pixels."""
+    """Everything of a batch except its pixels."""
 
-    places: np.ndarray
-    """(N,) int64: which samples of the store."""
+    indices: np.ndarray
+    """(N,) int64: the samples of the store."""
     views: tuple[View, ...]
     values: dict[str, Tensor]
-    """What goes with the views, by the names of the graph's outputs."""
+    """The other outputs, by the names that the graph gives them."""
 
 
 class Order:
-    """One seeded permutation of all samples after the other, endlessly; batches run over their ends."""
+    """An endless sequence of seeded permutations of all samples; batches may span the end of one."""
 
     def __init__(self, num_samples: int, seed: int) -> None:
         self._num_samples, self._seed = num_samples, seed
         self._pass = -1
         self._permutation = np.empty(0, np.int64)
 
-    def places(self, number: int, batch_size: int) -> np.ndarray:
-        """Return which samples batch `number` shows, (batch_size,) int64."""
+    def indices(self, number: int, batch_size: int) -> np.ndarray:
+        """Return the samples of batch `number`, (batch_size,) int64."""
         passes, inside = divmod(np.arange(number * batch_size, (number + 1) * batch_size), self._num_samples)
-        places = np.empty(batch_size, np.int64)
-        for each in np.unique(passes):
-            here = passes == each
-            places[here] = self._permuted(int(each))[inside[here]]
-        return places
+        indices = np.empty(batch_size, np.int64)
+        for pass_number in np.unique(passes):
+            is_in_pass = passes == pass_number
+            indices[is_in_pass] = self._permuted(int(pass_number))[inside[is_in_pass]]
+        return indices
 
-    def _permuted(self, number: int) -> np.ndarray:
-        if number != self._pass:
-            rng = np.random.default_rng([self._seed, _ORDER, number])
-            self._pass, self._permutation = number, rng.permutation(self._num_samples)
+    def _permuted(self, pass_number: int) -> np.ndarray:
+        if pass_number != self._pass:
+            rng = np.random.default_rng([self._seed, _ORDER, pass_number])
+            self._pass, self._permutation = pass_number, rng.permutation(self._num_samples)
         return self._permutation
 
 
-def draws_of(seed: int, number: int) -> np.random.Generator:
-    """Return the generator of the views of batch `number`."""
+def view_generator(seed: int, number: int) -> np.random.Generator:
+    """Return the generator of the random numbers for the views of batch `number`."""
     return np.random.default_rng([seed, _VIEWS, number])
 
 
 def draw_scale(policy: AffinePolicy, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw the factors of the boxes' sizes, (count,)."""
+    """Draw the scale factors of the boxes, (count,)."""
     return np.clip(1.0 + policy.scale_sd * rng.standard_normal(count), policy.scale_min, policy.scale_max)
 
 
@@ -76,7 +77,7 @@ def draw_angle_deg(policy: AffinePolicy, count: int, rng: np.random.Generator) -
 
 
 def draw_flip(policy: AffinePolicy, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw which views are mirrored, (count,) bool."""
+    """Draw whether each view is mirrored, (count,) bool."""
     return rng.random(count) < policy.flip_probability
 
 
@@ -87,7 +88,7 @@ def view_from_stored(
     flip: np.ndarray,
     size_hw: tuple[int, int],
 ) -> np.ndarray:
-    """Return the matrices (N, 2, 3) float64 of boxes (N, 4) for drawn scale, angle and flip, each (N,)."""
+    """Return the matrices (N, 2, 3) float64 of boxes (N, 4) for scale, angle and flip, each (N,)."""
     height, width = size_hw
     boxes_xywh = boxes_xywh.astype(np.float64)
     centre_xy = boxes_xywh[:, :2] + 0.5 * boxes_xywh[:, 2:]
@@ -119,29 +120,31 @@ def _about(
     return matrix
 
 
-def labelled_plan(store: Store, places: np.ndarray, rng: np.random.Generator, *, views: ViewSettings) -> Plan:
+def labelled_plan(
+    store: Store, indices: np.ndarray, rng: np.random.Generator, *, views: ViewSettings
+) -> Plan:
     """Plan what `graph.labelled_graph` gives: image, points_xy, v, flipped."""
     assert store.keypoints is not None
-    policy, count = views.labelled, len(places)
+    policy, count = views.labelled, len(indices)
     scale, flip, angle_deg = (draw(policy, count, rng) for draw in (draw_scale, draw_flip, draw_angle_deg))
-    matrix = view_from_stored(store.boxes_xywh[places], scale, angle_deg, flip, views.size_hw)
+    matrix = view_from_stored(store.boxes_xywh[indices], scale, angle_deg, flip, views.size_hw)
     matrix = matrix.astype(np.float32)
-    keypoints = torch.from_numpy(store.keypoints[places])
+    keypoints = torch.from_numpy(store.keypoints[indices])
     values = {
         "points_xy": geometry.apply(torch.from_numpy(matrix), keypoints[..., :2]),
         "v": keypoints[..., 2].contiguous(),
         "flipped": torch.from_numpy(flip.astype(np.int32)),
     }
-    return Plan(places, (View("image", matrix, policy.border),), values)
+    return Plan(indices, (View("image", matrix, policy.border),), values)
 
 
 def unlabelled_plan(
-    store: Store, places: np.ndarray, rng: np.random.Generator, *, views: ViewSettings
+    store: Store, indices: np.ndarray, rng: np.random.Generator, *, views: ViewSettings
 ) -> Plan:
     """Plan what `graph.unlabelled_graph` gives: weak, strong, strong_from_weak."""
-    weak, count = views.weak, len(places)
+    weak, count = views.weak, len(indices)
     scale, flip, angle_deg = (draw(weak, count, rng) for draw in (draw_scale, draw_flip, draw_angle_deg))
-    weak_from_stored = view_from_stored(store.boxes_xywh[places], scale, angle_deg, flip, views.size_hw)
+    weak_from_stored = view_from_stored(store.boxes_xywh[indices], scale, angle_deg, flip, views.size_hw)
     scale, angle_deg = (draw(views.strong, count, rng) for draw in (draw_scale, draw_angle_deg))
     relative = strong_from_weak(scale, angle_deg, views.size_hw)
     strong_from_stored = relative[:, :, :2] @ weak_from_stored
@@ -152,4 +155,4 @@ def unlabelled_plan(
         View("weak", weak_from_stored.astype(np.float32), weak.border),
         View("strong", strong_from_stored.astype(np.float32), views.strong.border, ends_with),
     )
-    return Plan(places, shown, {"strong_from_weak": torch.from_numpy(relative)})
+    return Plan(indices, shown, {"strong_from_weak": torch.from_numpy(relative)})

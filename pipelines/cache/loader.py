@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from configs.load import InputError
-from pipelines.cache.draw import Order, Plan, draws_of
+from pipelines.cache.draw import Order, Plan, view_generator
 from pipelines.cache.store import Store
 from pipelines.cache.warp.host import HostWarp
 from pipelines.endless import Batch, TrainLoader
-from pipelines.stream_reader import Feed
+from pipelines.stream_reader import StreamReader
 
 MakePlan = Callable[[Store, np.ndarray, np.random.Generator], Plan]
 Outputs = dict[str, Tensor]
@@ -24,17 +24,17 @@ class Warp(Protocol):
     """A kernel and its threads."""
 
     def prepare(self, plan: Plan) -> Callable[[], Outputs]:
-        """Begin a batch, in a thread of the loader; what is returned is called by the trainer."""
+        """Begin a batch, in a thread of the loader; the trainer calls the returned function."""
 
     def close(self) -> None:
         """Stop the threads."""
 
 
 class CachedLoader(TrainLoader[Batch]):
-    """Endless batches of one rank whose samples are decoded once, when it is made.
+    """Endless batches of one rank whose samples are decoded once, when the loader is made.
 
-    Every pass shows each sample once. What a batch is depends on its number alone, so a state is the number
-    of batches given.
+    Every pass shows each sample once. A batch depends only on its number, so the state is the number of
+    batches so far.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class CachedLoader(TrainLoader[Batch]):
         threads: int,
         prefetch: int,
         signature: dict[str, Any],
-        feed: Feed | None,
+        stream_reader: StreamReader | None,
     ) -> None:
-        """fill: decodes; called again after `close` and where a state lost other samples.
+        """fill: decodes the samples; it is called again after `close`, and if a state has other lost samples.
 
-        threads, prefetch: as `LoaderSettings`. Raises InputError where the samples cannot be kept or decoded.
+        threads, prefetch: as in `LoaderSettings`. Raises InputError if the samples cannot be kept or decoded.
         """
-        super().__init__(signature, feed)
+        super().__init__(signature, stream_reader)
         self._fill, self._plan, self._finish = fill, plan, finish
         self._batch_size, self._seed, self._size_hw = batch_size, seed, size_hw
         self._device, self._threads, self._prefetch = device, threads, prefetch
@@ -73,7 +73,7 @@ class CachedLoader(TrainLoader[Batch]):
         return self._finish(outputs)
 
     def close(self) -> None:
-        """Stop the threads and free the memory; the next batch would decode everything again."""
+        """Stop the threads and free the memory; the next batch decodes everything again."""
         if self._running is not None:
             self._running.close()
         self._running = None
@@ -81,18 +81,18 @@ class CachedLoader(TrainLoader[Batch]):
     def _position(self) -> dict[str, Any]:
         return {"batches": self._given}
 
-    def _go_on(self, state: dict[str, Any]) -> None:
+    def _resume(self, state: dict[str, Any]) -> None:
         self._given = state["batches"]
         saved = dict(state["lost"])
-        if self._feed is None or sorted(saved) == sorted(self._feed.lost):
+        if self._stream_reader is None or sorted(saved) == sorted(self._stream_reader.lost):
             return
         self.close()
-        self._feed.lost = saved
+        self._stream_reader.lost = saved
         self._running = self._start()
-        if sorted(self._feed.lost) != sorted(saved):
+        if sorted(self._stream_reader.lost) != sorted(saved):
             raise InputError(
-                f"the saved data stream had lost {len(saved)} samples, and now {self.num_lost} cannot be "
-                "read: repair the shards or their connection, or start a new run"
+                f"the saved data stream had lost {len(saved)} samples, but now {self.num_lost} cannot be "
+                "read: repair the shards or the connection, or start a new run"
             )
 
     def _start(self) -> "_Running":
@@ -106,14 +106,14 @@ class CachedLoader(TrainLoader[Batch]):
         order = Order(store.num_samples, self._seed)
 
         def prepare(number: int) -> Callable[[], Outputs]:
-            places = order.places(number, self._batch_size)
-            return warp.prepare(self._plan(store, places, draws_of(self._seed, number)))
+            indices = order.indices(number, self._batch_size)
+            return warp.prepare(self._plan(store, indices, view_generator(self._seed, number)))
 
         return _Running(store, warp, prepare, self._prefetch)
 
 
 class _Running:
-    """A filled store, its kernel, and the batches that are being prepared ahead by one thread, in order."""
+    """A filled store, its kernel, and the batches that one thread prepares in advance, in order."""
 
     def __init__(
         self, store: Store, warp: Warp, prepare: Callable[[int], Callable[[], Outputs]], prefetch: int
@@ -122,10 +122,10 @@ class _Running:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="plan")
         self._ahead: deque[Future[Callable[[], Outputs]]] = deque()
         self._first = self._end = 0
-        """Numbers of the batches in `_ahead`: from the first up to the end, which is not in it."""
+        """The numbers of the batches in `_ahead`: from the first up to the end, which is excluded."""
 
     def take(self, number: int) -> Outputs:
-        """Return batch `number`, and have those after it prepared."""
+        """Return batch `number`, and start to prepare those after it."""
         if number != self._first:
             self._ahead.clear()
             self._first = self._end = number

@@ -1,4 +1,4 @@
-"""The decoded crops of one rank's slice, in one buffer, and how it is filled."""
+"""The decoded crops of one rank's slice, in one buffer, and the function that fills it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,38 +20,38 @@ from pipelines.graph import Graph, Pipeline, Reading
 Home = Literal["host", "device"]
 
 _WORTH_A_LINE = 5_000
-"""Samples from which on the progress of filling is shown: about two seconds."""
+"""Number of samples from which the progress is shown; they take about two seconds."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """Everything of the samples that views are made of; n samples in reading order."""
+    """Everything of the samples that views are made from; n samples in reading order."""
 
     pixels: Tensor
     """(bytes,) uint8 on the host or the device: the crops (H, W, 3) RGB, one after the other."""
     offsets: np.ndarray
-    """(n,) int64: where each crop begins."""
+    """(n,) int64: the start of each crop."""
     sizes_hw: np.ndarray
     """(n, 2) int64: height and width of each crop."""
     boxes_xywh: np.ndarray
     """(n, 4) float32, stored pixels."""
     keypoints: np.ndarray | None
-    """(n, K, 3) float32: x, y in stored pixels, v. None where they are hidden."""
+    """(n, K, 3) float32: x, y in stored pixels, v. None if they are not read."""
 
     @property
     def num_samples(self) -> int:
-        """How many samples are kept."""
+        """The number of samples."""
         return len(self.offsets)
 
-    def crop(self, place: int) -> np.ndarray:
-        """Return one crop (H, W, 3) of a store on the host; its memory is the store's."""
-        (height, width), offset = self.sizes_hw[place], self.offsets[place]
+    def crop(self, index: int) -> np.ndarray:
+        """Return one crop (H, W, 3) of a store on the host; it shares the memory of the store."""
+        (height, width), offset = self.sizes_hw[index], self.offsets[index]
         pixels: np.ndarray = self.pixels.numpy()
         return pixels[offset : offset + height * width * 3].reshape(height, width, 3)
 
 
 class _MoreLostError(Exception):
-    """A sample that the survey saw was lost before it was decoded."""
+    """A sample was lost between the survey and its decoding."""
 
 
 def fill(
@@ -59,11 +59,11 @@ def fill(
 ) -> Store:
     """Decode the `count` samples of a slice once and keep them.
 
-    reading: in order, on the CPU: the GPU's decoder would round otherwise, and this is done once. It goes
-    over the samples twice: first for the sizes, so that a store that does not fit is refused before it is
-    begun. Where a stream loses samples on the way it starts again without them.
-    Raises InputError where it does not fit and where every sample is lost, RuntimeError where one cannot be
-    decoded.
+    reading: in order and on the CPU, because the decoder of a GPU rounds differently, and this is done only
+    once. There are two passes over the samples: the first reads the sizes, so that a store that does not fit
+    is refused before anything is decoded. If a stream loses samples meanwhile, both start again without them.
+    Raises InputError if the store does not fit or every sample is lost, and RuntimeError if a sample cannot
+    be decoded.
     """
     while True:
         lost = num_lost(reading)
@@ -72,13 +72,13 @@ def fill(
         except _MoreLostError:
             assert num_lost(reading) > lost
         finally:
-            if reading.feed:
-                reading.feed.close()
+            if reading.stream_reader:
+                reading.stream_reader.close()
 
 
 def num_lost(reading: Reading) -> int:
-    """How many samples of the slice cannot be had."""
-    return len(reading.feed.lost) if reading.feed else 0
+    """The number of lost samples of the slice."""
+    return len(reading.stream_reader.lost) if reading.stream_reader else 0
 
 
 def _fill(
@@ -86,22 +86,22 @@ def _fill(
 ) -> Store:
     survey = partial(graph.survey_graph, num_keypoints=num_keypoints)
     seen = [
-        {name: rows.numpy().copy() for name, rows in each.items()}
-        for each in _one_pass(survey, reading, count, f"sizes of {what}")
+        {name: rows.numpy().copy() for name, rows in batch.items()}
+        for batch in _one_pass(survey, reading, count, f"sizes of {what}")
     ]
     if not seen:
-        raise InputError(f"{what}: every one of them is lost: repair the shards or their connection")
-    table = {name: np.concatenate([each[name] for each in seen])[:count] for name in seen[0]}
+        raise InputError(f"{what}: all of them are lost: repair the shards or the connection")
+    table = {name: np.concatenate([batch[name] for batch in seen])[:count] for name in seen[0]}
     if len(table["shape_hwc"]) != count - num_lost(reading):
         raise _MoreLostError
     ends = np.cumsum(table["shape_hwc"][:, :2].prod(1) * 3)
     require_room(int(ends[-1]), home, device, what=what)
     pixels = torch.empty(int(ends[-1]), dtype=torch.uint8, device=device if home == "device" else "cpu")
     done, lost = 0, num_lost(reading)
-    for each in _one_pass(graph.crop_graph, reading, count, f"decoding {what}"):
+    for batch in _one_pass(graph.crop_graph, reading, count, f"decoding {what}"):
         if num_lost(reading) != lost:
             raise _MoreLostError
-        crops = each[graph.CROP][: len(ends) - done]
+        crops = batch[graph.CROP][: len(ends) - done]
         packed = torch.from_numpy(np.concatenate([crop.reshape(-1) for crop in crops]))
         end = int(ends[done + len(crops) - 1])
         pixels[end - len(packed) : end].copy_(packed)
@@ -118,7 +118,7 @@ def _fill(
 
 
 def _one_pass(graph: Graph, reading: Reading, count: int, what: str) -> Iterator[dict[str, Any]]:
-    """Yield the batches of one pass; DALI's own reader fills the last one up with the first samples."""
+    """Yield the batches of one pass; DALI's own reader completes the last one with the first samples."""
     console = Console(stderr=True, quiet=count < _WORTH_A_LINE or reading.rank > 0)
     pipeline = Pipeline(graph, reading)
     with Progress(console=console) as progress:
@@ -128,7 +128,7 @@ def _one_pass(graph: Graph, reading: Reading, count: int, what: str) -> Iterator
                 return
             try:
                 outputs = pipeline.next()
-            except StopIteration:  # a stream lost its last samples
+            except StopIteration:  # the stream has lost its last samples
                 return
             progress.update(task, completed=min(start + reading.batch_size, count))
             yield outputs

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 SMALLEST_SPAN = 1e-6
-"""Least denominator of a relative response: equal peaks divide by this instead of by zero."""
+"""Smallest denominator of a relative response, so that equal peaks do not divide by zero."""
 
 
 class MaskCounts(NamedTuple):
-    """What the adaptive rule says of each sample; all on the peaks' device."""
+    """The result of the adaptive rule for each sample, on the device of the peaks."""
 
     counts: Tensor
-    """(N,) int64: how many keypoints to mask."""
+    """(N,) int64: the number of keypoints to mask."""
     hard: Tensor
-    """(N,) bool: the best response is under `min_response` (an extremely difficult sample)."""
+    """(N,) bool: whether the best response is below `min_response` (an extremely difficult sample)."""
     easy_joints: Tensor
-    """(N,) int64: joints whose response is close to the best one (the paper's n)."""
+    """(N,) int64: the number of joints whose response is close to the best one (n in the paper)."""
 
 
 def adaptive_mask_counts(
@@ -32,18 +32,18 @@ def adaptive_mask_counts(
     min_masks: int = 2,
     min_response: float = 0.05,
 ) -> MaskCounts:
-    """Count the masks of each sample: many where most joints are found, few where few are.
+    """Compute the number of masks of each sample: many if most joints are detected, few otherwise.
 
     With H_j the peak of joint j, r_j = (max H - H_j) / (max H - min H) and n the number of joints with
     r_j < gamma, the count is n * max_masks / K to the nearest integer, kept in [min_masks, max_masks].
-    Equal peaks make every joint easy; a best response under `min_response` gives `min_masks`.
+    Equal peaks make every joint easy; a best response below `min_response` gives `min_masks`.
 
     Args:
-        peaks: (N, K), any floating dtype; the arithmetic is float32. Values below 0 count as 0; those
-            that are not finite give `min_masks`.
-        gamma: bound of the relative response of an easy joint, in (0, 1].
-        max_masks, min_masks: bounds of the count; with fewer than that many joints, K takes their place.
-        min_response: best response below which a sample is extremely difficult (a target's peak is 1).
+        peaks: (N, K), any floating dtype; the arithmetic is float32. Values below 0 count as 0; a
+            sample with values that are not finite gets `min_masks`.
+        gamma: upper bound of the relative response of an easy joint, in (0, 1].
+        max_masks, min_masks: bounds of the count; both are at most K.
+        min_response: a sample whose best response is below this is extremely difficult (targets peak at 1).
     """
     peaks = peaks.detach().float().clamp_min(0.0)
     best = peaks.amax(dim=1, keepdim=True)
@@ -60,15 +60,16 @@ def adaptive_mask_counts(
 
 
 def fixed_mask_counts(peaks: Tensor, count: int) -> Tensor:
-    """(N,) int64: the same count for every sample, at most K. `peaks` (N, K) lends its device."""
+    """(N,) int64: the same count for every sample, at most K. on the device of `peaks` (N, K)."""
     num_samples, num_joints = peaks.shape
     return torch.full((num_samples,), min(count, num_joints), dtype=torch.int64, device=peaks.device)
 
 
 def _round_half_up(numbers: Tensor, times: int, over: int) -> Tensor:
-    """numbers * times / over to the nearest integer, halves up, exactly (all non-negative integers).
+    """numbers * times / over, rounded to the nearest integer with halves up (all non-negative integers).
 
-    Integers rather than `torch.round`: no float can fall on the wrong side of a half, and halves to even
-    would give K = 16, m = 8 the same count for n = 3 and 5, then two more at n = 7. K = 17 has no halves.
+    With integers instead of `torch.round`, no float can be on the wrong side of a half; and halves to even
+    would give the same count for n = 3 and 5 with K = 16, m = 8, and two more for n = 7. K = 17 has no
+    halves.
     """
     return (numbers * (2 * times) + over) // (2 * over)

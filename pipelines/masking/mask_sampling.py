@@ -1,8 +1,8 @@
-"""Which keypoints to mask and with what rectangles: every random number of the masks, drawn on the device.
+"""All random numbers of the masks, drawn on the device: which keypoints, and the rectangles over them.
 
-As published (X's joint cutout, methods of arXiv 2404.14835): joints uniformly without replacement,
-half-sides independent uniform integers 10..19 px, jitter 10 N(0, 1) px cut to an integer, for a view
-256 px high. Other heights scale all three.
+As published (joint cutout of Xie et al., method of arXiv 2404.14835): joints uniformly without replacement,
+half-sides as independent uniform integers 10..19 px, jitter 10 N(0, 1) px truncated to an integer, for a view
+of 256 px height. Sizes and jitter scale with the height.
 """
 
 from typing import NamedTuple
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 PUBLISHED_HEIGHT_PX = 256
-"""Height of the view for which the sizes below are published."""
+"""The view height for which the sizes below are published."""
 HALF_SIDE_PX = (10, 19)
-"""Smallest and largest half-side, both included."""
+"""Smallest and largest half-side, both inclusive."""
 JITTER_SD_PX = 10.0
 
 
@@ -29,7 +29,7 @@ class Masks(NamedTuple):
     order: Tensor
     """(N, K) int64: a permutation of the keypoints; the first `counts` of it are masked."""
     strong_from_weak: Tensor
-    """(N, 2, 3) float32: where in the strong view they lie."""
+    """(N, 2, 3) float32: the matrices from the weak to the strong views."""
 
 
 def draw_masks(
@@ -40,17 +40,17 @@ def draw_masks(
     *,
     generator: torch.Generator,
 ) -> Masks:
-    """Draw the masks in the weak view, for which the sizes are published; the op moves them on.
+    """Draw the masks in the weak view, for which sizes are published; the op moves them to the strong view.
 
-    Always draws for all K keypoints, so what is drawn does not depend on `counts`.
+    Random numbers are drawn for all K keypoints, so they do not depend on `counts`.
 
-    Differs from docs/methods.md 9 row 11: the rectangle is laid in the strong view instead of being warped
-    with the weak crop, because the strong view is sampled once from the stored pixels. Its centre moves
-    with the joint and its sides grow with the view, so that it hides the same part of the body; only
-    its sides stay upright where the published ones turn with the view.
+    Differs from docs/methods.md 9 row 11: the rectangle is painted in the strong view instead of being warped
+    with the weak crop, because the strong view is sampled once from the stored pixels. Its centre moves with
+    the joint and its sides scale with the view, so that it hides the same part of the body; but its sides
+    stay upright, while the published ones rotate with the view.
 
     Args:
-        points_weak: (N, K, 2) weak-view px, where the teacher sees the keypoints.
+        points_weak: (N, K, 2) weak-view px, the keypoints of the teacher.
         counts: (N,) int64.
         strong_from_weak: (N, 2, 3) matrices.
         view_hw: height and width of both views in px.
@@ -66,7 +66,7 @@ def draw_masks(
 
 
 def draw_counts(num_samples: int, fewest: int, most: int, *, generator: torch.Generator) -> Tensor:
-    """(N,) int64 on the generator's device: uniform integers from `fewest` to `most`, both included."""
+    """(N,) int64 on the generator's device: uniform integers from `fewest` to `most`, both inclusive."""
     return torch.randint(fewest, most + 1, (num_samples,), generator=generator, device=generator.device)
 
 
@@ -95,7 +95,7 @@ def draw_half_sizes(
 def draw_jitter(
     num_samples: int, num_keypoints: int, view_height_px: int, *, generator: torch.Generator
 ) -> Tensor:
-    """(N, K, 2) float32 px: 10 N(0, 1) cut toward 0 to an integer, times view height / 256."""
+    """(N, K, 2) float32 px: 10 N(0, 1) truncated to an integer, times view height / 256."""
     normal = torch.randn((num_samples, num_keypoints, 2), generator=generator, device=generator.device)
-    # to integers, as `trunc` would wake all threads of a CPU for these few numbers
+    # `int` and not `trunc`, which would use all threads of a CPU for these few numbers
     return normal.mul_(JITTER_SD_PX).int() * (view_height_px / PUBLISHED_HEIGHT_PX)

@@ -1,4 +1,4 @@
-"""The CPU kernel of `mask_keypoints`. Imported at its first launch only: Numba compiles it then."""
+"""The CPU kernel of `mask_keypoints`. It is imported at its first launch, because Numba compiles it then."""
 
 import numba
 import numpy as np
@@ -17,10 +17,11 @@ def launch(
     image_from_points: Tensor,
     fill: Tensor,
 ) -> None:
-    """Paint as op.py defines; arguments checked there.
+    """Paint as op.py defines, which has checked the arguments.
 
-    Painting copies bits, so values are seen as integers: numpy has no bfloat16. Pixels whose channels lie
-    together are one line of values a row, others one a row and channel; other strides are painted in a copy.
+    Painting copies bits, so values are treated as integers, because numpy has no bfloat16. With channels-last
+    memory, a row is one line of values; with contiguous memory, there is one line per row and channel; images
+    with other strides are painted in a copy.
     """
     num_samples, num_channels, height, width = images.shape
     if images.numel() == 0:
@@ -56,7 +57,7 @@ def _paint(
     image_from_points: np.ndarray,
     fill: np.ndarray,
 ) -> None:
-    """Paint `lines` (N, P, H, V): a row of `width` pixels is P lines of V values, one or one a channel."""
+    """Paint `lines` (N, P, H, V): a row of `width` pixels has P lines of V values, 1 or 1 per channel."""
     num_samples, num_planes, height, num_values = lines.shape
     num_keypoints = order.shape[1]
     values_a_pixel = num_values // width
@@ -78,7 +79,7 @@ def _paint(
             for plane in range(num_planes):
                 for row in range(top, bottom):
                     line = lines[sample, plane, row]
-                    # Unsigned: Numba asks of other indices, at each value, whether they count from the end.
+                    # Unsigned, because for signed indices Numba checks each time whether they are negative.
                     for at in range(np.uint64(left * values_a_pixel), np.uint64(right * values_a_pixel)):
                         line[at] = painted[plane, at]
 
@@ -87,7 +88,7 @@ def _paint(
 def _bounds(centre: np.float32, half: np.float32, size: int) -> tuple[int, int]:
     """First and end index of the pixels in [centre - half, centre + half), within the image."""
     low, high = centre - half, centre + half
-    if not low < high:  # so, too, where one is not a number
+    if not low < high:  # also if one of them is NaN
         return 0, 0
     return _first_from(low, size), _first_from(high, size)
 

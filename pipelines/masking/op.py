@@ -1,14 +1,14 @@
-"""`mask_keypoints`: paint rectangles over keypoints, in place, on the device where the images are.
+"""`mask_keypoints`: paint rectangles over keypoints, in place, on the device of the images.
 
-One definition for every kernel: a point (x, y) with half-sizes (a, b) is moved into the image by its sample's
-matrix M, its half-sizes grow by sqrt(|det M|), and the pixel whose centre is at (column, row) is painted
-where x - a <= column < x + a and y - b <= row < y + b; all in float32, each operation rounded. A half-size of
-10 covers exactly 20 pixels, as the published slices do. A comparison with "not a number" is false, so a point
-that is not finite paints nothing; rectangles beyond the image are cut or paint nothing.
+All kernels share one definition: the matrix M of its sample moves a point (x, y) with half-sizes (a, b) into
+the image, the half-sizes grow by sqrt(|det M|), and the pixel with its centre at (column, row) is painted if
+x - a <= column < x + a and y - b <= row < y + b; all in float32, with each operation rounded. A half-size of
+10 covers exactly 20 pixels, like the published slices. A comparison with NaN is false, so a point that is not
+finite paints nothing; rectangles are cut at the border of the image.
 
 The random numbers are drawn beforehand (mask_sampling.py), so the op is deterministic and its kernels can be
-compared. It is a registered op because `torch.compile` must not look inside: the CPU kernel is Numba's, the
-CUDA kernel Triton's, each imported at its first launch.
+compared. It is a registered op because `torch.compile` must not trace it: the CPU kernel uses Numba and the
+CUDA kernel Triton, and each is imported at its first launch.
 """
 
 import torch
@@ -34,16 +34,16 @@ def mask_keypoints(
 ) -> None:
     """Paint the first `counts[i]` keypoints of `order[i]` in image i with `fill`, in place.
 
-    Not differentiable: the images are inputs of a network, so one that needs a gradient is refused.
+    The op is not differentiable; images that need a gradient are refused.
 
     Args:
         images: (N, C, H, W), any dtype and strides (contiguous and channels-last are both fast).
         points_xy: (N, K, 2) float32: centres of the rectangles, in any frame.
-        counts: (N,) integers; below 0 counts as 0, above K as K.
+        counts: (N,) integers, clamped to 0..K.
         half_sizes: (N, K, 2) float32, in the points' frame: half-sides along x and y.
-        order: (N, K) integers: keypoints by rank; an entry that is no keypoint paints nothing.
+        order: (N, K) integers: an order of the keypoints; an entry that is no keypoint paints nothing.
         image_from_points: (N, 2, 3) float32 matrices from the points' frame to pixels of the images.
-        fill: (C,) the colour, cast to the images' dtype; zeros are the mean colour of normalised images.
+        fill: (C,), the colour, cast to the dtype of the images; 0 is the mean colour of normalised images.
     Raises:
         ValueError: shapes, dtypes or devices that do not fit together, or images that need a gradient.
     """
@@ -81,7 +81,7 @@ def _check(
             f"not {tuple(images.shape)} and {tuple(points_xy.shape)}"
         )
     if images.requires_grad:
-        raise ValueError("mask_keypoints has no gradient: mask the images before anything needs theirs")
+        raise ValueError("mask_keypoints has no gradient: mask images that need none")
     num_samples, num_keypoints = images.shape[0], points_xy.shape[1]
     expected = {
         "points_xy": (points_xy, (num_samples, num_keypoints, 2)),
@@ -98,7 +98,7 @@ def _check(
             raise ValueError(f"{name} is on {tensor.device}, the images on {images.device}")
     exact = {"points_xy": points_xy, "half_sizes": half_sizes, "image_from_points": image_from_points}
     for name, tensor in exact.items():
-        # half precision cannot hold a pixel's place: bfloat16 steps by 1 px from 128 on
+        # half precision is too coarse for positions: bfloat16 has steps of 1 px from 128 on
         if tensor.dtype != torch.float32:
             raise ValueError(f"{name} must be float32, not {tensor.dtype}")
     for name, tensor in (("counts", counts), ("order", order)):

@@ -1,4 +1,4 @@
-"""The CUDA kernel of `mask_keypoints`. Imported at its first launch only: Triton needs a Linux GPU build."""
+"""The CUDA kernel of `mask_keypoints`. It is imported at its first launch: Triton needs a Linux GPU build."""
 
 import torch
 import triton
@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 TILE_HW = (16, 64)
-"""Pixels that a program paints at a time; a published rectangle is 20 to 38 px wide in a 256 px view."""
+"""Pixels that a program paints at a time; published rectangles are 20 to 38 px wide in a 256 px view."""
 
 
 def launch(
@@ -18,7 +18,7 @@ def launch(
     image_from_points: Tensor,
     fill: Tensor,
 ) -> None:
-    """Paint as op.py defines; arguments checked there. One program for each (image, rank of `order`).
+    """Paint as op.py defines, which has checked the arguments. One program per image and entry of `order`.
 
     Rectangles that overlap are painted twice with the same colour, so their order does not matter.
     """
@@ -42,13 +42,13 @@ def launch(
             num_keypoints,
             TILE_H=TILE_HW[0],
             TILE_W=TILE_HW[1],
-            # said here, because Triton 3.9 warns that its default is about to change
+            # explicit, because Triton 3.9 warns that its default will change
             enable_fp_fusion=False,
         )
 
 
 @triton.jit
-def paint(  # type: ignore[no-untyped-def]  # Triton reads the types at launch
+def paint(  # type: ignore[no-untyped-def]  # Triton infers the types at launch
     images,
     points_xy,
     counts,
@@ -81,7 +81,7 @@ def paint(  # type: ignore[no-untyped-def]  # Triton reads the types at launch
     x = a * point_x + b * point_y + shift_x
     y = c * point_x + d * point_y + shift_y
 
-    # The loops only bound the work; which pixel is painted is decided by the comparisons inside.
+    # The loops only limit the work; the comparisons inside decide which pixels are painted.
     first_column, end_column = _bounds(x - half_x, x + half_x, width)
     first_row, end_row = _bounds(y - half_y, y + half_y, height)
     end_row = tl.where(is_painted, end_row, 0)
@@ -101,7 +101,7 @@ def paint(  # type: ignore[no-untyped-def]  # Triton reads the types at launch
 
 @triton.jit
 def _bounds(low, high, size):  # type: ignore[no-untyped-def]
-    """First and end index of the pixels in [low, high), within the image also where these are not finite."""
+    """First and end index of the pixels in [low, high); within the image even if these are not finite."""
     first = tl.where(low > 0, low, 0.0)
     first = tl.where(first < size, first, size)
     end = tl.where(high > 0, high, 0.0)

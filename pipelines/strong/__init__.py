@@ -1,6 +1,6 @@
-"""Strong augmentations: parts that a path applies in order to the strong views, on their device.
+"""Strong augmentations, which a path applies to the strong views in order, on their device.
 
-A part is a settings class with a literal `name` and a method `apply`, as scene.py and the README tell.
+An augmentation is a settings class with a literal `name` and a method `apply`; see scene.py and the README.
 """
 
 from typing import Annotated
@@ -18,7 +18,7 @@ StrongAugmentation = Annotated[
     AdaptiveMasks | JointCutout | RandomMasks | CutOcclude | Cutout | CutMix | RandAugment | Colour,
     Field(discriminator="name"),
 ]
-"""Any part that a recipe can name."""
+"""Any augmentation that a recipe can name."""
 
 __all__ = [
     "AdaptiveMasks",

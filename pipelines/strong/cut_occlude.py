@@ -1,4 +1,4 @@
-"""Cut-occlude: cover joints with patches from around joints of others (SSPCM; docs/methods.md 2.5)."""
+"""Cut-occlude: cover joints with patches around joints of other people (SSPCM; docs/methods.md 2.5)."""
 
 from typing import Annotated, Literal
 
@@ -15,21 +15,21 @@ from pipelines.strong.scene import Scene
 
 @settings
 class CutOcclude:
-    """Joints covered by upright patches from around the joints of a random image of the batch.
+    """Covers joints with upright patches around the joints of a random image of the batch.
 
-    Differs from SSPCM: true coordinates, where the release takes x for the row and y for the column;
-    distinct real joints, where it draws from 24 channels with replacement; patches are cut and laid in the
+    Differs from SSPCM: coordinates are correct, while its code exchanges rows and columns; joints are real
+    and distinct, while its code draws from 24 channels with replacement; patches are cut and pasted in the
     strong view.
     """
 
     name: Literal["cut_occlude"] = "cut_occlude"
     count: Annotated[int, Field(ge=0)] = 2
-    """Joints covered in each image."""
+    """Number of joints covered per image."""
 
     def apply(
         self, images: Tensor, scene: Scene, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Paste into `images` (N, 3, H, W), normalised, in place; nothing for the report."""
+        """Paste into `images` (N, 3, H, W), normalised, in place; no terms for the report."""
         patches = draw_joint_patches(
             scene.points_weak, self.count, scene.strong_from_weak, scene.view_hw, generator=generator
         )
@@ -44,20 +44,20 @@ def draw_joint_patches(
     *,
     generator: torch.Generator,
 ) -> Patches:
-    """Draw from where, which joints, jitter and sizes, and move them to the strong view.
+    """Draw source images, joints, jitter and sizes, and move them to the strong view.
 
-    Each sample has one source image, uniform over the batch (it may be itself), `count` distinct joints to
+    Each sample has one source image, uniform over the batch (possibly itself), `count` distinct joints to
     cover and as many distinct joints of the source, all uniform and independent; with fewer joints, all of
     them. Target and source are jittered independently, as in pipelines/masking/mask_sampling.py.
 
-    The strong view is sampled once from the stored pixels, so nothing can be pasted into the weak view and
-    then be warped. As with masks (mask_sampling.py), the centres move with the joints and the sides grow with
-    the sample's view, so that the patch hides the same part of the body, only upright. The source is cut in
-    its own strong view with the same sides: its pixels are copied, not scaled.
+    The strong view is sampled once from the stored pixels, so patches cannot be pasted into the weak view and
+    warped with it. As with masks (mask_sampling.py), the centres move with the joints and the sides scale
+    with the view of the sample, so that a patch hides the same part of the body but stays upright. Its source
+    is cut from the strong view of the source image with the same sides: pixels are copied, not scaled.
 
     Args:
-        points_weak: (N, K, 2) weak-view px, where the teacher sees the keypoints.
-        count: patches of each sample.
+        points_weak: (N, K, 2) weak-view px, the keypoints of the teacher.
+        count: patches per sample.
         strong_from_weak: (N, 2, 3) matrices.
         view_hw: height and width of both views in px.
         generator: on the device of the points.

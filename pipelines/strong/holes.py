@@ -1,4 +1,4 @@
-"""Rectangles at places that no joint decides: cutout and CutMix (MultiAugs, 2024; docs/methods.md 2.6)."""
+"""Rectangles at random positions: cutout and CutMix (MultiAugs, 2024; docs/methods.md 2.6)."""
 
 from typing import Annotated, Literal
 
@@ -17,16 +17,16 @@ from pipelines.strong.scene import Scene
 
 @settings
 class Cutout:
-    """Mean-coloured rectangles at uniformly drawn places of the strong view."""
+    """Rectangles in the mean colour at uniformly random positions of the strong view."""
 
     name: Literal["cutout"] = "cutout"
     count: Annotated[int, Field(ge=0)] = 5
-    """Rectangles in each image."""
+    """Number of rectangles per image."""
 
     def apply(
         self, images: Tensor, scene: Scene, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Paint `images` (N, 3, H, W), normalised, in place; nothing for the report."""
+        """Paint `images` (N, 3, H, W), normalised, in place; no terms for the report."""
         centres_xy, half_sizes = draw_holes(
             self.count, scene.strong_from_weak, scene.view_hw, generator=generator
         )
@@ -40,19 +40,19 @@ class Cutout:
 
 @settings
 class CutMix:
-    """Rectangles at uniformly drawn places that show another image of the batch at the same place.
+    """Rectangles at uniformly random positions that show the same region of another image of the batch.
 
-    The partners are one random permutation of the batch. The target stays the image's own, as published.
+    The other images are a random permutation of the batch. The target stays that of the image, as published.
     """
 
     name: Literal["cutmix"] = "cutmix"
     count: Annotated[int, Field(ge=0)] = 2
-    """Rectangles in each image."""
+    """Number of rectangles per image."""
 
     def apply(
         self, images: Tensor, scene: Scene, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Paste into `images` (N, 3, H, W), normalised, in place; nothing for the report."""
+        """Paste into `images` (N, 3, H, W), normalised, in place; no terms for the report."""
         partners = draw_partners(len(images), generator=generator)
         centres_xy, half_sizes = draw_holes(
             self.count, scene.strong_from_weak, scene.view_hw, generator=generator
@@ -63,15 +63,15 @@ class CutMix:
 def draw_holes(
     count: int, strong_from_weak: Tensor, view_hw: tuple[int, int], *, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Centres and half-sizes of `count` holes a sample, both (N, count, 2) float32, strong-view px.
+    """Centres and half-sizes of `count` holes per sample, both (N, count, 2) float32, strong-view px.
 
-    Differs from MultiAugs: centres are uniform over the pixels of the strong view itself, so that none falls
-    outside it (there: drawn in the weak view with height and width exchanged, then warped). Half-sides
-    follow those published for joints (mask_sampling.py) and grow with the view, to hide as much of the
+    Differs from MultiAugs: centres are uniform over the pixels of the strong view itself, so that none is
+    outside it (there: drawn in the weak view with height and width exchanged, then warped). Half-sides are
+    those published for joints (mask_sampling.py) and scale with the view, so that they hide as much of the
     body.
 
     Args:
-        count: holes of each sample.
+        count: holes per sample.
         strong_from_weak: (N, 2, 3) matrices.
         view_hw: height and width of the view in px.
         generator: on the device of the matrices.

@@ -1,6 +1,6 @@
 """Joint cutout: hide keypoints of the strong view behind rectangles, in a fixed, random or adaptive number.
 
-How many is said here, which and with what rectangles in pipelines/masking.
+This file decides how many keypoints; pipelines/masking decides which ones and draws the rectangles.
 """
 
 from typing import Annotated, Literal
@@ -18,46 +18,47 @@ from pipelines.strong.scene import Scene
 
 @settings
 class JointCutout:
-    """The same number of keypoints in every image: joint cutout (Xie et al., ICCV 2021; docs/methods.md 2.3).
+    """Masks the same number of keypoints in every image (Xie et al., ICCV 2021; docs/methods.md 2.3).
 
-    Differs from Xie et al.: distinct real joints, where the release draws 5 of 24 channels with
-    replacement, dead ones among them; rectangles are cut by the view's true borders.
+    Differs from Xie et al.: joints are real and distinct, while the release draws 5 of 24 channels, including
+    unused ones, with replacement; rectangles are cut at the true borders of the view.
     """
 
     name: Literal["joint_cutout"] = "joint_cutout"
     count: Annotated[int, Field(ge=0)] = 5
-    """Keypoints masked in each image."""
+    """Number of keypoints masked per image."""
 
     def counts(self, peaks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(N,) int64 for peaks (N, K), and nothing for the report."""
+        """(N,) int64 for peaks (N, K), and no terms for the report."""
         return fixed_mask_counts(peaks, self.count), {}
 
     def apply(
         self, images: Tensor, scene: Scene, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mask `images` (N, 3, H, W), normalised, in place; nothing for the report."""
+        """Mask `images` (N, 3, H, W), normalised, in place; no terms for the report."""
         counts, terms = self.counts(scene.peaks)
         return cut_out_joints(images, scene, counts, generator), terms
 
 
 @settings
 class RandomMasks:
-    """A random number of keypoints in each image, whatever the teacher finds there.
+    """Masks a random number of keypoints in each image, whatever the teacher detects.
 
-    So Meng et al. (arXiv 2404.14835) describe the masking that their adaptive number is compared with: from
-    0 to 4 keypoints for each person (docs/methods.md 2.3). The release of Xie et al. has this rule too, but
-    switched off. Differs from it: distinct real joints.
+    This is the masking with which Meng et al. (arXiv 2404.14835) compare their adaptive number: from 0 to 4
+    keypoints per person (docs/methods.md 2.3). The release of Xie et al. has this rule too, but switched off.
+    Differs from it: joints are real and distinct.
     """
 
     name: Literal["random_masks"] = "random_masks"
     min_masks: Annotated[int, Field(ge=0)] = 0
-    """Fewest keypoints masked in an image."""
+    """Smallest number of keypoints masked per image."""
     max_masks: Annotated[int, Field(ge=0)] = 4
-    """Most keypoints masked in an image; every number from the fewest to this is equally likely."""
+    """Largest number of keypoints masked per image; all numbers from the smallest to this are equally
+    likely."""
 
     def __post_init__(self) -> None:
         if self.min_masks > self.max_masks:
-            raise ValueError(f"min_masks {self.min_masks} is above max_masks {self.max_masks}")
+            raise ValueError(f"min_masks {self.min_masks} is above max_masks {self.max_masks}: lower it")
 
     def apply(
         self, images: Tensor, scene: Scene, generator: torch.Generator
@@ -72,25 +73,26 @@ class RandomMasks:
 
 @settings
 class AdaptiveMasks:
-    """More masks where the teacher finds more joints (adaptive keypoint masking, arXiv 2404.14835)."""
+    """Masks more keypoints if the teacher detects more (adaptive keypoint masking, arXiv 2404.14835)."""
 
     name: Literal["adaptive_masks"] = "adaptive_masks"
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.55
-    """A joint is easy when its relative response is below this (0 = the best joint, 1 = the least)."""
+    """A joint is easy if its relative response is below this (0: the best joint, 1: the worst)."""
     max_masks: Annotated[int, Field(ge=0)] = 8
-    """Most keypoints masked in an image; the number for an image in which all joints are easy."""
+    """Largest number of keypoints masked per image, for an image in which all joints are easy."""
     min_masks: Annotated[int, Field(ge=0)] = 2
-    """Fewest keypoints masked in an image."""
+    """Smallest number of keypoints masked per image."""
     min_response: Annotated[float, Field(ge=0)] = 0.05
-    """An image whose best response is below this is extremely difficult and gets the fewest masks."""
+    """An image whose best response (the peak of a heatmap) is below this is extremely difficult and gets the
+    smallest number of masks."""
 
     def __post_init__(self) -> None:
         if self.min_masks > self.max_masks:
-            raise ValueError(f"min_masks {self.min_masks} is above max_masks {self.max_masks}")
+            raise ValueError(f"min_masks {self.min_masks} is above max_masks {self.max_masks}: lower it")
 
     def counts(self, peaks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(N,) int64 for peaks (N, K); the means of masks, easy joints, hard samples."""
-        found = adaptive_mask_counts(
+        """(N,) int64 for peaks (N, K); the means of masks, easy joints and hard samples."""
+        masks = adaptive_mask_counts(
             peaks,
             gamma=self.gamma,
             max_masks=self.max_masks,
@@ -98,11 +100,11 @@ class AdaptiveMasks:
             min_response=self.min_response,
         )
         terms = {
-            "masks": found.counts.to(torch.float32).mean(),
-            "easy_joints": found.easy_joints.to(torch.float32).mean(),
-            "hard_share": found.hard.to(torch.float32).mean(),
+            "masks": masks.counts.to(torch.float32).mean(),
+            "easy_joints": masks.easy_joints.to(torch.float32).mean(),
+            "hard_share": masks.hard.to(torch.float32).mean(),
         }
-        return found.counts, terms
+        return masks.counts, terms
 
     def apply(
         self, images: Tensor, scene: Scene, generator: torch.Generator
@@ -113,7 +115,7 @@ class AdaptiveMasks:
 
 
 def cut_out_joints(images: Tensor, scene: Scene, counts: Tensor, generator: torch.Generator) -> Tensor:
-    """Paint `counts` (N,) random joints of each image with the mean colour, in place; give the images."""
+    """Paint `counts` (N,) random joints per image in the mean colour, in place; returns the images."""
     masks = draw_masks(scene.points_weak, counts, scene.strong_from_weak, scene.view_hw, generator=generator)
     mask_keypoints(images, *masks, images.new_zeros(images.shape[1]))
     return images

@@ -1,9 +1,9 @@
-"""Normalised images as grey levels 0..255 and back, and the operations on levels.
+"""Conversion of normalised images to levels 0..255 and back, and operations on levels.
 
-torchvision has them too, but its `adjust_*` take one factor for the whole batch, and some of its operations
-copy from the host or select by a mask, which makes a GPU's queue wait; which ones do depends on its version.
-The definitions are Pillow's: `ImageOps`, and `ImageEnhance` for those with a factor per sample
-(degenerate + factor * (image - degenerate), kept in 0..255).
+torchvision has such operations too, but its `adjust_*` take one factor for the whole batch, and some others
+copy from the host or select by a mask, which makes the host wait for a GPU; which ones do depends on its
+version. The definitions are those of Pillow: `ImageOps`, and `ImageEnhance` for those with a factor per
+sample (degenerate + factor * (image - degenerate), clamped to 0..255).
 """
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn.functional import avg_pool2d
 from pipelines.views import MEAN_RGB, STD_RGB
 
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in a grey level (ITU-R 601, as Pillow's mode "L")."""
+"""Weights of red, green and blue in a grey level (ITU-R 601, as in Pillow's mode "L")."""
 
 
 def to_levels(images: Tensor) -> Tensor:
@@ -30,28 +30,28 @@ def from_levels(levels: Tensor, like: Tensor) -> Tensor:
 
 
 def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """(1, 3, 1, 1) float32 on `like`'s device, filled there: a copy from the host would make it wait."""
+    """(1, 3, 1, 1) float32 on the device of `like`, filled there because a copy from the host would wait."""
     filled = [torch.full((1,), value, device=like.device) for value in values]
     return torch.cat(filled)[None, :, None, None]
 
 
 def brightness(levels: Tensor, factors: Tensor) -> Tensor:
-    """Away from black: levels (N, 3, H, W) float32 and factors (N,) float32, 1 for no change; so below."""
+    """Blend with black. Here and below: levels (N, 3, H, W), factors (N,), float32; 1 is no change."""
     return _blend(torch.zeros_like(levels), levels, factors)
 
 
 def contrast(levels: Tensor, factors: Tensor) -> Tensor:
-    """Away from each image's own mean grey, to the nearest level."""
+    """Blend with the mean grey of each image, rounded to a level."""
     return _blend(grey(levels).round().mean(dim=(1, 2, 3), keepdim=True).round(), levels, factors)
 
 
 def saturation(levels: Tensor, factors: Tensor) -> Tensor:
-    """Away from the grey image; a factor of 0 gives the grey image."""
+    """Blend with the grey image; a factor of 0 gives the grey image."""
     return _blend(grey(levels), levels, factors)
 
 
 def sharpness(levels: Tensor, factors: Tensor) -> Tensor:
-    """Away from the image smoothed by the 3x3 kernel of ones with 5 in the middle; the border stays."""
+    """Blend with the image smoothed by a 3x3 kernel of ones with 5 in the middle; the border stays."""
     smooth = levels.clone()
     core = smooth[:, :, 1:-1, 1:-1]
     core.copy_((avg_pool2d(levels, 3, stride=1) * 9.0 + core * 4.0) / 13.0)
@@ -78,11 +78,11 @@ def autocontrast(levels: Tensor) -> Tensor:
 
 
 def equalize(levels: Tensor) -> Tensor:
-    """Even out the histogram of each channel of each image; a channel of too few pixels for it stays."""
+    """Equalise the histogram of each channel of each image; a channel with too few pixels stays."""
     flat = levels.flatten(start_dim=2).long()
     counts = flat.new_zeros(*flat.shape[:2], 256).scatter_add_(2, flat, torch.ones_like(flat))
     up_to = counts.cumsum(dim=2)
-    brightest = up_to.argmax(dim=2, keepdim=True)  # the first that has all pixels up to it
+    brightest = up_to.argmax(dim=2, keepdim=True)  # the first level with all pixels up to it
     step = (flat.shape[2] - counts.gather(2, brightest)) // 255
     table = ((up_to[..., :-1] + step // 2) // step.clamp_min(1)).clamp_max(255)
     table = torch.cat([torch.zeros_like(step), table], dim=2)
@@ -91,7 +91,7 @@ def equalize(levels: Tensor) -> Tensor:
 
 
 def invert(levels: Tensor) -> Tensor:
-    """Exchange bright and dark."""
+    """Invert the levels."""
     return 255 - levels
 
 
@@ -101,5 +101,5 @@ def posterize(levels: Tensor, bits: int) -> Tensor:
 
 
 def solarize(levels: Tensor, threshold: int) -> Tensor:
-    """Invert the levels from `threshold` up."""
+    """Invert the levels of at least `threshold`."""
     return torch.where(levels >= threshold, 255 - levels, levels)

@@ -1,7 +1,7 @@
 """RandAugment without geometry, as the pose papers use it (Xie et al., ICCV 2021; docs/methods.md 2.4).
 
-Batched: each operation is computed for the whole batch and kept where a sample drew it, so the choice never
-reaches the host.
+Each operation is computed for the whole batch and kept for the samples that drew it, so the choice is never
+copied to the host.
 """
 
 from collections.abc import Callable
@@ -19,23 +19,23 @@ from pipelines.strong.scene import Scene
 
 LARGEST_MAGNITUDE = 30
 CUTOUT_RGB = (125, 123, 114)
-"""Colour of RandAugment's own cutout."""
+"""The colour of the cutout of RandAugment."""
 
 
-class Turn(NamedTuple):
-    """The parameters of one of a sample's operations."""
+class OperationParameters(NamedTuple):
+    """The parameters of one operation per sample."""
 
     signs: Tensor
-    """(N,) float32, -1 or 1: less or more of what has a factor."""
+    """(N,) float32, -1 or 1: whether a factor weakens or strengthens."""
     centres_xy: Tensor
-    """(N, 2) float32, view px: where a cutout is laid."""
+    """(N, 2) float32, view px: the centre of a cutout."""
 
 
 class Operations(NamedTuple):
-    """The operations of each sample, in order: S turns."""
+    """The S operations of each sample, in order."""
 
     choices: Tensor
-    """(N, S) int64: places in `OPERATIONS`."""
+    """(N, S) int64: indices into `OPERATIONS`."""
     signs: Tensor
     """(N, S) float32, -1 or 1."""
     centres_xy: Tensor
@@ -44,24 +44,24 @@ class Operations(NamedTuple):
 
 @settings
 class RandAugment:
-    """A few random operations on the colours of each image.
+    """Random operations on the colours of each image.
 
-    Differs from Xie et al.: it changes the strong view, border included, instead of the weak crop before
-    the strong warp.
+    Differs from Xie et al.: it changes the strong view, with its border, instead of the weak crop before the
+    strong warp.
     """
 
     name: Literal["rand_augment"] = "rand_augment"
     operations: Annotated[int, Field(ge=0)] = 2
-    """Operations on each image, drawn with replacement."""
+    """Number of operations per image, drawn with replacement."""
     magnitude: Annotated[int, Field(ge=1, le=LARGEST_MAGNITUDE)] = 20
-    """Strength of every operation, of 30."""
+    """Strength of every operation, from 1 to 30."""
 
     def apply(
         self, images: Tensor, scene: Scene, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Change `images` (N, 3, H, W), normalised; nothing for the report."""
+        """Change `images` (N, 3, H, W), normalised; no terms for the report."""
         drawn = draw_operations(len(images), self.operations, scene.view_hw, generator=generator)
-        # channel by channel in memory, where the operations are faster; `from_levels` gives the layout back
+        # the operations are faster on planar memory; `from_levels` restores the layout
         before = to_levels(images).round().to(torch.uint8).contiguous()
         changed = apply_operations(before, drawn, self.magnitude)
         return from_levels(changed, images), {}
@@ -80,75 +80,82 @@ def draw_operations(
 
 
 def apply_operations(levels: Tensor, drawn: Operations, magnitude: int) -> Tensor:
-    """Images (N, 3, H, W) uint8 after their operations, in turn, at `magnitude` of 30."""
-    for place in range(drawn.choices.shape[1]):
-        turn = Turn(drawn.signs[:, place], drawn.centres_xy[:, place])
-        choices = drawn.choices[:, place, None, None, None]
+    """Images (N, 3, H, W) uint8 after their operations, one after another, at `magnitude` of 30."""
+    for step in range(drawn.choices.shape[1]):
+        parameters = OperationParameters(drawn.signs[:, step], drawn.centres_xy[:, step])
+        choices = drawn.choices[:, step, None, None, None]
         before = levels
         for index, operation in enumerate(OPERATIONS):
-            levels = torch.where(choices == index, operation(before, turn, magnitude), levels)
+            levels = torch.where(choices == index, operation(before, parameters, magnitude), levels)
     return levels
 
 
-def _autocontrast(levels: Tensor, _turn: Turn, _magnitude: int) -> Tensor:
+def _autocontrast(levels: Tensor, _parameters: OperationParameters, _magnitude: int) -> Tensor:
     return ops.autocontrast(levels)
 
 
-def _equalize(levels: Tensor, _turn: Turn, _magnitude: int) -> Tensor:
+def _equalize(levels: Tensor, _parameters: OperationParameters, _magnitude: int) -> Tensor:
     return ops.equalize(levels)
 
 
-def _invert(levels: Tensor, _turn: Turn, _magnitude: int) -> Tensor:
+def _invert(levels: Tensor, _parameters: OperationParameters, _magnitude: int) -> Tensor:
     return ops.invert(levels)
 
 
-def _posterize(levels: Tensor, _turn: Turn, magnitude: int) -> Tensor:
+def _posterize(levels: Tensor, _parameters: OperationParameters, magnitude: int) -> Tensor:
     return ops.posterize(levels, max(2, 6 - 4 * magnitude // LARGEST_MAGNITUDE))
 
 
-def _solarize(levels: Tensor, _turn: Turn, magnitude: int) -> Tensor:
+def _solarize(levels: Tensor, _parameters: OperationParameters, magnitude: int) -> Tensor:
     return ops.solarize(levels, 256 * (LARGEST_MAGNITUDE - magnitude) // LARGEST_MAGNITUDE)
 
 
-def _solarize_add(levels: Tensor, _turn: Turn, magnitude: int) -> Tensor:
+def _solarize_add(levels: Tensor, _parameters: OperationParameters, magnitude: int) -> Tensor:
     brighter = (levels.to(torch.int16) + 110 * magnitude // LARGEST_MAGNITUDE).clamp_max(255).to(torch.uint8)
     return ops.solarize(brighter, 128)
 
 
-def _colour(levels: Tensor, turn: Turn, magnitude: int) -> Tensor:
-    return _enhanced(ops.saturation, levels, turn, magnitude)
+def _colour(levels: Tensor, parameters: OperationParameters, magnitude: int) -> Tensor:
+    return _enhanced(ops.saturation, levels, parameters, magnitude)
 
 
-def _contrast(levels: Tensor, turn: Turn, magnitude: int) -> Tensor:
-    return _enhanced(ops.contrast, levels, turn, magnitude)
+def _contrast(levels: Tensor, parameters: OperationParameters, magnitude: int) -> Tensor:
+    return _enhanced(ops.contrast, levels, parameters, magnitude)
 
 
-def _brightness(levels: Tensor, turn: Turn, magnitude: int) -> Tensor:
-    return _enhanced(ops.brightness, levels, turn, magnitude)
+def _brightness(levels: Tensor, parameters: OperationParameters, magnitude: int) -> Tensor:
+    return _enhanced(ops.brightness, levels, parameters, magnitude)
 
 
-def _sharpness(levels: Tensor, turn: Turn, magnitude: int) -> Tensor:
-    return _enhanced(ops.sharpness, levels, turn, magnitude)
+def _sharpness(levels: Tensor, parameters: OperationParameters, magnitude: int) -> Tensor:
+    return _enhanced(ops.sharpness, levels, parameters, magnitude)
 
 
 def _enhanced(
-    operation: Callable[[Tensor, Tensor], Tensor], levels: Tensor, turn: Turn, magnitude: int
+    operation: Callable[[Tensor, Tensor], Tensor],
+    levels: Tensor,
+    parameters: OperationParameters,
+    magnitude: int,
 ) -> Tensor:
-    # to the nearest level; Pillow cuts, which darkens
+    # rounded to the nearest level; Pillow truncates, which darkens
     return (
-        operation(levels.float(), 1.0 + 0.9 * magnitude / LARGEST_MAGNITUDE * turn.signs)
+        operation(levels.float(), 1.0 + 0.9 * magnitude / LARGEST_MAGNITUDE * parameters.signs)
         .round()
         .to(torch.uint8)
     )
 
 
-def _cutout(levels: Tensor, turn: Turn, magnitude: int) -> Tensor:
+def _cutout(levels: Tensor, parameters: OperationParameters, magnitude: int) -> Tensor:
     """A square of 80 px times magnitude / 30 in a view 256 px high, cut by the border."""
     height, width = levels.shape[-2:]
     half_px = 40.0 * magnitude / LARGEST_MAGNITUDE * height / PUBLISHED_HEIGHT_PX
     columns, rows = (torch.arange(size, device=levels.device) for size in (width, height))
-    in_columns = (columns - turn.centres_xy[:, :1] >= -half_px) & (columns - turn.centres_xy[:, :1] < half_px)
-    in_rows = (rows - turn.centres_xy[:, 1:] >= -half_px) & (rows - turn.centres_xy[:, 1:] < half_px)
+    in_columns = (columns - parameters.centres_xy[:, :1] >= -half_px) & (
+        columns - parameters.centres_xy[:, :1] < half_px
+    )
+    in_rows = (rows - parameters.centres_xy[:, 1:] >= -half_px) & (
+        rows - parameters.centres_xy[:, 1:] < half_px
+    )
     is_inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]
     colours = torch.cat([levels.new_full((1, 1, 1, 1), value) for value in CUTOUT_RGB], dim=1)
     return torch.where(is_inside, colours, levels)

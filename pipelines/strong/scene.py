@@ -1,4 +1,4 @@
-"""What a strong part may look at when it changes the strong views."""
+"""What a strong augmentation can use when it changes the strong views."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Scene:
-    """A batch of unlabelled people as the teacher saw them (shape letters: pipelines/batch.py)."""
+    """A batch of unlabelled people as the teacher sees them (shape letters: pipelines/batch.py)."""
 
     strong: Tensor
-    """(N, 3, H, W) normalised: the strong views as the loader gave them. Never changed, so that patches
-    taken from them are clean whatever the parts before have painted."""
+    """(N, 3, H, W) normalised: the strong views from the loader. They are never changed, so that patches
+    taken from them are clean, whatever earlier augmentations have painted."""
     peaks: Tensor
     """(N, K): the highest values of the teacher's heatmaps."""
     points_weak: Tensor

@@ -54,9 +54,7 @@ def test_no_small_file_is_read_without_end(
     monkeypatch.setattr(shards, "MANIFEST_BYTES", 200_000)
     monkeypatch.setattr(shards, "TRUTH_BYTES", 200_000)
     server.answers[name] = endless = Endless()
-    with pytest.raises(
-        InputError, match=rf"/{name}: the file is larger than the [\d,]+ bytes that it can have"
-    ):
+    with pytest.raises(InputError, match=rf"/{name}: the file is larger than the expected [\d,]+ bytes"):
         open_split(server.url)
     assert endless.sent < 20_000_000, "what the sockets and pipes between them hold, and no more"
 
@@ -76,8 +74,8 @@ def header_of(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
             r"it has \./\./@PaxHeader \(2147483648 bytes\)",
         ),
         (header_of("././@LongLink", 2 << 30, tarfile.GNUTYPE_LONGNAME), r"it has \./\./@LongLink \("),
-        (gzip.compress(bytes(3_000_000), mtime=0) * 9, r"no tar header stands before 000000007\.jpg"),
-        (b"", r"no tar header stands before 000000007\.jpg"),
+        (gzip.compress(bytes(3_000_000), mtime=0) * 9, r"there is no tar header before 000000007\.jpg"),
+        (b"", r"there is no tar header before 000000007\.jpg"),
     ],
     ids=["size", "pax", "gnu", "gzip", "zeros"],
 )
@@ -92,7 +90,9 @@ def test_no_member_is_read_that_the_index_does_not_name(server: FileServer, star
 def test_no_tar_is_read_beyond_its_end(people_folder: Path, server: FileServer) -> None:
     split = open_split(server.url)
     server.answers["test-000002.tar"] = Endless((people_folder / "test-000002.tar").read_bytes())
-    with pytest.raises(InputError, match=r"test-000002\.tar: it goes on after the last member of its index"):
+    with pytest.raises(
+        InputError, match=r"test-000002\.tar: it continues after the last member of its index"
+    ):
         list(islice(stream_of(split), 10))
 
 
@@ -104,7 +104,7 @@ def flip(tar: Path, place: int) -> None:
     tar.write_bytes(content)
 
 
-ALTERED = r"test-000001\.tar: its bytes are not those of the manifest \(by their SHA-256\): 7 lost"
+ALTERED = r"test-000001\.tar: its SHA-256 is not that of the manifest: 7 lost"
 
 
 @pytest.mark.parametrize("place", [0, 6])
@@ -126,7 +126,7 @@ def test_a_flipped_bit_in_the_last_tar_is_told_before_scoring_ends(
 ) -> None:
     split = open_split(root)
     flip(people_folder / "test-000002.tar", 2)
-    with pytest.raises(InputError, match=r"test-000002\.tar: its bytes are not those of the manifest"):
+    with pytest.raises(InputError, match=r"test-000002\.tar: its SHA-256 is not that of the manifest"):
         list(eval_loader(split, VIEWS, batch_size=batch_size))
 
 
@@ -134,7 +134,7 @@ def test_a_subset_compares_its_tars_in_its_first_pass(people_folder: Path, root:
     """The altered sample is not one of them, and lies behind them."""
     labelled = labelled_split(open_split(root), 3, index_dir=tmp_path)
     flip(people_folder / "test-000000.tar", 5)
-    with pytest.raises(InputError, match=r"test-000000\.tar: its bytes are not those of the manifest"):
+    with pytest.raises(InputError, match=r"test-000000\.tar: its SHA-256 is not that of the manifest"):
         next(labelled_loader(labelled, VIEWS, batch_size=3, seed=0))
 
 
@@ -143,7 +143,7 @@ def test_an_altered_tar_is_left_out_from_the_next_pass_on(people_folder: Path) -
     split = open_split(pipe_of(people_folder))
     flip(people_folder / "test-000001.tar", 3)
     loader = stream_of(split, bad_samples=7)
-    with pytest.warns(UserWarning, match=f"{ALTERED}, 7 in all of 7 allowed"):
+    with pytest.warns(UserWarning, match=f"{ALTERED}, 7 in total of 7 allowed"):
         batches = [next(loader) for _ in range(4)]
     state = loader.state_dict()
     later = [next(loader) for _ in range(6)]
@@ -175,21 +175,23 @@ def test_a_server_that_gives_next_to_nothing_is_waited_for_within_one_budget(
     server.answers[name] = answer
     server.requests.clear()
     with (
-        pytest.warns(UserWarning, match="waited for") as said,
-        pytest.raises(InputError, match=rf"/{name}: .*bytes came in 1 s") as error,
+        pytest.warns(UserWarning, match="waiting for") as said,
+        pytest.raises(InputError, match=rf"/{name}: .*bytes arrived in 1 s") as error,
     ):
         list(islice(stream_of(split), 10)) if split else open_split(server.url)
     assert "\n" not in str(error.value)
     assert server.requests.count(("GET", name)) == 2
-    waiting = [str(warning.message) for warning in said if "waited for" in str(warning.message)]
-    assert waiting[0] == f"{server.url}/{name}: this file is waited for; next to nothing comes"
+    waiting = [str(warning.message) for warning in said if "waiting for" in str(warning.message)]
+    assert waiting[0] == f"{server.url}/{name}: waiting for this file; almost nothing arrives"
 
 
 @pytest.mark.usefixtures("hasty")
 def test_a_command_that_says_nothing_is_waited_for_within_the_budget() -> None:
     with (
-        pytest.warns(UserWarning, match=r"sleep 9 # dataset\.json: this file is waited for"),
-        pytest.raises(InputError, match=r"dataset\.json: the file cannot be read \(no bytes came in 1 s\)"),
+        pytest.warns(UserWarning, match=r"sleep 9 # dataset\.json: waiting for this file"),
+        pytest.raises(
+            InputError, match=r"dataset\.json: the file cannot be read \(no bytes arrived in 1 s\)"
+        ),
     ):
         open_split("pipe:exec sleep 9 # {file}")
 
@@ -234,18 +236,18 @@ def test_a_trainer_that_does_not_ask_is_not_waited_for(
     [
         (
             lambda handler: send(handler, b"", 404),
-            "the server refused it with status 404, as for a file that",
+            "the server answered with status 404, which means that the file",
             1,
         ),
-        (lambda handler: send(handler, b"", 401), r"the server refused it with status 401\)", 1),
-        (lambda handler: send(handler, b"", 503), r"the server refused it with status 503\)", 4),
+        (lambda handler: send(handler, b"", 401), r"the server answered with status 401\)", 1),
+        (lambda handler: send(handler, b"", 503), r"the server answered with status 503\)", 4),
         (redirect("dataset.json"), "it is redirected more than 10 times", 11),
-        (redirect("file:///etc/passwd"), "it leads to something else than http", 1),
-        (redirect("ftp://127.0.0.1/x"), "it leads to something else than http", 1),
+        (redirect("file:///etc/passwd"), "it redirects to something other than http", 1),
+        (redirect("ftp://127.0.0.1/x"), "it redirects to something other than http", 1),
         (hang_up, "the server gave no answer", 4),
         (
             lambda handler: handler.wfile.write(b"nonsense\r\n\r\n"),
-            "something else than http, or answers so",
+            "something other than http, or is not answered in http",
             1,
         ),
         (lambda handler: send(handler, b"{", Content_Length="9"), "the transfer broke off", 4),
@@ -297,7 +299,7 @@ def test_shards_of_any_name_are_read_over_http(people_folder: Path, server: File
         typed = [quote(name)] + ([name] if not re.search(r"%\d\d|\?", name) else [])
         for path in typed:
             assert everything(f"{server.url}/{path}") == expected
-        with pytest.raises(InputError, match=r"cannot stand in a command: give the shards a name of plain"):
+        with pytest.raises(InputError, match=r"cannot be part of a command: give the shards a name of plain"):
             open_split(pipe_of(folder))
 
 

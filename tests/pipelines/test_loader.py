@@ -117,7 +117,7 @@ def test_state_of_another_stream_is_refused(grey_shards: GreyShards, tmp_path: P
     keys = ["batch_size", "seed", "shuffle_buffer", "rank", r"views\.size_hw", "samples", "stream"]
     for other, key in zip(others, keys, strict=True):
         words = r"\(it reads other samples of these shards, [^,]*\)" if key == "samples" else f".*{key} was"
-        with pytest.raises(InputError, match=f"not this one {words}"):
+        with pytest.raises(InputError, match=f"differs from this one {words}"):
             other.load_state_dict(state)
 
 

@@ -73,10 +73,10 @@ def test_object_store_equals_local_shards(people_folder: Path, s3: Path, tmp_pat
     ("fault", "says"),
     [
         (cut, r"test-000001\.tar: the shard was cut short: 9000 bytes where the manifest says"),
-        (Path.unlink, r"test-000001\.tar: there is no such file in the store"),
+        (Path.unlink, r"test-000001\.tar: the store has no such file"),
         (
             lambda tar: tar.with_suffix(".idx").unlink(),
-            r"test-000001\.idx: there is no such file in the store",
+            r"test-000001\.idx: the store has no such file",
         ),
         (
             lambda tar: tar.write_bytes(bytes(tar.stat().st_size)),

@@ -267,5 +267,5 @@ def test_sound_shards_of_another_tool_are_taken(folder: Path) -> None:
 
 def test_shards_of_whole_photos_are_for_no_loader(folder: Path) -> None:
     write_manifest(folder, dataclasses.replace(read_manifest(folder), kind="image"))
-    with pytest.raises(InputError, match=r"the samples are whole photos; build .* with kind=person"):
+    with pytest.raises(InputError, match=r"the samples are whole photos: build .* with kind=person"):
         open_split(folder)

@@ -90,13 +90,15 @@ class TestPeopleWithoutAMark:
         assert set(rest.ordinals) == set(range(20)) - set(chosen.ordinals)
 
     def test_do_not_count_among_those_that_are_there(self, folder: Path, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="holds 20 samples, 13 of them with a marked keypoint: lower"):
+        with pytest.raises(
+            InputError, match="holds 20 samples, 13 of them with an annotated keypoint: lower"
+        ):
             labelled_split(open_split(folder), 14, index_dir=tmp_path / "run")
 
     def test_alone_are_refused(self, make_shards: MakeShards, tmp_path: Path) -> None:
         folder = make_shards(grey_photos(5), keypoints=np.zeros((5, 3, 3)))
         for labelled in (1, "all"):
-            with pytest.raises(InputError, match="none of the 5 samples has a marked keypoint"):
+            with pytest.raises(InputError, match="none of the 5 samples has an annotated keypoint"):
                 labelled_split(open_split(folder), labelled, index_dir=tmp_path / "run")
 
 

@@ -106,7 +106,7 @@ def test_card_and_sheet_know_that_boxes_have_no_truth(detected: Detected) -> Non
 
 def test_nothing_is_learned_from_them(tiny_run: Callable[..., RunSettings], detected: Detected) -> None:
     cfg = tiny_run("supervised", f"data.train={detected.shards}", f"data.val={detected.shards}")
-    with pytest.raises(InputError, match=r"none of the \d+ samples has a marked keypoint"):
+    with pytest.raises(InputError, match=r"none of the \d+ samples has an annotated keypoint"):
         run(cfg, resume=False)
 
 

@@ -1,1 +1,1 @@
-"""Views from kept crops, on the host by `pipelines/warp.py`, on a GPU by a kernel of the same definition."""
+"""Views from kept crops: by `pipelines/warp.py` on the host, by an equivalent kernel on a GPU."""

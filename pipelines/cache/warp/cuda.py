@@ -1,4 +1,4 @@
-"""The way to the CUDA kernel: what a batch needs is copied ahead, by the thread that plans it."""
+"""Warps with the CUDA kernel; the thread that plans a batch copies its inputs in advance."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,11 +15,11 @@ from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB
 
 
 class CudaWarp:
-    """Warps the views of planned batches on a GPU, from a store there or on the host.
+    """Warps the views of planned batches on a GPU, from a store on the GPU or on the host.
 
-    A store on the host stays in ordinary memory: a batch's crops are packed into pinned memory, which torch
-    recycles once the copy is through. Copies go over a stream of their own, so they pass while the network
-    computes; the warp itself runs on the trainer's stream. Nothing waits for the device.
+    A store on the host stays in ordinary memory: the crops of a batch are packed into pinned memory, which
+    torch reuses after the copy. Copies have a separate stream, so they run while the network computes; the
+    warp itself runs on the trainer's stream. Nothing waits for the device.
     """
 
     def __init__(self, store: Store, size_hw: tuple[int, int], device: torch.device) -> None:
@@ -32,8 +32,8 @@ class CudaWarp:
         }
 
     def prepare(self, plan: Plan) -> Callable[[], dict[str, Tensor]]:
-        """Begin the copies of a batch; the function returned warps it and gives it, by name."""
-        store, places = self._store, plan.places
+        """Begin the copies of a batch; the returned function warps it and returns it by name."""
+        store, places = self._store, plan.indices
         sizes_hw, offsets = store.sizes_hw[places], store.offsets[places]
         tensors = {f"from {view.name}": invert(view.from_stored) for view in plan.views}
         tensors |= {
@@ -51,7 +51,7 @@ class CudaWarp:
         return partial(self._finish, plan, sent, ready)
 
     def close(self) -> None:
-        """There are no threads to stop."""
+        """Do nothing: there are no threads to stop."""
 
     def _finish(self, plan: Plan, sent: dict[str, Tensor], ready: torch.cuda.Event) -> dict[str, Tensor]:
         stream = torch.cuda.current_stream(self._device)
@@ -81,15 +81,15 @@ def invert(view_from_stored: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(rows, np.float32).transpose(2, 0, 1).copy())
 
 
-def pack(store: Store, places: np.ndarray) -> tuple[Tensor, np.ndarray]:
-    """Return some crops one after the other in pinned memory (bytes,) uint8, and where each begins."""
-    lengths = store.sizes_hw[places].prod(1) * 3
+def pack(store: Store, indices: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """Return some crops, concatenated in pinned memory (bytes,) uint8, and the start of each."""
+    lengths = store.sizes_hw[indices].prod(1) * 3
     ends = np.cumsum(lengths)
     packed = torch.empty(int(ends[-1]), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
     stored, target = store.pixels.numpy(), packed.numpy()
     offsets = ends - lengths
-    for place, begin, end in zip(places, offsets, ends, strict=True):
-        first = store.offsets[place]
+    for index, begin, end in zip(indices, offsets, ends, strict=True):
+        first = store.offsets[index]
         target[begin:end] = stored[first : first + end - begin]
     return packed, offsets
 

@@ -1,4 +1,4 @@
-"""The way to OpenCV: the crops of a batch are slices of the store."""
+"""Warps with OpenCV on the host, where the crops of a batch are slices of the store."""
 
 from collections.abc import Callable
 
@@ -17,8 +17,8 @@ class HostWarp:
         self._warp = CpuWarp(size_hw, threads)
 
     def prepare(self, plan: Plan) -> Callable[[], dict[str, Tensor]]:
-        """Begin to warp; the function returned waits for the end and gives the batch, by name."""
-        finish = self._warp.start([self._store.crop(place) for place in plan.places], plan.views)
+        """Begin to warp; the returned function waits for the end and returns the batch by name."""
+        finish = self._warp.start([self._store.crop(index) for index in plan.indices], plan.views)
         return lambda: {**finish(), **plan.values}
 
     def close(self) -> None:

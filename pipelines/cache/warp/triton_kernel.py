@@ -1,4 +1,4 @@
-"""The CUDA kernel. Imported where a cache is on a GPU only: Triton needs a Linux GPU build."""
+"""The CUDA kernel. It is imported only for a run on a GPU, because Triton needs a Linux GPU build."""
 
 import torch
 import triton
@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 1024
-"""Values (a pixel has three) that a program writes."""
+"""Number of values (three per pixel) that a program writes."""
 
 
 def launch(
@@ -36,14 +36,14 @@ def launch(
             num_values,
             WIDTH=width,
             VALUES=BLOCK,
-            # said here, because Triton 3.9 warns that its default is about to change
+            # explicit, because Triton 3.9 warns that its default will change
             enable_fp_fusion=False,
         )
     return views
 
 
 @triton.jit
-def warp(  # type: ignore[no-untyped-def]  # Triton reads the types at launch
+def warp(  # type: ignore[no-untyped-def]  # Triton infers the types at launch
     pixels,
     offsets,
     sizes_hw,
@@ -61,7 +61,7 @@ def warp(  # type: ignore[no-untyped-def]  # Triton reads the types at launch
     matrix = stored_from_view + sample * 6
     stored_x = x * tl.load(matrix) + (y * tl.load(matrix + 1) + tl.load(matrix + 2))
     stored_y = x * tl.load(matrix + 3) + (y * tl.load(matrix + 4) + tl.load(matrix + 5))
-    # Far away is beyond the crop, and "not a number" too, which would else become one of the view's values.
+    # Far away is beyond the crop, and so is NaN, which would otherwise become a value of the view.
     is_near = (tl.abs(stored_x) < 1e9) & (tl.abs(stored_y) < 1e9)
     stored_x, stored_y = tl.where(is_near, stored_x, -9.0), tl.where(is_near, stored_y, -9.0)
     left, top = tl.floor(stored_x), tl.floor(stored_y)
@@ -78,7 +78,7 @@ def warp(  # type: ignore[no-untyped-def]  # Triton reads the types at launch
     above = top_left + share_x * (top_right - top_left)
     below = bottom_left + share_x * (bottom_right - bottom_left)
     grey = above + share_y * (below - above)
-    # 1.5 * 2^23: beyond it float32 has integers only, so this rounds, a half to the even one, as OpenCV does
+    # Above 1.5 * 2^23 float32 holds only integers, so this rounds, with halves to even, as OpenCV does.
     grey = (grey + 12582912.0) - 12582912.0
     normalised = (grey - tl.load(colours + 3 + channel)) * tl.load(colours + 6 + channel)
     tl.store(views + sample * num_values + value, normalised, mask=value < num_values)
@@ -86,7 +86,7 @@ def warp(  # type: ignore[no-untyped-def]  # Triton reads the types at launch
 
 @triton.jit
 def _tap(crop, row, column, height, width, channel, border):  # type: ignore[no-untyped-def]
-    """The grey level of a stored pixel, or the border's beyond the crop."""
+    """The level of a stored pixel, or of the border beyond the crop."""
     is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     row, column = tl.where(is_inside, row, 0.0).to(tl.int32), tl.where(is_inside, column, 0.0).to(tl.int32)
     grey = tl.load(crop + (row * width + column) * 3 + channel, mask=is_inside, other=0).to(tl.float32)

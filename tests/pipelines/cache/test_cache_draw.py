@@ -15,10 +15,10 @@ from pipelines.cache.draw import (
     draw_angle_deg,
     draw_flip,
     draw_scale,
-    draws_of,
     strong_from_weak,
     unlabelled_plan,
     view_from_stored,
+    view_generator,
 )
 from pipelines.cache.store import Store
 from pipelines.graph import unlabelled_graph
@@ -165,7 +165,7 @@ def test_strong_view_is_the_weak_one_moved_and_never_mirrored() -> None:
 @pytest.mark.parametrize(("num_samples", "batch_size"), [(10, 4), (5, 8), (1, 3), (7, 7), (3, 16)])
 def test_every_pass_shows_each_sample_once(num_samples: int, batch_size: int) -> None:
     order = Order(num_samples, seed=4)
-    shown = np.concatenate([order.places(number, batch_size) for number in range(3 * num_samples)])
+    shown = np.concatenate([order.indices(number, batch_size) for number in range(3 * num_samples)])
     passes = shown[: len(shown) // num_samples * num_samples].reshape(-1, num_samples)
     assert (np.sort(passes, 1) == np.arange(num_samples)).all()
     if num_samples > 4:
@@ -174,9 +174,9 @@ def test_every_pass_shows_each_sample_once(num_samples: int, batch_size: int) ->
 
 def test_a_batch_depends_on_its_number_alone() -> None:
     forwards, order = Order(10, seed=4), Order(10, seed=4)
-    expected = [forwards.places(number, 4) for number in range(9)]
+    expected = [forwards.indices(number, 4) for number in range(9)]
     for number in (8, 2, 5, 5, 0):
-        assert (order.places(number, 4) == expected[number]).all()
-        assert draws_of(4, number).random() == draws_of(4, number).random()
-    assert draws_of(4, 1).random() != draws_of(4, 2).random() != draws_of(5, 2).random()
-    assert (Order(50, seed=4).places(0, 50) != Order(50, seed=5).places(0, 50)).any()
+        assert (order.indices(number, 4) == expected[number]).all()
+        assert view_generator(4, number).random() == view_generator(4, number).random()
+    assert view_generator(4, 1).random() != view_generator(4, 2).random() != view_generator(5, 2).random()
+    assert (Order(50, seed=4).indices(0, 50) != Order(50, seed=5).indices(0, 50)).any()

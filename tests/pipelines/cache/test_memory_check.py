@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_refused_with_its_size(home: str, monkeypatch: pyte
     with pytest.raises(
         InputError,
         match=r"data\.cache: the decoded crops of 9 people need 10\.5 GiB, but of the 12 GiB free on this "
-        r"machine 2 are kept .*: set data\.cache to none",
+        r"machine, 2 are reserved .*: set data\.cache to none",
     ):
         require_room(21 * GIB // 2, home, CPU, what="9 people")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
@@ -70,7 +70,9 @@ def test_the_memory_of_a_gpu_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     gpu = torch.device("cuda", 0)
     require_room(50 * GIB, "device", gpu, what="people")
-    with pytest.raises(InputError, match=r"70 GiB free on the device 20 are kept .*set data\.cache to host"):
+    with pytest.raises(
+        InputError, match=r"70 GiB free on the device, 20 are reserved .*set data\.cache to host"
+    ):
         require_room(51 * GIB, "device", gpu, what="people")
     monkeypatch.setattr(memory_check, "host_memory", lambda: (500 * GIB, 900 * GIB))
     require_room(51 * GIB, "host", gpu, what="people")
