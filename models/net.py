@@ -1,4 +1,4 @@
-"""The pose network: a backbone, a head, and the settings that make them."""
+"""The pose network: a backbone, a head, and their settings."""
 
 from dataclasses import field
 from pathlib import Path
@@ -28,14 +28,14 @@ Head = Annotated[DeconvSettings | PyramidSettings | PlainSettings, Field(discrim
 @settings
 class NetSettings:
     backbone: Backbone = field(default_factory=ResNetSettings)
-    """What turns images into features."""
+    """The backbone, which turns images into features."""
     head: Head = field(default_factory=DeconvSettings)
-    """What turns features into heatmaps."""
+    """The head, which turns features into heatmaps."""
     pretrained: bool = False
-    """Start the backbone from ImageNet weights, downloaded once through timm."""
+    """Start the backbone from ImageNet weights, which timm downloads once."""
     weights: str | None = None
-    """A local file of backbone weights (torchvision's or timm's state dict); goes before `pretrained`. Their
-    images are taken to be normalised as timm says for the backbone's name and tag."""
+    """A local file of backbone weights (a state dict of torchvision or timm), used instead of `pretrained`.
+    The images that they expect are assumed to be normalised as timm says for the backbone's name and tag."""
 
     def __post_init__(self) -> None:
         if self.pretrained and self.weights is None and isinstance(self.backbone, LightSettings):
@@ -47,8 +47,9 @@ class NetSettings:
 class PoseNet(nn.Module):
     """Images (N, 3, H, W), H and W multiples of 4 -> heatmaps (N, K, H/4, W/4) float32, under autocast too.
 
-    Images are normalised by ImageNet's mean and deviation; `renormalise` turns them into what the pretrained
-    weights expect. Cell i of a heatmap sits at input pixel 4 i. Raises InputError for another input size.
+    Images are normalised with the mean and standard deviation of ImageNet; `renormalise` converts them to
+    what the pretrained weights expect. Cell i of a heatmap is at input pixel 4 i. Raises InputError for other
+    input sizes.
     """
 
     stride = STRIDE
@@ -69,15 +70,17 @@ class PoseNet(nn.Module):
         if self.renormalise is not None:
             images = self.renormalise(images)
         heatmaps = self.head(self.backbone(images))
-        # A backbone rounds an odd size up, e.g. 144 to 5 cells of 32: its head then answers beyond the image.
+        # A backbone rounds odd sizes up, e.g. 144 px to 5 cells of 32, so its head gives cells beyond the
+        # image.
         return heatmaps[..., : height // self.stride, : width // self.stride].float()
 
 
 def build_net(cfg: NetSettings, num_keypoints: int, *, loads_weights: bool = True) -> PoseNet:
-    """Return the network with one output channel a keypoint, a new draw of its weights at every call.
+    """Return the network with one output channel per keypoint, with new random weights at every call.
 
-    Without `loads_weights` the same network, for a state dict that is loaded later, has no weights fetched.
-    Raises InputError where weights cannot be had or the head cannot read the backbone's features.
+    loads_weights: whether to load pretrained weights; a network that loads a state dict later does not need
+    them. Raises InputError if weights cannot be loaded, or if the head cannot use the features of the
+    backbone.
     """
     has_weights = cfg.pretrained or cfg.weights is not None
     weights = Path(cfg.weights) if cfg.weights is not None and loads_weights else None

@@ -1,4 +1,4 @@
-"""From the normalisation of our images to the one that a network's pretrained weights expect."""
+"""Converts the normalisation of our images to the one that a network's pretrained weights expect."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from models.backbones.timm_networks import input_statistics
 
 
 class Renormalise(nn.Module):
-    """Images (N, 3, H, W), normalised by ImageNet's mean and deviation -> the same, normalised by others.
+    """Images (N, 3, H, W), normalised with the statistics of ImageNet -> the same, normalised with others.
 
-    mean, deviation: of each channel of RGB, for values in 0..1. The state dict stays empty.
+    mean, deviation: of each channel of RGB, for values in 0..1. The state dict is empty.
     """
 
     scale: Tensor
@@ -31,7 +31,7 @@ class Renormalise(nn.Module):
 
 
 def renormalise_for(timm_name: str) -> Renormalise | None:
-    """Return what comes before timm's network with its pretrained weights; None where they expect ours."""
+    """Return the conversion for a network of timm; None if its weights expect our normalisation."""
     mean, deviation = input_statistics(timm_name)
     if (mean, deviation) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD):
         return None

@@ -1,4 +1,4 @@
-"""HRNet of timm (Sun et al., CVPR 2019) as in the published pose networks: its stride-4 branch alone."""
+"""HRNet of timm (Sun et al., CVPR 2019) as in the published pose networks: only its stride-4 branch."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -21,16 +21,16 @@ class HRNetSettings:
         return f"hrnet_w{self.width}.ms_in1k"
 
     def build(self, *, pretrained: bool = False, weights: Path | None = None) -> "HRNet":
-        """Return the network, from scratch, with ImageNet weights or a file of them, else InputError."""
+        """Return the network, without or with ImageNet weights, from timm or a file. Raises InputError."""
         return HRNet(build_network(self.timm_name, prune=_prune, pretrained=pretrained, weights=weights))
 
 
 class HRNet(nn.Module):
     """Images (N, 3, H, W) -> features [(N, C, H/4, W/4)], sizes rounded up to a multiple of 8.
 
-    `layer1` is the bottleneck stage and `layer2` to `layer4` are what timm and the paper call stage 2 to 4:
-    a recipe names one place for a ResNet and an HRNet. From the second on, a layer takes the list of its
-    branches, stride 4 first: a mixer of its inputs mixes every branch (docs/methods.md 9, row 18).
+    `layer1` is the bottleneck stage, and `layer2` to `layer4` are stages 2 to 4 of timm and the paper, so
+    recipes name layers of a ResNet and an HRNet alike. From `layer2` on, a layer takes the list of its
+    branches, stride 4 first; mixing its inputs mixes every branch (docs/methods.md 9, row 18).
     """
 
     channels: tuple[int, ...]
@@ -55,12 +55,12 @@ class HRNet(nn.Module):
 
 
 def _enter(transition: nn.ModuleList, branches: list[Tensor]) -> list[Tensor]:
-    """Return the branches of the next stage: those there are, and one more out of the coarsest."""
+    """Return the branches of the next stage: the present ones, and a new one from the coarsest."""
     return [*branches, transition[-1](branches[-1])]
 
 
 def _prune(network: Any) -> None:
-    """Take off the classifier and, as published, the last fusions toward branches that nobody reads."""
+    """Remove the classifier and, as published, the last fusions into branches that are not used."""
     del network.incre_modules, network.downsamp_modules, network.final_layer
     del network.global_pool, network.head_drop, network.classifier
     last = network.stage4[-1]

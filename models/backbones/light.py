@@ -1,8 +1,8 @@
 """`light`: a small residual network for CPU runs from scratch.
 
-It spends most of its work at stride 4 and 8 and stops at stride 16: with few labels and no pretrained
-weights, a network that goes down to stride 32 and reads only that stays on the mean pose for a long time.
-Meant for the pyramid head.
+Most of its work is at strides 4 and 8, and it ends at stride 16: with few labels and no pretrained weights, a
+network whose only output is at stride 32 predicts the mean pose for a long time. It is meant for the pyramid
+head.
 """
 
 from collections import OrderedDict
@@ -22,16 +22,16 @@ class LightSettings:
     stem_channels: int = 24
     """Channels of the first convolution, at half resolution."""
     channels: tuple[int, int, int] = (48, 96, 160)
-    """Channels of the stages at stride 4, 8 and 16."""
+    """Channels of the stages at strides 4, 8 and 16."""
     blocks: tuple[int, int, int] = (2, 2, 2)
-    """Residual blocks of each stage."""
+    """Number of residual blocks of each stage."""
 
     def __post_init__(self) -> None:
         if min(self.stem_channels, *self.channels, *self.blocks) < 1:
             raise ValueError("stem_channels, channels and blocks must be at least 1")
 
     def build(self, *, weights: Path | None = None) -> "Light":
-        """Return the network, from scratch or with a file of its own weights, else InputError."""
+        """Return the network, without weights or with those in a file. Raises InputError."""
         network = Light(self)
         if weights is not None:
             load_weights(network, weights)
@@ -41,7 +41,7 @@ class LightSettings:
 class Light(nn.Module):
     """Images (N, 3, H, W) -> features [(N, C, H/4, W/4), (N, C, H/8, W/8), (N, C, H/16, W/16)], rounded up.
 
-    `layer1`, `layer2`, `layer3` are the stages, named as in a ResNet, so that a recipe may mix before any.
+    `layer1`, `layer2`, `layer3` are the stages, named as in a ResNet, so that a recipe can mix before each.
     """
 
     channels: tuple[int, ...]

@@ -4,10 +4,11 @@ from torch import Tensor, nn
 
 
 class NextStage(nn.Sequential):
-    """Features [(N, C, h, w), ...] of the stages so far -> the same, and what its modules make of the last.
+    """Features [(N, C, h, w), ...] of the stages so far -> the same and the output for the last one.
 
-    So all that the heatmaps will be made of enters it, and mixing what enters it mixes them whole; taking the
-    last one alone, finer features would go past it to the head.
+    In this way all features that the heatmaps depend on enter the stage, and mixing its inputs mixes the
+    heatmaps completely. If it took only the last feature, finer ones would bypass it on their way to the
+    head.
     """
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:

@@ -16,24 +16,24 @@ from models.backbones.timm_networks import build_network
 class ResNetSettings:
     name: Literal["resnet"] = "resnet"
     depth: Literal[18, 34, 50, 101, 152] = 18
-    """Depth of the published network; its weights, when asked for, are torchvision's."""
+    """Depth of the network; its pretrained weights are those of torchvision."""
     model: str | None = None
-    """A ResNet by its timm name, in place of `depth`: resnet10t, resnet18.gluon_in1k, wide_resnet50_2, ..."""
+    """A ResNet by its timm name, instead of `depth`: resnet10t, resnet18.gluon_in1k, wide_resnet50_2, ..."""
 
     @property
     def timm_name(self) -> str:
         return self.model or f"resnet{self.depth}.tv_in1k"
 
     def build(self, *, pretrained: bool = False, weights: Path | None = None) -> "ResNet":
-        """Return the network, from scratch, with ImageNet weights or a file of them, else InputError."""
+        """Return the network, without or with ImageNet weights, from timm or a file. Raises InputError."""
         return ResNet(build_network(self.timm_name, prune=_prune, pretrained=pretrained, weights=weights))
 
 
 class ResNet(nn.Module):
     """Images (N, 3, H, W) -> features [(N, C, H/4, W/4), ..., (N, C, H/32, W/32)], sizes rounded up.
 
-    Modules keep the names of timm and torchvision (`conv1`, `layer1`, ...), so their weights load as they
-    are, and a recipe may name `backbone.layer3`, the stage that the published feature mixing precedes.
+    Modules keep the names of timm and torchvision (`conv1`, `layer1`, ...), so that their weights can be
+    loaded and a recipe can name `backbone.layer3`, the stage before which the paper mixes features.
     """
 
     channels: tuple[int, ...]
@@ -59,7 +59,7 @@ def _prune(network: Any) -> None:
     if not isinstance(network, TimmResNet):
         kind, name = type(network).__name__, network.pretrained_cfg["architecture"]
         raise InputError(
-            f"net.backbone.model: '{name}' is a {kind}, not a ResNet: name a model of timm's resnet.py, "
+            f"net.backbone.model: '{name}' is a {kind}, not a ResNet: choose a model of timm's resnet.py, "
             "or set net.backbone.name=timm"
         )
     del network.global_pool, network.fc

@@ -1,4 +1,4 @@
-"""Any network of timm that gives features: ConvNeXt, EfficientNet, MobileNet, Swin, ViT, ...; by its name."""
+"""Any network of timm that gives features, by name: ConvNeXt, EfficientNet, MobileNet, Swin, ViT, ..."""
 
 from functools import partial
 from pathlib import Path
@@ -19,28 +19,28 @@ FINEST_STRIDE = 4
 class TimmSettings:
     name: Literal["timm"] = "timm"
     model: str
-    """The network's timm name, with the tag of its weights if it has several: convnext_tiny,
-    vit_small_patch16_224.dino. With weights, the tag also says how their images are normalised."""
+    """The name of the network in timm, with the tag of its weights if there are several: convnext_tiny,
+    vit_small_patch16_224.dino. The tag also decides how images are normalised for the weights."""
 
     @property
     def timm_name(self) -> str:
         return self.model
 
     def build(self, *, pretrained: bool = False, weights: Path | None = None) -> "TimmFeatures":
-        """Return the network, from scratch, with its weights of timm or a file of them.
+        """Return the network, without or with weights, from timm or a file.
 
-        Raises InputError where timm does not have it, its weights cannot be had, or it gives no features of
-        inputs of any size.
+        Raises InputError if timm does not have it, if its weights cannot be loaded, or if it does not give
+        features for inputs of any size.
         """
         return TimmFeatures(_build(self.model, pretrained, weights), self.model)
 
 
 class TimmFeatures(nn.Module):
-    """Images (N, 3, H, W) -> features [(N, C, h, w), ...], fine to coarse, one a stride from 4 on.
+    """Images (N, 3, H, W) -> features [(N, C, h, w), ...], fine to coarse, one per stride from 4 on.
 
     h and w are those of the input padded to a multiple of the coarsest stride. A plain ViT gives one feature,
-    its last block's through its last norm; its position embeddings are resampled to the input's size. Modules
-    keep their timm names below `network`: a recipe may mix at `backbone.network.stages.2`.
+    the normalised output of its last block; its position embeddings are resampled to the size of the input.
+    Modules keep their timm names below `network`, so a recipe can mix at `backbone.network.stages.2`.
     """
 
     channels: tuple[int, ...]
@@ -67,29 +67,29 @@ class TimmFeatures(nn.Module):
 
 
 def _build(model: str, pretrained: bool, weights: Path | None) -> Any:
-    """Return the network without its classifier, for any input size where timm has an option for that."""
+    """Return the network without its classifier, for any input size if timm has an option for that."""
 
     def prune(network: Any) -> None:
         if not hasattr(network, "forward_intermediates"):
-            raise InputError(f"net.backbone.model: timm's '{model}' gives no features: name another model")
+            raise InputError(f"net.backbone.model: timm's '{model}' gives no features: choose another model")
         indices = _indices(network.feature_info)
         network.prune_intermediate_layers(indices, prune_norm=len(indices) > 1)
 
     build = partial(build_network, model, prune=prune, pretrained=pretrained, weights=weights)
     try:
         return build(dynamic_img_size=True)
-    except TypeError:  # no such option; whether the network needs one, trying it out will tell
+    except TypeError:  # it has no such option; _try_out finds out whether it needs one
         return build()
 
 
 def _indices(feature_info: Any) -> list[int]:
-    """Return the index of the last, deepest feature of every stride from 4 on."""
+    """Return the index of the last (deepest) feature of each stride from 4 on."""
     last = {info["reduction"]: index for index, info in enumerate(feature_info)}
     return [index for stride, index in last.items() if stride >= FINEST_STRIDE]
 
 
 def _try_out(backbone: TimmFeatures, model: str) -> None:
-    """Raise InputError unless the features of an upright and a lying input have the sizes that timm says."""
+    """Raise InputError unless the features of a tall and a wide input have the sizes that timm says."""
     is_training = backbone.training
     coarsest = backbone.strides[-1]
     device = next(backbone.parameters()).device
@@ -99,13 +99,13 @@ def _try_out(backbone: TimmFeatures, model: str) -> None:
         try:
             with torch.no_grad():
                 features = backbone(torch.zeros(1, 3, height, width, device=device))
-            found = [tuple(feature.shape[-2:]) for feature in features]
-            reason = "" if found == expected else f"they measure {found}, not {expected}"
+            sizes = [tuple(feature.shape[-2:]) for feature in features]
+            reason = "" if sizes == expected else f"their sizes are {sizes}, not {expected}"
         except Exception as error:  # assertions and shape errors of any network of timm
             reason = one_line(error)
         if reason:
             raise InputError(
-                f"net.backbone.model: timm's '{model}' gives no usable features of an input of {height} x "
-                f"{width} pixels ({reason}): name a model that takes any input size"
+                f"net.backbone.model: timm's '{model}' gives no usable features for an input of {height} x "
+                f"{width} pixels ({reason}): choose a model that accepts any input size"
             )
     backbone.train(is_training)

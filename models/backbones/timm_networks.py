@@ -1,4 +1,4 @@
-"""Networks of timm by name, and where their weights come from: a local file, the cache or the hub."""
+"""Networks of timm by name, with weights from a local file, the cache or the hub."""
 
 import urllib.error
 import urllib.request
@@ -25,10 +25,10 @@ def build_network(
     weights: Path | None = None,
     **options: Any,
 ) -> Any:
-    """Return timm's network `name` after `prune` took off, in place, what a pose network does not use.
+    """Return timm's network `name` after `prune` has removed, in place, what a pose network does not use.
 
-    `weights`, a state dict of torchvision or timm, goes before `pretrained`; `options` go to timm. Raises
-    InputError where timm has no such network or its weights cannot be had.
+    `weights`, a state dict of torchvision or timm, is used instead of `pretrained`; `options` are passed to
+    timm. Raises InputError if timm has no such network or its weights cannot be loaded.
     """
     if pretrained and weights is None:
         network = _create_pretrained(name, **options)
@@ -42,11 +42,11 @@ def build_network(
 
 
 def create(name: str, **options: Any) -> Any:
-    """Return timm's network; InputError, with near names, if there is none, TypeError for a wrong option."""
+    """Return timm's network. Raises InputError, with similar names, and TypeError for a wrong option."""
     if not timm.is_model(name):
         near = get_close_matches(name.lower(), timm.list_models(), n=3, cutoff=0.4)
         raise InputError(
-            f"net.backbone.model: timm has no model '{name}': name one of timm.list_models()"
+            f"net.backbone.model: timm has no model '{name}': choose one of timm.list_models()"
             + (f", for instance {', '.join(near)}" if near else "")
         )
     try:
@@ -58,42 +58,42 @@ def create(name: str, **options: Any) -> Any:
 
 
 def input_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation, of RGB in 0..1, by which the images for timm's weights are normalised.
+    """Return the mean and standard deviation, for RGB in 0..1, that timm's weights expect.
 
-    `name` with a tag stands for the weights of that tag, without one for timm's default.
+    `name` with a tag stands for the weights of that tag; without one, for timm's default.
     """
     cfg: Any = timm.models.get_pretrained_cfg(name)
     return tuple(cfg.mean), tuple(cfg.std)
 
 
 def load_weights(module: nn.Module, path: Path, *, spare: Collection[str] = ()) -> None:
-    """Load a state dict of torchvision or timm; what it holds under the names `spare` is left out.
+    """Load a state dict of torchvision or timm; entries with the names `spare` are ignored.
 
-    No code in the file is run. Raises InputError where there is no such file, or it does not hold exactly
-    these weights.
+    No code in the file is run. Raises InputError if the file does not exist or does not hold exactly these
+    weights.
     """
     if not path.is_file():
-        raise InputError(f"net.weights: there is no file {path}: name a state dict of torchvision or timm")
+        raise InputError(f"net.weights: there is no file {path}: give a state dict of torchvision or timm")
     try:
-        # timm before 1.0.26 runs the code in a pickle unless asked not to.
+        # timm before 1.0.26 runs code in a pickle unless told not to.
         state: dict[str, Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
-        found = module.load_state_dict(state, strict=False)
-        foreign = [name for name in found.unexpected_keys if name not in spare]
-        if found.missing_keys:
-            raise ValueError(f"it has no {_few(found.missing_keys)}")
+        result = module.load_state_dict(state, strict=False)
+        foreign = [name for name in result.unexpected_keys if name not in spare]
+        if result.missing_keys:
+            raise ValueError(f"it has no {_listed(result.missing_keys)}")
         if foreign:
-            raise ValueError(f"the backbone has no {_few(foreign)}")
-    except Exception as error:  # whatever unpickling a file that is no checkpoint may raise
+            raise ValueError(f"the backbone has no {_listed(foreign)}")
+    except Exception as error:  # unpickling a file that is no checkpoint may raise anything
         raise InputError(
             f"net.weights: {path} does not hold the weights of this backbone ({why_unreadable(error)}): "
-            "name a state dict of torchvision or timm for the same model"
+            "give a state dict of torchvision or timm for the same model"
         ) from error
 
 
 def _create_pretrained(name: str, **options: Any) -> Any:
-    """Return timm's network with its weights: from the local cache, or downloaded.
+    """Return timm's network with its weights, from the local cache or downloaded.
 
-    The hub's client goes on for a minute with a host that cannot be reached, so we reach for it once first.
+    The hub's client retries a host that cannot be reached for a minute, so the host is tried once beforehand.
     """
     cfg = create(name, **options).pretrained_cfg
     hub_id = cfg.get("hf_hub_id")
@@ -107,7 +107,7 @@ def _create_pretrained(name: str, **options: Any) -> Any:
     try:
         _reach(f"{constants.ENDPOINT}/{hub_id}/resolve/main/config.json")
         return create(name, pretrained=True, **options)
-    except Exception as error:  # the client's own kinds come and go with its HTTP library
+    except Exception as error:  # the exception types of the client depend on its HTTP library
         raise InputError(
             f"net.pretrained: the weights of '{name}' could not be downloaded from {constants.ENDPOINT} "
             f"({one_line(error)}): set net.pretrained=false, or net.weights=PATH to a local file of them"
@@ -115,7 +115,7 @@ def _create_pretrained(name: str, **options: Any) -> Any:
 
 
 def _reach(url: str) -> None:
-    """Raise OSError, in seconds, where `url` cannot be reached; any answer of a server will do."""
+    """Raise OSError, within seconds, if `url` cannot be reached; any answer of a server is enough."""
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_TIMEOUT_S).close()
     except urllib.error.HTTPError:
@@ -123,11 +123,11 @@ def _reach(url: str) -> None:
 
 
 def _tags(name: str) -> str:
-    """Return the tags of weights that `name`, asked for with a tag, has; empty without one."""
+    """Return a list of the tags that the model `name`, which has a tag, really has; empty without a tag."""
     model, _, tag = name.partition(".")
     known = timm.list_models(f"{model}.*", pretrained=True) if tag else []
     return f" (there are {', '.join(known)})" if known else ""
 
 
-def _few(names: list[str]) -> str:
+def _listed(names: list[str]) -> str:
     return f"'{names[0]}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")

@@ -1,9 +1,9 @@
 """The heatmap codec: keypoints to heatmaps and back, the loss between heatmaps, and their mirror images.
 
-They stand in one file because all of them keep one convention.
-Cell i of a heatmap sits at view pixel S * i, S being the stride; points are in view pixels, pixel centres at
-integers. Everything here is batched, runs on the tensors' device, never waits for it, and computes in float32
-even under autocast. Shape letters: pipelines/batch.py.
+All of this is in one file because it depends on one convention: cell i of a heatmap is at view pixel S * i,
+where S is the stride; points are in view pixels, with pixel centres at integers. Everything here is batched,
+runs on the device of the tensors without waiting for it, and computes in float32 even under autocast. Shape
+letters: pipelines/batch.py.
 """
 
 import math
@@ -23,22 +23,23 @@ STRIDE = 4
 """View px between two cells of a heatmap."""
 DecodeMethod = Literal["shift", "dark"]
 ROUNDING_CELLS = 1e-3
-"""How far beyond the map's edge a warped cell may fall by rounding alone."""
+"""How far rounding alone can move a warped cell beyond the edge of the map."""
 
 
 @settings
 class HeatmapSettings:
-    """Keypoints to heatmaps and back."""
+    """How keypoints become heatmaps and are decoded from them."""
 
     sigma: Annotated[float, Field(gt=0)] = 2.0
-    """Standard deviation of the target Gaussians in heatmap cells."""
+    """Standard deviation of the target Gaussians, in heatmap cells."""
     decode: DecodeMethod = "shift"
-    """How a keypoint is read off: the quarter shift (published), or DARK's Newton step."""
+    """How keypoints are decoded: `shift`, the quarter shift (published), or `dark`, the Newton step of
+    DARK."""
 
 
 @dataclass(frozen=True)
 class HeatmapCodec:
-    """What the maps of a network mean: a heatmap for each keypoint, with a cell every `stride` view px."""
+    """What the maps of a network mean: one heatmap per keypoint, with one cell per `stride` view px."""
 
     settings: HeatmapSettings
     skeleton: Skeleton
@@ -46,7 +47,7 @@ class HeatmapCodec:
 
     @property
     def num_channels(self) -> int:
-        """Maps of a network."""
+        """The number of maps of a network."""
         return self.skeleton.num_keypoints
 
     def targets(
@@ -60,41 +61,41 @@ class HeatmapCodec:
         return heatmap_loss(maps, targets, weights)
 
     def decode(self, maps: Tensor, method: DecodeMethod | None = None) -> tuple[Tensor, Tensor]:
-        """`decode` by `method`, or that of the settings: points (N, K, 2) view px and peaks (N, K)."""
+        """`decode` with `method` or that of the settings: points (N, K, 2) in view px and peaks (N, K)."""
         sigma, method = self.settings.sigma, method or self.settings.decode
         return decode(maps, self.stride, method=method, sigma=sigma)
 
     def mirror_images(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) mirrored at the middle between the first and the last heatmap cell.
+        """Images (N, 3, H, W) mirrored about the middle between the first and the last heatmap cell.
 
-        Pixel x goes to S (w - 1) - x, so cell i goes to cell w - 1 - i exactly. The last S - 1 columns of the
-        mirror image would come from beyond the view: they repeat its edge.
+        Pixel x moves to S (w - 1) - x, so cell i moves to cell w - 1 - i exactly. The last S - 1 columns of
+        the mirror image would come from beyond the view, so they repeat its edge.
         """
         flipped = images.flip(-1)
         edge = flipped[..., -1:].expand(*flipped.shape[:-1], self.stride - 1)
         return torch.cat((flipped[..., self.stride - 1 :], edge), dim=-1)
 
     def mirror(self, maps: Tensor) -> Tensor:
-        """Heatmaps (N, K, h, w) of mirror images as heatmaps of the images, left and right exchanged."""
+        """Heatmaps (N, K, h, w) of mirror images -> heatmaps of the images, with left and right exchanged."""
         return maps.flip(-1)[:, list(self.skeleton.flip_order)]
 
 
 def encode(
     points_xy: Tensor, visible: Tensor, heatmap_hw: tuple[int, int], stride: float, sigma: float
 ) -> tuple[Tensor, Tensor]:
-    """Draw keypoints as Gaussians with their peak, of height 1, at the point itself, between cells.
+    """Draw keypoints as Gaussians whose peak, of value 1, is exactly at the point, also between cells.
 
-    points_xy (N, K, 2) view px, visible (N, K) 0/1; sigma in cells. Returns heatmaps (N, K, h, w) float32
-    and weights (N, K) float32. A Gaussian is cut to the square of (6 sigma + 1) cells about the nearest cell;
-    where the square lies wholly outside the map, or the point is not visible, weight and heatmap are 0,
-    whatever its coordinates (NaN too). Differs from the published code, which moves the peak to that cell.
+    points_xy (N, K, 2) view px, visible (N, K) 0/1; sigma in cells. Returns heatmaps (N, K, h, w) float32 and
+    weights (N, K) float32. A Gaussian is cut to a square of (6 sigma + 1) cells about the nearest cell. If
+    the square is completely outside the map, or the point is not visible, weight and heatmap are 0, whatever
+    its coordinates (even NaN). Differs from the published code, which moves the peak to the nearest cell.
     """
     height, width = heatmap_hw
     centre = points_xy.float() / stride
     x_values, x_touches = _gaussian(centre[..., 0], width, sigma)
     y_values, y_touches = _gaussian(centre[..., 1], height, sigma)
     weights = visible.float() * (x_touches & y_touches)
-    # One axis is emptied rather than the map: values are finite wherever the point is.
+    # Zeroing one axis is enough, because all values are finite wherever the point is.
     y_values = torch.where((weights > 0)[..., None], y_values, 0.0)
     return y_values[..., :, None] * x_values[..., None, :], weights
 
@@ -118,7 +119,7 @@ class Peaks(NamedTuple):
 
 
 def find_peaks(heatmaps: Tensor) -> Peaks:
-    """Find the peaks of heatmaps (N, K, h, w) of any float type, in one reading."""
+    """Find the peaks of heatmaps (N, K, h, w) of any float type, in one pass over them."""
     width = heatmaps.shape[-1]
     peaks, index = heatmaps.flatten(2).max(dim=-1)
     points_hm = torch.stack((index % width, index // width), dim=-1).float()
@@ -128,15 +129,15 @@ def find_peaks(heatmaps: Tensor) -> Peaks:
 def decode(
     heatmaps: Tensor, stride: float, *, method: DecodeMethod = "shift", sigma: float = 2.0
 ) -> tuple[Tensor, Tensor]:
-    """Read keypoints off heatmaps (N, K, h, w) of any float type.
+    """Decode keypoints from heatmaps (N, K, h, w) of any float type.
 
     Returns points_xy (N, K, 2) view px and peaks (N, K), both float32; a peak <= 0 gives the point (0, 0).
-    `shift`: the highest cell, moved a quarter cell toward the larger neighbour of each axis. `dark`: the
-    highest cell, moved to the summit of the blurred map's parabola (Zhang et al., CVPR 2020); `sigma`, in
-    cells, is that of the targets, and the blur scales with it (2: 11 x 11 cells, as published). A peak in the
-    outer two cells is left on its cell (`shift`: at the far sides in the outer one only), as published.
-    Of a clean Gaussian `dark` finds the place within 0.05 cell where it lies 2 sigma or more from every
-    border; nearer, the cut Gaussian pulls the answer inward.
+    `shift` moves the highest cell by a quarter cell toward the larger neighbour on each axis. `dark` moves it
+    to the maximum of a parabola through the blurred map (Zhang et al., CVPR 2020); `sigma`, in cells, is that
+    of the targets, and the blur scales with it (2: 11 x 11 cells, as published). A peak in the outer two
+    cells stays at its cell (with `shift`, only in the last one at the right and bottom), as published. For a
+    clean Gaussian at least 2 sigma from every border, `dark` is exact to 0.05 cell; closer to the border, the
+    cut of the Gaussian shifts the result inward.
     """
     with torch.autocast(heatmaps.device.type, enabled=False):
         heatmaps = heatmaps.float()
@@ -149,10 +150,10 @@ def decode(
 
 
 def warp(heatmaps: Tensor, strong_from_weak: Tensor, stride: float) -> tuple[Tensor, Tensor]:
-    """Move heatmaps (N, K, h, w) of the weak view into the strong view by its matrix (N, 2, 3), view px.
+    """Warp heatmaps (N, K, h, w) of the weak view into the strong view with its matrix (N, 2, 3), view px.
 
-    Returns the warped maps (N, K, h, w) float32, bilinear, 0 where the weak map has nothing, and inside
-    (N, 1, h, w) float32: 1 where the cell's origin lies inside the weak map. No half-cell term anywhere.
+    Returns the warped maps (N, K, h, w) float32, bilinear, 0 beyond the weak map, and inside (N, 1, h, w)
+    float32, which is 1 if the origin of the cell is inside the weak map. There is no half-cell term.
     """
     height, width = heatmaps.shape[-2:]
     with torch.autocast(heatmaps.device.type, enabled=False):
@@ -172,7 +173,7 @@ def warp(heatmaps: Tensor, strong_from_weak: Tensor, stride: float) -> tuple[Ten
 
 
 def _around(heatmaps: Tensor, points_hm: Tensor, offsets_xy: list[tuple[int, int]]) -> list[Tensor]:
-    """Return the values (N, K) at each offset from the cells; beyond the map, some value of the map."""
+    """Return the values (N, K) at each offset from the points; beyond the map, an arbitrary value of it."""
     height, width = heatmaps.shape[-2:]
     flat = heatmaps.flatten(2)
     x, y = points_hm.long().unbind(-1)
@@ -195,8 +196,8 @@ def _quarter_shift(heatmaps: Tensor, points_hm: Tensor) -> Tensor:
 def _dark_step(heatmaps: Tensor, points_hm: Tensor, sigma: float) -> Tensor:
     """Return one Newton step (N, K, 2), in cells, on the logarithm of the blurred map.
 
-    Differs from DARK: the step is taken only where the surface is a summit (published: wherever the matrix of
-    second differences can be inverted) and is at most 2 cells an axis, the reach of those differences.
+    Differs from DARK: the step is taken only at a maximum (published: wherever the matrix of second
+    differences can be inverted), and is at most 2 cells per axis, which is the reach of these differences.
     """
     height, width = heatmaps.shape[-2:]
     blurred = _blur(heatmaps, sigma)
@@ -220,9 +221,9 @@ def _dark_step(heatmaps: Tensor, points_hm: Tensor, sigma: float) -> Tensor:
 
 
 def _blur(heatmaps: Tensor, sigma: float) -> Tensor:
-    """Blur with a Gaussian of that sigma over 2.5 sigma to each side; zeros lie beyond the map.
+    """Blur with a Gaussian of `sigma`, cut at 2.5 sigma to each side, with zeros beyond the map.
 
-    Sums of shifted maps rather than convolutions, which a GPU may round to ten bits (TF32).
+    This sums shifted maps, because a GPU may round convolutions to ten bits (TF32).
     """
     radius = round(2.5 * sigma)
     taps = [math.exp(-(i**2) / (2 * sigma**2)) for i in range(-radius, radius + 1)]
@@ -239,14 +240,14 @@ def _blur(heatmaps: Tensor, sigma: float) -> Tensor:
 def heatmap_loss(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Half the mean squared error over samples, keypoints and cells (docs/methods.md 3.1), in float32.
 
-    The divisor counts every keypoint and cell, also those of weight zero, as the published systems do.
-    Only `predicted` gets a gradient: what is taught is given.
+    The divisor counts every keypoint and cell, including those of weight zero, as in the published systems.
+    Only `predicted` gets a gradient.
 
     Args:
         predicted: (N, K, h, w) heatmaps.
         target: (N, K, h, w) heatmaps.
-        weights: broadcastable to them, multiplies each squared error; None is 1. The published kernel
-            multiplies the error before it is squared, which for weights 0 and 1 is the same.
+        weights: broadcastable to them; they multiply each squared error; None is 1. The published kernel
+            multiplies the error before squaring it, which is the same for weights 0 and 1.
 
     Returns:
         A float32 scalar.
@@ -256,8 +257,8 @@ def heatmap_loss(predicted: Tensor, target: Tensor, weights: Tensor | None = Non
 
 
 class _HalfMeanSquare(torch.autograd.Function):
-    """Its gradient, (predicted - target) * weights / count, is half of its own work: autograd's chain through
-    difference, square, product and mean passes over the heatmaps four times and keeps three of them."""
+    """Computes the gradient, (predicted - target) * weights / count, directly: the difference, square, product
+    and mean of autograd would pass over the heatmaps four times and keep three of them."""
 
     @staticmethod
     def forward(ctx: Any, predicted: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:

@@ -12,28 +12,29 @@ from configs.settings import settings
 class DeconvSettings:
     name: Literal["deconv"] = "deconv"
     width: int = 256
-    """Channels of every transposed convolution (published: 256)."""
+    """Channels of each transposed convolution (published: 256)."""
 
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ValueError("width must be at least 1")
 
     def build(self, channels: Sequence[int], strides: Sequence[int], num_keypoints: int) -> "Deconv":
-        """Return the head; ValueError for a coarsest stride from which doubling does not lead to 4."""
+        """Return the head. Raises ValueError if doubling the resolution does not lead to stride 4."""
         coarsest = strides[-1]
         if coarsest < 4 or coarsest & (coarsest - 1):
             raise ValueError(
-                f"it doubles the resolution until stride 4, which does not work out from stride {coarsest}: "
-                "name a backbone of coarsest stride 8, 16, 32 or 64"
+                f"it doubles the resolution up to stride 4, which is impossible from stride {coarsest}: "
+                "choose a backbone whose coarsest stride is 8, 16, 32 or 64"
             )
         return Deconv(self, channels[-1], strides[-1], num_keypoints)
 
 
 class Deconv(nn.Module):
-    """Features, of which the coarsest is read -> heatmaps (N, K, h, w) at stride 4.
+    """Features, of which only the coarsest is used -> heatmaps (N, K, h, w) at stride 4.
 
-    Each step: transposed convolution 4x4, stride 2, padding 1, no bias; batch norm of momentum 0.1; ReLU.
-    Three of them lead from stride 32, two from 16. Weights of the convolutions start at N(0, 0.001).
+    Each step is a transposed convolution 4x4 with stride 2, padding 1 and no bias, then batch norm with
+    momentum 0.1, then ReLU. Stride 32 needs three steps, stride 16 two. The weights of convolutions start at
+    N(0, 0.001).
     """
 
     def __init__(self, cfg: DeconvSettings, in_channels: int, in_stride: int, num_keypoints: int) -> None:

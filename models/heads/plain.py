@@ -1,4 +1,4 @@
-"""The head of HRNet (Sun et al., CVPR 2019): a 1x1 convolution on features that are at stride 4 already."""
+"""The head of HRNet (Sun et al., CVPR 2019): a 1x1 convolution on features at stride 4."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -13,18 +13,18 @@ class PlainSettings:
     name: Literal["plain"] = "plain"
 
     def build(self, channels: Sequence[int], strides: Sequence[int], num_keypoints: int) -> "Plain":
-        """Return the head; ValueError for a backbone with other features than one at stride 4."""
+        """Return the head. Raises ValueError unless the backbone gives exactly one map, at stride 4."""
         if tuple(strides) != (4,):
             given = ", ".join(map(str, strides))
             raise ValueError(
-                f"it reads features at stride 4 and nothing else, and these are at stride {given}: "
-                "set net.head.name=deconv"
+                f"it uses features at stride 4 only, but these are at stride {given}: set "
+                "net.head.name=deconv"
             )
         return Plain(channels[0], num_keypoints)
 
 
 class Plain(nn.Module):
-    """Features, one map at stride 4 -> heatmaps (N, K, h, w). Weights start at N(0, 0.001), as published."""
+    """One feature map at stride 4 -> heatmaps (N, K, h, w). Weights start at N(0, 0.001), as published."""
 
     def __init__(self, in_channels: int, num_keypoints: int) -> None:
         super().__init__()

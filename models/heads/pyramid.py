@@ -1,6 +1,6 @@
-"""The feature-pyramid head: fine features keep the place, coarse features say what it is.
+"""The feature-pyramid head: fine features keep the position, coarse features add the context.
 
-The pattern of Lin et al., Feature Pyramid Networks (CVPR 2017), of which only the finest level is read.
+This follows Lin et al., Feature Pyramid Networks (CVPR 2017), with the finest level as the only output.
 """
 
 from collections.abc import Sequence
@@ -17,26 +17,26 @@ from configs.settings import settings
 class PyramidSettings:
     name: Literal["pyramid"] = "pyramid"
     width: int = 64
-    """Channels of every level of the pyramid."""
+    """Channels of each level of the pyramid."""
     convolutions: int = 2
-    """3x3 convolutions at stride 4, after the levels are summed."""
+    """Number of 3x3 convolutions at stride 4, after the levels are summed."""
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.convolutions < 1:
             raise ValueError("width and convolutions must be at least 1")
 
     def build(self, channels: Sequence[int], strides: Sequence[int], num_keypoints: int) -> "Pyramid":
-        """Return the head; ValueError for features whose finest is not at stride 4."""
+        """Return the head. Raises ValueError if the finest features are not at stride 4."""
         if strides[0] != 4:
             raise ValueError(
-                f"a pyramid gives heatmaps at its finest stride, which must be 4 and is {strides[0]}: "
+                f"a pyramid gives heatmaps at its finest stride, which must be 4 but is {strides[0]}: "
                 "set net.head.name=deconv"
             )
         return Pyramid(self, channels, strides, num_keypoints)
 
 
 class Pyramid(nn.Module):
-    """Features, fine to coarse, the finest at stride 4 -> heatmaps (N, K, h, w) of the finest one's size."""
+    """Features, fine to coarse, the finest at stride 4 -> heatmaps (N, K, h, w) of the finest size."""
 
     def __init__(
         self, cfg: PyramidSettings, channels: Sequence[int], strides: Sequence[int], num_keypoints: int
@@ -56,7 +56,7 @@ class Pyramid(nn.Module):
         merged = self.laterals[-1](features[-1])
         for level in range(len(features) - 2, -1, -1):
             lateral = self.laterals[level](features[level])
-            # Doubled, then cut to size: a level of odd size keeps its cells over those of the finer one.
+            # Enlarged, then cut to size, so that the cells of levels with odd sizes stay aligned.
             up = F.interpolate(merged, scale_factor=float(self.upsampling[level]), mode="nearest")
             merged = lateral + up[..., : lateral.shape[-2], : lateral.shape[-1]]
         return self.final(self.smooth(merged))

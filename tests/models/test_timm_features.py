@@ -82,8 +82,8 @@ def test_weights_come_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         ("ResNet18", "no model 'ResNet18'.* for instance resnet18"),
         ("hf-hub:someone/something", "no model"),
         ("convnext_atto.nowhere", r"Invalid pretrained tag.*convnext_atto\.d2_in1k"),
-        ("convit_tiny", r"'convit_tiny' gives no usable features of an input of 128 x 96.*doesn't match"),
-        ("inception_v3", r"'inception_v3' gives no usable features.*they measure"),
+        ("convit_tiny", r"'convit_tiny' gives no usable features for an input of 128 x 96.*doesn't match"),
+        ("inception_v3", r"'inception_v3' gives no usable features.*their sizes are"),
     ],
 )
 def test_what_timm_cannot_give_is_refused_in_one_sentence(model: str, said: str) -> None:
@@ -96,9 +96,9 @@ def test_what_timm_cannot_give_is_refused_in_one_sentence(model: str, said: str)
 @pytest.mark.parametrize(
     ("backbone", "head", "said"),
     [
-        (TimmSettings(model="vit_tiny_patch16_224"), PyramidSettings(), "must be 4 and is 16"),
+        (TimmSettings(model="vit_tiny_patch16_224"), PyramidSettings(), "must be 4 but is 16"),
         (TimmSettings(model="vit_tiny_patch16_224"), PlainSettings(), "these are at stride 16"),
-        (TimmSettings(model="convmixer_768_32"), DeconvSettings(), "does not work out from stride 7"),
+        (TimmSettings(model="convmixer_768_32"), DeconvSettings(), "impossible from stride 7"),
         (ResNetSettings(model="resnet10t"), PlainSettings(), "these are at stride 4, 8, 16, 32"),
     ],
 )
