@@ -10,7 +10,7 @@ from configs.settings import settings
 from sharding.annotations.detections import Detections
 from sharding.annotations.formats.source import Source
 from sharding.annotations.split import TrainValSplit
-from sharding.samples.crop import CropLaw, PersonCrop
+from sharding.samples.crop import Crop, PersonCrop
 from sharding.store.files import require_name
 
 
@@ -24,7 +24,7 @@ class BuildSettings:
     """The folder to make, or an empty one to fill; its name is also that of the shards."""
     kind: Literal["person", "image"] = "person"
     """What a sample is: one person, cut out, or one whole photo with all its people."""
-    crop: CropLaw = Field(default_factory=PersonCrop)
+    crop: Crop = Field(default_factory=PersonCrop)
     """What of each photo is stored; `kind: image` takes crop.name=none."""
     empty_photos: Literal["drop", "keep"] = "drop"
     """What `kind: image` does with photos that have no person; kept, they come after the others."""

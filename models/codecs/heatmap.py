@@ -257,8 +257,8 @@ def heatmap_loss(predicted: Tensor, target: Tensor, weights: Tensor | None = Non
 
 
 class _HalfMeanSquare(torch.autograd.Function):
-    """Computes the gradient, (predicted - target) * weights / count, directly: the difference, square, product
-    and mean of autograd would pass over the heatmaps four times and keep three of them."""
+    """Computes the gradient, (predicted - target) * weights / count, directly: autograd would pass over the
+    heatmaps four times, for difference, square, product and mean, and keep three of them."""
 
     @staticmethod
     def forward(ctx: Any, predicted: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:

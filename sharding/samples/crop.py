@@ -47,7 +47,7 @@ class WholePhoto:
     """Scale photos down, and encode them anew, whose longer side has more pixels."""
 
 
-CropLaw = Annotated[PersonCrop | WholePhoto, Field(discriminator="name")]
+Crop = Annotated[PersonCrop | WholePhoto, Field(discriminator="name")]
 
 
 class Region(NamedTuple):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from configs.load import InputError
 from sharding.annotations.photos import Photos
 from sharding.annotations.record import Annotations
-from sharding.samples.crop import CropLaw
+from sharding.samples.crop import Crop
 from sharding.samples.decode import decode_photo
 from sharding.samples.plan import PhotoTask, num_samples
 from sharding.samples.sample import TarSample, frame, image_sample, person_sample
@@ -28,7 +28,7 @@ class Job:
     ordinals: tuple[int, ...]
     photos: Photos
     kind: str
-    crop: CropLaw
+    crop: Crop
     upright: bool
 
 

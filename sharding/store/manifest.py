@@ -14,7 +14,7 @@ from configs.load import InputError
 from sharding.annotations.formats.rows import read_json
 from sharding.annotations.skeleton import Skeleton, to_category
 from sharding.annotations.split import SplitCard
-from sharding.samples.crop import CropLaw
+from sharding.samples.crop import Crop
 from sharding.store.files import file_sha256, write_atomic
 from sharding.store.index import Component, check_headers, check_samples, read_index, read_lines
 
@@ -66,7 +66,7 @@ class Manifest:
     kind: Literal["person", "image"]
     name: str
     skeleton: Skeleton
-    crop: CropLaw
+    crop: Crop
     order: Literal["file", "shuffle"]
     seed: int
     shards: tuple[ShardEntry, ...]

@@ -10,7 +10,7 @@ from configs.settings import settings
 
 
 @settings
-class Law:
+class Policy:
     scale_sd: Annotated[float, Field(ge=0)] = 0.25
     """Standard deviation of the
     box scale."""
@@ -27,7 +27,7 @@ class Fixed:
 class Adaptive:
     name: Literal["adaptive"] = "adaptive"
     gamma: float = 0.55
-    law: Law = Law(scale_sd=0.75)
+    policy: Policy = Policy(scale_sd=0.75)
 
 
 @settings
@@ -51,13 +51,13 @@ class Step:
 class Run:
     output: str
     """Where to write."""
-    strong: Law = Law(scale_sd=0.5)
+    strong: Policy = Policy(scale_sd=0.5)
     """The strong view."""
     masking: Annotated[Fixed | Adaptive, Field(discriminator="name")] = field(default_factory=Adaptive)
     maybe: Annotated[Fixed | Adaptive, Field(discriminator="name")] | None = None
     log: str | None = None
-    several: tuple[Law, ...] = ()
-    by_name: dict[str, Law] = field(default_factory=dict)
+    several: tuple[Policy, ...] = ()
+    by_name: dict[str, Policy] = field(default_factory=dict)
 
 
 @settings
@@ -77,14 +77,14 @@ def test_defaults_meanings_and_every_plugin_are_shown():
         "│   │   └── count: a whole number = 5  Rectangles a person.",
         "│   └── name: adaptive",
         "│       ├── gamma: a number = 0.55",
-        "│       └── law",
+        "│       └── policy",
         "│           └── scale_sd: a number >= 0 = 0.75  Standard deviation of the box scale.",
         "├── maybe: a mapping with a `name` (fixed, adaptive) or null = null",
         "│   ├── name: fixed",
         "│   │   └── count: a whole number = 5  Rectangles a person.",
         "│   └── name: adaptive",
         "│       ├── gamma: a number = 0.55",
-        "│       └── law",
+        "│       └── policy",
         "│           └── scale_sd: a number >= 0 = 0.75  Standard deviation of the box scale.",
         "├── log: text or null = null",
         "├── several: a list (each a mapping of settings) = []",

@@ -12,7 +12,7 @@ from configs.settings import settings
 
 
 @settings
-class Law:
+class Policy:
     scale_sd: float = Field(0.25, ge=0)
     rotation_max_deg: float = 30.0
 
@@ -21,7 +21,7 @@ class Law:
 class Fixed:
     name: Literal["fixed"] = "fixed"
     count: int = 5
-    law: Law = Law(scale_sd=0.9)
+    policy: Policy = Policy(scale_sd=0.9)
 
 
 @settings
@@ -42,10 +42,10 @@ class Run:
     log: str | None = None
     amp: bool = False
     folder: Path = Path("runs")
-    law: Law = Law(scale_sd=0.5, rotation_max_deg=80.0)
+    policy: Policy = Policy(scale_sd=0.5, rotation_max_deg=80.0)
     masking: Masking = field(default_factory=Adaptive)
     teacher: Masking | None = None
-    extra: tuple[Law, ...] = ()
+    extra: tuple[Policy, ...] = ()
     weights: dict[str, float] = field(default_factory=lambda: {"mixup": 1.0})
 
 
@@ -61,9 +61,10 @@ def test_nothing_given_is_the_defaults():
 
 
 def test_yaml_lists_fit_tuples_and_numbers_fit_floats(tmp_path):
-    recipe = write(tmp_path, "r.yaml", "size_wh: [96, 128]\nlr: 1e-2\nlaw: {rotation_max_deg: 7}\namp: true")
+    text = "size_wh: [96, 128]\nlr: 1e-2\npolicy: {rotation_max_deg: 7}\namp: true"
+    recipe = write(tmp_path, "r.yaml", text)
     run = load(Run, recipe)
-    assert (run.size_wh, run.lr, run.law.rotation_max_deg, run.amp) == ((96, 128), 0.01, 7.0, True)
+    assert (run.size_wh, run.lr, run.policy.rotation_max_deg, run.amp) == ((96, 128), 0.01, 7.0, True)
 
 
 def test_empty_recipe_is_the_defaults(tmp_path):
@@ -71,8 +72,8 @@ def test_empty_recipe_is_the_defaults(tmp_path):
 
 
 def test_changing_one_value_of_a_default_keeps_its_others():
-    law = load(Run, None, ["law.scale_sd=0.1"]).law
-    assert law == Law(scale_sd=0.1, rotation_max_deg=80.0)
+    policy = load(Run, None, ["policy.scale_sd=0.1"]).policy
+    assert policy == Policy(scale_sd=0.1, rotation_max_deg=80.0)
 
 
 def test_later_override_wins_and_order_of_name_does_not_matter():
@@ -88,8 +89,8 @@ def test_default_plugin_needs_no_name():
 
 
 def test_chosen_plugin_keeps_its_own_nested_defaults():
-    run = load(Run, None, ["masking.name=fixed", "masking.law.rotation_max_deg=1"])
-    assert run.masking == Fixed(law=Law(scale_sd=0.9, rotation_max_deg=1.0))
+    run = load(Run, None, ["masking.name=fixed", "masking.policy.rotation_max_deg=1"])
+    assert run.masking == Fixed(policy=Policy(scale_sd=0.9, rotation_max_deg=1.0))
 
 
 def test_optional_plugin_can_be_set_and_unset():
@@ -98,16 +99,16 @@ def test_optional_plugin_can_be_set_and_unset():
 
 
 def test_precedence_is_default_base_recipe_command_line(tmp_path):
-    write(tmp_path, "base/low.yaml", "lr: 0.1\ntitle: low\nlaw: {scale_sd: 0.1}\n")
+    write(tmp_path, "base/low.yaml", "lr: 0.1\ntitle: low\npolicy: {scale_sd: 0.1}\n")
     write(tmp_path, "base/high.yaml", "title: high\nlog: high\n")
     recipe = write(
         tmp_path,
         "run/r.yaml",
-        "base: [../base/low.yaml, ../base/high.yaml]\nlog: r\nlaw: {rotation_max_deg: 1}",
+        "base: [../base/low.yaml, ../base/high.yaml]\nlog: r\npolicy: {rotation_max_deg: 1}",
     )
     run = load(Run, recipe, ["folder=elsewhere"])
     assert (run.lr, run.title, run.log, run.folder) == (0.1, "high", "r", Path("elsewhere"))
-    assert run.law == Law(scale_sd=0.1, rotation_max_deg=1.0)
+    assert run.policy == Policy(scale_sd=0.1, rotation_max_deg=1.0)
     assert load(Run, recipe, ["log=line"]).log == "line"
 
 
@@ -134,7 +135,7 @@ def test_of_a_base_that_two_files_name_the_later_place_counts(tmp_path):
 
 
 def test_another_plugin_starts_from_its_own_defaults(tmp_path):
-    write(tmp_path, "base.yaml", "masking: {name: adaptive, gamma: 0.1}\nlaw: {scale_sd: 0.1}\n")
+    write(tmp_path, "base.yaml", "masking: {name: adaptive, gamma: 0.1}\npolicy: {scale_sd: 0.1}\n")
     recipe = write(tmp_path, "r.yaml", "base: base.yaml\nmasking: {name: fixed}\n")
     assert load(Run, recipe).masking == Fixed()
     same = write(tmp_path, "s.yaml", "base: base.yaml\nmasking: {name: adaptive}\n")
@@ -196,7 +197,7 @@ def test_dump_is_a_recipe_for_the_same_settings(tmp_path):
         folder=Path("a b"),
         masking=Fixed(count=1),
         teacher=Adaptive(),
-        extra=(Law(), Law(scale_sd=0.0)),
+        extra=(Policy(), Policy(scale_sd=0.0)),
         weights={},
     )
     text = dump(run)

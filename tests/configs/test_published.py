@@ -158,7 +158,7 @@ def expected_method(protocol: str, row: str) -> dict[str, Any]:
 
 
 def expected_views(row: str) -> dict[str, Any]:
-    """A student of frozen pseudo labels sees the labelled law; its teacher the plain crop, maybe mirrored."""
+    """A student of frozen pseudo labels sees the labelled view, its teacher a plain crop, mirrored or not."""
     if METHODS[row]["name"] == "pseudo_label":
         plain_crop = WEAK | {"scale_sd": 0.0, "rotation_probability": 0.0}
         as_labelled = WEAK | {"flip_probability": 0.0}

@@ -221,7 +221,7 @@ def test_autocast_changes_nothing() -> None:
 
 
 def random_rigid(n: int, hw: tuple[int, int], seed: int = 0) -> Tensor:
-    """Strong-from-weak matrices (n, 2, 3) by the published law, about the view's middle."""
+    """Strong-from-weak matrices (n, 2, 3) with the published policy, about the view's middle."""
     generator = torch.Generator().manual_seed(seed)
     scale = (1 + 0.25 * torch.randn(n, generator=generator)).clamp(0.75, 1.25)
     angle = (math.pi / 6 * torch.randn(n, generator=generator)).clamp(-math.pi / 3, math.pi / 3)

@@ -30,7 +30,7 @@ BLACK = torch.tensor([-mean / std for mean, std in zip(MEAN_RGB, STD_RGB, strict
 
 
 def drawn_matrices(count: int, size_hw: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """`strong_from_weak` (N, 2, 3) by the published law, the plain one and quarter turns among them."""
+    """`strong_from_weak` (N, 2, 3) with the published policy, the plain one and quarter turns among them."""
     rng = np.random.default_rng(seed)
     angles = np.clip(30 * rng.standard_normal(count), -60, 60)
     zooms = 1 / np.clip(1 + 0.25 * rng.standard_normal(count), 0.75, 1.25)

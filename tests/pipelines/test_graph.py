@@ -1,4 +1,4 @@
-"""The graphs: dots stay on their keypoints, pixels equal OpenCV's, draws follow the published laws."""
+"""The graphs: dots stay on their keypoints, pixels equal OpenCV's, views follow the published policies."""
 
 from functools import partial
 from pathlib import Path
@@ -163,12 +163,12 @@ def test_strong_rotation_is_rigid_on_a_non_square_view(dots: tuple[Path, torch.T
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """Scales, angles and flips of 8192 samples by the published laws."""
+    """Scales, angles and flips of 8192 samples with the published policies."""
     from tests.pipelines.conftest import write_shards
 
     tiny = [encode(np.zeros((8, 8, 3), np.uint8))] * 16
     boxes = np.tile(np.array([0, 0, 30, 30], np.float32), (16, 1))
-    folder = write_shards(tmp_path_factory.mktemp("laws") / "shards", tiny, boxes_xywh=boxes)
+    folder = write_shards(tmp_path_factory.mktemp("policies") / "shards", tiny, boxes_xywh=boxes)
     views = ViewSettings(size_hw=(32, 32), weak=PUBLISHED_WEAK, strong=PUBLISHED_STRONG)
     batch = batch_of(partial(unlabelled_graph, views=views), folder, count=8192)
     weak, strong = batch["weak_from_stored"].double(), batch["strong_from_weak"].double()

@@ -1,4 +1,4 @@
-"""Mixup: the law of alpha, the partners, the mix, and the hook that mixes features."""
+"""Mixup: the distribution of alpha, the partners, the mix, and the hook that mixes features."""
 
 import copy
 import pickle

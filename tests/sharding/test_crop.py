@@ -56,11 +56,11 @@ def test_dot_stays_at_its_keypoint(input_size_wh, box_xywh):
     x, y, width, height = box_xywh
     points = np.array([[x + u * width, y + v * height] for u, v in [(0.15, 0.2), (0.5, 0.75), (0.85, 0.4)]])
     person = person_with(points, box_xywh)
-    law = PersonCrop(input_size_wh=input_size_wh)
-    sample = person_sample(person, dotted_photo(points), None, law)
+    crop = PersonCrop(input_size_wh=input_size_wh)
+    sample = person_sample(person, dotted_photo(points), None, crop)
     stored = np.asarray(Image.open(io.BytesIO(sample.jpg)))
     _, keypoints = decode_pose(sample.pose, 3)
-    matrix = image_from_stored(person_region(box_xywh, SIZE_WH, law))
+    matrix = image_from_stored(person_region(box_xywh, SIZE_WH, crop))
     for annotated, (x_stored, y_stored, _) in zip(points, keypoints, strict=True):
         radius = 14 / matrix[0, 0]
         seen = np.array(dot_centre_xy(stored, (x_stored, y_stored), radius))
@@ -76,10 +76,10 @@ def test_matrix_maps_stored_keypoints_and_box_back():
         x, y, width, height = (rng.random(4) * [400, 300, 230, 170]) + [0, 0, 2, 2]
         points = rng.random((17, 2)) * [width, height] + [x, y]
         person = person_with(points, (x, y, width, height))
-        law = PersonCrop(input_size_wh=(48, 64))
-        sample = person_sample(person, np.zeros((480, 640, 3), np.uint8), None, law)
+        crop = PersonCrop(input_size_wh=(48, 64))
+        sample = person_sample(person, np.zeros((480, 640, 3), np.uint8), None, crop)
         box, keypoints = decode_pose(sample.pose, 17)
-        matrix = image_from_stored(person_region(person.box_xywh, SIZE_WH, law))
+        matrix = image_from_stored(person_region(person.box_xywh, SIZE_WH, crop))
         back = keypoints[:, :2] @ matrix[:, :2].T + matrix[:, 2]
         np.testing.assert_allclose(back, person.keypoints[:, :2], atol=1e-3)
         np.testing.assert_allclose(box[:2] @ matrix[:, :2].T + matrix[:, 2], (x, y), atol=1e-3)
@@ -107,12 +107,12 @@ def test_wide_box_is_corrected_to_the_aspect():
 
 
 def test_region_is_clipped_and_scaled_only_down():
-    law = PersonCrop(input_size_wh=(96, 128), oversample=1.0)
-    region = person_region((0, 0, 639, 479), SIZE_WH, law)
+    crop = PersonCrop(input_size_wh=(96, 128), oversample=1.0)
+    region = person_region((0, 0, 639, 479), SIZE_WH, crop)
     assert region[:4] == (0, 0, 640, 480)
     scale = 128 / (1.25 * 639 / 0.75)
     assert region.stored_wh == (round(640 * scale), round(480 * scale))
-    assert person_region((300, 200, 1, 1), SIZE_WH, law).stored_wh[0] >= 2
+    assert person_region((300, 200, 1, 1), SIZE_WH, crop).stored_wh[0] >= 2
 
 
 @pytest.mark.parametrize("box_xywh", [(-80.0, -60.0, 100.0, 90.0), (630.0, 470.0, 50.0, 60.0)])
@@ -124,7 +124,7 @@ def test_box_across_the_border(box_xywh):
 
 
 def test_default_margin_covers_the_strong_view_as_documented():
-    """The shares in PersonCrop's docstring, from methods of the published laws, drawn anew."""
+    """The shares in PersonCrop's docstring, from methods of the published policies, drawn anew."""
     rng = np.random.default_rng(0)
     n = 4000
 

@@ -1,4 +1,4 @@
-"""The cache draws by the laws of the graph: the same matrices from the same numbers, the same spread."""
+"""The cache draws like the graph: the same matrices from the same numbers, the same spread."""
 
 from dataclasses import replace
 from functools import partial
@@ -30,7 +30,7 @@ COUNT = 8192
 PEOPLE = 24
 CORNERS_XY = np.array([[0, 0], [180, 0], [0, 240], [180, 240]], np.float32)
 OTHER = AffinePolicy(scale_sd=0.1, rotation_sd_deg=50, rotation_probability=0.3, flip_probability=0.0)
-LAWS = {"weak": PUBLISHED_WEAK, "strong": OTHER}
+POLICIES = {"weak": PUBLISHED_WEAK, "strong": OTHER}
 
 
 def boxes() -> np.ndarray:
@@ -78,27 +78,27 @@ def test_matrices_are_those_of_the_graph(tmp_path: Path, size_hw: tuple[int, int
 @pytest.fixture(scope="module")
 def matrices(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """Matrices of as many samples of one box by the graph, whose scale is that of the view."""
-    views = ViewSettings(size_hw=(32, 32), **LAWS)
+    views = ViewSettings(size_hw=(32, 32), **POLICIES)
     boxes_xywh = np.tile(np.array([0, 0, 25.6, 25.6], np.float32), (16, 1))
-    drawn = graph_of_matrices(tmp_path_factory.mktemp("laws"), views, boxes_xywh, COUNT)
+    drawn = graph_of_matrices(tmp_path_factory.mktemp("policies"), views, boxes_xywh, COUNT)
     return {"weak": drawn["weak_from_stored"], "strong": drawn["strong_from_weak"]}
 
 
-@pytest.fixture(params=LAWS)
+@pytest.fixture(params=POLICIES)
 def drawn(request: pytest.FixtureRequest, matrices: dict[str, np.ndarray]) -> dict[str, list]:
     """Scale, angle and flip of as many samples, by the graph and by the cache."""
-    law, theirs, rng = LAWS[request.param], matrices[request.param], np.random.default_rng(1)
+    policy, theirs, rng = POLICIES[request.param], matrices[request.param], np.random.default_rng(1)
     return {
-        "scale": [1 / zoom(theirs), draw_scale(law, COUNT, rng)],
-        "angle": [angle_deg(theirs), draw_angle_deg(law, COUNT, rng)],
-        "flip": [np.linalg.det(theirs[:, :, :2]) < 0, draw_flip(law, COUNT, rng)],
-        "limits": [law.scale_min, law.scale_max, law.rotation_max_deg],
+        "scale": [1 / zoom(theirs), draw_scale(policy, COUNT, rng)],
+        "angle": [angle_deg(theirs), draw_angle_deg(policy, COUNT, rng)],
+        "flip": [np.linalg.det(theirs[:, :, :2]) < 0, draw_flip(policy, COUNT, rng)],
+        "limits": [policy.scale_min, policy.scale_max, policy.rotation_max_deg],
     }
 
 
 @pytest.mark.parametrize("quantity", ["scale", "angle"])
 def test_draws_are_spread_as_the_graphs(drawn: dict[str, list], quantity: str) -> None:
-    """Two samples of one law differ by more than 0.03 once in a thousand seeds; the seeds are fixed."""
+    """Two samples of one policy differ by more than 0.03 once in a thousand seeds; the seeds are fixed."""
     # float32 matrices say 0 degrees and the limits to some 1e-5 only
     theirs, ours = (np.round(values, 3) + 0.0 for values in drawn[quantity])
     assert ks_2samp(theirs, ours).statistic < 0.03

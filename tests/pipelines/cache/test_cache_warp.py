@@ -113,8 +113,8 @@ def test_triton_kernel_equals_cpu_kernel_in_the_interpreter(tmp_path: Path) -> N
     rng = np.random.default_rng(0)
     store = store_of([rng.integers(0, 255, (60 + 5 * i, 40 + i, 3), np.uint8) for i in range(3)])
     size_hw, places = (44, 32), np.array([2, 0, 1, 1])
-    laws = ViewSettings(size_hw=size_hw, weak=PUBLISHED_WEAK, strong=PUBLISHED_STRONG)
-    plan = unlabelled_plan(store, places, rng, views=laws)
+    views = ViewSettings(size_hw=size_hw, weak=PUBLISHED_WEAK, strong=PUBLISHED_STRONG)
+    plan = unlabelled_plan(store, places, rng, views=views)
     half_a_pixel = np.array([[1, 0, 0.5], [0, 1, 0.5]], np.float32)  # a quarter of all sums are ties
     plan.views[0].from_stored[3] = half_a_pixel
     crops = [torch.from_numpy(array[places]) for array in (store.offsets, store.sizes_hw)]
@@ -168,8 +168,8 @@ def test_cuda_views_equal_cpu_views(make_shards: MakeShards, home: str) -> None:
     cuda, size_hw = torch.device("cuda:0"), (256, 192)
     folder = make_shards(noise_photos([(240 - 3 * i, 150 + i) for i in range(11)]))
     store = filled(folder)
-    laws = ViewSettings(weak=PUBLISHED_WEAK, strong=PUBLISHED_STRONG)
-    plan = unlabelled_plan(store, np.arange(32) % 11, np.random.default_rng(0), views=laws)
+    views = ViewSettings(weak=PUBLISHED_WEAK, strong=PUBLISHED_STRONG)
+    plan = unlabelled_plan(store, np.arange(32) % 11, np.random.default_rng(0), views=views)
     warp = CudaWarp(store if home == "host" else filled(folder, cuda), size_hw, cuda)
     warp.prepare(plan)()  # compiles
     ready = warp.prepare(plan)

@@ -1,4 +1,4 @@
-"""Which keypoints, with what rectangles: the laws of the draws, and their way into the strong view."""
+"""Which keypoints, with what rectangles: their distributions, and their positions in the strong view."""
 
 import math
 
@@ -45,7 +45,8 @@ def test_jitter_is_a_normal_draw_of_10_px_cut_to_an_integer() -> None:
     jitter = draw_jitter(5_000, 17, 256, generator=seeded())
     assert torch.equal(jitter, jitter.trunc())
     assert abs(jitter.mean()) < 0.1
-    # cutting toward 0 takes half a pixel off each size: E trunc(10 N)^2 = 92.35 (summed from the law)
+    # cutting toward 0 takes half a pixel off each size: E trunc(10 N)^2 = 92.35 (summed from the
+    # distribution)
     assert abs(jitter.var() - 92.35) < 1.0
     assert abs((jitter == 0).float().mean() - 0.0797) < 0.003  # P(|N| < 0.1)
 

@@ -1,4 +1,4 @@
-"""Colour jitter against torchvision one image at a time, and the law of its factors."""
+"""Colour jitter against torchvision one image at a time, and the distribution of its factors."""
 
 import math
 

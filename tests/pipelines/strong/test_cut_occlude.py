@@ -1,4 +1,4 @@
-"""Which joints cut-occlude covers, and with what: the laws of its draws and the true coordinates."""
+"""Which joints cut-occlude covers, and with what: its distributions and the true coordinates."""
 
 import math
 
@@ -19,7 +19,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def similarities(num_samples: int) -> torch.Tensor:
-    """A different matrix for each sample, of the strong law's kind."""
+    """A different matrix for each sample, as in strong views."""
     angle, scale = torch.linspace(-1, 1, num_samples), torch.linspace(0.8, 1.25, num_samples)
     cosine, sine = scale * angle.cos(), scale * angle.sin()
     shift = torch.linspace(-20, 30, num_samples)

@@ -75,11 +75,11 @@ def test_cutmix_partners_are_uniform(coordinate_scene) -> None:
     assert (times / 600 - 0.25).abs().max() < 5 * math.sqrt(0.25 * 0.75 / 600)
 
 
-@pytest.mark.parametrize("part", [Cutout(count=1), CutMix(count=1)])
-def test_holes_reach_the_lowest_rows_of_a_view_that_is_not_square(part, coordinate_scene) -> None:
+@pytest.mark.parametrize("augmentation", [Cutout(count=1), CutMix(count=1)])
+def test_holes_reach_the_lowest_rows_of_a_view_that_is_not_square(augmentation, coordinate_scene) -> None:
     """MultiAugs exchanges height and width: centres in rows 0..191 of 256 and columns 0..255 of 192."""
     scene = coordinate_scene(150, size_hw=VIEW_HW)
-    images, _ = part.apply(torch.full_like(scene.strong, -1.0), scene, seeded())
+    images, _ = augmentation.apply(torch.full_like(scene.strong, -1.0), scene, seeded())
     is_painted = images[:, 2] >= 0
     assert is_painted.any(dim=(1, 2)).all()  # a centre beyond column 191 would often paint nothing
     areas_px = is_painted.sum(dim=(1, 2)).float()

@@ -1,4 +1,4 @@
-"""How many joints the three parts hide, and that they hide just those."""
+"""How many joints the three augmentations hide, and that they hide just those."""
 
 import json
 
@@ -10,7 +10,7 @@ from pipelines.masking.mask_sampling import draw_counts, draw_masks
 from pipelines.masking.op import mask_keypoints
 from pipelines.strong import AdaptiveMasks, JointCutout, RandomMasks, Scene, StrongAugmentation
 
-ANY_PART: TypeAdapter = TypeAdapter(StrongAugmentation)
+ANY_AUGMENTATION: TypeAdapter = TypeAdapter(StrongAugmentation)
 EASY_THEN_HARD = torch.stack([torch.ones(17), torch.zeros(17)])
 
 
@@ -19,7 +19,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize(
-    ("part", "counts"),
+    ("augmentation", "counts"),
     [
         (JointCutout(), [5, 5]),
         (JointCutout(count=3), [3, 3]),
@@ -28,8 +28,8 @@ def seeded(seed: int = 0) -> torch.Generator:
         (AdaptiveMasks(max_masks=6, min_masks=1), [6, 1]),
     ],
 )
-def test_counts_follow_the_settings(part: JointCutout | AdaptiveMasks, counts: list[int]) -> None:
-    assert part.counts(EASY_THEN_HARD)[0].tolist() == counts
+def test_counts_follow_the_settings(augmentation: JointCutout | AdaptiveMasks, counts: list[int]) -> None:
+    assert augmentation.counts(EASY_THEN_HARD)[0].tolist() == counts
 
 
 def test_every_adaptive_setting_is_used() -> None:
@@ -39,7 +39,7 @@ def test_every_adaptive_setting_is_used() -> None:
 
     def masks(**changes: float) -> int:
         recipe = json.dumps({"name": "adaptive_masks", **changes})
-        return ANY_PART.validate_json(recipe).counts(peaks)[0].item()
+        return ANY_AUGMENTATION.validate_json(recipe).counts(peaks)[0].item()
 
     assert masks() == 8
     assert masks(gamma=0.1) == 4
@@ -108,11 +108,11 @@ def test_the_random_number_does_not_depend_on_the_teacher() -> None:
     assert hidden(images).sum(dim=1).tolist() == counts.tolist()
 
 
-@pytest.mark.parametrize("part", [JointCutout(count=4), AdaptiveMasks(max_masks=6)])
-def test_part_paints_the_drawn_masks_with_the_mean_colour(part, coordinate_scene) -> None:
+@pytest.mark.parametrize("augmentation", [JointCutout(count=4), AdaptiveMasks(max_masks=6)])
+def test_augmentation_paints_the_drawn_masks_with_the_mean_colour(augmentation, coordinate_scene) -> None:
     scene = coordinate_scene(3, size_hw=(64, 48))
-    images, _ = part.apply(scene.strong.clone(), scene, seeded(2))
-    expected, (counts, _) = scene.strong.clone(), part.counts(scene.peaks)
+    images, _ = augmentation.apply(scene.strong.clone(), scene, seeded(2))
+    expected, (counts, _) = scene.strong.clone(), augmentation.counts(scene.peaks)
     masks = draw_masks(scene.points_weak, counts, scene.strong_from_weak, (64, 48), generator=seeded(2))
     mask_keypoints(expected, *masks, torch.zeros(3))
     assert not torch.equal(expected, scene.strong)
@@ -143,4 +143,4 @@ def test_joint_cutout_hides_distinct_joints(coordinate_scene) -> None:
 )
 def test_wrong_recipe_is_refused(recipe: dict, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
-        ANY_PART.validate_json(json.dumps(recipe))
+        ANY_AUGMENTATION.validate_json(json.dumps(recipe))

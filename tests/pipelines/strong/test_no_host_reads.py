@@ -1,4 +1,4 @@
-"""No strong part and no mixing reads a number back to the host (it would stop a GPU's queue each step)."""
+"""No strong augmentation and no mixing reads a number back to the host, which would stop a GPU's queue."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,31 +13,33 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipelines.mixing import draw_alpha, draw_partners, mix
 from pipelines.strong import Scene, StrongAugmentation
 
-PARTS = [part() for part in get_args(get_args(StrongAugmentation)[0])]
+AUGMENTATIONS = [augmentation() for augmentation in get_args(get_args(StrongAugmentation)[0])]
 SHAPES = [(4, 3, 64, 48), (4, 17), (4, 17, 2), (4, 2, 3)]
 READERS = ["item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__"]
 
 
-def name_of(part) -> str:
-    return part.name
+def name_of(augmentation) -> str:
+    return augmentation.name
 
 
-def augment_and_mix(part, generator: torch.Generator, views: list[torch.Tensor]) -> torch.Tensor:
+def augment_and_mix(augmentation, generator: torch.Generator, views: list[torch.Tensor]) -> torch.Tensor:
     strong, peaks, points_weak, strong_from_weak = views
-    images, _ = part.apply(strong.clone(), Scene(strong, peaks, points_weak, strong_from_weak), generator)
+    images, _ = augmentation.apply(
+        strong.clone(), Scene(strong, peaks, points_weak, strong_from_weak), generator
+    )
     alpha = draw_alpha(0.75, generator=generator)
     return mix(images, alpha, draw_partners(len(images), generator=generator))
 
 
-@pytest.mark.parametrize("part", PARTS, ids=name_of)
-def test_part_runs_on_tensors_without_numbers(part) -> None:
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=name_of)
+def test_augmentation_runs_on_tensors_without_numbers(augmentation) -> None:
     """Fake tensors have shapes only: whoever asks one for its number gets an error."""
     generator = torch.Generator().manual_seed(0)
     with FakeTensorMode() as fake:
         views = [fake.from_tensor(torch.ones(shape)) for shape in SHAPES]
         with pytest.raises(DataDependentOutputException):
             views[0].sum().item()
-        assert augment_and_mix(part, generator, views).shape == (4, 3, 64, 48)
+        assert augment_and_mix(augmentation, generator, views).shape == (4, 3, 64, 48)
 
 
 class NoHostCopies(TorchDispatchMode):
@@ -60,8 +62,8 @@ def refused(names: list[str]) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("part", PARTS, ids=name_of)
-def test_part_makes_no_tensor_from_the_host_and_reads_none(part) -> None:
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=name_of)
+def test_augmentation_makes_no_tensor_from_the_host_and_reads_none(augmentation) -> None:
     views = [torch.ones(shape) for shape in SHAPES]
     with NoHostCopies(), pytest.raises(AssertionError, match="lift_fresh"):
         torch.tensor([1.0, 2.0])
@@ -71,16 +73,16 @@ def test_part_makes_no_tensor_from_the_host_and_reads_none(part) -> None:
         mock.patch("pipelines.strong.holes.mask_keypoints"),
     )
     with kernel[0], kernel[1], NoHostCopies(), refused(READERS):
-        augment_and_mix(part, torch.Generator().manual_seed(0), views)
+        augment_and_mix(augmentation, torch.Generator().manual_seed(0), views)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("part", PARTS, ids=name_of)
-def test_part_does_not_wait_for_the_gpu(part) -> None:
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=name_of)
+def test_augmentation_does_not_wait_for_the_gpu(augmentation) -> None:
     generator = torch.Generator("cuda").manual_seed(0)
     views = [torch.ones(shape, device="cuda") for shape in SHAPES]
-    augment_and_mix(part, generator, views)  # compiles the kernel
+    augment_and_mix(augmentation, generator, views)  # compiles the kernel
     with contextlib.ExitStack() as stack:
         torch.cuda.set_sync_debug_mode("error")
         stack.callback(torch.cuda.set_sync_debug_mode, "default")
-        augment_and_mix(part, generator, views)
+        augment_and_mix(augmentation, generator, views)

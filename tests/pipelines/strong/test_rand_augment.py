@@ -1,4 +1,4 @@
-"""RandAugment's operations against Pillow one image at a time, and the law of its draws."""
+"""RandAugment's operations against Pillow one image at a time, and the distribution of its operations."""
 
 import math
 
@@ -151,7 +151,7 @@ def test_operations_signs_and_places_are_uniform_and_independent() -> None:
         assert (times / 40_000 - 1 / size).abs().max() < 5 * math.sqrt(1 / size / 40_000)
 
 
-def test_part_works_on_the_levels_of_normalised_views() -> None:
+def test_augmentation_works_on_the_levels_of_normalised_views() -> None:
     images = photos()
     normalised = from_levels(images, torch.empty(images.shape).contiguous(memory_format=torch.channels_last))
     scene = Scene(normalised, torch.ones(6, 5), torch.ones(6, 5, 2), torch.eye(2, 3).repeat(6, 1, 1))

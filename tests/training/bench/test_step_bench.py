@@ -141,8 +141,8 @@ def test_labelled_half_of_a_pair_is_mirrored_with_its_names(drawn_people: CocoFo
     mirrored = AffinePolicy(scale_sd=0.0, rotation_probability=0.0, flip_probability=1.0)
     height, width = 64, 48
 
-    def pairs(law: AffinePolicy) -> PairDataset:
-        views = ViewSettings(size_hw=(height, width), labelled=law)
+    def pairs(policy: AffinePolicy) -> PairDataset:
+        views = ViewSettings(size_hw=(height, width), labelled=policy)
         return PairDataset(annotations, views, unlabelled=False, sigma=None)
 
     np.random.seed(0)

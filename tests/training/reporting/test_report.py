@@ -329,8 +329,8 @@ def test_a_run_without_pseudo_labels_has_nothing_to_trust(tmp_path, accelerator)
     assert "no pseudo label" not in shown(report)
 
 
-def watch(values: list[float], **law: float) -> list[int]:
-    collapse = CollapseWatch(**{"share": 0.5, "reports": 3, **law})
+def watch(values: list[float], **limits: float) -> list[int]:
+    collapse = CollapseWatch(**{"share": 0.5, "reports": 3, **limits})
     return [index for index, value in enumerate(values) if collapse.update(value)]
 
 
@@ -352,14 +352,14 @@ def test_collapse_law_decides():
 
 
 def test_collapse_is_reported_after_the_ramp_and_across_a_resume(tmp_path, accelerator):
-    law = CollapseSettings(reports=2)
-    report = make(tmp_path, accelerator, every=1, watch_from_step=10, collapse=law)
+    settings = CollapseSettings(reports=2)
+    report = make(tmp_path, accelerator, every=1, watch_from_step=10, collapse=settings)
     with report:
         for step in range(1, 21):
             report.step(step, terms(step, teacher_peak=0.9 if step < 10 else 0.4), 0.0, samples=8)
         saved = report.state_dict()
     assert "collapsing" not in shown(report)
-    resumed = make(tmp_path, accelerator, every=1, watch_from_step=10, collapse=law)
+    resumed = make(tmp_path, accelerator, every=1, watch_from_step=10, collapse=settings)
     resumed.load_state_dict(saved)
     with resumed:
         for step in range(21, 31):

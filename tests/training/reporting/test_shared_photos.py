@@ -16,7 +16,7 @@ from sharding.annotations.formats.coco import CocoFormat
 from sharding.annotations.formats.folder import FolderFormat
 from sharding.annotations.formats.lsp import LspFormat
 from sharding.build import build
-from sharding.samples.crop import CropLaw, PersonCrop, WholePhoto
+from sharding.samples.crop import Crop, PersonCrop, WholePhoto
 from sharding.settings import BuildSettings
 from training.reporting.shared_photos import looks_same, plain_name, shared_photos
 
@@ -40,10 +40,10 @@ def rows(drawn_shards: Path) -> Rows:
 
 
 @pytest.fixture(scope="module")
-def shards(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Rows, str, CropLaw], Path]:
+def shards(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Rows, str, Crop], Path]:
     """Shards of some rows with the pictures of a folder."""
 
-    def make(rows: Rows, images: str, crop: CropLaw = PersonCrop()) -> Path:  # noqa: B008
+    def make(rows: Rows, images: str, crop: Crop = PersonCrop()) -> Path:  # noqa: B008
         folder = tmp_path_factory.mktemp("built")
         (folder / "rows.json").write_text(json.dumps(rows))
         source = CocoFormat(annotations=folder / "rows.json", images=photos / images)
@@ -70,7 +70,7 @@ def annotated_again(rows: Rows, seed: int = 0) -> Rows:
     "crop", [PersonCrop(), PersonCrop(input_size_wh=(48, 64)), WholePhoto(), WholePhoto(longest_side=100)]
 )
 def test_photos_that_were_annotated_again_are_found_whatever_is_stored(
-    crop: CropLaw, rows: Rows, shards: Callable[..., Path], drawn_shards: Path
+    crop: Crop, rows: Rows, shards: Callable[..., Path], drawn_shards: Path
 ) -> None:
     val = open_split(shards(annotated_again(rows), "same", crop))
     shared = shared_photos(val, [open_split(drawn_shards / "train")])

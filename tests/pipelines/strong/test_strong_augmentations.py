@@ -1,4 +1,4 @@
-"""What holds for every strong part, alone and in a row."""
+"""What holds for every strong augmentation, alone and in a row."""
 
 import json
 from typing import get_args
@@ -16,11 +16,13 @@ from pipelines.strong.cut_occlude import draw_joint_patches
 from pipelines.strong.holes import draw_holes
 from pipelines.strong.patches import Patches, paste
 
-PARTS = [part() for part in get_args(get_args(StrongAugmentation)[0])]
-PLACED = [part for part in PARTS if part.name not in {"rand_augment", "colour"}]
-"""Parts that change only some places of an image."""
-ANCHORED = [part for part in PLACED if part.name not in {"cutout", "cutmix"}]
-"""Parts that change only what lies near joints."""
+AUGMENTATIONS = [augmentation() for augmentation in get_args(get_args(StrongAugmentation)[0])]
+PLACED = [
+    augmentation for augmentation in AUGMENTATIONS if augmentation.name not in {"rand_augment", "colour"}
+]
+"""Augmentations that change only some regions of an image."""
+ANCHORED = [augmentation for augmentation in PLACED if augmentation.name not in {"cutout", "cutmix"}]
+"""Augmentations that change only what lies near joints."""
 SIZES_HW = [(64, 48), (48, 64), (56, 56)]
 
 
@@ -28,8 +30,8 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def name_of(part) -> str:
-    return part.name
+def name_of(augmentation) -> str:
+    return augmentation.name
 
 
 def noise(scene: Scene, **changes: torch.Tensor) -> Scene:
@@ -40,20 +42,20 @@ def noise(scene: Scene, **changes: torch.Tensor) -> Scene:
     return Scene(**{**fields, **changes})
 
 
-def applied(part, scene: Scene, seed: int = 0) -> torch.Tensor:
-    return part.apply(scene.strong.clone(), scene, seeded(seed))[0]
+def applied(augmentation, scene: Scene, seed: int = 0) -> torch.Tensor:
+    return augmentation.apply(scene.strong.clone(), scene, seeded(seed))[0]
 
 
 def along(path: list, scene: Scene, generator: torch.Generator) -> torch.Tensor:
-    """The strong views after the parts of a path, as a method applies them."""
+    """The strong views after the augmentations of a path, as a method applies them."""
     images = scene.strong.clone()
-    for part in path:
-        images, _ = part.apply(images, scene, generator)
+    for augmentation in path:
+        images, _ = augmentation.apply(images, scene, generator)
     return images
 
 
 def test_every_part_has_its_name() -> None:
-    assert [part.name for part in PARTS] == [
+    assert [augmentation.name for augmentation in AUGMENTATIONS] == [
         "adaptive_masks",
         "joint_cutout",
         "random_masks",
@@ -63,8 +65,11 @@ def test_every_part_has_its_name() -> None:
         "rand_augment",
         "colour",
     ]
-    for part in PARTS:
-        assert TypeAdapter(StrongAugmentation).validate_json(json.dumps({"name": part.name})) == part
+    for augmentation in AUGMENTATIONS:
+        assert (
+            TypeAdapter(StrongAugmentation).validate_json(json.dumps({"name": augmentation.name}))
+            == augmentation
+        )
 
 
 @pytest.mark.parametrize(
@@ -84,10 +89,14 @@ def test_wrong_settings_are_refused(recipe: dict, words: str) -> None:
 
 
 @pytest.mark.parametrize("size_hw", SIZES_HW, ids=str)
-@pytest.mark.parametrize("part", PARTS, ids=name_of)
-def test_generator_alone_decides(part, size_hw: tuple[int, int], coordinate_scene) -> None:
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=name_of)
+def test_generator_alone_decides(augmentation, size_hw: tuple[int, int], coordinate_scene) -> None:
     scene = noise(coordinate_scene(4, size_hw=size_hw))
-    first, again, other = applied(part, scene), applied(part, scene), applied(part, scene, seed=1)
+    first, again, other = (
+        applied(augmentation, scene),
+        applied(augmentation, scene),
+        applied(augmentation, scene, seed=1),
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not torch.equal(first, scene.strong)
@@ -96,41 +105,43 @@ def test_generator_alone_decides(part, size_hw: tuple[int, int], coordinate_scen
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("part", PARTS, ids=name_of)
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=name_of)
 def test_dtype_and_layout_are_kept_and_the_scene_is_left_alone(
-    part, dtype: torch.dtype, layout: torch.memory_format, coordinate_scene
+    augmentation, dtype: torch.dtype, layout: torch.memory_format, coordinate_scene
 ) -> None:
     scene = noise(coordinate_scene(3))
     strong = scene.strong.to(dtype).contiguous(memory_format=layout)
     scene = noise(scene, strong=strong)
     clean = strong.clone()
-    images = applied(part, scene)
+    images = applied(augmentation, scene)
     assert images.dtype == dtype
     assert images.is_contiguous(memory_format=layout)
     assert torch.equal(scene.strong, clean)
 
 
-@pytest.mark.parametrize("part", PARTS, ids=name_of)
-def test_terms_are_numbers_on_the_device(part, coordinate_scene) -> None:
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=name_of)
+def test_terms_are_numbers_on_the_device(augmentation, coordinate_scene) -> None:
     scene = coordinate_scene(3)
-    _, terms = part.apply(scene.strong.clone(), scene, seeded())
+    _, terms = augmentation.apply(scene.strong.clone(), scene, seeded())
     assert all(term.shape == () and term.dtype == torch.float32 for term in terms.values())
 
 
 @pytest.mark.parametrize(("num_samples", "num_keypoints"), [(1, 17), (1, 1), (3, 1)])
-@pytest.mark.parametrize("part", PARTS, ids=name_of)
-def test_one_sample_and_one_keypoint(part, num_samples: int, num_keypoints: int, coordinate_scene) -> None:
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=name_of)
+def test_one_sample_and_one_keypoint(
+    augmentation, num_samples: int, num_keypoints: int, coordinate_scene
+) -> None:
     scene = noise(coordinate_scene(num_samples, num_keypoints))
-    images = applied(part, scene)
+    images = applied(augmentation, scene)
     assert images.isfinite().all()
-    if num_samples == 1 and part.name == "cutmix":
+    if num_samples == 1 and augmentation.name == "cutmix":
         assert torch.equal(images, scene.strong)  # its only partner is itself
 
 
-@pytest.mark.parametrize("part", PLACED, ids=name_of)
-def test_pixels_outside_the_painted_places_are_untouched(part, coordinate_scene) -> None:
+@pytest.mark.parametrize("augmentation", PLACED, ids=name_of)
+def test_pixels_outside_the_painted_regions_are_untouched(augmentation, coordinate_scene) -> None:
     scene = noise(coordinate_scene(4, size_hw=(128, 96)))
-    changed = (applied(part, scene) != scene.strong).any(dim=1).float().mean(dim=(1, 2))
+    changed = (applied(augmentation, scene) != scene.strong).any(dim=1).float().mean(dim=(1, 2))
     # at most 8 rectangles, none larger than 19 x 19 px (128 / 256 of 38)
     assert (changed <= 8 * 19**2 / (128 * 96)).all()
     assert changed.mean() > 0.01
@@ -139,28 +150,28 @@ def test_pixels_outside_the_painted_places_are_untouched(part, coordinate_scene)
 @pytest.mark.parametrize(
     "joint_xy", [(-500.0, 20.0), (20.0, 1e9), (float("nan"), 20.0), (20.0, float("inf"))]
 )
-@pytest.mark.parametrize("part", ANCHORED, ids=name_of)
-def test_joints_far_outside_or_not_finite_change_nothing(part, joint_xy, coordinate_scene) -> None:
+@pytest.mark.parametrize("augmentation", ANCHORED, ids=name_of)
+def test_joints_far_outside_or_not_finite_change_nothing(augmentation, joint_xy, coordinate_scene) -> None:
     scene = noise(coordinate_scene(3), points_weak=torch.tensor(joint_xy).expand(3, 17, 2))
-    assert torch.equal(applied(part, scene), scene.strong)
+    assert torch.equal(applied(augmentation, scene), scene.strong)
 
 
-@pytest.mark.parametrize("part", ANCHORED, ids=name_of)
-def test_joint_at_the_border_is_covered_within_the_view(part, coordinate_scene) -> None:
+@pytest.mark.parametrize("augmentation", ANCHORED, ids=name_of)
+def test_joint_at_the_border_is_covered_within_the_view(augmentation, coordinate_scene) -> None:
     corner = torch.tensor([191.0, 255.0]).expand(30, 17, 2)
     scene = noise(coordinate_scene(30, size_hw=(256, 192)), points_weak=corner)
-    is_changed = (applied(part, scene) != scene.strong).any(dim=1)
+    is_changed = (applied(augmentation, scene) != scene.strong).any(dim=1)
     assert is_changed[:, :100].sum() == 0
     assert is_changed[:, :, :100].sum() == 0
     assert is_changed[:, 255, 191].float().mean() > 0.4
 
 
-@pytest.mark.parametrize("part", PARTS, ids=name_of)
-def test_autocast_changes_nothing(part, coordinate_scene) -> None:
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=name_of)
+def test_autocast_changes_nothing(augmentation, coordinate_scene) -> None:
     scene = noise(coordinate_scene(3))
-    plain = applied(part, scene)
+    plain = applied(augmentation, scene)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(applied(part, scene), plain)
+        assert torch.equal(applied(augmentation, scene), plain)
 
 
 def test_joco_is_cut_occlude_and_then_cutout(coordinate_scene) -> None:
@@ -190,7 +201,7 @@ def test_jccm_is_joint_cutout_and_then_cutmix(coordinate_scene) -> None:
 
 def test_all_parts_make_one_path(coordinate_scene) -> None:
     scene = noise(coordinate_scene(4, size_hw=(128, 96)))
-    images = along(PARTS, scene, seeded())
+    images = along(AUGMENTATIONS, scene, seeded())
     assert images.isfinite().all()
     assert (images != scene.strong).all(dim=1).float().mean() > 0.9
 
