@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from configs.settings import settings
+from pipelines.batch import LabelledBatch
 from pipelines.geometry import heatmap_matrix, invert
 from sharding.annotations.skeleton import Skeleton
 
@@ -55,6 +56,12 @@ class HeatmapCodec:
     ) -> tuple[Tensor, Tensor]:
         """`encode` with the sigma of the settings: heatmaps (N, K, h, w) and weights (N, K)."""
         return encode(points_xy, visible, heatmap_hw, self.stride, self.settings.sigma)
+
+    def supervised_loss(self, predicted: Tensor, labelled: LabelledBatch) -> Tensor:
+        """L_s: a network's heatmaps (N, K, h, w) against those of the labels (docs/methods.md 3.1)."""
+        height, width = predicted.shape[-2:]
+        target, weights = self.targets(labelled.points_xy, labelled.visible, (height, width))
+        return self.loss(predicted, target, weights[:, :, None, None])
 
     def loss(self, maps: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """`heatmap_loss`."""

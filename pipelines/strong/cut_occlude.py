@@ -8,7 +8,7 @@ from torch import Tensor
 
 from configs.settings import settings
 from pipelines import geometry
-from pipelines.masking.mask_sampling import draw_half_sizes, draw_jitter, draw_order
+from pipelines.masking.masks import draw_half_sizes, draw_jitter, draw_order
 from pipelines.strong.patches import Patches, paste
 from pipelines.strong.scene import Scene
 
@@ -48,10 +48,10 @@ def draw_joint_patches(
 
     Each sample has one source image, uniform over the batch (possibly itself), `count` distinct joints to
     cover and as many distinct joints of the source, all uniform and independent; with fewer joints, all of
-    them. Target and source are jittered independently, as in pipelines/masking/mask_sampling.py.
+    them. Target and source are jittered independently, as in pipelines/masking/masks.py.
 
     The strong view is sampled once from the stored pixels, so patches cannot be pasted into the weak view and
-    warped with it. As with masks (mask_sampling.py), the centres move with the joints and the sides scale
+    warped with it. As with masks (masking/masks.py), the centres move with the joints and the sides scale
     with the view of the sample, so that a patch hides the same part of the body but stays upright. Its source
     is cut from the strong view of the source image with the same sides: pixels are copied, not scaled.
 

@@ -8,9 +8,7 @@ from torch import Tensor
 
 from configs.settings import settings
 from pipelines import geometry
-from pipelines.masking.mask_sampling import draw_half_sizes
-from pipelines.masking.op import mask_keypoints
-from pipelines.mixing import draw_partners
+from pipelines.masking.masks import draw_half_sizes, draw_order, mask_keypoints
 from pipelines.strong.patches import Patches, paste
 from pipelines.strong.scene import Scene
 
@@ -53,7 +51,7 @@ class CutMix:
         self, images: Tensor, scene: Scene, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Paste into `images` (N, 3, H, W), normalised, in place; no terms for the report."""
-        partners = draw_partners(len(images), generator=generator)
+        partners = draw_order(1, len(images), generator=generator)[0]
         centres_xy, half_sizes = draw_holes(
             self.count, scene.strong_from_weak, scene.view_hw, generator=generator
         )
@@ -67,7 +65,7 @@ def draw_holes(
 
     Differs from MultiAugs: centres are uniform over the pixels of the strong view itself, so that none is
     outside it (there: drawn in the weak view with height and width exchanged, then warped). Half-sides are
-    those published for joints (mask_sampling.py) and scale with the view, so that they hide as much of the
+    those published for joints (masking/masks.py) and scale with the view, so that they hide as much of the
     body.
 
     Args:

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from configs.settings import settings
-from pipelines.masking.mask_sampling import PUBLISHED_HEIGHT_PX
+from pipelines.masking.masks import PUBLISHED_HEIGHT_PX
 from pipelines.strong import levels as ops
 from pipelines.strong.levels import from_levels, to_levels
 from pipelines.strong.scene import Scene

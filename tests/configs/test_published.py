@@ -215,8 +215,8 @@ def test_the_adaptive_masks_of_the_paper_are_the_defaults() -> None:
     """Of the part, and of the rule that it hands its numbers to (docs/methods.md 9, rows 2, 3, 5 and 6)."""
     import inspect
 
-    from pipelines.masking.counts import adaptive_mask_counts
     from pipelines.strong import AdaptiveMasks
+    from pipelines.strong.joint_cutout import adaptive_mask_counts
 
     assert plain(AdaptiveMasks()) == ADAPTIVE
     words = inspect.signature(adaptive_mask_counts).parameters

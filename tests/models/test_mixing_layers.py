@@ -14,7 +14,7 @@ from models.backbones.timm_features import TimmSettings
 from models.heads.plain import PlainSettings
 from models.heads.pyramid import PyramidSettings
 from models.net import NetSettings, PoseNet, build_net
-from pipelines.mixing import FeatureMixer
+from training.methods.mixup import FeatureMixer
 
 ALPHA = torch.tensor(0.3)
 PARTNERS = torch.tensor([2, 0, 1])

@@ -10,7 +10,6 @@ from configs.load import InputError
 from models.codecs.heatmap import heatmap_loss, warp
 from pipelines.batch import UnlabelledBatch
 from tests.training.tiny import CODEC, LATE, make_batches, make_method
-from training.losses import supervised_loss
 
 
 @pytest.mark.parametrize("teacher", ["shared", "ema"])
@@ -21,7 +20,7 @@ def test_the_loss_adds_one_minus_the_cosine_of_the_projected_features(teacher: s
     labelled, unlabelled = make_batches()
     student = copy.deepcopy(method.network)
     labeller = student if teacher == "shared" else copy.deepcopy(method.teacher.average.module)
-    total = supervised_loss(student, labelled, CODEC)
+    total = CODEC.supervised_loss(student(labelled.image), labelled)
     with torch.no_grad():
         weak_features = labeller.backbone(unlabelled.weak)
         heatmaps = labeller.head(weak_features)

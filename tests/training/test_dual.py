@@ -13,7 +13,6 @@ from tests.training.tiny import (
     make_batches,
     make_method,
 )
-from training.losses import supervised_loss
 from training.methods.consistency import strong_view
 from training.methods.method import Progress
 
@@ -22,7 +21,7 @@ def test_the_loss_is_cross_teaching_with_half_the_supervised_losses() -> None:
     method = make_method("dual", paths=[[]])
     labelled, unlabelled = make_batches()
     one, two = copy.deepcopy(method.first), copy.deepcopy(method.second)
-    supervised = [supervised_loss(net, labelled, CODEC) for net in (one, two)]
+    supervised = [CODEC.supervised_loss(net(labelled.image), labelled) for net in (one, two)]
     of_one, of_two = one(unlabelled.weak).detach(), two(unlabelled.weak).detach()
     total = 0.5 * (supervised[0] + supervised[1])
     for student, teacher in ((one, of_two), (two, of_one)):
@@ -46,7 +45,7 @@ def test_averages_teach_each_other_on_a_ramp() -> None:
         copy.deepcopy(teacher.networks()["average"])(unlabelled.weak).detach()
         for teacher in (method.first_teacher, method.second_teacher)
     )
-    total = 0.5 * sum(supervised_loss(net, labelled, CODEC) for net in (one, two))
+    total = 0.5 * sum(CODEC.supervised_loss(net(labelled.image), labelled) for net in (one, two))
     for student, label in ((one, of_two), (two, of_one)):
         target, inside = warp(label, unlabelled.strong_from_weak, 4)
         total = total + 5 / 21 * heatmap_loss(student(unlabelled.strong), target, inside)
@@ -68,7 +67,9 @@ def test_the_gradient_of_a_network_is_that_of_its_own_terms() -> None:
         one(labelled.image)
         one(unlabelled.weak)
     target, inside = warp(of_two, unlabelled.strong_from_weak, 4)
-    loss = 0.5 * supervised_loss(one, labelled, CODEC) + heatmap_loss(one(unlabelled.strong), target, inside)
+    loss = 0.5 * CODEC.supervised_loss(one(labelled.image), labelled) + heatmap_loss(
+        one(unlabelled.strong), target, inside
+    )
     loss.backward()
     method(labelled, unlabelled, LATE).loss.backward()
     for own, plain in zip(method.first.parameters(), one.parameters(), strict=True):
@@ -105,7 +106,7 @@ def test_burn_in_is_both_supervised_steps() -> None:
     method = make_method("dual", burn_in=0.05)
     labelled, _ = make_batches()
     twins = [copy.deepcopy(net) for net in (method.first, method.second)]
-    expected = sum(supervised_loss(net, labelled, CODEC) for net in twins) / 2
+    expected = sum(CODEC.supervised_loss(net(labelled.image), labelled) for net in twins) / 2
     assert not method.wants_unlabelled(Progress(4, 100))
     assert torch.isclose(method(labelled, None, Progress(4, 100)).loss, expected)
 

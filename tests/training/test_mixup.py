@@ -7,10 +7,10 @@ import torch
 
 from configs.load import InputError
 from models.codecs.heatmap import heatmap_loss, warp
-from pipelines.mixing import draw_alpha, draw_partners, mix
+from pipelines.masking.masks import draw_order
 from tests.training.tiny import LATE, K, make_batches, make_method
 from training.methods.consistency import augment, strong_view, what_to_mix
-from training.methods.mixup import mix_labels
+from training.methods.mixup import draw_alpha, mix, mix_labels
 
 
 def example(seed: int, *, weights: bool) -> tuple[torch.Tensor, ...]:
@@ -100,7 +100,7 @@ def test_passes_for_every_layer_are_averaged() -> None:
     losses = []
     for layer in settings["layers"]:
         alpha = draw_alpha(0.75, generator=method.random_state.generator)
-        partners = draw_partners(4, generator=method.random_state.generator)
+        partners = draw_order(1, 4, generator=method.random_state.generator)[0]
         predicted = (
             twin(mix(images, alpha, partners)) if layer == "input" else mix(twin(images), alpha, partners)
         )
@@ -123,7 +123,7 @@ def test_mixing_before_the_linear_last_layer_mixes_the_heatmaps() -> None:
     method.load_rank_state(state)
     method.random_state.one_of(1)
     assert torch.equal(alpha, draw_alpha(0.75, generator=method.random_state.generator))
-    partners = draw_partners(4, generator=method.random_state.generator)
+    partners = draw_order(1, 4, generator=method.random_state.generator)[0]
     expected = heatmap_loss(mix(twin(images), alpha, partners), mix(target, alpha, partners))
     assert torch.isclose(loss, expected)
 

@@ -9,9 +9,8 @@ from models.codecs.heatmap import decode, encode, heatmap_loss
 from pipelines.batch import UnlabelledBatch
 from pipelines.geometry import apply, compose, invert
 from tests.training.tiny import CODEC, SIGMA, SKELETON, K, make_batches, make_method
-from training.losses import supervised_loss
-from training.methods.ensemble import copy_matrix
 from training.methods.method import Progress
+from training.teacher import copy_matrix
 
 FIRST, SECOND = Progress(9, 30), Progress(10, 30)
 
@@ -22,7 +21,7 @@ def test_first_the_teacher_alone_is_trained() -> None:
     assert not method.wants_unlabelled(FIRST)
     twin = copy.deepcopy(method.teacher)
     result = method(labelled, None, FIRST)
-    assert torch.equal(result.loss, supervised_loss(twin, labelled, CODEC))
+    assert torch.equal(result.loss, CODEC.supervised_loss(twin(labelled.image), labelled))
     result.loss.backward()
     assert all(p.grad is None for p in method.network.parameters())
     assert all(p.grad is not None for p in method.teacher.parameters())
@@ -36,7 +35,7 @@ def test_then_it_is_frozen_and_labels_for_the_student() -> None:
     student, teacher = copy.deepcopy(method.network), copy.deepcopy(method.teacher).eval()
     assert method.wants_unlabelled(SECOND)
     result = method(labelled, unlabelled, SECOND)
-    total = supervised_loss(student, labelled, CODEC)
+    total = CODEC.supervised_loss(student(labelled.image), labelled)
     points, _ = decode(teacher(unlabelled.weak).detach(), 4)
     target, weights = encode(
         apply(unlabelled.strong_from_weak, points), torch.ones(4, K), (16, 12), stride=4, sigma=SIGMA

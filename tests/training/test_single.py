@@ -16,10 +16,8 @@ from tests.training.tiny import (
     assert_average_follows,
     make_batches,
     make_method,
-    make_settings,
 )
-from training.losses import supervised_loss
-from training.methods.consistency import augment, pseudo_labels, strong_view, student_losses
+from training.methods.consistency import augment, strong_view
 from training.methods.method import Method, Progress
 
 PARTS = {
@@ -38,7 +36,7 @@ def test_burn_in_is_the_supervised_step() -> None:
     assert not method.wants_unlabelled(last_of_it)
     assert method.wants_unlabelled(after)
     result = method(labelled, None, last_of_it)
-    assert result.loss == supervised_loss(twin, labelled, CODEC)
+    assert result.loss == CODEC.supervised_loss(twin(labelled.image), labelled)
     assert set(result.terms) == {"loss", "loss_supervised"}
 
 
@@ -69,7 +67,7 @@ def test_without_parts_the_strong_loss_is_consistency_with_the_warped_teacher() 
     method = make_method(paths=[[]], mixup=None, weight=1.0)
     labelled, unlabelled = make_batches()
     twin = copy.deepcopy(method.network)
-    supervised_loss(twin, labelled, CODEC)  # the published order: labelled, weak, strong
+    CODEC.supervised_loss(twin(labelled.image), labelled)  # the published order: labelled, weak, strong
     heatmaps = twin(unlabelled.weak).detach()
     target, inside = warp(heatmaps, unlabelled.strong_from_weak, 4)
     expected = heatmap_loss(twin(unlabelled.strong), target, inside)
@@ -86,7 +84,7 @@ def test_paths_are_summed_and_run_one_after_the_other_on_one_strong_view() -> No
     method = make_method(paths=[[], [], []], mixup=None)
     labelled, unlabelled = make_batches()
     twin = copy.deepcopy(method.network)
-    supervised_loss(twin, labelled, CODEC)
+    CODEC.supervised_loss(twin(labelled.image), labelled)
     target, inside = warp(twin(unlabelled.weak).detach(), unlabelled.strong_from_weak, 4)
     losses = [heatmap_loss(twin(unlabelled.strong), target, inside) for _ in range(3)]
     terms = method(labelled, unlabelled, LATE).terms
@@ -155,7 +153,7 @@ def test_masked_and_mixed_passes_move_the_batch_statistics_or_leave_them(
     labels = method.labels(unlabelled)
     norm = method.network.backbone.stem[0].bn
     before, momentum = norm.running_mean.clone(), norm.momentum
-    student_losses(method.cfg, method.network, method.mixup, unlabelled, labels, method.random_state)
+    method.student_losses(method.network, method.mixup, unlabelled, labels)
     assert torch.equal(norm.running_mean, before) != moves
     assert norm.momentum == momentum
     method.labels(unlabelled)  # the weak views move them in any case
@@ -176,7 +174,7 @@ def test_labels_may_be_gaussians_at_the_peaks_of_the_heatmaps() -> None:
 def test_a_heatmap_without_a_peak_is_no_gaussian_in_the_corner() -> None:
     heatmaps = torch.full((1, 2, 16, 12), -0.1)
     heatmaps[0, 1, 8, 6] = 0.5
-    target = pseudo_labels(make_settings(labels="keypoints"), heatmaps, CODEC).target
+    target = make_method("single", labels="keypoints").pseudo_labels(heatmaps).target
     assert not target[0, 0].any()
     assert target[0, 1].argmax() == 8 * 12 + 6
 

@@ -9,7 +9,6 @@ import torch
 
 from models.codecs.heatmap import heatmap_loss, warp
 from tests.training.tiny import CODEC, LATE, make_batches, make_method
-from training.losses import supervised_loss
 from training.methods.method import Progress
 from training.methods.triple import closest_pair_mean, position_inconsistency
 
@@ -67,7 +66,7 @@ def test_the_loss_before_and_after_the_first_epoch(step: int, ramp: float, teach
     old_a, old_b = method.previous_a.previous, method.previous_b.previous
     old_b.load_state_dict(old_a.state_dict())
     a, b, student = (copy.deepcopy(net) for net in (method.a, method.b, method.network))
-    supervised = [supervised_loss(net, labelled, CODEC) for net in (a, b, student)]
+    supervised = [CODEC.supervised_loss(net(labelled.image), labelled) for net in (a, b, student)]
     weak = unlabelled.weak
     teachers = (a, b) if teacher == "shared" else tuple(copy.deepcopy(each).eval() for each in (a, b))
     if teacher == "ema":  # what a batch did to the statistics is not in the averages yet

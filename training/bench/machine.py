@@ -13,8 +13,7 @@ import psutil
 import torch
 
 from configs.versions import versions
-from pipelines.masking.mask_sampling import Masks
-from pipelines.masking.op import mask_keypoints
+from pipelines.masking.masks import Masks, mask_keypoints
 from training.bench import masking
 from training.bench.settings import LoaderBenchSettings
 

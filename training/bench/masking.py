@@ -7,10 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pipelines.masking.counts import adaptive_mask_counts
-from pipelines.masking.mask_sampling import Masks, draw_masks
-from pipelines.masking.op import mask_keypoints
-from pipelines.mixing import draw_alpha, draw_partners, mix
+from pipelines.masking.masks import Masks, draw_masks, draw_order, mask_keypoints
+from pipelines.strong.joint_cutout import adaptive_mask_counts
+from training.methods.mixup import draw_alpha, mix
 
 STRIDE = 4
 SIGMA_HM = 2.0
@@ -86,7 +85,7 @@ def mask(step: MaskingStep) -> Tensor:
 def mix_images(step: MaskingStep) -> Tensor:
     """Weight, partners and the mixture of images and heatmaps."""
     alpha = draw_alpha(0.75, generator=step.generator)
-    partners = draw_partners(len(step.images), generator=step.generator)
+    partners = draw_order(1, len(step.images), generator=step.generator)[0]
     mix(step.heatmaps, alpha, partners)
     return mix(step.images, alpha, partners)
 

@@ -14,18 +14,17 @@ from pydantic import Field
 from torch import nn
 
 from configs.settings import settings
-from models.codecs.heatmap import HeatmapCodec, find_peaks, heatmap_loss, warp
+from models.codecs.heatmap import find_peaks, warp
 from models.net import PoseNet
 from pipelines.batch import UnlabelledBatch
 from pipelines.geometry import apply
 from pipelines.strong import StrongAugmentation
 from pipelines.strong.joint_cutout import AdaptiveMasks
 from pipelines.strong.scene import Scene
-from training.methods.ensemble import EnsembleSettings
-from training.methods.method import Inspection, Progress
+from training.methods.method import Ingredients, Inspection, Method, Progress
 from training.methods.mixup import MixupBranch, MixupSettings
 from training.methods.random_state import RandomState
-from training.teacher import SharedTeacherSettings, TeacherSettings
+from training.teacher import EnsembleSettings, SharedTeacherSettings, TeacherSettings
 
 StrongPath = tuple[StrongAugmentation, ...]
 
@@ -71,9 +70,11 @@ class ConsistencySettings:
         """lambda_m; 0 without the branch."""
         return self.mixup.weight if self.mixup else 0.0
 
-    def mixup_branch(self, network: PoseNet, random_state: RandomState) -> MixupBranch | None:
+    def mixup_branch(self, network: PoseNet, ingredients: Ingredients) -> MixupBranch | None:
         """The Mixup branch of a student, if the recipe has one."""
-        return MixupBranch(self.mixup, network, random_state) if self.mixup else None
+        if self.mixup is None:
+            return None
+        return MixupBranch(self.mixup, ingredients.codec, network, ingredients.random_state)
 
     def __post_init__(self) -> None:
         if self.burn_in + self.ramp_up > 1:
@@ -113,17 +114,6 @@ class PseudoLabels:
     """(N, K): 0 for keypoints that do not count."""
 
 
-def pseudo_labels(cfg: ConsistencySettings, heatmaps: torch.Tensor, codec: HeatmapCodec) -> PseudoLabels:
-    """Labels from the teacher's heatmaps (N, K, h, w)."""
-    (points_hm, peaks), target = find_peaks(heatmaps), heatmaps
-    if cfg.labels == "keypoints":
-        points_weak, _ = codec.decode(heatmaps, "shift")
-        size_hw = (heatmaps.shape[-2], heatmaps.shape[-1])
-        target, _ = codec.targets(points_weak, peaks > 0, size_hw)
-    counted = peaks > cfg.min_peak if cfg.min_peak > 0 else torch.ones_like(peaks)
-    return PseudoLabels(heatmaps, points_hm, peaks, target, counted.float())
-
-
 @dataclass(frozen=True)
 class StrongView:
     """The pseudo labels in the strong view, and the scene that the augmentations read."""
@@ -145,36 +135,81 @@ class StudentLosses(NamedTuple):
     terms: dict[str, torch.Tensor]
 
 
-def student_losses(
-    cfg: ConsistencySettings,
-    network: PoseNet,
-    mixup: MixupBranch | None,
-    unlabelled: UnlabelledBatch,
-    labels: PseudoLabels,
-    random_state: RandomState,
-) -> StudentLosses:
-    """L_u and L_m of `network`, with a teacher's labels of the weak views.
+class ConsistencyMethod(Method):
+    """A method in which teachers label weak views, and students learn from strong views and mixtures."""
 
-    All paths start from the same strong view. They run one after the other, each with its own batch
-    statistics, and the mixture runs last.
-    """
-    view = strong_view(cfg, unlabelled, labels, network.stride)
-    terms = label_terms(labels)
-    losses, shown = [], []
-    loss_mixed: torch.Tensor | float = 0.0
-    with keeping_statistics(network) if cfg.statistics == "plain" else nullcontext():
-        for number, path in enumerate(cfg.paths, start=1):
-            images, path_terms = augment(path, view.scene, random_state)  # adaptive_masks: Algorithm 1
-            losses.append(heatmap_loss(network(images), view.target, view.weights))
-            shown.append(images)
-            terms |= path_terms if len(cfg.paths) == 1 else marked(path_terms, f"path{number}")
-        loss_unlabelled = torch.stack(losses).sum()
+    random_state: RandomState
+    cfg: ConsistencySettings
+
+    def __init__(self, cfg: ConsistencySettings, ingredients: Ingredients) -> None:
+        super().__init__(ingredients.random_state)
+        self.cfg = cfg
+        self.codec = ingredients.codec
+
+    def wants_unlabelled(self, progress: Progress) -> bool:
+        """True after the burn-in."""
+        return self.cfg.ramp(progress) > 0
+
+    def pseudo_labels(self, heatmaps: torch.Tensor) -> PseudoLabels:
+        """Labels from the teacher's heatmaps (N, K, h, w)."""
+        (points_hm, peaks), target = find_peaks(heatmaps), heatmaps
+        if self.cfg.labels == "keypoints":
+            points_weak, _ = self.codec.decode(heatmaps, "shift")
+            size_hw = (heatmaps.shape[-2], heatmaps.shape[-1])
+            target, _ = self.codec.targets(points_weak, peaks > 0, size_hw)
+        counted = peaks > self.cfg.min_peak if self.cfg.min_peak > 0 else torch.ones_like(peaks)
+        return PseudoLabels(heatmaps, points_hm, peaks, target, counted.float())
+
+    def student_losses(
+        self,
+        network: PoseNet,
+        mixup: MixupBranch | None,
+        unlabelled: UnlabelledBatch,
+        labels: PseudoLabels,
+    ) -> StudentLosses:
+        """L_u and L_m of `network`, with a teacher's labels of the weak views.
+
+        All paths start from the same strong view. They run one after the other, each with its own batch
+        statistics, and the mixture runs last.
+        """
+        cfg = self.cfg
+        view = strong_view(cfg, unlabelled, labels, self.codec.stride)
+        terms = label_terms(labels)
+        losses, shown = [], []
+        loss_mixed: torch.Tensor | float = 0.0
+        with keeping_statistics(network) if cfg.statistics == "plain" else nullcontext():
+            for number, path in enumerate(cfg.paths, start=1):
+                images, path_terms = augment(path, view.scene, self.random_state)  # Algorithm 1
+                losses.append(self.codec.loss(network(images), view.target, view.weights))
+                shown.append(images)
+                terms |= path_terms if len(cfg.paths) == 1 else marked(path_terms, f"path{number}")
+            loss_unlabelled = torch.stack(losses).sum()
+            if mixup is not None:
+                images, target, weights = what_to_mix(mixup.cfg.views, unlabelled, labels, view, shown[0])
+                loss_mixed, terms["alpha"] = mixup.loss(images, target, weights)  # Equation 4
+                terms["loss_mixed"] = loss_mixed.detach()
+        terms["loss_unlabelled"] = loss_unlabelled.detach()
+        return StudentLosses(loss_unlabelled, loss_mixed, terms)
+
+    def inspect_student(
+        self, mixup: MixupBranch | None, unlabelled: UnlabelledBatch, labels: PseudoLabels
+    ) -> Inspection:
+        """What a student sees of `unlabelled`; advances the random state."""
+        view = strong_view(self.cfg, unlabelled, labels, self.codec.stride)
+        images = [augment(path, view.scene, self.random_state)[0] for path in self.cfg.paths]
+        augmented = {f"path {number}": shown for number, shown in enumerate(images, start=1)}
         if mixup is not None:
-            images, target, weights = what_to_mix(mixup.cfg.views, unlabelled, labels, view, shown[0])
-            loss_mixed, terms["alpha"] = mixup.loss(images, target, weights)  # Equation 4
-            terms["loss_mixed"] = loss_mixed.detach()
-    terms["loss_unlabelled"] = loss_unlabelled.detach()
-    return StudentLosses(loss_unlabelled, loss_mixed, terms)
+            to_mix, _, _ = what_to_mix(mixup.cfg.views, unlabelled, labels, view, images[0])
+            augmented["mixed"] = mixup.example(to_mix)
+        return Inspection(
+            weak=unlabelled.weak,
+            strong=unlabelled.strong,
+            augmented=augmented,
+            heatmaps=labels.heatmaps,
+            target=view.target,
+            points_weak=view.scene.points_weak,
+            points_strong=apply(unlabelled.strong_from_weak, view.scene.points_weak),
+        )
 
 
 def strong_view(
@@ -225,32 +260,6 @@ def keeping_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-
-
-def inspect_student(
-    cfg: ConsistencySettings,
-    network: PoseNet,
-    mixup: MixupBranch | None,
-    unlabelled: UnlabelledBatch,
-    labels: PseudoLabels,
-    random_state: RandomState,
-) -> Inspection:
-    """What a student sees of `unlabelled`; advances the random state."""
-    view = strong_view(cfg, unlabelled, labels, network.stride)
-    images = [augment(path, view.scene, random_state)[0] for path in cfg.paths]
-    augmented = {f"path {number}": shown for number, shown in enumerate(images, start=1)}
-    if mixup is not None:
-        to_mix, _, _ = what_to_mix(mixup.cfg.views, unlabelled, labels, view, images[0])
-        augmented["mixed"] = mixup.example(to_mix)
-    return Inspection(
-        weak=unlabelled.weak,
-        strong=unlabelled.strong,
-        augmented=augmented,
-        heatmaps=labels.heatmaps,
-        target=view.target,
-        points_weak=view.scene.points_weak,
-        points_strong=apply(unlabelled.strong_from_weak, view.scene.points_weak),
-    )
 
 
 def label_terms(labels: PseudoLabels) -> dict[str, torch.Tensor]:

@@ -21,8 +21,7 @@ from configs.settings import settings
 from models.codecs.heatmap import warp
 from models.net import PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.losses import supervised_loss
-from training.methods.consistency import ConsistencySettings, student_losses
+from training.methods.consistency import ConsistencySettings
 from training.methods.method import Ingredients, Progress, StepResult
 from training.methods.single import Single
 
@@ -71,13 +70,13 @@ class DoubleMatch(Single):
     ) -> StepResult:
         """One step of `single`, with the features of its passes matched."""
         cfg = self.cfg
-        loss = loss_supervised = supervised_loss(self.network, labelled, self.codec)  # L_s
+        loss = loss_supervised = self.codec.supervised_loss(self.network(labelled.image), labelled)  # L_s
         terms = {"loss_supervised": loss_supervised.detach()}
         if unlabelled is not None:
             with self.teacher_tap.listening() as weak_features:
                 labels = self.labels(unlabelled)
             with self.student_tap.listening() as strong_features:
-                student = student_losses(cfg, self.network, self.mixup, unlabelled, labels, self.random_state)
+                student = self.student_losses(self.network, self.mixup, unlabelled, labels)
             loss_feature = self.feature_loss(weak_features[0], strong_features, unlabelled)
             loss_unlabelled = cfg.weight * student.unlabelled + cfg.mixup_weight * student.mixed
             loss_unlabelled = loss_unlabelled + self.feature_weight * loss_feature

@@ -10,18 +10,9 @@ import torch
 from configs.settings import settings
 from models.net import NetSettings, PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.losses import supervised_loss
-from training.methods.consistency import (
-    ConsistencySettings,
-    PseudoLabels,
-    inspect_student,
-    marked,
-    pseudo_labels,
-    student_losses,
-)
-from training.methods.ensemble import Ensemble
-from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
-from training.methods.random_state import RandomState
+from training.methods.consistency import ConsistencyMethod, ConsistencySettings, PseudoLabels, marked
+from training.methods.method import Ingredients, Inspection, Progress, StepResult
+from training.teacher import Ensemble
 
 
 @settings
@@ -40,38 +31,37 @@ class DualSettings(ConsistencySettings):
         return Dual(self, ingredients)
 
 
-class Dual(Method):
+class Dual(ConsistencyMethod):
     """L = (L_s1 + L_s2) / 2 + ramp (L_1 + L_2): the other network's labels teach each one's strong branches.
 
     The keypoints that are masked in a network's images are also those that the other network found.
     """
 
-    random_state: RandomState
-
     def __init__(self, cfg: DualSettings, ingredients: Ingredients) -> None:
-        super().__init__(ingredients.random_state)
-        self.cfg = cfg
-        self.codec = ingredients.codec
+        super().__init__(cfg, ingredients)
         self.first = ingredients.make_network(None)
         self.second = ingredients.make_network(cfg.second_net)
         self.first_teacher = cfg.teacher.build(self.first)
         self.second_teacher = cfg.teacher.build(self.second)
-        self.ensemble = Ensemble(cfg.ensemble, ingredients, self.first)
-        self.first_mixup = cfg.mixup_branch(self.first, ingredients.random_state)
-        self.second_mixup = cfg.mixup_branch(self.second, ingredients.random_state)
+        self.ensemble = Ensemble(cfg.ensemble, ingredients.codec, self.first)
+        self.first_mixup = cfg.mixup_branch(self.first, ingredients)
+        self.second_mixup = cfg.mixup_branch(self.second, ingredients)
 
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
     ) -> StepResult:
         """One step: labelled, weak and strong views through both networks."""
         cfg = self.cfg
-        supervised = [supervised_loss(network, labelled, self.codec) for network in (self.first, self.second)]
+        supervised = [
+            self.codec.supervised_loss(network(labelled.image), labelled)
+            for network in (self.first, self.second)
+        ]
         loss = loss_supervised = torch.stack(supervised).mean()
         terms = {"loss_supervised": loss_supervised.detach()}
         if unlabelled is not None:
             of_first, of_second = self.labels(unlabelled)
-            one = student_losses(cfg, self.first, self.first_mixup, unlabelled, of_second, self.random_state)
-            two = student_losses(cfg, self.second, self.second_mixup, unlabelled, of_first, self.random_state)
+            one = self.student_losses(self.first, self.first_mixup, unlabelled, of_second)
+            two = self.student_losses(self.second, self.second_mixup, unlabelled, of_first)
             loss_1 = cfg.weight * one.unlabelled + cfg.mixup_weight * one.mixed
             loss_2 = cfg.weight * two.unlabelled + cfg.mixup_weight * two.mixed
             loss = loss_supervised + cfg.ramp(progress) * (loss_1 + loss_2)
@@ -82,11 +72,7 @@ class Dual(Method):
         """The labels that each network's teacher gives to the weak views."""
         first = self.ensemble(lambda views: self.first_teacher(views, self.first), unlabelled.weak)
         second = self.ensemble(lambda views: self.second_teacher(views, self.second), unlabelled.weak)
-        return pseudo_labels(self.cfg, first, self.codec), pseudo_labels(self.cfg, second, self.codec)
-
-    def wants_unlabelled(self, progress: Progress) -> bool:
-        """True after the burn-in."""
-        return self.cfg.ramp(progress) > 0
+        return self.pseudo_labels(first), self.pseudo_labels(second)
 
     def after_update(self, progress: Progress) -> None:
         """Update the teachers."""
@@ -107,6 +93,4 @@ class Dual(Method):
         """What the first network sees."""
         with self.without_trace():
             labels = self.labels(unlabelled)[1]
-            return inspect_student(
-                self.cfg, self.first, self.first_mixup, unlabelled, labels, self.random_state
-            )
+            return self.inspect_student(self.first_mixup, unlabelled, labels)

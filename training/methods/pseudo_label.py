@@ -17,9 +17,8 @@ from models.codecs.heatmap import find_peaks
 from models.net import PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.geometry import apply
-from training.losses import supervised_loss
-from training.methods.ensemble import Ensemble, EnsembleSettings
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
+from training.teacher import Ensemble, EnsembleSettings
 
 
 @settings
@@ -59,17 +58,17 @@ class PseudoLabel(Method):
         self.codec = ingredients.codec
         self.teacher = ingredients.make_network(None)
         self.network = ingredients.make_network(None)
-        self.ensemble = Ensemble(cfg.ensemble, ingredients, self.teacher)
+        self.ensemble = Ensemble(cfg.ensemble, ingredients.codec, self.teacher)
 
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
     ) -> StepResult:
         """One step of the training of the teacher or of the student."""
         if not self.wants_unlabelled(progress):
-            loss = supervised_loss(self.teacher, labelled, self.codec)
+            loss = self.codec.supervised_loss(self.teacher(labelled.image), labelled)
             return StepResult(loss, {"loss": loss.detach(), "loss_supervised": loss.detach()})
         assert unlabelled is not None
-        loss_supervised = supervised_loss(self.network, labelled, self.codec)
+        loss_supervised = self.codec.supervised_loss(self.network(labelled.image), labelled)
         heatmaps = self.label(unlabelled.weak)
         target, weights = self.target(unlabelled, heatmaps)
         predicted = self.network(unlabelled.strong)

@@ -12,18 +12,10 @@ from pydantic import Field
 from configs.settings import settings
 from models.net import PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.losses import supervised_loss
-from training.methods.consistency import (
-    ConsistencySettings,
-    PseudoLabels,
-    inspect_student,
-    pseudo_labels,
-    student_losses,
-)
-from training.methods.ensemble import Ensemble
-from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
+from training.methods.consistency import ConsistencyMethod, ConsistencySettings, PseudoLabels
+from training.methods.method import Ingredients, Inspection, Progress, StepResult
 from training.methods.mixup import MixupSettings
-from training.methods.random_state import RandomState
+from training.teacher import Ensemble
 
 
 @settings
@@ -43,30 +35,26 @@ class SingleSettings(ConsistencySettings):
         return Single(self, ingredients)
 
 
-class Single(Method):
+class Single(ConsistencyMethod):
     """L = L_s + ramp (lambda_u L_u + lambda_m L_m): Equation 1 of Meng et al., L_m by their Equation 4."""
 
-    random_state: RandomState
-
     def __init__(self, cfg: ConsistencySettings, ingredients: Ingredients) -> None:
-        super().__init__(ingredients.random_state)
-        self.cfg = cfg
-        self.codec = ingredients.codec
+        super().__init__(cfg, ingredients)
         self.network = ingredients.make_network(None)
         self.teacher = cfg.teacher.build(self.network)
-        self.ensemble = Ensemble(cfg.ensemble, ingredients, self.network)
-        self.mixup = cfg.mixup_branch(self.network, ingredients.random_state)
+        self.ensemble = Ensemble(cfg.ensemble, ingredients.codec, self.network)
+        self.mixup = cfg.mixup_branch(self.network, ingredients)
 
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
     ) -> StepResult:
         """One step: labelled, weak (teacher), strong paths, mixed; in this order (docs/methods.md 3.2)."""
         cfg = self.cfg
-        loss = loss_supervised = supervised_loss(self.network, labelled, self.codec)  # L_s
+        loss = loss_supervised = self.codec.supervised_loss(self.network(labelled.image), labelled)  # L_s
         terms = {"loss_supervised": loss_supervised.detach()}
         if unlabelled is not None:
             labels = self.labels(unlabelled)
-            student = student_losses(cfg, self.network, self.mixup, unlabelled, labels, self.random_state)
+            student = self.student_losses(self.network, self.mixup, unlabelled, labels)
             loss_unlabelled = cfg.weight * student.unlabelled + cfg.mixup_weight * student.mixed
             loss = loss_supervised + cfg.ramp(progress) * loss_unlabelled
             terms |= student.terms
@@ -75,11 +63,7 @@ class Single(Method):
     def labels(self, unlabelled: UnlabelledBatch) -> PseudoLabels:
         """The teacher's labels of the weak views."""
         heatmaps = self.ensemble(lambda views: self.teacher(views, self.network), unlabelled.weak)
-        return pseudo_labels(self.cfg, heatmaps, self.codec)
-
-    def wants_unlabelled(self, progress: Progress) -> bool:
-        """True after the burn-in."""
-        return self.cfg.ramp(progress) > 0
+        return self.pseudo_labels(heatmaps)
 
     def after_update(self, progress: Progress) -> None:
         """Update the teacher."""
@@ -93,4 +77,4 @@ class Single(Method):
         """What the student sees."""
         with self.without_trace():
             labels = self.labels(unlabelled)
-            return inspect_student(self.cfg, self.network, self.mixup, unlabelled, labels, self.random_state)
+            return self.inspect_student(self.mixup, unlabelled, labels)

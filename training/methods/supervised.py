@@ -5,7 +5,6 @@ from typing import Literal
 from configs.settings import settings
 from models.net import PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.losses import supervised_loss
 from training.methods.method import Ingredients, Method, Progress, StepResult
 
 
@@ -24,7 +23,7 @@ class Supervised(Method):
         progress: Progress,  # noqa: ARG002
     ) -> StepResult:
         """One step on the labelled batch."""
-        loss = supervised_loss(self.network, labelled, self.codec)
+        loss = self.codec.supervised_loss(self.network(labelled.image), labelled)
         return StepResult(loss, {"loss": loss.detach(), "loss_supervised": loss.detach()})
 
     def wants_unlabelled(self, progress: Progress) -> bool:  # noqa: ARG002

@@ -17,20 +17,15 @@ from models.codecs.heatmap import find_peaks
 from models.net import NetSettings, PoseNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.strong.cut_occlude import CutOcclude
-from training.losses import supervised_loss
 from training.methods.consistency import (
+    ConsistencyMethod,
     ConsistencySettings,
     PseudoLabels,
     StrongPath,
-    inspect_student,
     marked,
-    pseudo_labels,
-    student_losses,
 )
-from training.methods.ensemble import Ensemble
-from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
-from training.methods.random_state import RandomState
-from training.teacher import PreviousEpochTeacherSettings
+from training.methods.method import Ingredients, Inspection, Progress, StepResult
+from training.teacher import Ensemble, PreviousEpochTeacherSettings
 
 
 @settings
@@ -72,42 +67,42 @@ class TripleSettings(ConsistencySettings):
         return Triple(self, ingredients)
 
 
-class Triple(Method):
+class Triple(ConsistencyMethod):
     """L = (L_sA + L_sB + L_sS) / 2 + ramp (L_A + L_B + L_S).
 
     L_A is computed with B's labels, L_B with A's, and L_S with the corrected ones.
     """
 
-    random_state: RandomState
+    cfg: TripleSettings
 
     def __init__(self, cfg: TripleSettings, ingredients: Ingredients) -> None:
-        super().__init__(ingredients.random_state)
-        self.cfg = cfg
-        self.codec = ingredients.codec
+        super().__init__(cfg, ingredients)
         self.network = ingredients.make_network(None)
         self.a = ingredients.make_network(cfg.teacher_net)
         self.b = ingredients.make_network(cfg.second_teacher_net or cfg.teacher_net)
         self.labeller_a, self.labeller_b = cfg.teacher.build(self.a), cfg.teacher.build(self.b)
-        self.ensemble = Ensemble(cfg.ensemble, ingredients, self.network)
+        self.ensemble = Ensemble(cfg.ensemble, ingredients.codec, self.network)
         period = PreviousEpochTeacherSettings(epoch_steps=cfg.epoch_steps)
         self.previous_a = period.build(self.labeller_a.source(self.a))
         self.previous_b = period.build(self.labeller_b.source(self.b))
         trained = (self.a, self.b, self.network)
-        self.mixups = tuple(cfg.mixup_branch(network, ingredients.random_state) for network in trained)
+        self.mixups = tuple(cfg.mixup_branch(network, ingredients) for network in trained)
 
     def forward(
         self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
     ) -> StepResult:
         """One step: labelled, weak and strong views, the teachers before the student."""
         cfg, trained = self.cfg, (self.a, self.b, self.network)
-        supervised = torch.stack([supervised_loss(network, labelled, self.codec) for network in trained])
+        supervised = torch.stack(
+            [self.codec.supervised_loss(network(labelled.image), labelled) for network in trained]
+        )
         loss = 0.5 * supervised.sum()
         terms = {"loss_supervised": supervised[2].detach()}
         if unlabelled is not None:
             of_a, of_b, corrected = self.labels(unlabelled, progress)
             taught = zip(trained, self.mixups, (of_b, of_a, corrected), strict=True)
             for number, (network, mixup, labels) in enumerate(taught, start=1):
-                student = student_losses(cfg, network, mixup, unlabelled, labels, self.random_state)
+                student = self.student_losses(network, mixup, unlabelled, labels)
                 loss_student = cfg.weight * student.unlabelled + cfg.mixup_weight * student.mixed
                 loss = loss + cfg.ramp(progress) * loss_student
                 terms |= marked(student.terms, str(number))
@@ -128,7 +123,7 @@ class Triple(Method):
             corrected = closest_pair_mean(of_a, of_b, before_a, before_b)
         weights = self.joint_weights(of_a, of_b)
         first, second, third = (
-            replace(pseudo_labels(self.cfg, heatmaps, self.codec), joint_weights=weights)
+            replace(self.pseudo_labels(heatmaps), joint_weights=weights)
             for heatmaps in (of_a, of_b, corrected)
         )
         return first, second, third
@@ -147,10 +142,6 @@ class Triple(Method):
         if cfg.weigh_by_peak:
             weights = weights * (1 - (peaks_a - peaks_b).abs()).clamp_min(0).square()
         return weights
-
-    def wants_unlabelled(self, progress: Progress) -> bool:
-        """True after the burn-in."""
-        return self.cfg.ramp(progress) > 0
 
     def after_update(self, progress: Progress) -> None:
         """Update the labellers, and at the end of an epoch their copies."""
@@ -172,9 +163,7 @@ class Triple(Method):
         """What the student sees, with the mean of the teachers as its labels."""
         with self.without_trace():
             labels = self.labels(unlabelled, Progress(step=0, total_steps=1))[2]
-            return inspect_student(
-                self.cfg, self.network, self.mixups[2], unlabelled, labels, self.random_state
-            )
+            return self.inspect_student(self.mixups[2], unlabelled, labels)
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

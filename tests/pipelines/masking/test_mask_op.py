@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipelines import geometry
-from pipelines.masking.op import mask_keypoints
+from pipelines.masking.masks import mask_keypoints
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

@@ -6,8 +6,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from pipelines.masking.mask_sampling import draw_counts, draw_masks
-from pipelines.masking.op import mask_keypoints
+from pipelines.masking.masks import draw_counts, draw_masks, mask_keypoints
 from pipelines.strong import AdaptiveMasks, JointCutout, RandomMasks, Scene, StrongAugmentation
 
 ANY_AUGMENTATION: TypeAdapter = TypeAdapter(StrongAugmentation)

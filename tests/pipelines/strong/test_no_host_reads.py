@@ -10,8 +10,9 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipelines.mixing import draw_alpha, draw_partners, mix
+from pipelines.masking.masks import draw_order
 from pipelines.strong import Scene, StrongAugmentation
+from training.methods.mixup import draw_alpha, mix
 
 AUGMENTATIONS = [augmentation() for augmentation in get_args(get_args(StrongAugmentation)[0])]
 SHAPES = [(4, 3, 64, 48), (4, 17), (4, 17, 2), (4, 2, 3)]
@@ -28,7 +29,7 @@ def augment_and_mix(augmentation, generator: torch.Generator, views: list[torch.
         strong.clone(), Scene(strong, peaks, points_weak, strong_from_weak), generator
     )
     alpha = draw_alpha(0.75, generator=generator)
-    return mix(images, alpha, draw_partners(len(images), generator=generator))
+    return mix(images, alpha, draw_order(1, len(images), generator=generator)[0])
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=name_of)

@@ -8,9 +8,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from pipelines import geometry
-from pipelines.masking.mask_sampling import draw_masks
-from pipelines.masking.op import mask_keypoints
-from pipelines.mixing import draw_partners
+from pipelines.masking.masks import draw_masks, draw_order, mask_keypoints
 from pipelines.strong import CutMix, CutOcclude, Cutout, JointCutout, Scene, StrongAugmentation
 from pipelines.strong.cut_occlude import draw_joint_patches
 from pipelines.strong.holes import draw_holes
@@ -193,7 +191,7 @@ def test_jccm_is_joint_cutout_and_then_cutmix(coordinate_scene) -> None:
     expected = scene.strong.clone()
     masks = draw_masks(scene.points_weak, torch.full((4,), 5), *drawn, generator=draws)
     mask_keypoints(expected, *masks, torch.zeros(3))
-    partners = draw_partners(4, generator=draws)
+    partners = draw_order(1, 4, generator=draws)[0]
     centres_xy, half_sizes = draw_holes(2, *drawn, generator=draws)
     paste(expected, scene.strong, Patches(partners, centres_xy, centres_xy, half_sizes))
     assert torch.equal(along([JointCutout(count=5), CutMix(count=2)], scene, seeded(5)), expected)

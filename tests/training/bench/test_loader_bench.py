@@ -16,7 +16,7 @@ from configs.load import InputError, load
 from pipelines import geometry, graph
 from pipelines.graph import Pipeline, Reading
 from pipelines.loader import eval_loader, labelled_loader
-from pipelines.masking.op import mask_keypoints
+from pipelines.masking.masks import mask_keypoints
 from pipelines.views import PLAIN, ViewSettings
 from sharding.annotations.formats.coco import CocoFormat
 from tests.pipelines.conftest import encode

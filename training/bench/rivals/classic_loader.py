@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms.v2 import functional
 
-from pipelines.masking.mask_sampling import HALF_SIDE_PX, JITTER_SD_PX, PUBLISHED_HEIGHT_PX
+from pipelines.masking.masks import HALF_SIDE_PX, JITTER_SD_PX, PUBLISHED_HEIGHT_PX
 from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, AffinePolicy, ViewSettings
 from sharding.annotations.record import Annotations
 from sharding.samples.crop import BOX_PADDING

@@ -14,12 +14,13 @@ from torch.utils.data import Dataset
 
 from models.codecs.heatmap import find_peaks
 from models.codecs.heatmap import warp as warp_by_matrix
-from pipelines.mixing import draw_alpha, draw_partners, mix
+from pipelines.masking.masks import draw_order
 from pipelines.views import ViewSettings
 from sharding.annotations.record import Annotations
 from training.bench.masking import STRIDE, MaskingStep
 from training.bench.rivals import classic_loader
 from training.bench.rivals.published_masking import mask_as_published
+from training.methods.mixup import draw_alpha, mix
 
 
 class PairDataset(Dataset[dict[str, Tensor]]):
@@ -103,7 +104,7 @@ def unlabelled_loss(network: nn.Module, batch: dict[str, Tensor], generator: tor
     loss = joint_loss(network(strong), target, ones)
     target.cpu()
     alpha = draw_alpha(0.75, generator=generator)
-    partners = draw_partners(len(weak), generator=generator)
+    partners = draw_order(1, len(weak), generator=generator)[0]
     mixed = joint_loss(network(mix(weak, alpha, partners)), mix(heatmaps, alpha, partners), ones)
     heatmaps.cpu()
     return loss + mixed

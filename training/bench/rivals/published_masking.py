@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pipelines import geometry
-from pipelines.masking.mask_sampling import HALF_SIDE_PX, JITTER_SD_PX
+from pipelines.masking.masks import HALF_SIDE_PX, JITTER_SD_PX
 from training.bench.masking import MaskingStep
 
 

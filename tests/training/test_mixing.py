@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from configs.load import InputError
-from pipelines.mixing import FeatureMixer, draw_alpha, draw_partners, mix
+from pipelines.masking.masks import draw_order
+from training.methods.mixup import FeatureMixer, draw_alpha, mix
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -69,7 +70,7 @@ def test_alpha_refuses_what_is_no_beta_law(a: float) -> None:
 
 def test_partners_are_a_uniform_permutation() -> None:
     generator = seeded()
-    partners = torch.stack([draw_partners(4, generator=generator) for _ in range(3000)])
+    partners = torch.stack([draw_order(1, 4, generator=generator)[0] for _ in range(3000)])
     assert torch.equal(partners.sort(dim=1).values, torch.arange(4).expand(3000, 4))
     shares = torch.stack([(partners == sample).float().mean(dim=0) for sample in range(4)])
     assert (shares - 0.25).abs().max() < 0.04

@@ -5,8 +5,14 @@ import math
 import pytest
 import torch
 
-from pipelines.masking.mask_sampling import Masks, draw_half_sizes, draw_jitter, draw_masks, draw_order
-from pipelines.masking.op import mask_keypoints
+from pipelines.masking.masks import (
+    Masks,
+    draw_half_sizes,
+    draw_jitter,
+    draw_masks,
+    draw_order,
+    mask_keypoints,
+)
 
 VIEW_HW = (256, 192)
 
