@@ -23,9 +23,9 @@ from PIL import Image
 from configs.load import InputError
 from pipelines.shards import Shards, open_shards
 from pipelines.stream import BrokenStreamError, Payloads, read_tar
-from sharding.annotations.record import decode_pose
 from sharding.annotations.skeleton import Skeleton
 from sharding.check.truth_check import read_truth
+from sharding.samples.person import decode_pose
 from sharding.store.index import read_index, subset_index
 from sharding.store.manifest import GROUND_TRUTH_NAME, Manifest
 

@@ -31,8 +31,8 @@ from sharding.annotations.record import Annotations
 from sharding.annotations.split import SplitCard, describe_split, take_side
 from sharding.check.report import EFFECTS, check, print_warnings
 from sharding.check.verify import verify_command
-from sharding.samples.plan import PhotoTask, make_plan, num_samples, photos_without_box
-from sharding.samples.sample import TarSample
+from sharding.samples.plan import make_plan, photos_without_box
+from sharding.samples.sample import PhotoTask, TarSample
 from sharding.samples.worker import PhotoSamples, do_job, make_jobs
 from sharding.settings import BuildSettings
 from sharding.stopping import stoppable
@@ -174,7 +174,7 @@ def _build_aside(
     if tally.shards:
         console.print(f"going on after {len(tally.shards)} complete shards of {settings.output}")
     _write_all(journal, tally, settings, annotations, plan, console)
-    dropped["photo damaged"] = sum(num_samples(plan[index], settings) for index in tally.faults)
+    dropped["photo damaged"] = sum(settings.sample_kind.num_samples(plan[index]) for index in tally.faults)
     if not tally.shards:
         raise InputError(
             f"{settings.output}: no sample is left to store (dropped: {dict(+dropped)}): correct the source"
@@ -229,7 +229,7 @@ def _write_all(
     results = map_in_order(do_job, jobs, executor=settings.executor, workers=settings.workers)
     samples = _samples(chain.from_iterable(results), plan, tally, settings)
     name = settings.output.name
-    total = sum(num_samples(task, settings) for task in plan)
+    total = sum(map(settings.sample_kind.num_samples, plan))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with closing(results), Progress(*columns, console=console) as progress:
         bar = progress.add_task(f"sharding {name}", total=total, completed=tally.num_samples)

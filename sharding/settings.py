@@ -11,6 +11,8 @@ from sharding.annotations.detections import Detections
 from sharding.annotations.formats.source import Source
 from sharding.annotations.split import TrainValSplit
 from sharding.samples.crop import Crop, PersonCrop
+from sharding.samples.kinds import KINDS
+from sharding.samples.sample import SampleKind
 from sharding.store.files import require_name
 
 
@@ -53,10 +55,13 @@ class BuildSettings:
 
     def __post_init__(self) -> None:
         require_name(self.output)
-        if self.kind == "image" and isinstance(self.crop, PersonCrop):
-            raise ValueError("kind: image stores whole photos: set crop.name=none")
-        if self.kind == "image" and isinstance(getattr(self.source, "boxes", None), Detections):
-            raise ValueError("kind: image stores the annotated people: leave source.boxes out")
+        has_detections = isinstance(getattr(self.source, "boxes", None), Detections)
+        self.sample_kind.refuse(self.crop, has_detections=has_detections)
+
+    @property
+    def sample_kind(self) -> SampleKind:
+        """The kind of the samples."""
+        return KINDS[self.kind]
 
 
 EXECUTION = frozenset({"source", "output", "check", "executor", "workers"})

@@ -1,20 +1,16 @@
-"""The record of a person or photo: as annotated (source pixels) and as the bytes beside its stored image."""
+"""The record of a person or photo, as annotated, in source pixels."""
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from configs.load import InputError
 from sharding.annotations.findings import Findings
 from sharding.annotations.photos import Photos
 from sharding.annotations.skeleton import Skeleton
-
-BOX_NUMBERS = 4
-"""Numbers of a pose record before its keypoints: x, y, w, h of the box."""
 
 
 class Person(msgspec.Struct, frozen=True, eq=False, kw_only=True, gc=False):
@@ -89,62 +85,3 @@ class Annotations:
     upright: bool = False
     category_id: int = 1
     category_name: str = "person"
-
-
-def encode_pose(box_xywh: np.ndarray, keypoints: np.ndarray) -> bytes:
-    """Box (4,) and keypoints (K, 3), both in stored pixels, as 4 + 3K little-endian float32."""
-    numbers = np.concatenate(
-        [np.asarray(box_xywh, "<f4").reshape(BOX_NUMBERS), np.asarray(keypoints, "<f4").ravel()]
-    )
-    return numbers.tobytes()
-
-
-def decode_pose(payload: bytes, num_keypoints: int) -> tuple[np.ndarray, np.ndarray]:
-    """The box (4,) and keypoints (K, 3), float32 in stored pixels, of one pose record.
-
-    Raises InputError where the record has another length than that of `num_keypoints`.
-    """
-    expected = 4 * (BOX_NUMBERS + 3 * num_keypoints)
-    if len(payload) != expected:
-        raise InputError(
-            f"a pose record has {len(payload)} bytes where {num_keypoints} keypoints take {expected}: "
-            "the shards belong to another skeleton or are damaged; build them again"
-        )
-    numbers = np.frombuffer(payload, "<f4")
-    return numbers[:BOX_NUMBERS].copy(), numbers[BOX_NUMBERS:].reshape(num_keypoints, 3).copy()
-
-
-PEOPLE_HEAD = 2
-"""Numbers of a photo's pose record before its people: how many people, how many ignored regions."""
-
-
-def encode_people(
-    *, boxes_xywh: Sequence[np.ndarray], keypoints: Sequence[np.ndarray], ignored_xywh: Sequence[np.ndarray]
-) -> bytes:
-    """The people of one whole photo, in stored pixels, as little-endian float32.
-
-    boxes_xywh: M of (4,). keypoints: M of (K, 3). ignored_xywh: C of (4,), crowds and unlabelled persons.
-    Layout: M, C, then M times box and keypoints as in `encode_pose`, then C boxes. Never empty.
-    """
-    head = np.array([len(boxes_xywh), len(ignored_xywh)], "<f4").tobytes()
-    people = b"".join(map(encode_pose, boxes_xywh, keypoints))
-    return head + people + b"".join(np.asarray(box, "<f4").tobytes() for box in ignored_xywh)
-
-
-def decode_people(payload: bytes, num_keypoints: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes (M, 4), keypoints (M, K, 3) and ignored boxes (C, 4), float32 in stored pixels, of one photo.
-
-    Raises InputError where the record's length is not what its head and `num_keypoints` say.
-    """
-    numbers = np.frombuffer(payload, "<f4") if len(payload) % 4 == 0 else np.empty(0, np.float32)
-    size = BOX_NUMBERS + 3 * num_keypoints
-    people, ignored = (int(count) for count in numbers[:PEOPLE_HEAD]) if len(numbers) > 1 else (-1, -1)
-    if min(people, ignored) < 0 or len(numbers) != PEOPLE_HEAD + people * size + ignored * BOX_NUMBERS:
-        raise InputError(
-            f"a pose record of {len(payload)} bytes holds no photo's people of {num_keypoints} keypoints: "
-            "the shards belong to another skeleton or are damaged; build them again"
-        )
-    rows = numbers[PEOPLE_HEAD : PEOPLE_HEAD + people * size].reshape(people, size)
-    ignored_xywh = numbers[PEOPLE_HEAD + people * size :].reshape(ignored, BOX_NUMBERS)
-    keypoints = rows[:, BOX_NUMBERS:].reshape(people, num_keypoints, 3)
-    return rows[:, :BOX_NUMBERS].copy(), keypoints.copy(), ignored_xywh.copy()

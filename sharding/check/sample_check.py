@@ -1,7 +1,6 @@
 """Whether the members of one sample are what a build writes."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -9,9 +8,9 @@ import numpy as np
 from configs.load import InputError
 from sharding.annotations.findings import Fault, Findings
 from sharding.annotations.limits import FAR, is_far
-from sharding.annotations.record import decode_people, decode_pose
 from sharding.samples.crop import move_box, move_keypoints
 from sharding.samples.decode import decode_photo
+from sharding.samples.sample import Card, Poses, SampleKind
 
 _CURE = "build the shards again"
 TRUTH_TOLERANCE_PX = 0.05
@@ -41,34 +40,6 @@ OTHER_TRUTH = Fault(
 )
 
 
-class _Card(msgspec.Struct):
-    id: int
-    image_id: int
-    file_name: str
-    source_size: tuple[int, int]
-    image_from_stored: tuple[tuple[float, float, float], tuple[float, float, float]]
-
-
-class _PersonCard(_Card):
-    area: float
-    score: float | None = None
-
-    @property
-    def ids(self) -> list[int]:
-        return [self.id]
-
-    @property
-    def areas(self) -> list[float]:
-        return [self.area]
-
-
-class _PhotoCard(_Card):
-    ids: list[int]
-    areas: list[float]
-    ignored: list[dict[str, Any]]
-    score: None = None
-
-
 class _TruthRow(msgspec.Struct):
     """A person's row; that of a detector's box has a score and no keypoints."""
 
@@ -78,16 +49,11 @@ class _TruthRow(msgspec.Struct):
     score: float | None = None
 
 
-_CARDS: dict[str, type[_PersonCard] | type[_PhotoCard]] = {"person": _PersonCard, "image": _PhotoCard}
-_Poses = tuple[np.ndarray, np.ndarray, int]
-"""Boxes (M, 4) and keypoints (M, K, 3) in stored pixels, and the number of ignored boxes."""
-
-
 def check_sample(
     members: Mapping[str, tuple[str, bytes]],
     findings: Findings,
     *,
-    kind: str,
+    kind: SampleKind,
     num_keypoints: int,
     truth: Mapping[int, bytes] | None,
 ) -> list[int]:
@@ -98,16 +64,16 @@ def check_sample(
     """
     stored_wh = _check_picture(*members["jpg"], findings) if "jpg" in members else None
     poses = _read_poses(*members["pose"], findings, kind, num_keypoints) if "pose" in members else None
-    card = _read_card(*members["json"], findings, kind) if "json" in members else None
     is_finite = poses is not None and _check_numbers(members["pose"][0], poses, findings)
+    card = _read_card(*members["json"], findings, kind) if "json" in members else None
     if card is None:
         return []
     name = members["json"][0]
     if not _is_placed(card, stored_wh):
-        findings.add(BAD_MATRIX, name, str(card.image_from_stored))
+        findings.add(BAD_MATRIX, name, str(card.image_from_stored.tolist()))
     elif poses is not None and is_finite:
         _check_people(name, card, poses, findings, truth)
-    return card.ids
+    return list(card.ids)
 
 
 def _check_picture(name: str, payload: bytes, findings: Findings) -> tuple[int, int] | None:
@@ -123,28 +89,24 @@ def _check_picture(name: str, payload: bytes, findings: Findings) -> tuple[int, 
 
 
 def _read_poses(
-    name: str, payload: bytes, findings: Findings, kind: str, num_keypoints: int
-) -> _Poses | None:
+    name: str, payload: bytes, findings: Findings, kind: SampleKind, num_keypoints: int
+) -> Poses | None:
     try:
-        if kind == "image":
-            boxes, keypoints, ignored = decode_people(payload, num_keypoints)
-            return boxes, keypoints, len(ignored)
-        box, points = decode_pose(payload, num_keypoints)
+        return kind.decode_pose(payload, num_keypoints)
     except (InputError, ValueError, OverflowError):  # the counts of a photo's people may be no numbers
         findings.add(BAD_POSE, name, f"{len(payload)} bytes")
         return None
-    return box[None], points[None], 0
 
 
-def _read_card(name: str, payload: bytes, findings: Findings, kind: str) -> _PersonCard | _PhotoCard | None:
+def _read_card(name: str, payload: bytes, findings: Findings, kind: SampleKind) -> Card | None:
     try:
-        return msgspec.json.decode(payload, type=_CARDS[kind])
+        return kind.decode_card(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         findings.add(BAD_CARD, name, str(error))
         return None
 
 
-def _check_numbers(name: str, poses: _Poses, findings: Findings) -> bool:
+def _check_numbers(name: str, poses: Poses, findings: Findings) -> bool:
     """Whether all numbers are finite; what is wrong with them is added to the findings."""
     boxes_xywh, keypoints, _ = poses
     if not (np.isfinite(boxes_xywh).all() and np.isfinite(keypoints).all()):
@@ -157,30 +119,30 @@ def _check_numbers(name: str, poses: _Poses, findings: Findings) -> bool:
     return True
 
 
-def _is_placed(card: _Card, stored_wh: tuple[int, int] | None) -> bool:
+def _is_placed(card: Card, stored_wh: tuple[int, int] | None) -> bool:
     """Whether the matrix is finite, has an inverse, and puts the stored picture inside its photo."""
-    matrix = np.array(card.image_from_stored)
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :2])) < 1e-6 or min(card.source_size) < 1:
+    matrix = card.image_from_stored
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :2])) < 1e-6 or min(card.source_wh) < 1:
         return False
     if stored_wh is None:
         return True
     corners = np.array([[-0.5, -0.5], np.array(stored_wh) - 0.5]) @ matrix[:, :2].T + matrix[:, 2]
-    return bool((corners > -0.51).all() and (corners < np.array(card.source_size) - 0.49).all())
+    return bool((corners > -0.51).all() and (corners < np.array(card.source_wh) - 0.49).all())
 
 
 def _check_people(
     name: str,
-    card: _PersonCard | _PhotoCard,
-    poses: _Poses,
+    card: Card,
+    poses: Poses,
     findings: Findings,
     truth: Mapping[int, bytes] | None,
 ) -> None:
-    boxes_xywh, keypoints, num_ignored = poses
+    boxes_xywh, keypoints, ignored_xywh = poses
     is_same = len(card.ids) == len(card.areas) == len(boxes_xywh)
-    if not is_same or (isinstance(card, _PhotoCard) and len(card.ignored) != num_ignored):
+    if not is_same or card.num_ignored != len(ignored_xywh):
         findings.add(BAD_COUNTS, name)
         return
-    matrix, size = np.array(card.image_from_stored), np.array(card.source_size)
+    matrix, size = card.image_from_stored, np.array(card.source_wh)
     for index, person in enumerate(card.ids):
         points = move_keypoints(keypoints[index], matrix)
         if is_far(points[points[:, 2] > 0, :2], size, tolerance_px=TRUTH_TOLERANCE_PX).any():
@@ -189,7 +151,7 @@ def _check_people(
             findings.add(NO_TRUTH, name, f"annotation {person}")
         elif truth is not None:
             box_xywh = move_box(boxes_xywh[index].astype(np.float64), matrix)
-            if not _is_true(box_xywh, points, (card.areas[index], card.score), truth[person]):
+            if not _is_true(box_xywh, points, (card.areas[index], card.scores[index]), truth[person]):
                 findings.add(OTHER_TRUTH, name, f"annotation {person}")
 
 

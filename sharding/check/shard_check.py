@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 from configs.load import InputError
 from sharding.annotations.findings import Fault, Findings
 from sharding.check.sample_check import check_sample
+from sharding.samples.sample import SampleKind
 from sharding.store.files import file_sha256
 from sharding.store.index import Component, check_headers, read_index
 from sharding.store.manifest import MEMBERS, ShardEntry, check_index, check_size
@@ -47,7 +48,7 @@ class ShardJob:
 
     folder: str
     shard: ShardEntry
-    kind: str
+    kind: SampleKind
     num_keypoints: int
     truth: Mapping[int, bytes] | None
 

@@ -18,6 +18,7 @@ from sharding.annotations.findings import Fault, Findings
 from sharding.check.report import beside, print_table, write_json
 from sharding.check.shard_check import MISSING_FILE, OTHER_HASH, ShardJob, ShardReport, check_shard
 from sharding.check.truth_check import TruthFile, read_truth
+from sharding.samples.sample import SampleKind
 from sharding.stopping import stoppable
 from sharding.store.executor import map_in_order
 from sharding.store.files import file_sha256
@@ -58,17 +59,15 @@ class _Truth:
         places = [decoder.decode(row) for row in self._rows]
         self.ids = [place.id for place in places]
         self._images = [decoder.decode(row).id for row in file.images]
-        self._of_image: dict[int | None, list[int]] = {}
+        self._of_image: dict[int, list[int]] = {}
         for index, place in enumerate(places):
-            self._of_image.setdefault(place.image_id, []).append(index)
+            if place.image_id is not None:
+                self._of_image.setdefault(place.image_id, []).append(index)
 
-    def of_samples(self, kind: str, start: int, count: int) -> dict[int, bytes]:
+    def of_samples(self, kind: SampleKind, start: int, count: int) -> dict[int, bytes]:
         """The rows by id that samples `start` to `start + count` should have."""
-        indices: Sequence[int] = range(start, min(start + count, len(self._rows)))
-        if kind == "image":
-            images = self._images[start : start + count]
-            indices = [index for image in images for index in self._of_image.get(image, [])]
-        return {self.ids[index]: bytes(self._rows[index]) for index in indices}
+        indices = kind.truth_rows(start, count, self._images, self._of_image)
+        return {self.ids[index]: bytes(self._rows[index]) for index in indices if index < len(self._rows)}
 
 
 def verify(settings: VerifySettings, *, console: Console) -> None:
@@ -153,8 +152,8 @@ def _read_truth(path: Path, manifest: Manifest, findings: Findings) -> _Truth | 
 def _make_jobs(folder: Path, manifest: Manifest, truth: _Truth | None) -> Iterator[ShardJob]:
     start = 0
     for shard in manifest.shards:
-        rows = None if truth is None else truth.of_samples(manifest.kind, start, shard.samples)
-        yield ShardJob(str(folder), shard, manifest.kind, manifest.skeleton.num_keypoints, rows)
+        rows = None if truth is None else truth.of_samples(manifest.sample_kind, start, shard.samples)
+        yield ShardJob(str(folder), shard, manifest.sample_kind, manifest.skeleton.num_keypoints, rows)
         start += shard.samples
 
 
@@ -169,7 +168,7 @@ def _check_across(
     stored = [person for report in reports for person in report.ids]
     if truth is None:
         return
-    expected = truth.ids[: manifest.num_samples if manifest.kind == "person" else len(stored)]
+    expected = truth.ids[: manifest.sample_kind.num_people(manifest.num_samples, len(stored))]
     missing = set(expected) - set(stored)
     for person in expected:
         if person in missing:

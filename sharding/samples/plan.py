@@ -1,30 +1,16 @@
 """Which photos a build stores, in which order, with which people."""
 
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
 
 from configs.load import InputError
 from sharding.annotations.photos import Photos
 from sharding.annotations.photos.base import safe_name
 from sharding.annotations.photos.near import NearNames
-from sharding.annotations.record import Annotations, Person, Photo
+from sharding.annotations.record import Annotations, Photo
+from sharding.samples.sample import PhotoTask
 from sharding.settings import BuildSettings
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class PhotoTask:
-    """One photo to decode, once, for all its samples.
-
-    ignored: the rows of its crowds and unlabelled persons, for `kind: image` alone.
-    """
-
-    photo: Photo
-    persons: tuple[Person, ...]
-    ignored: tuple[dict[str, Any], ...] = ()
 
 
 def make_plan(settings: BuildSettings, annotations: Annotations, dropped: Counter[str]) -> list[PhotoTask]:
@@ -36,7 +22,9 @@ def make_plan(settings: BuildSettings, annotations: Annotations, dropped: Counte
     absent: set[str] = set()
     if settings.missing_images == "skip":
         absent = _absent(tasks, annotations.photos)
-        dropped["photo absent"] += sum(num_samples(t, settings) for t in tasks if t.photo.file_name in absent)
+        dropped["photo absent"] += sum(
+            settings.sample_kind.num_samples(task) for task in tasks if task.photo.file_name in absent
+        )
     tasks = wanted_tasks(tasks, settings, absent)
     absent = _absent(tasks, annotations.photos)
     if absent:
@@ -96,38 +84,18 @@ def photos_without_box(settings: BuildSettings, annotations: Annotations) -> lis
     return [photo for photo in annotations.empty_photos if photo.file_name not in absent]
 
 
-def num_samples(task: PhotoTask, settings: BuildSettings) -> int:
-    """Samples that a photo makes."""
-    return len(task.persons) if settings.kind == "person" else 1
-
-
 def photo_tasks(settings: BuildSettings, annotations: Annotations) -> list[PhotoTask]:
     """Every photo that a build could store, in the order of the annotations."""
-    ignored: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    if settings.kind == "image":
-        for row in annotations.ignored:
-            ignored[row["image_id"]].append(row)
-    tasks = []
-    for image_id, group in groupby(annotations.persons, key=lambda person: person.image_id):
-        persons = tuple(group)
-        photo = Photo(id=image_id, file_name=persons[0].file_name, size_wh=persons[0].source_size_wh)
-        tasks.append(PhotoTask(photo, persons, tuple(ignored.get(image_id, ()))))
-    if settings.kind == "image" and settings.empty_photos == "keep":
-        tasks += [
-            PhotoTask(photo, (), tuple(ignored.get(photo.id, ()))) for photo in annotations.empty_photos
-        ]
-    return tasks
+    return settings.sample_kind.tasks(annotations, keeps_empty=settings.empty_photos == "keep")
 
 
 def _take(tasks: list[PhotoTask], limit: int, settings: BuildSettings) -> list[PhotoTask]:
     """The tasks of the first `limit` samples; the last photo may lose some of its persons."""
+    kind, left = settings.sample_kind, limit
     taken: list[PhotoTask] = []
-    left = limit
     for task in tasks:
         if left <= 0:
             break
-        if settings.kind == "person" and len(task.persons) > left:
-            task = PhotoTask(task.photo, task.persons[:left], task.ignored)
-        taken.append(task)
-        left -= num_samples(task, settings)
+        taken.append(kind.first(task, left))
+        left -= kind.num_samples(taken[-1])
     return taken

@@ -1,27 +1,33 @@
-"""What a shard stores for one person or photo: three members, as bytes; equal input gives equal bytes."""
+"""What a shard stores for one photo, and what a kind of sample must be able to do; kinds.py names them."""
 
 import json
 import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from configs.load import InputError
 from sharding.annotations.limits import FAR, first_far_joint
-from sharding.annotations.record import Person, encode_people, encode_pose
-from sharding.samples.crop import (
-    PersonCrop,
-    WholePhoto,
-    cut,
-    encode_jpeg,
-    image_from_stored,
-    move_box,
-    move_keypoints,
-    person_region,
-    photo_region,
-)
-from sharding.samples.plan import PhotoTask
+from sharding.annotations.record import Annotations, Person, Photo
+from sharding.samples.crop import Crop, WholePhoto, cut, encode_jpeg, image_from_stored, photo_region
 from sharding.store.index import Component
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PhotoTask:
+    """One photo to decode, once, for all its samples.
+
+    ignored: the rows of its crowds and unlabelled persons, if this kind of sample stores them.
+    """
+
+    photo: Photo
+    persons: tuple[Person, ...]
+    ignored: tuple[dict[str, Any], ...] = ()
 
 
 class Sample(NamedTuple):
@@ -32,82 +38,102 @@ class Sample(NamedTuple):
     json: bytes
 
 
-class TarSample(NamedTuple):
-    """A sample as it stands in a tar: headers, members and padding; where its members lie in these bytes."""
+class Poses(NamedTuple):
+    """A pose record, in float32 and stored pixels: M people with K keypoints, and C regions to ignore."""
 
-    content: bytes
-    members: tuple[Component, ...]
-
-
-def person_sample(
-    person: Person, photo: np.ndarray, payload: bytes | None, crop: PersonCrop | WholePhoto
-) -> Sample:
-    """What the shard stores for one person.
-
-    photo: (H, W, 3) uint8 RGB of the source. payload: the photo's own file where it decodes to just these
-    pixels, else None; only `WholePhoto` looks at it. Raises InputError for a box outside the photo.
-    """
-    size_wh = (photo.shape[1], photo.shape[0])
-    _check_reach(person, size_wh)
-    if isinstance(crop, PersonCrop):
-        region = person_region(person.box_xywh, size_wh, crop)
-        if region.is_empty:
-            raise InputError(
-                f"{person.file_name}: the box of annotation {person.id} lies outside the photo, which has "
-                f"{size_wh[0]}x{size_wh[1]} pixels: correct the annotation"
-            )
-        source_from_stored = image_from_stored(region)
-        jpg = encode_jpeg(cut(photo, region))
-    else:
-        jpg, source_from_stored = _whole_photo(photo, payload, crop)
-    stored_from_source = invert_axis_aligned(source_from_stored)
-    pose = encode_pose(
-        move_box(np.asarray(person.box_xywh), stored_from_source),
-        move_keypoints(person.keypoints, stored_from_source),
-    )
-    card: dict[str, Any] = {
-        "id": person.id,
-        "image_id": person.image_id,
-        "file_name": person.file_name,
-        "area": person.area,
-        "source_size": size_wh,
-        "image_from_stored": source_from_stored.tolist(),
-    }
-    if person.head_xywh is not None:
-        card["head"] = person.head_xywh
-    if person.score is not None:
-        card["score"] = person.score
-    return Sample(jpg, pose, _json(card))
+    boxes_xywh: np.ndarray
+    """(M, 4)."""
+    keypoints: np.ndarray
+    """(M, K, 3)."""
+    ignored_xywh: np.ndarray
+    """(C, 4)."""
 
 
-def image_sample(
-    task: PhotoTask, photo: np.ndarray, payload: bytes | None, crop: PersonCrop | WholePhoto
-) -> Sample:
-    """What the shard stores for one photo with all its people; arguments as of `person_sample`."""
-    assert isinstance(crop, WholePhoto), "settings refuse another crop"
-    for person in task.persons:
-        _check_reach(person, (photo.shape[1], photo.shape[0]))
-    jpg, source_from_stored = _whole_photo(photo, payload, crop)
-    stored_from_source = invert_axis_aligned(source_from_stored)
-    pose = encode_people(
-        boxes_xywh=[move_box(np.asarray(person.box_xywh), stored_from_source) for person in task.persons],
-        keypoints=[move_keypoints(person.keypoints, stored_from_source) for person in task.persons],
-        ignored_xywh=[move_box(np.asarray(row["bbox"]), stored_from_source) for row in task.ignored],
-    )
-    card = {
-        "id": task.photo.id,
-        "image_id": task.photo.id,
-        "file_name": task.photo.file_name,
-        "ids": [person.id for person in task.persons],
-        "areas": [person.area for person in task.persons],
-        "ignored": list(task.ignored),
-        "source_size": (photo.shape[1], photo.shape[0]),
-        "image_from_stored": source_from_stored.tolist(),
-    }
-    return Sample(jpg, pose, _json(card))
+class CardRow(msgspec.Struct):
+    """The fields of the json member that both kinds have."""
+
+    id: int
+    image_id: int
+    file_name: str
+    source_size: tuple[int, int]
+    image_from_stored: tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
-def _check_reach(person: Person, size_wh: tuple[int, int]) -> None:
+class Card(NamedTuple):
+    """What the json member of a sample says, people in the order of the pose record."""
+
+    source_wh: tuple[int, int]
+    image_from_stored: np.ndarray
+    """(2, 3), from stored to source pixels."""
+    ids: Sequence[int]
+    areas: Sequence[float]
+    scores: Sequence[float | None]
+    num_ignored: int
+
+
+class SampleKind(ABC):
+    """A kind of sample: which photos make samples, their bytes and back, and what belongs to them."""
+
+    name: str
+    """Its name in recipes and manifests."""
+
+    @abstractmethod
+    def refuse(self, crop: Crop, *, has_detections: bool) -> None:
+        """Raise ValueError if samples of this kind cannot be cut so, or from a detector's boxes."""
+
+    @abstractmethod
+    def tasks(self, annotations: Annotations, *, keeps_empty: bool) -> list[PhotoTask]:
+        """Every photo to store, in the order of the annotations; keeps_empty: also those without a person."""
+
+    @abstractmethod
+    def num_samples(self, task: PhotoTask) -> int:
+        """Samples that a photo makes."""
+
+    @abstractmethod
+    def first(self, task: PhotoTask, count: int) -> PhotoTask:
+        """The photo with its first `count` samples only, at least one."""
+
+    @abstractmethod
+    def encode(
+        self, task: PhotoTask, photo: np.ndarray, payload: bytes | None, crop: Crop
+    ) -> Sequence[Sample]:
+        """The samples of a photo.
+
+        photo: (H, W, 3) uint8 RGB of the source. payload: the photo's own file if it decodes to just these
+        pixels, else None. Raises InputError for annotations that do not fit the photo.
+        """
+
+    @abstractmethod
+    def decode_pose(self, payload: bytes, num_keypoints: int) -> Poses:
+        """The people of a pose record. Raises InputError or ValueError for a record that holds others."""
+
+    @abstractmethod
+    def decode_card(self, payload: bytes) -> Card:
+        """The content of a json member. Raises msgspec.DecodeError or UnicodeDecodeError."""
+
+    @abstractmethod
+    def truth_rows(
+        self, start: int, count: int, images: Sequence[int], rows_of_image: Mapping[int, Sequence[int]]
+    ) -> Sequence[int]:
+        """The places in the ground truth of the people that samples `start` to `start + count` may hold.
+
+        images: ids of its photos, in order. rows_of_image: the places of the annotations of each photo.
+        """
+
+    @abstractmethod
+    def num_people(self, num_samples: int, num_stored: int) -> int:
+        """How many people so many samples hold, of which `num_stored` were seen."""
+
+
+def photo_tasks_of_people(annotations: Annotations) -> Iterator[PhotoTask]:
+    """The photos that show a person, in the order of the annotations."""
+    for image_id, group in groupby(annotations.persons, key=lambda person: person.image_id):
+        persons = tuple(group)
+        photo = Photo(id=image_id, file_name=persons[0].file_name, size_wh=persons[0].source_size_wh)
+        yield PhotoTask(photo, persons)
+
+
+def check_reach(person: Person, size_wh: tuple[int, int]) -> None:
     """Raise InputError for a joint far from its photo, whose size the annotations may not have given."""
     far = first_far_joint(person, size_wh)
     if far:
@@ -116,8 +142,8 @@ def _check_reach(person: Person, size_wh: tuple[int, int]) -> None:
         )
 
 
-def _whole_photo(photo: np.ndarray, payload: bytes | None, crop: WholePhoto) -> tuple[bytes, np.ndarray]:
-    """A photo as it is stored, and (2, 3) from stored to source pixels."""
+def store_whole(photo: np.ndarray, payload: bytes | None, crop: WholePhoto) -> tuple[bytes, np.ndarray]:
+    """A photo as it is stored, and (2, 3) from stored to source pixels; arguments as of `encode`."""
     region = photo_region((photo.shape[1], photo.shape[0]), crop)
     is_own_size = region.stored_wh == (photo.shape[1], photo.shape[0])
     jpg = payload if payload is not None and is_own_size else encode_jpeg(cut(photo, region))
@@ -130,8 +156,16 @@ def invert_axis_aligned(matrix: np.ndarray) -> np.ndarray:
     return np.array([[1 / a, 0.0, -x / a], [0.0, 1 / d, -y / d]])
 
 
-def _json(card: dict[str, Any]) -> bytes:
+def encode_card(card: dict[str, Any]) -> bytes:
+    """The bytes of a json member."""
     return json.dumps(card, separators=(",", ":")).encode()
+
+
+class TarSample(NamedTuple):
+    """A sample as it stands in a tar: headers, members and padding; where its members are in these bytes."""
+
+    content: bytes
+    members: tuple[Component, ...]
 
 
 def frame(sample: Sample, key: str) -> TarSample:

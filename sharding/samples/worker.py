@@ -8,8 +8,7 @@ from sharding.annotations.photos import Photos
 from sharding.annotations.record import Annotations
 from sharding.samples.crop import Crop
 from sharding.samples.decode import decode_photo
-from sharding.samples.plan import PhotoTask, num_samples
-from sharding.samples.sample import TarSample, frame, image_sample, person_sample
+from sharding.samples.sample import PhotoTask, SampleKind, TarSample, frame
 from sharding.settings import BuildSettings
 
 PERSONS_PER_JOB = 24
@@ -27,7 +26,7 @@ class Job:
     tasks: tuple[PhotoTask, ...]
     ordinals: tuple[int, ...]
     photos: Photos
-    kind: str
+    kind: SampleKind
     crop: Crop
     upright: bool
 
@@ -49,18 +48,19 @@ def make_jobs(
     portion: list[PhotoTask] = []
     ordinals: list[int] = []
     persons = 0
-    ordinal = sum(num_samples(task, settings) for task in plan[:first_task])
+    kind = settings.sample_kind
+    ordinal = sum(map(kind.num_samples, plan[:first_task]))
     for place in range(first_task, len(plan)):
         portion.append(plan[place])
         ordinals.append(ordinal)
-        ordinal += num_samples(plan[place], settings)
+        ordinal += kind.num_samples(plan[place])
         persons += max(1, len(plan[place].persons))
         if persons >= PERSONS_PER_JOB or place == len(plan) - 1:
             yield Job(
                 tuple(portion),
                 tuple(ordinals),
                 annotations.photos,
-                settings.kind,
+                kind,
                 settings.crop,
                 annotations.upright,
             )
@@ -82,10 +82,7 @@ def _store(task: PhotoTask, ordinal: int, job: Job) -> PhotoSamples:
     except InputError as error:
         return PhotoSamples(fault=str(error))
     pixels, faithful = decoded.pixels, payload if decoded.is_faithful else None
-    if job.kind == "image":
-        samples = [image_sample(task, pixels, faithful, job.crop)]
-    else:
-        samples = [person_sample(person, pixels, faithful, job.crop) for person in task.persons]
+    samples = job.kind.encode(task, pixels, faithful, job.crop)
     framed = tuple(frame(sample, f"{key:09d}") for key, sample in enumerate(samples, ordinal))
     notes = tuple(note.what for note in decoded.notes)
     return PhotoSamples(size_wh=(pixels.shape[1], pixels.shape[0]), samples=framed, notes=notes)

@@ -15,6 +15,8 @@ from sharding.annotations.formats.rows import read_json
 from sharding.annotations.skeleton import Skeleton, to_category
 from sharding.annotations.split import SplitCard
 from sharding.samples.crop import Crop
+from sharding.samples.kinds import KINDS
+from sharding.samples.sample import SampleKind
 from sharding.store.files import file_sha256, write_atomic
 from sharding.store.index import Component, check_headers, check_samples, read_index, read_lines
 
@@ -76,6 +78,11 @@ class Manifest:
     dropped: dict[str, int]
     problems: dict[str, int]
     split: SplitCard | None = None
+
+    @property
+    def sample_kind(self) -> SampleKind:
+        """The kind of the samples."""
+        return KINDS[self.kind]
 
     @property
     def num_samples(self) -> int:

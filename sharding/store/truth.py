@@ -10,7 +10,7 @@ import numpy as np
 
 from sharding.annotations.record import Annotations, Person, Photo
 from sharding.annotations.skeleton import to_category
-from sharding.samples.plan import PhotoTask
+from sharding.samples.sample import PhotoTask
 from sharding.store.files import write_atomic_parts
 
 StoredPhotos = Sequence[tuple[PhotoTask, tuple[int, int]]]

@@ -17,9 +17,9 @@ import sharding.samples.worker
 from configs.load import InputError
 from sharding.annotations.formats.coco import CocoFormat
 from sharding.annotations.formats.lsp import LspFormat
-from sharding.annotations.record import decode_pose
 from sharding.build import BuildSettings, build
 from sharding.samples.crop import WholePhoto
+from sharding.samples.person import decode_pose
 from sharding.store.index import read_index
 from sharding.store.manifest import check_shards, read_manifest
 from tests.tars import stored_samples

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sharding.annotations.record import Person, decode_pose
+from sharding.annotations.record import Person
 from sharding.samples.crop import (
     PersonCrop,
     Region,
@@ -16,7 +16,7 @@ from sharding.samples.crop import (
     person_region,
     scale_down,
 )
-from sharding.samples.sample import person_sample
+from sharding.samples.person import decode_pose, person_sample
 
 SIZE_WH = (640, 480)
 

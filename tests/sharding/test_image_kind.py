@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from configs.load import InputError
 from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.record import decode_people, encode_people
 from sharding.build import build
 from sharding.samples.crop import WholePhoto
+from sharding.samples.photo import decode_people, encode_people
 from sharding.settings import BuildSettings
 from tests.tars import stored_samples
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from configs.load import InputError
-from sharding.annotations.record import decode_pose, encode_pose
+from sharding.samples.person import decode_pose, encode_pose
 
 
 @pytest.mark.parametrize("num_keypoints", [1, 14, 17, 133])

@@ -17,10 +17,10 @@ from sharding.annotations.formats.crowdpose import CrowdPoseFormat
 from sharding.annotations.formats.folder import FolderFormat
 from sharding.annotations.formats.lsp import LspFormat
 from sharding.annotations.formats.mpii import MpiiFormat
-from sharding.annotations.record import decode_pose
 from sharding.build import build
 from sharding.check.verify import VerifySettings, verify
 from sharding.samples.crop import PersonCrop, WholePhoto
+from sharding.samples.person import decode_pose
 from sharding.settings import BuildSettings
 from sharding.store.manifest import read_manifest
 

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 import sharding.build
-import sharding.samples.sample
+import sharding.samples.person
 import sharding.samples.worker
 from configs.schema import plain
 from sharding.annotations.formats.coco import CocoFormat
@@ -137,7 +137,7 @@ def time_shares(cfg: Settings, folder: Path) -> dict[str, float]:
 
     places = (
         (sharding.samples.worker, "decode_photo", "decode_share"),
-        (sharding.samples.sample, "encode_jpeg", "encode_share"),
+        (sharding.samples.person, "encode_jpeg", "encode_share"),
     )
     real = [getattr(module, function) for module, function, _ in places]
     try:

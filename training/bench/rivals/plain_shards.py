@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from webdataset.writer import ShardWriter
 
-from sharding.annotations.record import Annotations, encode_pose
+from sharding.annotations.record import Annotations
 from sharding.samples.crop import (
     JPEG_QUALITY,
     PersonCrop,
@@ -17,8 +17,8 @@ from sharding.samples.crop import (
     move_keypoints,
     person_region,
 )
-from sharding.samples.plan import PhotoTask
-from sharding.samples.sample import invert_axis_aligned
+from sharding.samples.person import encode_pose
+from sharding.samples.sample import PhotoTask, invert_axis_aligned
 
 
 def plain_loop(

@@ -13,8 +13,8 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 
 from pipelines.source import Split
 from pipelines.views import MEAN_RGB, STD_RGB, AffinePolicy, ViewSettings
-from sharding.annotations.record import decode_pose
 from sharding.samples.crop import BOX_PADDING
+from sharding.samples.person import decode_pose
 from sharding.store.index import Component, read_index
 from training.bench.rivals.classic_loader import MEAN_COLOUR, draw_angle_deg, draw_scale
 
