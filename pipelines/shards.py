@@ -21,7 +21,7 @@ from configs.load import InputError
 from pipelines import stream
 from pipelines.temporary import make_folder
 from sharding.annotations.formats.rows import read_json
-from sharding.store.index import check_end, check_header, end_of, read_index
+from sharding.store.index import read_index
 from sharding.store.manifest import (
     GROUND_TRUTH_NAME,
     MANIFEST_NAME,
@@ -34,6 +34,7 @@ from sharding.store.manifest import (
     parse_manifest,
     read_manifest,
 )
+from sharding.store.tar_check import check_end, check_header, check_index_alone, end_of
 
 STREAMED = ("http", "https", "pipe")
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
@@ -143,7 +144,8 @@ def _open_elsewhere(root: str, locate: Callable[[str], str], fetch: _Fetch) -> S
     shards = Shards(root, folder, manifest, tars, is_streamed=root.split(":")[0] in STREAMED)
     weakref.finalize(shards, remove)
     for tar, shard in zip(tars, manifest.shards, strict=True):
-        check_index(folder / shard.idx_file, shard, tar=tar, where=locate(shard.idx_file))
+        samples = check_index(folder / shard.idx_file, shard, where=locate(shard.idx_file))
+        check_index_alone(samples, tar=tar, tar_bytes=shard.bytes)
     check_truth(folder / GROUND_TRUTH_NAME, manifest, where=locate(GROUND_TRUTH_NAME))
     return shards
 

@@ -11,6 +11,7 @@ import msgspec
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from configs.load import InputError
+from sharding.annotations.findings import Findings
 from sharding.annotations.formats.rows import read_json
 from sharding.annotations.skeleton import Skeleton, to_category
 from sharding.annotations.split import SplitCard
@@ -18,13 +19,12 @@ from sharding.samples.crop import Crop
 from sharding.samples.kinds import KINDS
 from sharding.samples.sample import SampleKind
 from sharding.store.files import file_sha256, write_atomic
-from sharding.store.index import Component, check_headers, check_samples, read_index, read_lines
+from sharding.store.index import Component, read_index, read_lines
+from sharding.store.tar_check import check_tar, refuse
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "dataset.json"
 GROUND_TRUTH_NAME = "ground_truth.json"
-MEMBERS = ("jpg", "pose", "json")
-"""Extensions of the members of a sample, of either kind."""
 _CURE = "copy it again or build the shards again"
 _HASH_KEY = "sha256"
 """Where `dataset.json` holds the hash of all its other values; shards of older builds have none."""
@@ -152,7 +152,7 @@ def check_shards(folder: Path, manifest: Manifest) -> None:
     """Compare tars, indices and ground truth of `folder` with the manifest, and them with each other.
 
     Each tar is there with its size, hash and headers (about a second per GB); each index is there, is the
-    tar's own (by its hash) and describes samples that DALI reads rightly (see `index.check_samples`).
+    tar's own (by its hash) and describes samples that DALI reads rightly (see tar_check.py).
     Raises InputError naming the first file that differs, and the cure. DALI passes such faults silently.
     """
     for shard in manifest.shards:
@@ -160,21 +160,20 @@ def check_shards(folder: Path, manifest: Manifest) -> None:
         if not tar.is_file():
             raise InputError(f"{tar}: the shard is missing; {_CURE}")
         check_size(tar.stat().st_size, shard, tar=str(tar))
-        samples = check_index(folder / shard.idx_file, shard, tar=str(tar))
+        samples = check_index(folder / shard.idx_file, shard)
         if file_sha256(tar) != shard.sha256:
             raise InputError(f"{tar}: the shard was altered: its SHA-256 is not the manifest's; {_CURE}")
+        findings = Findings(tar)
         with tar.open("rb", buffering=0) as file:
-            check_headers(file, samples, tar=str(tar))
+            check_tar(file, samples, findings)
+        refuse(findings)
     check_truth(folder / GROUND_TRUTH_NAME, manifest)
 
 
-def check_index(
-    idx: Path, shard: ShardEntry, *, tar: str, where: str | None = None
-) -> list[tuple[Component, ...]]:
-    """The samples of a shard's index, found to be the one of the manifest and sound; the tar is not read.
+def check_index(idx: Path, shard: ShardEntry, *, where: str | None = None) -> list[tuple[Component, ...]]:
+    """The samples of a shard's index, found to be the one of the manifest.
 
-    where: what to call the index if not `idx`. Raises InputError that names the index, or `tar` where it is
-    the tar's fault.
+    where: what to call the index if not `idx`. Raises InputError.
     """
     where = where or str(idx)
     if not idx.is_file():
@@ -183,9 +182,7 @@ def check_index(
         raise InputError(
             f"{where}: the index is not that of {shard.file}: it is stale or foreign; copy both again"
         )
-    samples = read_index(idx)
-    check_samples(samples, tar=tar, extensions=MEMBERS, tar_bytes=shard.bytes)
-    return samples
+    return read_index(idx)
 
 
 def check_truth(truth: Path, manifest: Manifest, *, where: str | None = None) -> None:

@@ -6,14 +6,20 @@ were made from the faulty tar, as by another tool that knows no better.
 
 import dataclasses
 import io
+import json
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from configs.load import InputError
 from pipelines.source import open_split
+from sharding.annotations.findings import Fault
+from sharding.check.report import beside
+from sharding.check.verify import VerifySettings, verify
+from sharding.store import tar_check
 from sharding.store.files import file_sha256
 from sharding.store.index import read_index
 from sharding.store.manifest import read_manifest, write_manifest
@@ -156,23 +162,32 @@ def refusal(folder: Path) -> str:
     return str(error.value)
 
 
+def listed_by_verify(folder: Path) -> set[str]:
+    """The files in which verify finds that a tar and its index are not what DALI reads rightly."""
+    with pytest.raises(InputError):
+        verify(VerifySettings(verify=folder, workers=1), console=Console(quiet=True))
+    rows = json.loads(beside(folder, "verify.json").read_text())["faults"]
+    known = {fault.what for fault in vars(tar_check).values() if isinstance(fault, Fault)}
+    return {Path(row["file"]).name for row in rows if row["fault"] in known}
+
+
 FAULTS: list[tuple[Callable[[Path, Members], None], str]] = [
-    (cut_before_a_sample, "cut short before its end"),
-    (cut_within_a_sample, "sample 000000006 is 000000006.jpg, 000000006.pose where jpg, pose, json belong"),
-    (zeros_after_a_cut_within_a_sample, "sample 000000007 is 000000007.jpg, 000000007.pose where"),
-    (no_end, "cut short before its end"),
-    (empty, "holds no sample"),
-    (no_byte, "holds no sample"),
-    (interleaved, "sample 000000004 is 000000004.jpg where jpg, pose, json belong to it"),
-    (long_names, "000000004.jpg does not follow"),
-    (gnu_long_names, "000000004.jpg does not follow"),
-    (leading_out, "sample ../000000004 has a folder in its name"),
-    (wrong_extension, "sample 000000006 is 000000006.jpeg, 000000006.pose, 000000006.json where"),
-    (missing_component, "sample 000000005 is 000000005.jpg, 000000005.json where"),
-    (one_too_many, "000000007.txt where jpg, pose, json belong"),
-    (same_key_in_a_row, "sample 000000004 is 000000004.jpg, 000000004.pose, 000000004.json, 000000004.jpg"),
-    (same_key_apart, "sample 000000004 is there twice"),
-    (no_tar, "holds no sample"),
+    (cut_before_a_sample, "the tar ends without the zeros that end one: it was cut short"),
+    (cut_within_a_sample, "the tar ends without the zeros that end one: it was cut short"),
+    (zeros_after_a_cut_within_a_sample, "member 000000007.json: member missing"),
+    (no_end, "the tar ends without the zeros that end one: it was cut short"),
+    (empty, "no sample in the tar"),
+    (no_byte, "the tar ends without the zeros that end one: it was cut short"),
+    (interleaved, "sample 000000004: members of the sample are apart"),
+    (long_names, "member ././@PaxHeader: long name (PAX or GNU header), which DALI loses"),
+    (gnu_long_names, "member ././@LongLink: long name (PAX or GNU header), which DALI loses"),
+    (leading_out, "sample ../000000004: folder in the name, which may lead out"),
+    (wrong_extension, "member 000000006.jpeg: member that is none of jpg, pose, json"),
+    (missing_component, "member 000000005.pose: member missing"),
+    (one_too_many, "member 000000007.txt: member that is none of jpg, pose, json"),
+    (same_key_in_a_row, "sample 000000004: sample twice"),
+    (same_key_apart, "sample 000000004: members of the sample are apart"),
+    (no_tar, "no tar header where one should be (at byte 0: invalid header)"),
 ]
 
 
@@ -183,6 +198,7 @@ def test_fault_is_named(folder: Path, fault: Callable[[Path, Members], None], sa
     assert "manifest" in refusal(folder)  # made after the manifest was written
     agree(folder, index_as_it_comes(tar))
     assert says in refusal(folder)
+    assert FAULTY in listed_by_verify(folder)
 
 
 def later_by_a_sample(tar: Path, lines: list[str]) -> list[str]:
@@ -230,13 +246,16 @@ def of_a_photo_that_became_a_folder(tar: Path, lines: list[str]) -> list[str]:
 
 
 STALE: list[tuple[Callable[[Path, list[str]], list[str]], str]] = [
-    (later_by_a_sample, "000000014.jpg .* stands where the index has 000000004.jpg .*: the index is stale"),
-    (with_other_sizes, "the tar goes on after the last member|stands where the index has"),
-    (without_its_last_samples, "the tar goes on after|does not end after the last member of its index"),
-    (without_its_last_small_member, "the tar does not end after the last member of its index"),
-    (without_its_first_sample, "000000005.jpg does not follow the member before it"),
-    (of_the_whole_tar, "cut short before its end"),
-    (of_a_photo_that_became_a_folder, "stands where the index has 000000004.jpg"),
+    (later_by_a_sample, "sample 000000014: the index says otherwise than the tar"),
+    (with_other_sizes, "the tar goes on after its end|the index says otherwise than the tar"),
+    (
+        without_its_last_samples,
+        "goes on after its end|sample 000000006: the index says otherwise than the tar",
+    ),
+    (without_its_last_small_member, "member 000000008.json: member missing"),
+    (without_its_first_sample, "sample 000000004: the index says otherwise than the tar"),
+    (of_the_whole_tar, "the tar ends without the zeros that end one: it was cut short"),
+    (of_a_photo_that_became_a_folder, "member 000000004.jpg: member that is no plain file"),
 ]
 
 
@@ -249,6 +268,7 @@ def test_stale_index_is_named(folder: Path, fault: Callable[[Path, list[str]], l
     agree(folder, lines)
     with pytest.raises(InputError, match=f"{FAULTY}: .*({says})"):
         open_split(folder)
+    assert FAULTY in listed_by_verify(folder)
 
 
 def test_stale_index_of_the_same_shape(folder: Path) -> None:

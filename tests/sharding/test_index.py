@@ -5,7 +5,8 @@ import webdataset as wds
 
 from configs.load import InputError
 from sharding.samples.sample import Sample, frame
-from sharding.store.index import read_index, subset_index
+from sharding.store.index import Component, read_index, subset_index
+from sharding.store.tar_check import check_index_alone
 from sharding.store.write import write_shards
 
 
@@ -79,3 +80,49 @@ def test_malformed_index(tmp_path, text, words):
 def test_missing_index(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_index(tmp_path / "none.idx")
+
+
+def components(*starts_and_sizes, key="000000001"):
+    names = ("jpg", "pose", "json")
+    return tuple(
+        Component(name, start, size, f"{key}.{name}")
+        for name, (start, size) in zip(names, starts_and_sizes, strict=True)
+    )
+
+
+SOUND = components((512, 700), (2048, 220), (3072, 90))
+END = 3072 + 512 + 1024
+
+
+def test_a_sound_index_of_a_tar_out_of_reach_passes():
+    check_index_alone([SOUND], tar="s3://a/b.tar", tar_bytes=END)
+    check_index_alone([SOUND], tar="s3://a/b.tar", tar_bytes=END + tarfile.RECORDSIZE)
+
+
+@pytest.mark.parametrize(
+    ("samples", "tar_bytes", "words"),
+    [
+        ([], 10240, "no sample in the tar"),
+        (
+            [components((512, 700), (2560, 220), (3584, 90))],
+            END + 512,
+            "member 000000001.pose: it does not follow",
+        ),
+        ([components((512, 700), (2048, -1), (2560, 90))], END, "member 000000001.pose: it does not follow"),
+        ([SOUND[:2], SOUND[2:]], END, "sample 000000001: the index says otherwise than the tar"),
+        ([SOUND[:2]], END - 1024, "member 000000001.json: member missing"),
+        ([components((512, 700), (2048, 220), (3072, 90), key="a/b")], END, "sample a/b: folder in the name"),
+        (
+            [tuple(component._replace(member="000000001") for component in SOUND)],
+            END,
+            "member 000000001: member that is none of jpg, pose, json",
+        ),
+        ([SOUND], END - 1, "the tar ends without the zeros that end one"),
+        ([SOUND], END + tarfile.RECORDSIZE + 1, "the tar goes on after its end"),
+    ],
+)
+def test_an_index_that_cannot_be_of_its_tar_is_refused(samples, tar_bytes, words):
+    with pytest.raises(InputError, match=words) as error:
+        check_index_alone(samples, tar="s3://a/b.tar", tar_bytes=tar_bytes)
+    assert str(error.value).startswith("s3://a/b.tar: ")
+    assert "\n" not in str(error.value)

@@ -21,7 +21,7 @@ from sharding.check.verify import VerifySettings, verify
 from sharding.samples.crop import WholePhoto
 from sharding.store.files import file_sha256
 from sharding.store.index import read_lines
-from sharding.store.manifest import read_manifest, write_manifest
+from sharding.store.manifest import check_shards, read_manifest, write_manifest
 from tests.tars import build_index
 
 BUILD = Path(__file__).parents[2] / "sharding" / "build.py"
@@ -423,14 +423,15 @@ class TestFolder:
         assert faults(folder, workers=2) == faults(folder)
 
 
-def test_what_a_run_refuses_never_passes(folder, monkeypatch):
-    """Whatever the checks here should miss, those of a run that opens the shards come last."""
-
-    def refuse(*args, **keys):
-        raise InputError("a new check")
-
-    monkeypatch.setattr("sharding.check.shard_check.check_headers", refuse)
-    assert ("small-000000.tar", "a run would refuse it") in faults(folder)
+@pytest.mark.parametrize("name", FAULTY_TARS)
+def test_what_verify_finds_in_a_tar_a_run_refuses_too(folder, name):
+    make, _, _ = FAULTY_TARS[name]
+    tar = folder / "small-000000.tar"
+    tar.write_bytes(make(tar))
+    agree(folder)
+    assert faults(folder)
+    with pytest.raises(InputError, match=tar.stem):
+        check_shards(folder, read_manifest(folder))
 
 
 def test_command(folder):
