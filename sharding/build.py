@@ -1,4 +1,4 @@
-"""Annotations and photos to a folder of shards: `python sharding/build.py RECIPE [key=value ...]`."""
+"""Build a folder of shards from annotations and photos: `python sharding/build.py RECIPE [key=value ...]`."""
 
 import sys
 from pathlib import Path
@@ -60,17 +60,17 @@ from sharding.store.truth import write_ground_truth
 from sharding.store.write import write_shards
 
 _DOING = "building"
-_GO_ON = "start the same command again; it goes on after the last complete shard"
+_RESUME = "start the same command again; it continues after the last complete shard"
 
 
 def build(settings: BuildSettings, *, console: Console) -> Manifest:
-    """Make the folder of shards that `settings` describe, or find that it is there already.
+    """Make the folder of shards that `settings` describe, unless it exists already.
 
-    All is written aside, shard by shard, and put in place at the end, so that a folder with a manifest is
-    complete. A build that was stopped, in whatever way, goes on after its last complete shard. An output of
-    the same settings and annotations is left alone if it is whole, and made again if it is damaged.
-    Raises InputError for faults of the input, an output that holds anything else, another build of the same
-    output that is running, and a disk that cannot be written.
+    Everything is written to a temporary folder, shard by shard, and moved at the end, so a folder with a
+    manifest is complete. A build that was stopped in any way continues after its last complete shard. An
+    output with the same settings and annotations is kept if it is complete, and made again if it is damaged.
+    Raises InputError for faults of the input, for an output that holds anything else, if another build of the
+    same output is running, and for a disk that cannot be written.
     """
     start = time.perf_counter()
     _check_name(settings.output.name, console)
@@ -82,16 +82,16 @@ def build(settings: BuildSettings, *, console: Console) -> Manifest:
     if split is not None:
         console.print(describe_split(split), highlight=False, soft_wrap=True)
     identity = identify(settings, annotations)
-    with named_disk_errors(settings.output, then=_GO_ON):
+    with named_disk_errors(settings.output, then=_RESUME):
         output = follow_links(settings.output)
         with making_folder(output, _DOING, keeps=JOURNAL_NAME) as aside:
             journal = Journal(aside, identity, settings.output.name)
             is_open = output.is_dir() and not (output / MANIFEST_NAME).exists()
-            if is_open and journal.is_finished():  # a kill while the files were moved
+            if is_open and journal.is_finished():  # after a kill while the files were moved
                 put_in_place(journal.shards, output, last=MANIFEST_NAME)
             old, is_whole = _find_output(output, settings.output, identity, console)
             if old is not None and is_whole:
-                journal.remove()  # a kill after the files were moved leaves one
+                journal.remove()  # a kill after the files were moved leaves a journal
                 print_warnings(console, (annotations.findings,))
                 return old
             manifest, num_photos = _build_aside(journal, settings, annotations, console, split=split)
@@ -108,16 +108,16 @@ def build(settings: BuildSettings, *, console: Console) -> Manifest:
 
 
 def _check_name(name: str, console: Console) -> None:
-    """Say early what the name of the output, which is that of the tars too, keeps from working."""
+    """Check early that the name of the output, which is also that of the tars, works everywhere."""
     if re.search(r"[\\\x00-\x1f\x7f\ud800-\udfff]", name):
         raise InputError(
-            f"output={name!r}: the tars cannot have this name, which holds a backslash, a control character "
-            "or bytes that are no UTF-8: give another output=..."
+            f"output={name!r}: the tars cannot have this name, because it contains a backslash, a control "
+            "character or bytes that are not UTF-8: choose another output=..."
         )
     if name and not is_plain_name(name):
         console.print(
             f"note: tars named {name!r} can be read from a folder, an object store or over http, but not "
-            "through pipe:COMMAND, which takes letters, digits and . _ + = @ - alone",
+            "through pipe:COMMAND, which allows only letters, digits and . _ + = @ -",
             highlight=False,
             soft_wrap=True,
             markup=False,
@@ -127,14 +127,16 @@ def _check_name(name: str, console: Console) -> None:
 def _find_output(
     folder: Path, output: Path, identity: Identity, console: Console
 ) -> tuple[Manifest | None, bool]:
-    """The manifest of an output that this build made before, and whether the output is whole.
+    """The manifest of an output that this build made before, and whether the output is complete.
 
-    The manifest is None where there is nothing yet. output: the folder as the user calls it. Raises
-    InputError for anything else.
+    The manifest is None if there is nothing yet. output: the folder as the user wrote it. Raises InputError
+    for anything else.
     """
     if not folder.exists() or (folder.is_dir() and not holds_anything(folder, _DOING)):
         return None, False
-    other = f"{output}: this exists and is not what this build makes: remove it or give another output=..."
+    other = (
+        f"{output}: this exists, but it is not what this build makes: remove it or choose another output=..."
+    )
     try:
         manifest = read_manifest(folder)
     except InputError as error:
@@ -146,7 +148,7 @@ def _find_output(
     except InputError as error:
         console.print(f"making {output} again: {error}", highlight=False, soft_wrap=True)
         return manifest, False
-    console.print(f"{output} is there already: {manifest.num_samples} samples, same annotations and settings")
+    console.print(f"{output} exists already: {manifest.num_samples} samples, same annotations and settings")
     return manifest, True
 
 
@@ -167,17 +169,17 @@ def _build_aside(
     *,
     split: SplitCard | None,
 ) -> tuple[Manifest, int]:
-    """Fill the journal's folder with shards, ground truth and manifest; also the number of photos stored."""
+    """Fill the journal's folder with shards, ground truth and manifest; returns it and the photo count."""
     dropped = Counter(annotations.findings.counts("dropped"))
     plan = make_plan(settings, annotations, dropped)
     tally = journal.resume()
     if tally.shards:
-        console.print(f"going on after {len(tally.shards)} complete shards of {settings.output}")
+        console.print(f"continuing after {len(tally.shards)} complete shards of {settings.output}")
     _write_all(journal, tally, settings, annotations, plan, console)
     dropped["photo damaged"] = sum(settings.sample_kind.num_samples(plan[index]) for index in tally.faults)
     if not tally.shards:
         raise InputError(
-            f"{settings.output}: no sample is left to store (dropped: {dict(+dropped)}): correct the source"
+            f"{settings.output}: no samples are left to store (dropped: {dict(+dropped)}): correct the source"
         )
     stored = [
         (task, task.photo.size_wh or tally.sizes_wh[index])
@@ -211,7 +213,7 @@ def _build_aside(
 
 
 def _count_problems(annotations: Annotations, tally: Tally) -> dict[str, int]:
-    """How many annotations and stored photos there is something to note of, by what it is."""
+    """The number of annotations and stored photos with something to note, by the kind of note."""
     of_photos = Counter(chain.from_iterable(tally.notes.values()))
     return annotations.findings.counts("warned", "corrected", "kept") | dict(of_photos)
 
@@ -224,7 +226,7 @@ def _write_all(
     plan: Sequence[PhotoTask],
     console: Console,
 ) -> None:
-    """Write the shards that are not there yet, noting each in journal and tally when it is complete."""
+    """Write the missing shards, and record each in journal and tally when it is complete."""
     jobs = make_jobs(plan, tally.next_task, annotations=annotations, settings=settings)
     results = map_in_order(do_job, jobs, executor=settings.executor, workers=settings.workers)
     samples = _samples(chain.from_iterable(results), plan, tally, settings)
@@ -249,7 +251,7 @@ def _write_all(
 def _samples(
     photos: Iterable[PhotoSamples], plan: Sequence[PhotoTask], tally: Tally, settings: BuildSettings
 ) -> Iterator[TarSample]:
-    """The samples in order, from the tally's place on; the tally is of the samples given so far."""
+    """The samples in order, from where the tally stands; the tally counts the samples yielded so far."""
     skip = tally.next_sample
     for index, photo in enumerate(photos, tally.next_task):
         if photo.fault:
@@ -269,7 +271,7 @@ def _samples(
 def _print_summary(
     console: Console, output: Path, manifest: Manifest, findings: Findings, *, num_photos: int, seconds: float
 ) -> None:
-    """Warnings come first; what was noted is that of the annotations, on both sides of a split."""
+    """Print a table, warnings first; notes are about the annotations of both sides of a split."""
     table = Table(title=str(output), show_header=False)
     name, style = EFFECTS["warned"]
     warned = findings.counts("warned")
@@ -308,7 +310,7 @@ if __name__ == "__main__":
         command(
             BuildSettings,
             main,
-            description="Annotations and photos to tar shards; check=only looks at them alone. Instead of a "
-            "recipe, verify=OUTPUT reads finished shards and names what is not as it was built.",
+            description="Build tar shards from annotations and photos; check=only just checks them. Instead "
+            "of a recipe, verify=OUTPUT reads finished shards and lists whatever is not as it was built.",
             recipes="shards",
         )

@@ -1,4 +1,4 @@
-"""What a shard recipe can say."""
+"""The settings of a build, which a recipe under configs/shards sets."""
 
 import os
 from pathlib import Path
@@ -18,40 +18,42 @@ from sharding.store.files import require_name
 
 @settings
 class BuildSettings:
-    """One build makes the shards of one split."""
+    """The settings of one build, which makes the shards of one split."""
 
     source: Source
-    """The annotations and photos."""
+    """The annotations and photos to read."""
     output: Path
-    """The folder to make, or an empty one to fill; its name is also that of the shards."""
+    """The folder to create, or an empty one to fill; the shards take its name."""
     kind: Literal["person", "image"] = "person"
-    """What a sample is: one person, cut out, or one whole photo with all its people."""
+    """What a sample is: `person`, one person in a crop, or `image`, a whole photo with all its people."""
     crop: Crop = Field(default_factory=PersonCrop)
-    """What of each photo is stored; `kind: image` takes crop.name=none."""
+    """The part of each photo to store; `kind: image` needs crop.name=none."""
     empty_photos: Literal["drop", "keep"] = "drop"
-    """What `kind: image` does with photos that have no person; kept, they come after the others."""
+    """What `kind: image` does with photos without people: `drop` leaves them out, `keep` puts them after the
+    others."""
     split: TrainValSplit | None = None
-    """Where one source is to be divided into train and val: how, and which of the two to build."""
+    """How to divide one source into train and val, and which of the two to build; null: build all of it."""
     order: Literal["file", "shuffle"] = "file"
-    """Order of the photos: as annotated (published subsets are the first N persons), or shuffled. The people
-    of one photo stay together."""
+    """Order of the photos: `file`, as annotated (published subsets are the first N people), or `shuffle`. The
+    people of one photo stay together."""
     seed: int = 0
-    """Seed of the shuffle."""
+    """Seed of the shuffled order."""
     limit: int | None = Field(default=None, ge=1)
-    """Take only the first so many samples of that order."""
+    """Take only this number of samples from the start of the order; null: all."""
     samples_per_shard: int = Field(default=1000, ge=1)
-    """Samples in one tar."""
+    """Number of samples per tar."""
     missing_images: Literal["stop", "skip"] = "stop"
-    """What to do about persons whose photo is absent."""
+    """What to do if a photo is absent: `stop` the build, or `skip` its people."""
     corrupt_images: Literal["stop", "skip"] = "stop"
-    """What to do about persons whose photo is damaged, or of another size than annotated."""
+    """What to do if a photo is damaged or has another size than annotated: `stop` the build, or `skip` its
+    people."""
     check: Literal["first", "only"] = "first"
-    """`only` reports every fault of annotations and photos and builds nothing."""
+    """`only` reports every fault of the annotations and photos and builds nothing."""
     executor: str = Field(default="local", pattern=r"^(local|dask://\S+:\d+)$")
-    """Where photos are cut: in processes of this machine, or dask://HOST:PORT, the workers of a Dask cluster
-    that see the photos under the same path. The bytes made are the same."""
+    """Where photos are processed: `local`, in processes of this machine, or dask://HOST:PORT, by the workers
+    of a Dask cluster that can read the photos under the same path. Both make the same bytes."""
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    """Processes of this machine (executor: local)."""
+    """Number of processes on this machine (executor: local)."""
 
     def __post_init__(self) -> None:
         require_name(self.output)
@@ -65,4 +67,4 @@ class BuildSettings:
 
 
 EXECUTION = frozenset({"source", "output", "check", "executor", "workers"})
-"""Settings that do not change a byte of the shards, given the annotations."""
+"""Settings that do not change the bytes of the shards, given the annotations."""

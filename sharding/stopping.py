@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import FrameType
 
 GRACE_S = 10
-"""How long workers may go on with the photos in hand before a stopped command leaves them."""
-LINE = "stopped: the same command goes on after the last complete shard\n"
+"""How long workers may finish their current photos before a stopped command kills them."""
+LINE = "stopped: the same command continues after the last complete shard\n"
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _HELD = [number for number in _SIGNALS if number != signal.SIGTERM]
 
@@ -22,7 +22,7 @@ class Stopped(KeyboardInterrupt):
 
 @dataclass
 class _Hold:
-    """Whether the process may be interrupted just now, and whether it was asked to stop meanwhile."""
+    """Whether stopping is currently deferred, and whether it was requested meanwhile."""
 
     is_on: bool = False
     is_asked: bool = False
@@ -32,14 +32,14 @@ _hold = _Hold()
 
 
 def leave_when_stopped() -> None:
-    """From now on leave at once when asked to: for the imports, when there is nothing to clean up."""
+    """From now on exit at once on a signal: for the imports, when there is nothing to clean up."""
     for number in _answerable():
         signal.signal(number, _leave)
 
 
 @contextmanager
 def stoppable(line: str = LINE) -> Iterator[None]:
-    """End what runs inside by a `Stopped` when the process is asked to stop, then exit with 128 + the signal.
+    """On a signal, raise `Stopped` inside, then exit with 128 + the number of the signal.
 
     A second signal, or work that does not end within `GRACE_S`, ends the process at once.
     """
@@ -64,7 +64,7 @@ def stoppable(line: str = LINE) -> Iterator[None]:
     except BaseException:
         if not caught:
             raise
-        _write(line)  # whatever the stop has become on its way, such as a worker's death
+        _write(line)  # the stop may arrive as another exception, such as the death of a worker
         raise SystemExit(128 + caught[0]) from None
     finally:
         for timer in patience:
@@ -75,10 +75,10 @@ def stoppable(line: str = LINE) -> Iterator[None]:
 
 @contextmanager
 def held_signals() -> Iterator[None]:
-    """Put off stopping until the end of what runs inside: the start of processes, which must be whole.
+    """Defer stopping until the end of what runs inside: the start of processes must not be interrupted.
 
-    These processes never get Ctrl-C and SIGHUP, which a terminal sends to all of its processes: their parent
-    stops them, and they have nothing to say.
+    These processes never get Ctrl-C and SIGHUP, which a terminal sends to all of its processes, because their
+    parent stops them.
     """
     can_mask = hasattr(signal, "pthread_sigmask")  # not on Windows
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD) if can_mask else set()
@@ -89,12 +89,12 @@ def held_signals() -> Iterator[None]:
         _hold.is_on = False
         if can_mask:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    if _hold.is_asked:  # the mask is of this thread alone: another one may have got the signal
+    if _hold.is_asked:  # the mask is that of this thread only: another thread may have got the signal
         raise Stopped
 
 
 def _answerable() -> list[int]:
-    """Signals that nobody has told this process to ignore, as nohup does."""
+    """Signals that this process was not told to ignore, as nohup does."""
     return [number for number in _SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
 
 

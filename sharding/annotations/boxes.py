@@ -85,15 +85,15 @@ class ResultsBoxes:
 
     name: Literal["results"] = "results"
     results: Path
-    """The JSON file."""
+    """The JSON file of boxes."""
     images: Path | None = None
-    """A COCO file whose `images` tell file names and sizes, such as image_info_unlabeled2017.json. Without
-    it a box belongs to the photo of its `file_name`, or to the one whose name ends in the number of its
-    `image_id` (000000000123.jpg is 123)."""
+    """A COCO file whose `images` give file names and sizes, such as image_info_unlabeled2017.json; null: a
+    box belongs to the photo of its `file_name`, or to the one whose name ends in the number of its `image_id`
+    (000000000123.jpg is 123)."""
     min_score: float = 0.0
-    """Boxes with a lower score are left out; published work on COCO's unlabelled photos keeps all."""
+    """Boxes with a lower score are left out; published work keeps all boxes of COCO's unlabelled photos."""
     category: int = 1
-    """The category_id of people; boxes of others are left out, boxes without one are taken."""
+    """The category_id of people; boxes of other categories are left out, and boxes without one are kept."""
 
     def find(self, photos: Photos) -> tuple[list[FoundBoxes], Findings]:
         """The photos of the list, or all that are there, with their boxes clipped to them; and the faults.
@@ -114,8 +114,8 @@ class ResultsBoxes:
                 findings.add(AMBIGUOUS if named else UNKNOWN_PHOTO, f"in row {box.number}", f"image {key}")
         if not found and findings.ids(UNKNOWN_PHOTO):
             raise InputError(
-                f"{self.results}: none of its photos is among {photos.location}: correct source.images, or "
-                "give source.boxes.images, the COCO file that names the photos"
+                f"{self.results}: none of its photos is in {photos.location}: correct source.images, or set "
+                "source.boxes.images to the COCO file that names the photos"
             )
         boxes: dict[str, list[Box]] = defaultdict(list)
         for box, name in found:

@@ -112,8 +112,8 @@ def _names(category: dict[str, Any], where: str) -> tuple[str, ...]:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise InputError(
-            f"{where}: a skeleton needs distinct keypoint names, but {', '.join(map(repr, twice[:5]))} "
-            f"{'stand' if twice[1:] else 'stands'} there more than once: {cure}"
+            f"{where}: keypoint names must be distinct, but {', '.join(map(repr, twice[:5]))} "
+            f"{'occur' if twice[1:] else 'occurs'} more than once: {cure}"
         )
     return names
 
@@ -127,7 +127,7 @@ def _flip_pairs(
     if given is None:
         if mirrors.refused:
             raise InputError(
-                f"{where}: {mirrors.refused[0]}: say with `flip_pairs` what mirrors what (in the category, "
+                f"{where}: {mirrors.refused[0]}: give `flip_pairs` (in the category, "
                 "or in the recipe with source.name=coco-style source.flip_pairs=[[...], ...])"
             )
         for keypoint in mirrors.lonely:
@@ -160,7 +160,7 @@ def _index_of(keypoint: Any, names: tuple[str, ...]) -> int:
     try:
         return whole(keypoint)
     except ValueError as error:
-        raise ValueError(f"{keypoint!r} is none of the keypoints") from error
+        raise ValueError(f"{keypoint!r} is not a keypoint") from error
 
 
 def _hold_against_names(
@@ -286,5 +286,5 @@ def whole(number: Any) -> int:
     """A whole number, also where it is written as 1.0 or as text; ValueError for anything else."""
     is_whole = isinstance(number, int | str) or (isinstance(number, float) and number.is_integer())
     if isinstance(number, bool) or not is_whole:
-        raise ValueError(f"{number!r} is no whole number")
+        raise ValueError(f"{number!r} is not a whole number")
     return int(number)

@@ -23,7 +23,7 @@ class Detections:
     min_score: float = 0.0
     """Boxes with a lower score are left out (published: none)."""
     category: int = 1
-    """The category_id of people; boxes of others are left out, boxes without one are taken."""
+    """The category_id of people; boxes of other categories are left out, and boxes without one are kept."""
 
     def put_into(self, annotations: Annotations) -> Annotations:
         """The annotations with a person for each box, and the annotated persons as what they are scored by.
@@ -86,8 +86,8 @@ class Detections:
                 taken.append((box, named[0]))
         if not taken and findings.ids(unknown):
             raise InputError(
-                f"{self.results}: none of its boxes is of a photo of {findings.file}: give the boxes of the "
-                "same split"
+                f"{self.results}: none of its boxes belongs to a photo of {findings.file}: give the boxes of "
+                "the same split"
             )
         note_boxes([box for box, _ in taken], [photo.size_wh for _, photo in taken], findings, beyond=beyond)
         return taken

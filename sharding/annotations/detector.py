@@ -35,19 +35,19 @@ class DetectorBoxes:
 
     name: Literal["detector"] = "detector"
     cache: Path
-    """The JSON file to keep the boxes in, as COCO results, so that they are found but once."""
+    """The JSON file in which the boxes are kept, as COCO results, so that photos are searched only once."""
     model: str = "fasterrcnn_resnet50_fpn_v2"
-    """Name of the detector among torchvision's."""
+    """The name of a detector of torchvision."""
     weights: str = "DEFAULT"
-    """Its published weights by name, which torchvision downloads, or the path of a state dict."""
+    """The name of published weights, which torchvision downloads, or the path of a state dict."""
     category: int = 1
-    """The label of people."""
+    """The label of people in the detector's output."""
     min_score: float = Field(default=0.5, ge=0, le=1)
     """Boxes with a lower score are left out."""
     batch_size: int = Field(default=8, ge=1)
-    """Photos to go through the detector at once."""
+    """Number of photos that the detector processes at once."""
     device: str | None = None
-    """Such as cuda or cpu; without it cuda where there is one."""
+    """The device, such as cuda or cpu; null: cuda if there is a GPU."""
 
     def find(self, photos: Photos) -> tuple[list[FoundBoxes], Findings]:
         """All photos with the boxes found, those with the highest score first; and the photos' faults.
@@ -120,14 +120,14 @@ def _read_cache(path: Path, made_by: dict[str, Any]) -> list[Result]:
         found = content.info["detected_by"]
     except (OSError, ValueError, KeyError, RecursionError) as error:
         raise InputError(
-            f"{path}: this is there and holds no boxes of a detector: remove it, or give another "
+            f"{path}: this exists, but holds no boxes of a detector: remove it, or choose another "
             "source.boxes.cache"
         ) from error
     if found != made_by:
         differs = ", ".join(key for key in made_by if made_by[key] != found.get(key))
         raise InputError(
-            f"{path}: these boxes were found by other settings or in other photos ({differs}): remove the "
-            "file, or give another source.boxes.cache"
+            f"{path}: these boxes were found with other settings or in other photos ({differs}): remove the "
+            "file, or choose another source.boxes.cache"
         )
     return [msgspec.to_builtins(row) for row in content.annotations]
 
@@ -141,7 +141,8 @@ def _alone(cache: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise InputError(
-            f"{cache}: another build is finding these boxes: wait for it, or give another source.boxes.cache"
+            f"{cache}: another build is finding these boxes: wait for it, or choose another "
+            "source.boxes.cache"
         ) from error
     try:
         yield
@@ -208,7 +209,7 @@ def _load_model(cfg: DetectorBoxes) -> Any:
     names = list_models(module=detection)
     if cfg.model not in names:
         raise InputError(
-            f"source.boxes.model: torchvision has no detector {cfg.model!r}: take one of {', '.join(names)}"
+            f"source.boxes.model: torchvision has no detector {cfg.model!r}: choose one of {', '.join(names)}"
         )
     try:
         if Path(cfg.weights).is_file():
@@ -221,9 +222,9 @@ def _load_model(cfg: DetectorBoxes) -> Any:
         raise InputError(
             f"source.boxes.weights: {cfg.weights} cannot be loaded into {cfg.model} "
             f"({why_unreadable(error)}): give the path of a state dict of this model, or a name of its "
-            "weights where there is a network"
+            "weights if this machine has internet access"
         ) from error
     raise InputError(
-        f"source.boxes.weights: {cfg.weights} is no file, and no weights of {cfg.model} have this name: give "
-        f"the path of a state dict, or one of DEFAULT, {', '.join(get_model_weights(cfg.model).__members__)}"
+        f"source.boxes.weights: {cfg.weights} is neither a file nor the name of weights of {cfg.model}: give "
+        f"the path of a state dict, or one of {', '.join(get_model_weights(cfg.model).__members__)}"
     )

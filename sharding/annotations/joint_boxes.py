@@ -19,13 +19,13 @@ class JointBoxes:
     """Boxes that are made from the labelled joints of each person."""
 
     use: Literal["missing", "always"]
-    """missing: for people who have no box, or one without width or height; always: for all people, whatever
-    boxes the file has."""
+    """`missing`: for people without a box, or with one that has no width or height. `always`: for all people,
+    whatever boxes the file has."""
     margin: float = Field(default=MARGIN, ge=0)
-    """The box is the extent of the joints, grown on each side by this share of its longer side."""
+    """The box is the extent of the joints, extended on each side by this share of its longer side."""
     least_px: float = Field(default=32.0, ge=2)
-    """The least width and height of such a box, in pixels of the photo. It is the size of the box of a person
-    with one labelled joint: give about the size of what the joint belongs to."""
+    """Smallest width and height of such a box, in pixels of the photo. A person with one labelled joint gets
+    a box of this size: use about the size of what the joint belongs to."""
 
 
 def joint_box(

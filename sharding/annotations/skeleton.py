@@ -11,7 +11,7 @@ DEFAULT_SIGMA = 0.05
 class Skeleton:
     """The K keypoints of a data set, in the order of its annotations.
 
-    names: K distinct names. flip_pairs: index pairs that trade places in a mirror image.
+    names: K distinct names. flip_pairs: index pairs that a mirror image exchanges.
     bones: index pairs (0-based) that a picture joins with a line.
     sigmas: K OKS constants, as pycocotools' `kpt_oks_sigmas` (relative to the square root of the area).
     """
@@ -32,11 +32,11 @@ class Skeleton:
         indices = [index for pair in (*self.flip_pairs, *self.bones) for index in pair]
         if any(not 0 <= index < count for index in indices):
             raise ValueError(
-                f"flip pairs and bones must lie in 0..{count - 1}: {self.flip_pairs}, {self.bones}"
+                f"flip pairs and bones must be indices in 0..{count - 1}: {self.flip_pairs}, {self.bones}"
             )
         flipped = [index for pair in self.flip_pairs for index in pair]
         if len(set(flipped)) != len(flipped):
-            raise ValueError(f"a keypoint stands in two flip pairs: {self.flip_pairs}")
+            raise ValueError(f"a keypoint is in two flip pairs: {self.flip_pairs}")
 
     @property
     def num_keypoints(self) -> int:

@@ -55,13 +55,13 @@ _ALONE = {
         "photo that is a sequence of its own, though split.group=sequence",
         "kept",
         "name the frames of a clip alike except for their number (clip7_0001.jpg), or put each clip into a "
-        "folder and give split.group=folder; otherwise frames of one clip can fall to both sides",
+        "folder and give split.group=folder; otherwise frames of one clip can be on both sides",
         "photo",
     ),
     "folder": Fault(
         "photo that is alone in its folder, though split.group=folder",
         "kept",
-        "put photos that belong together into one folder; otherwise they can fall to both sides",
+        "put photos that belong together into one folder; otherwise they can be on both sides",
         "photo",
     ),
 }
@@ -75,15 +75,16 @@ class TrainValSplit:
     """
 
     take: Side
-    """The side to build; build both, with otherwise equal values, each into an output of its own."""
+    """The side to build; build both with otherwise equal values, each into its own output."""
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the photos (of the groups) that falls to val, on average: of few it can be far from this."""
+    """Share of the photos (or groups) that go to val, on average; with few of them it can differ a lot."""
     seed: int = 0
-    """Another seed is another division."""
+    """Seed of the division."""
     group: Group = "photo"
-    """What is never divided: photo (with the copies that a tool made of it, as clip_0001_jpg.rf.8f1c.jpg),
-    folder (all photos of one), sequence (photos of one folder whose names differ only in their last number,
-    as frames do: clip7_0001.jpg, clip7_0002.jpg; what tools add to a name does not count)."""
+    """What is never divided: `photo` (with the copies that a tool made of it, such as
+    clip_0001_jpg.rf.8f1c.jpg), `folder` (all photos of a folder), or `sequence` (photos of a folder whose
+    names differ only in their last number, such as the frames clip7_0001.jpg and clip7_0002.jpg; what tools
+    add to a name does not count)."""
 
     def group_of(self, file_name: str) -> str:
         """The name of the group that a photo belongs to, however its own name is spelt."""
@@ -245,7 +246,7 @@ def _refuse_empty(card: SplitCard, annotations: Annotations) -> None:
     for side in _SIDES:
         if annotations.persons and not getattr(card, side).people:
             raise InputError(
-                f"{annotations.findings.file}: nobody falls to the {side} side of the split "
+                f"{annotations.findings.file}: nobody is on the {side} side of the split "
                 f"(split.val_share={card.val_share:g}, split.seed={card.seed}) of "
                 f"{groups} {_plural(card.group, groups)} with people: {cure}"
             )

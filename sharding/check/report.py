@@ -60,7 +60,7 @@ def check(settings: BuildSettings, *, console: Console) -> None:
     console.print(f"all ids: {listed}", highlight=False, soft_wrap=True)
     sheet = beside(settings.output, "check.jpg")
     if draw_sheet(sheet, annotations, unusable=survey.unusable, seed=settings.seed):
-        console.print(f"some people, to look at: {sheet}", highlight=False, soft_wrap=True)
+        console.print(f"some people to look at: {sheet}", highlight=False, soft_wrap=True)
     print_warnings(console, found)
     _refuse(settings, found, listed)
     tasks = make_plan(settings, annotations, Counter())

@@ -37,9 +37,9 @@ class VerifySettings:
     """What `verify=OUTPUT` can be told."""
 
     verify: Path
-    """The folder of shards to read and compare with its manifest."""
+    """The folder of shards that is read and compared with its manifest."""
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    """Processes that read, a shard each."""
+    """Number of processes; each reads one shard at a time."""
 
 
 class _Id(msgspec.Struct):
@@ -93,7 +93,7 @@ def verify(settings: VerifySettings, *, console: Console) -> None:
         print_table(console, str(folder), found)
         listed = _write_list(beside(folder, "verify.json"), manifest, found)
         raise InputError(
-            f"{folder}: {faults} faults, all listed in {listed}: these are not as they were built"
+            f"{folder}: {faults} faults, all listed in {listed}: these shards are not as they were built"
         )
     console.print(
         f"{folder}: {manifest.num_samples:,} samples in {total:,} shards, all as they were built",

@@ -1,4 +1,4 @@
-"""What of a photo a shard stores for one person: the kinds of crops and their geometry."""
+"""The part of a photo that a shard stores for one person: the kinds of crops and their geometry."""
 
 import math
 from typing import Annotated, Literal, NamedTuple
@@ -11,7 +11,7 @@ from pydantic import Field
 from configs.settings import settings
 
 BOX_PADDING = 1.25
-"""Published factor from a person's aspect-corrected box to the view that a network sees at scale 1."""
+"""Published factor from a person's box, extended to the aspect ratio, to the view at scale 1."""
 JPEG_QUALITY = 95
 
 
@@ -20,31 +20,33 @@ class PersonCrop:
     """Store each person once, cut from the photo with the margin that the views need.
 
     The stored region is a square about the box, because views rotate. Of the pixels of a strong view (weak
-    view times strong view: zoom-out up to 1.5625, 7 % of rotations beyond 60 degrees) 3.4 % fall outside at
+    view times strong view: zoom-out up to 1.5625, 7 % of rotations beyond 60 degrees), 3.4 % are outside at
     margin 1.25, 0.7 % at 1.5, 0.4 % at 1.5625 and none at 1.95; of a weak view 1.0 %, 0.03 %, 0 and 0. The
     area to store and decode grows with the square of the margin, so the default is 1.5.
     """
 
     name: Literal["person"] = "person"
     margin: float = Field(default=1.5, gt=0)
-    """Side of the stored square over the longer side of the padded box."""
+    """Side of the stored square, relative to the longer side of the padded box."""
     input_size_wh: tuple[int, int] = (192, 256)
-    """Largest network input (width, height) that the shards are to serve; its aspect corrects the box."""
+    """Largest network input (width, height) for which the shards are built; boxes get its aspect ratio."""
     oversample: float = Field(default=4 / 3, gt=0)
-    """Stored pixels over input pixels at scale 1, at most; 4/3 is the weak view's closest zoom-in."""
+    """Largest number of stored pixels per input pixel at scale 1; 4/3 is the largest zoom of the weak
+    view."""
 
     def __post_init__(self) -> None:
         if min(self.input_size_wh) < 1:
-            raise ValueError(f"input_size_wh must be positive, got {self.input_size_wh}")
+            raise ValueError(f"input_size_wh: both numbers must be positive, not {self.input_size_wh}")
 
 
 @settings
 class WholePhoto:
-    """Store the whole photo, its own bytes where they will do (training then decodes whole photos)."""
+    """Store the whole photo, as its own file if possible (training then decodes whole photos)."""
 
     name: Literal["none"] = "none"
     longest_side: int | None = Field(default=None, ge=1)
-    """Scale photos down, and encode them anew, whose longer side has more pixels."""
+    """Photos whose longer side has more pixels are scaled down to this and encoded again; null: keep
+    sizes."""
 
 
 Crop = Annotated[PersonCrop | WholePhoto, Field(discriminator="name")]
@@ -61,7 +63,7 @@ class Region(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of the photo lies in it."""
+        """Whether it contains no pixel of the photo."""
         return self.right <= self.left or self.bottom <= self.top
 
 
@@ -70,7 +72,7 @@ def person_region(
 ) -> Region:
     """The region that `crop` stores for a cleaned box, clipped to the photo.
 
-    It is scaled down only, and only where the padded box has more pixels than `oversample` times the input.
+    It is only ever scaled down, and only if the padded box has more pixels than `oversample` times the input.
     """
     x, y, width, height = box_xywh
     aspect = crop.input_size_wh[0] / crop.input_size_wh[1]
@@ -97,8 +99,8 @@ def photo_region(source_size_wh: tuple[int, int], crop: WholePhoto) -> Region:
 def image_from_stored(region: Region) -> np.ndarray:
     """(2, 3) float64 matrix from stored pixels to source pixels, pixel centres at integers.
 
-    Stored pixel i covers the source from a*i to a*(i+1) counted from the region's edge, so its centre
-    lies at a*(i + 1/2) - 1/2 from the region's first pixel centre. The two axes differ by the
+    Stored pixel i covers the source from a*i to a*(i+1), counted from the edge of the region, so its centre
+    is at a*(i + 1/2) - 1/2 from the centre of the first pixel of the region. The two axes differ by the
     rounding of the stored size.
     """
     a = (region.right - region.left) / region.stored_wh[0]
@@ -107,13 +109,13 @@ def image_from_stored(region: Region) -> np.ndarray:
 
 
 def move_box(box_xywh: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """A box (4,) through an axis-aligned (2, 3) matrix."""
+    """A box (4,), transformed by an axis-aligned matrix (2, 3)."""
     scale = matrix[[0, 1], [0, 1]]
     return np.concatenate([box_xywh[:2] * scale + matrix[:, 2], box_xywh[2:] * scale])
 
 
 def move_keypoints(keypoints: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Keypoints (K, 3) through a (2, 3) matrix, in float64; unlabelled ones (v = 0) become zeros."""
+    """Keypoints (K, 3), transformed by a matrix (2, 3) in float64; unlabelled ones (v = 0) become zeros."""
     moved = keypoints.astype(np.float64)
     moved[:, :2] = moved[:, :2] @ matrix[:, :2].T + matrix[:, 2]
     return np.where(keypoints[:, 2:] > 0, moved, 0.0)
@@ -126,11 +128,11 @@ def cut(photo: np.ndarray, region: Region) -> np.ndarray:
 
 
 def scale_down(pixels: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
-    """(h, w, 3) uint8 pixels at a size of at most their own; the edges of the picture stay its edges.
+    """(h, w, 3) uint8 pixels, scaled down to a size; the edges of the picture stay its edges.
 
-    OpenCV's area interpolation is slow where the sizes have no whole ratio. Above 0.7 bilinear sampling is as
-    good (both lie 38 to 39 dB from Lanczos on COCO photos), and so is, above 1/3, the mean of 2x2 bilinear
-    samples; they take a fifth to a half of the time.
+    OpenCV's area interpolation is slow if the sizes have no integer ratio. Above 0.7, bilinear sampling is as
+    good (both are 38 to 39 dB from Lanczos on COCO photos), and above 1/3 so is the mean of 2x2 bilinear
+    samples; these take a fifth to a half of the time.
     """
     width, height = size_wh
     ratio = min(width / pixels.shape[1], height / pixels.shape[0])
@@ -144,5 +146,5 @@ def scale_down(pixels: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
 
 
 def encode_jpeg(pixels: np.ndarray) -> bytes:
-    """RGB pixels (h, w, 3) uint8 as a JPEG file of quality 95 (4:2:0, as photos have it)."""
+    """RGB pixels (h, w, 3) uint8 as a JPEG file of quality 95 (4:2:0, as is usual for photos)."""
     return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), JPEG_QUALITY, "RGB", "420", fastdct=False)

@@ -1,4 +1,4 @@
-"""Photos to pixels, strictly: what is damaged or of another size than annotated is refused."""
+"""Decodes photos strictly: damaged ones, and those with another size than annotated, are refused."""
 
 import io
 import warnings
@@ -13,14 +13,14 @@ from sharding.annotations.photos.kinds import say_why
 from sharding.samples.jpeg import decode_jpeg, find_excess
 
 MOST_PIXELS = 64_000_000
-"""A photo of more pixels is refused by its header: so many take half a gigabyte while they are decoded."""
+"""Photos with more pixels are refused by their header; so many need half a gigabyte for decoding."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _STORED_FORMATS = {"JPEG", "MPO", "PNG", "WEBP", "BMP"}
-"""Formats that decode to the same pixels in the training's reader (DALI): GIF does not, TIFF not always."""
+"""Formats that DALI decodes to the same pixels in training: GIF does not, and TIFF not always."""
 UPRIGHT = 1
-"""EXIF orientation of pixels that are stored upright."""
+"""The EXIF orientation of pixels that are stored upright."""
 _INVERSE = {6: 8, 8: 6}
-"""The orientation that undoes another; the others undo themselves."""
+"""Orientations and their inverse; all others are their own inverse."""
 
 TURNED = Fault("EXIF rotation, obeyed: nobody annotated the photo as it is stored", "corrected", "", "photo")
 TURNED_TO_SIZE = Fault(
@@ -29,7 +29,7 @@ TURNED_TO_SIZE = Fault(
 NOT_TURNED = Fault(
     "EXIF rotation, not obeyed: joints are taken to lie in the pixels as they are stored",
     "kept",
-    "see on the sheet of check=only whether they do; if not, turn the photo and remove the tag",
+    "look at the sheet that check=only draws; if they do not, turn the photo and remove the tag",
     "photo",
 )
 MADE_SOUND = Fault(
@@ -38,10 +38,10 @@ MADE_SOUND = Fault(
 
 
 class Decoded(NamedTuple):
-    """A photo's pixels.
+    """The pixels of a photo.
 
     pixels: (H, W, 3) uint8 RGB. is_faithful: whether the file itself decodes to these pixels in any reader,
-    whether or not it obeys EXIF. notes: what was done to get them that the user may want to know.
+    with or without EXIF rotation. notes: what was done to decode it, if the user may want to know.
     """
 
     pixels: np.ndarray
@@ -50,13 +50,13 @@ class Decoded(NamedTuple):
 
 
 class PhotoSizeError(InputError):
-    """A photo is sound, but of another size than it was annotated at. `detail`: both sizes."""
+    """A photo is intact but has another size than annotated. `detail`: both sizes."""
 
     def __init__(self, where: str, size_wh: tuple[int, int], annotated_wh: tuple[int, int]) -> None:
-        found, wanted = (f"{width}x{height}" for width, height in (size_wh, annotated_wh))
-        self.detail = f"{found}, annotated at {wanted}"
+        actual, wanted = (f"{width}x{height}" for width, height in (size_wh, annotated_wh))
+        self.detail = f"{actual}, annotated at {wanted}"
         super().__init__(
-            f"{where}: the image is {found}, but it was annotated at {wanted}: put the original file there, "
+            f"{where}: the image is {actual}, but it was annotated at {wanted}: put the original file there, "
             "or correct the annotations"
         )
 
@@ -67,11 +67,11 @@ def decode_photo(
     """Decode one photo strictly.
 
     COCO annotates the pixels as they are stored and ignores EXIF, so the annotated size decides: stored
-    pixels of that size are taken as they are, else they are turned upright as EXIF says, if that gives the
-    annotated size. size_wh: that size; None takes the pixels as they are stored. upright: the
-    photo is turned upright whatever its size, see `Annotations`. where: photo and annotation, for the
-    message. Raises InputError for truncated or damaged data, another size (PhotoSizeError), more than
-    MOST_PIXELS, pixels of more than 8 bits, and several pictures in one file.
+    pixels of that size are used unchanged; otherwise they are turned upright by EXIF, if that gives the
+    annotated size. size_wh: that size; None uses the stored pixels unchanged. upright: turn the photo upright
+    whatever its size, see `Annotations`. where: photo and annotation, for the message. Raises InputError for
+    truncated or damaged data, another size (PhotoSizeError), more than MOST_PIXELS, pixels with more than 8
+    bits, and several pictures in one file.
     """
     try:
         with warnings.catch_warnings():
@@ -81,10 +81,10 @@ def decode_photo(
             pixels, was_sound = _stored_pixels(image, payload)
     except InputError:
         raise
-    except Exception as error:  # on damaged files PIL raises whatever its readers run into
+    except Exception as error:  # PIL raises many types for damaged files
         raise InputError(
-            f"{where}: the image is damaged ({_say_reason(error, payload)}): replace the file, or leave its "
-            "persons out with corrupt_images=skip"
+            f"{where}: the image is damaged ({_say_reason(error, payload)}): replace the file, or leave out "
+            "its people with corrupt_images=skip"
         ) from error
     notes = [] if was_sound else [MADE_SOUND]
     if tag != UPRIGHT:
@@ -99,14 +99,14 @@ def decode_photo(
 
 
 def _say_reason(error: Exception, payload: bytes) -> str:
-    """Say in one line why PIL could not open or decode these bytes."""
+    """The reason, in one line, why PIL could not open or decode these bytes."""
     if isinstance(error, UnidentifiedImageError):
         return say_why(payload)
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation of an open image, 1 to 8; UPRIGHT where it has none or another number."""
+    """The EXIF orientation of an open image, 1 to 8; UPRIGHT if it has none or an invalid one."""
     tag = _orientation_tag(image)
     return int(tag) if isinstance(tag, int) and 1 <= tag <= 8 else UPRIGHT
 
@@ -116,7 +116,7 @@ def _orientation_tag(image: Image.Image) -> object:
 
 
 def turn_upright(pixels: np.ndarray, tag: int) -> np.ndarray:
-    """Pixels (H, W, C) as they are stored, turned and mirrored as their EXIF orientation says.
+    """Stored pixels (H, W, C), turned and mirrored as their EXIF orientation says.
 
     From 5 to 8 height and width are exchanged. Source: the EXIF standard, 4.6.5.1, tag 0x0112.
     """
@@ -130,7 +130,7 @@ def turn_upright(pixels: np.ndarray, tag: int) -> np.ndarray:
 
 
 def photo_sizes(payload: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Width and height of a photo as it is stored, and once it is turned upright as EXIF says.
+    """Width and height of a photo as it is stored, and after EXIF has turned it upright.
 
     payload: the file, or enough of its start. Raises ValueError with the reason, in one line.
     """
@@ -142,7 +142,7 @@ def photo_sizes(payload: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
             warnings.simplefilter("ignore")  # PIL warns of odd metadata
             image = Image.open(io.BytesIO(payload))
             is_turned = orientation(image) in (5, 6, 7, 8)
-    except Exception as error:  # on damaged files PIL raises whatever its readers run into
+    except Exception as error:  # PIL raises many types for damaged files
         raise ValueError(_say_reason(error, payload)) from error
     swapped = (image.height, image.width)
     if not is_turned:
@@ -151,13 +151,13 @@ def photo_sizes(payload: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _stored_pixels(image: Image.Image, payload: bytes) -> tuple[np.ndarray, bool]:
-    """(H, W, 3) uint8 RGB of an image opened from `payload`, not turned; whether the file was sound."""
+    """(H, W, 3) uint8 RGB of an image opened from `payload`, not turned; and whether the file was intact."""
     if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
         pixels, was_made_sound = decode_jpeg(payload)
         return pixels, not was_made_sound
     tag = orientation(image)
     pixels = np.asarray(image.convert("RGB"))
-    if image.format == "TIFF" and tag != UPRIGHT:  # PIL's reader of TIFF has turned it
+    if image.format == "TIFF" and tag != UPRIGHT:  # PIL's TIFF reader has turned it already
         pixels = turn_upright(pixels, _INVERSE.get(tag, tag))
     return pixels, True
 
@@ -167,11 +167,11 @@ def _size_wh(pixels: np.ndarray) -> tuple[int, int]:
 
 
 def _open_image(payload: bytes, where: str) -> Image.Image:
-    """The image before its pixels are decoded. Raises InputError for what its header tells already."""
+    """The image before its pixels are decoded. Raises InputError for faults that its header shows."""
     excess = find_excess(payload)
     if excess is not None:
-        raise InputError(f"{where}: the image would take minutes to decode ({excess}): save it anew")
-    too_many = f"the most is {MOST_PIXELS:,} pixels: make the photo smaller, with its annotations"
+        raise InputError(f"{where}: the image would take minutes to decode ({excess}): save it again")
+    too_many = f"at most {MOST_PIXELS:,} pixels are allowed: make the photo smaller, with its annotations"
     try:
         image = Image.open(io.BytesIO(payload), formats=_FORMATS)
     except Image.DecompressionBombError as error:  # PIL's own limit is higher
@@ -179,10 +179,14 @@ def _open_image(payload: bytes, where: str) -> Image.Image:
         raise InputError(f"{where}: the image is too large ({size}), {too_many}") from error
     if image.width * image.height > MOST_PIXELS:
         raise InputError(f"{where}: the image is too large ({image.width}x{image.height}), {too_many}")
-    if getattr(image, "is_animated", False) and image.format != "MPO":  # of an MPO the first is the photo
+    if (
+        getattr(image, "is_animated", False) and image.format != "MPO"
+    ):  # the first picture of an MPO is the photo
         raise InputError(f"{where}: the file holds several pictures: keep the one that was annotated")
     bits = [str(tile[3]) for tile in image.tile if ";16" in str(tile[3])]
     if image.mode.startswith(("I", "F")) or bits:
         mode = image.mode if not bits else bits[0]
-        raise InputError(f"{where}: the image has more than 8 bits a channel ({mode}): convert it to 8 bits")
+        raise InputError(
+            f"{where}: the image has more than 8 bits per channel ({mode}): convert it to 8 bits"
+        )
     return image

@@ -1,4 +1,4 @@
-"""JPEG files decoded strictly; taken are also those whose pixels are all there in a faulty wrapping."""
+"""Decodes JPEG files strictly, but accepts those with complete pixels in a faulty container."""
 
 import re
 from bisect import bisect_left
@@ -9,22 +9,22 @@ import numpy as np
 import simplejpeg
 
 MOST_SCANS = 40
-"""How often a decoder may have to go over one picture: a file of 0.4 MB can ask for thousands of times, each
-of which takes a tenth of a second at 64 megapixels. Encoders write 1 to 18."""
+"""Largest number of scans of one picture: a file of 0.4 MB can have thousands, each of which takes a tenth of
+a second at 64 megapixels. Encoders write 1 to 18."""
 _MOST_EXIF = 40
-"""EXIF blocks of one file, which PIL joins in a time that grows with the square of their number."""
+"""Largest number of EXIF blocks of one file; PIL joins them in time that grows with their square."""
 
 _SOI, _EOI, _SOS, _APP0, _APP1 = b"\xff\xd8", b"\xff\xd9", 0xDA, 0xE0, 0xE1
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
-"""Markers that no length follows: TEM, RST0 to RST7 and SOI."""
+"""Markers without a length: TEM, RST0 to RST7 and SOI."""
 _MARKER = re.compile(rb"\xff[\x01-\xfe]")
 _AFTER_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-"""Any marker but RST0 to RST7, which stand among the coded pixels."""
-_EXTRANEOUS = "extraneous bytes before marker 0xd9"  # as libjpeg warns; 0xd9 is the end
+"""Any marker except RST0 to RST7, which occur among the coded pixels."""
+_EXTRANEOUS = "extraneous bytes before marker 0xd9"  # a warning of libjpeg; 0xd9 is the end
 
 
 class _Segment(NamedTuple):
-    """A marker and where its bytes lie; those of a scan include the coded pixels after its header."""
+    """A marker and the range of its bytes, which for a scan includes the coded pixels after its header."""
 
     marker: int
     start: int
@@ -32,11 +32,12 @@ class _Segment(NamedTuple):
 
 
 def decode_jpeg(payload: bytes) -> tuple[np.ndarray, bool]:
-    """Decode a JPEG to (H, W, 3) uint8 RGB; also whether the file had to be made sound for it.
+    """Decode a JPEG to (H, W, 3) uint8 RGB; also returns whether the file had to be repaired for it.
 
-    Strict: whatever libjpeg warns of is refused, because PIL's own reader lets altered pixels pass. Taken all
-    the same is a file whose pixels are complete and which decodes without a warning once its wrapping is put
-    right: bytes that belong to no marker, a missing end, an unknown version of JFIF. Raises ValueError.
+    Decoding is strict: a warning of libjpeg is an error, because PIL's own reader accepts altered pixels.
+    Files are accepted, though, whose pixels are complete and which decode without a warning after a repair of
+    the container: bytes that belong to no marker, a missing end, an unknown version of JFIF. Raises
+    ValueError.
     """
     try:
         return _decode(payload), False
@@ -48,7 +49,7 @@ def decode_jpeg(payload: bytes) -> tuple[np.ndarray, bool]:
 
 
 def find_excess(payload: bytes) -> str | None:
-    """Say what a JPEG has so much of that to decode it would take minutes; None for any other file."""
+    """What a JPEG has so many of that decoding would take minutes; None for any other file."""
     if not payload.startswith(_SOI):
         return None
     scans = exif = 0
@@ -56,7 +57,7 @@ def find_excess(payload: bytes) -> str | None:
         scans += marker == _SOS
         exif += marker == _APP1 and payload.startswith(b"Exif", start + 4)
     if scans > MOST_SCANS:
-        return f"{scans:,} scans of one picture, where {MOST_SCANS} are the most"
+        return f"{scans:,} scans of one picture, of which at most {MOST_SCANS} are allowed"
     return f"{exif:,} EXIF blocks" if exif > _MOST_EXIF else None
 
 
@@ -66,7 +67,7 @@ def _decode(payload: bytes) -> np.ndarray:
 
 
 def _make_sound(payload: bytes) -> bytes:
-    """The segments of a file alone, with an end. Raises ValueError where pixels may be altered or missing."""
+    """Only the segments of a file, with an end. Raises ValueError if pixels may be altered or missing."""
     sound = bytearray(_SOI)
     last_scan = 0
     for segment in _segments(payload):
@@ -86,11 +87,12 @@ def _make_sound(payload: bytes) -> bytes:
 
 
 def _cut_extraneous(without_end: bytes, last_scan: int) -> bytes:
-    """The file without the bytes that follow its coded pixels; ValueError where these may be pixels too.
+    """The file without the bytes after its coded pixels. Raises ValueError if these may be pixels too.
 
-    last_scan: where the last scan starts. A byte altered among the coded pixels makes a decoder lose its
-    place, and it may be done before their end. So the end that it found must look like one: encoders fill the
-    last byte up with bits of 1. (Of altered COCO photos that libjpeg warns of, this takes one in six.)
+    last_scan: the start of the last scan. If a byte among the coded pixels is altered, a decoder loses its
+    position and may finish before their end. So the end that it found must look like a real one: encoders
+    fill the last byte with bits of 1. (Of altered COCO photos that libjpeg warns about, this accepts one in
+    six.)
     """
 
     def is_enough(end: int) -> bool:
@@ -109,24 +111,24 @@ def _cut_extraneous(without_end: bytes, last_scan: int) -> bytes:
         except ValueError:
             break
         if not np.array_equal(other, pixels):
-            break  # the last bit that a pixel is coded by
+            break  # the last bit that codes a pixel
         if not coded[-1] >> bit & 1:
-            raise ValueError("the coded pixels may go on")
+            raise ValueError("the coded pixels may continue")
     return coded + _EOI
 
 
 def _segments(payload: bytes) -> Iterator[_Segment]:
     """The marker segments up to the end of the first picture, as libjpeg finds them."""
-    place = len(_SOI)
-    while found := _MARKER.search(payload, place):
-        start, marker = found.start(), payload[found.start() + 1]
+    position = len(_SOI)
+    while match := _MARKER.search(payload, position):
+        start, marker = match.start(), payload[match.start() + 1]
         if marker == _EOI[1]:
             return
         if marker in _ALONE:
-            place = start + 2
+            position = start + 2
             continue
-        place = start + 2 + int.from_bytes(payload[start + 2 : start + 4], "big")
+        position = start + 2 + int.from_bytes(payload[start + 2 : start + 4], "big")
         if marker == _SOS:
-            after = _AFTER_SCAN.search(payload, place)
-            place = after.start() if after else len(payload)
-        yield _Segment(marker, start, min(place, len(payload)))
+            after = _AFTER_SCAN.search(payload, position)
+            position = after.start() if after else len(payload)
+        yield _Segment(marker, start, min(position, len(payload)))

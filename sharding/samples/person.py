@@ -102,7 +102,7 @@ def person_sample(person: Person, photo: np.ndarray, payload: bytes | None, crop
         region = person_region(person.box_xywh, size_wh, crop)
         if region.is_empty:
             raise InputError(
-                f"{person.file_name}: the box of annotation {person.id} lies outside the photo, which has "
+                f"{person.file_name}: the box of annotation {person.id} is outside the photo, which has "
                 f"{size_wh[0]}x{size_wh[1]} pixels: correct the annotation"
             )
         source_from_stored = image_from_stored(region)
@@ -145,7 +145,7 @@ def decode_pose(payload: bytes, num_keypoints: int) -> tuple[np.ndarray, np.ndar
     expected = 4 * (BOX_NUMBERS + 3 * num_keypoints)
     if len(payload) != expected:
         raise InputError(
-            f"a pose record has {len(payload)} bytes where {num_keypoints} keypoints take {expected}: "
+            f"a pose record has {len(payload)} bytes, but {num_keypoints} keypoints need {expected}: "
             "the shards belong to another skeleton or are damaged; build them again"
         )
     numbers = np.frombuffer(payload, "<f4")

@@ -40,7 +40,7 @@ class PhotoKind(SampleKind):
         if not isinstance(crop, WholePhoto):
             raise ValueError("kind: image stores whole photos: set crop.name=none")
         if has_detections:
-            raise ValueError("kind: image stores the annotated people: leave source.boxes out")
+            raise ValueError("kind: image stores the annotated people: leave out source.boxes")
 
     @override
     def tasks(self, annotations: Annotations, *, keeps_empty: bool) -> list[PhotoTask]:
@@ -137,7 +137,7 @@ def decode_people(payload: bytes, num_keypoints: int) -> Poses:
     people, ignored = (int(count) for count in numbers[:PEOPLE_HEAD]) if len(numbers) > 1 else (-1, -1)
     if min(people, ignored) < 0 or len(numbers) != PEOPLE_HEAD + people * size + ignored * BOX_NUMBERS:
         raise InputError(
-            f"a pose record of {len(payload)} bytes holds no photo's people of {num_keypoints} keypoints: "
+            f"a pose record of {len(payload)} bytes cannot hold people with {num_keypoints} keypoints: "
             "the shards belong to another skeleton or are damaged; build them again"
         )
     rows = numbers[PEOPLE_HEAD : PEOPLE_HEAD + people * size].reshape(people, size)

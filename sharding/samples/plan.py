@@ -1,4 +1,4 @@
-"""Which photos a build stores, in which order, with which people."""
+"""The photos that a build stores, their order and their people."""
 
 import random
 from collections import Counter
@@ -14,9 +14,9 @@ from sharding.settings import BuildSettings
 
 
 def make_plan(settings: BuildSettings, annotations: Annotations, dropped: Counter[str]) -> list[PhotoTask]:
-    """The photos to store, in order; what is left out for want of its photo is counted in `dropped`.
+    """The photos to store, in order; samples without their photo are counted in `dropped`.
 
-    Raises InputError where a photo is absent (and `missing_images` is stop) and where nobody is left.
+    Raises InputError if a photo is absent (and `missing_images` is stop), or if no sample is left.
     """
     tasks = photo_tasks(settings, annotations)
     absent: set[str] = set()
@@ -42,7 +42,7 @@ def make_plan(settings: BuildSettings, annotations: Annotations, dropped: Counte
 
 
 def wanted_tasks(tasks: list[PhotoTask], settings: BuildSettings, skipped: set[str]) -> list[PhotoTask]:
-    """Those of the tasks that are to be stored, in order; the photos of `skipped` are left out."""
+    """The tasks to store, in order, without the photos in `skipped`."""
     if settings.order == "shuffle":
         tasks = list(tasks)
         random.Random(settings.seed).shuffle(tasks)
@@ -51,7 +51,7 @@ def wanted_tasks(tasks: list[PhotoTask], settings: BuildSettings, skipped: set[s
 
 
 def _absent(tasks: Sequence[PhotoTask], photos: Photos) -> set[str]:
-    """The names of photos that are not there. Raises InputError for one that leads out of the location."""
+    """The names of absent photos. Raises InputError for a name that leads out of the location."""
     names = [task.photo.file_name for task in tasks]
     for name in names:
         try:
@@ -62,20 +62,20 @@ def _absent(tasks: Sequence[PhotoTask], photos: Photos) -> set[str]:
 
 
 def absent_photo_error(task: PhotoTask, count: int, photos: Photos) -> InputError:
-    """The sentence about the first of `count` absent photos."""
+    """The error about the first of `count` absent photos."""
     there = NearNames(photos).told(task.photo.file_name)
     who = f"annotation {task.persons[0].id}" if task.persons else f"image {task.photo.id}"
     more = f", as are {count - 1} more" if count > 1 else ""
     return InputError(
         f"{photos.where(task.photo.file_name)}: {who} names this photo, but the file is absent{there}{more}: "
-        "put it there, correct its name or source.images, or leave such persons out with missing_images=skip"
+        "add the file, correct its name or source.images, or leave such people out with missing_images=skip"
     )
 
 
 def photos_without_box(settings: BuildSettings, annotations: Annotations) -> list[Photo]:
-    """Photos on which a detector found nobody: no sample shows them, but the people it missed there count.
+    """Photos in which a detector found nobody: they have no samples, but their missed people count in scores.
 
-    None with a `limit`, which scores the photos of its samples alone.
+    Empty with a `limit`, with which only the photos of its samples are scored.
     """
     if annotations.annotated is None or settings.limit is not None:
         return []

@@ -151,7 +151,7 @@ def store_whole(photo: np.ndarray, payload: bytes | None, crop: WholePhoto) -> t
 
 
 def invert_axis_aligned(matrix: np.ndarray) -> np.ndarray:
-    """The inverse of a (2, 3) matrix that scales and moves."""
+    """The inverse of a matrix (2, 3) that scales and translates."""
     (a, _, x), (_, d, y) = matrix
     return np.array([[1 / a, 0.0, -x / a], [0.0, 1 / d, -y / d]])
 
@@ -169,10 +169,10 @@ class TarSample(NamedTuple):
 
 
 def frame(sample: Sample, key: str) -> TarSample:
-    """The members of a sample as they stand in a tar.
+    """The bytes of a sample in a tar.
 
-    Members get short USTAR names and fixed times and owners: DALI loses the components of long (PAX) names,
-    and equal input must give equal bytes.
+    Members get short USTAR names, because DALI loses components with long (PAX) names, and fixed times and
+    owners, because equal input must give equal bytes.
     """
     parts, members = [], []
     end = 0

@@ -1,4 +1,4 @@
-"""The work of one worker process: photos to samples, each photo decoded once."""
+"""The work of one worker process: it turns photos into samples and decodes each photo once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from sharding.samples.sample import PhotoTask, SampleKind, TarSample, frame
 from sharding.settings import BuildSettings
 
 PERSONS_PER_JOB = 24
-"""Enough work for a job to outweigh its way to the worker and back, little enough to share it out."""
+"""Enough work to outweigh the transfer of a job to a worker and back, little enough to balance the load."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Some photos in order, and all that a worker must know to store them.
+    """Some photos in order, and everything that a worker needs to store them.
 
-    ordinals: of the first sample of each photo in the whole plan; keys are made of them, so that no two
-    samples share one, whoever makes them. upright: see `Annotations`.
+    ordinals: the ordinal, in the whole plan, of the first sample of each photo; keys are made from them, so
+    that no two samples share a key, whichever worker makes them. upright: see `Annotations`.
     """
 
     tasks: tuple[PhotoTask, ...]
@@ -33,7 +33,7 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class PhotoSamples:
-    """What became of one photo: its width and height, its samples and what to note of it, or its fault."""
+    """The result for one photo: its width and height, its samples and notes, or its fault."""
 
     size_wh: tuple[int, int] = (0, 0)
     samples: tuple[TarSample, ...] = ()
@@ -44,7 +44,7 @@ class PhotoSamples:
 def make_jobs(
     plan: Sequence[PhotoTask], first_task: int, *, annotations: Annotations, settings: BuildSettings
 ) -> Iterator[Job]:
-    """The tasks from `first_task` on, in order, in portions that no photo is torn apart by."""
+    """The tasks from `first_task` on, in order, in portions of whole photos."""
     portion: list[PhotoTask] = []
     ordinals: list[int] = []
     persons = 0
@@ -68,7 +68,7 @@ def make_jobs(
 
 
 def do_job(job: Job) -> list[PhotoSamples]:
-    """The samples of a job's photos, in order. Runs in any process; equal jobs give equal bytes."""
+    """The samples of the photos of a job, in order. Equal jobs give equal bytes in any process."""
     return [_store(task, ordinal, job) for task, ordinal in zip(job.tasks, job.ordinals, strict=True)]
 
 

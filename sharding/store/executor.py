@@ -21,7 +21,7 @@ from sharding.stopping import held_signals
 if TYPE_CHECKING:
     from distributed import Client
 
-_GO_ON = "then the same command, which goes on after the last complete shard"
+_RESUME = "then the same command, which continues after the last complete shard"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -59,11 +59,11 @@ def map_in_order(
                 yield _result(pending.popleft(), look)
         except BrokenProcessPool as error:
             raise InputError(
-                "a worker process died, perhaps for want of memory: start the same command again, it goes on "
-                "where it stood; workers=... takes fewer"
+                "a worker process died, perhaps because memory ran out: start the same command again, with "
+                "fewer workers=... if needed; it continues where it stopped"
             ) from error
         except CancelledError as error:
-            raise InputError(f"{executor}: the Dask scheduler is gone: start it again, {_GO_ON}") from error
+            raise InputError(f"{executor}: the Dask scheduler is gone: start it again, {_RESUME}") from error
         finally:
             for future in pending:
                 future.cancel()
@@ -125,7 +125,7 @@ class _Watch:
                 f"{self._address}: the cluster has no workers left: waiting {WORKERS_TIMEOUT_S} s for some\n"
             )
         elif time.monotonic() - self._alone_since > WORKERS_TIMEOUT_S:
-            raise InputError(f"{self._address}: the cluster has no workers left: start some, {_GO_ON}")
+            raise InputError(f"{self._address}: the cluster has no workers left: start some, {_RESUME}")
 
 
 def _begin_worker() -> None:

@@ -100,7 +100,8 @@ def _acquire(lock: FileLock, target: Path, *, waits: bool) -> None:
         except Timeout as error:
             if not waits:
                 raise InputError(
-                    f"{target}: another build is writing this folder: wait for it, or give another output=..."
+                    f"{target}: another build is writing this folder: wait for it, or choose another "
+                    "output=..."
                 ) from error
             sys.stderr.write(f"{target}: waiting for another build, which makes this folder\n")
             lock.acquire()

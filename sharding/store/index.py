@@ -38,7 +38,7 @@ def read_index(idx_path: Path) -> list[tuple[Component, ...]]:
             )
         except (ValueError, IndexError) as error:
             raise InputError(
-                f"{idx_path}: line {len(samples) + 2} is no index line: build the shards again"
+                f"{idx_path}: line {len(samples) + 2} is not a line of an index: build the shards again"
             ) from error
     return samples
 
@@ -67,8 +67,8 @@ def read_lines(idx_path: Path) -> list[str]:
         raise InputError(f"{idx_path}: this is no index file: build the shards again") from error
     if head != f"{VERSION} {len(lines)}":
         raise InputError(
-            f"{idx_path}: the head says {head!r} where {VERSION!r} and {len(lines)} samples were expected: "
-            "the index is cut short or of another version; build the shards again"
+            f"{idx_path}: the first line is {head!r} instead of {VERSION!r} and {len(lines)} samples: the "
+            "index is cut short or of another version: build the shards again"
         )
     return lines
 

@@ -118,7 +118,8 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         version = values.get("format_version")
         if version != FORMAT_VERSION:
             raise InputError(
-                f"{where}: format version {version!r} where {FORMAT_VERSION} is read here: {cure}"
+                f"{where}: this has format version {version!r}, but this version reads {FORMAT_VERSION}: "
+                f"{cure}"
             )
         claimed = values.pop(_HASH_KEY, "")
         manifest = TypeAdapter(Manifest).validate_json(json.dumps(values))
@@ -131,7 +132,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
             raise
         raise InputError(f"{where}: this is no manifest ({error}): {cure}") from error
     if claimed not in ("", _hash(values)):
-        raise InputError(f"{where}: the manifest was altered: its SHA-256 is not the one in it; {_CURE}")
+        raise InputError(f"{where}: the manifest was altered: it does not match its own SHA-256; {_CURE}")
     return manifest
 
 
@@ -179,9 +180,7 @@ def check_index(idx: Path, shard: ShardEntry, *, where: str | None = None) -> li
     if not idx.is_file():
         raise InputError(f"{where}: the index is missing; build the shards again, or copy it beside its tar")
     if file_sha256(idx) != shard.idx_sha256 or len(read_lines(idx)) != shard.samples:
-        raise InputError(
-            f"{where}: the index is not that of {shard.file}: it is stale or foreign; copy both again"
-        )
+        raise InputError(f"{where}: the index does not belong to {shard.file}: copy both again")
     return read_index(idx)
 
 
@@ -217,5 +216,5 @@ def check_size(size: int, shard: ShardEntry, *, tar: str) -> None:
     if size != shard.bytes:
         what = "was cut short" if size < shard.bytes else "was altered"
         raise InputError(
-            f"{tar}: the shard {what}: {size} bytes where the manifest says {shard.bytes}; {_CURE}"
+            f"{tar}: the shard {what}: {size} bytes instead of {shard.bytes} as in the manifest; {_CURE}"
         )

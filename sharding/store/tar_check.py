@@ -173,11 +173,11 @@ def check_header(header: bytes, component: Component, *, tar: str) -> None:
         other = other_member(header, component)
     except tarfile.HeaderError as error:
         raise InputError(
-            f"{tar}: no tar header stands before {component.member} ({error}): {_BUILD}"
+            f"{tar}: there is no tar header before {component.member} ({error}): {_BUILD}"
         ) from error
     if other is not None:
         raise InputError(
-            f"{tar}: {other} stands where the index has {component.member} ({component.size} bytes): "
+            f"{tar}: it has {other} where the index has {component.member} ({component.size} bytes): "
             f"the index is stale: {_BUILD}"
         )
 

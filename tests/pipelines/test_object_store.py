@@ -72,7 +72,7 @@ def test_object_store_equals_local_shards(people_folder: Path, s3: Path, tmp_pat
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        (cut, r"test-000001\.tar: the shard was cut short: 9000 bytes where the manifest says"),
+        (cut, r"test-000001\.tar: the shard was cut short: 9000 bytes instead of 40960"),
         (Path.unlink, r"test-000001\.tar: the store has no such file"),
         (
             lambda tar: tar.with_suffix(".idx").unlink(),
@@ -80,9 +80,9 @@ def test_object_store_equals_local_shards(people_folder: Path, s3: Path, tmp_pat
         ),
         (
             lambda tar: tar.write_bytes(bytes(tar.stat().st_size)),
-            r"test-000001\.tar: no tar header stands before 000000007\.jpg",
+            r"test-000001\.tar: there is no tar header before 000000007\.jpg",
         ),
-        (swap, r"test-000001\.tar: 000000000\.jpg .* stands where the index has 000000007\.jpg"),
+        (swap, r"test-000001\.tar: it has 000000000\.jpg .* where the index has 000000007\.jpg"),
     ],
 )
 def test_faults_in_an_object_store_are_named(

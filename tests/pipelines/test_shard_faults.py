@@ -275,7 +275,7 @@ def test_stale_index_of_the_same_shape(folder: Path) -> None:
     """Of a shard with as many samples: it fits the manifest's count but not its hash."""
     idx = folder / "test-000001.idx"
     idx.write_text(idx.read_text().replace("00000000", "00000001"))
-    assert "test-000001.idx: the index is not that of test-000001.tar" in refusal(folder)
+    assert "test-000001.idx: the index does not belong to test-000001.tar" in refusal(folder)
 
 
 def test_sound_shards_of_another_tool_are_taken(folder: Path) -> None:

@@ -177,7 +177,7 @@ class TestOutput:
         mine.parent.mkdir(parents=True)
         mine.write_text("mine")
         with pytest.raises(
-            InputError, match="small: this exists and is not what this build makes: remove it"
+            InputError, match="small: this exists, but it is not what this build makes: remove it"
         ):
             build(small.settings(output), console=quiet)
         assert mine.read_text() == "mine"
@@ -185,7 +185,9 @@ class TestOutput:
     @pytest.mark.parametrize("name", ["a\\b", "a\nb", "a\udcffb"])
     def test_names_that_no_tar_can_have_are_refused_before_the_work(self, small, output, quiet, name):
         small.annotations.unlink()
-        with pytest.raises(InputError, match="the tars cannot have this name, which holds a backslash"):
+        with pytest.raises(
+            InputError, match="the tars cannot have this name, because it contains a backslash"
+        ):
             build(small.settings(output.with_name(name)), console=quiet)
 
     def test_names_that_no_command_takes_are_told_before_the_work(self, small, output):
@@ -267,7 +269,7 @@ class TestFaults:
         source = LspFormat(joints=folder / "joints.mat", images=folder / "images", last=1)
         real = sharding.annotations.formats.lsp.joint_box
         monkeypatch.setattr("sharding.annotations.formats.lsp.joint_box", lambda *a: (9000.0, *real(*a)[1:]))
-        with pytest.raises(InputError, match=r"im00001\.jpg: the box of annotation 1 lies outside the photo"):
+        with pytest.raises(InputError, match=r"im00001\.jpg: the box of annotation 1 is outside the photo"):
             build(BuildSettings(source=source, output=output, workers=1), console=quiet)
 
     def test_nobody_left(self, small, output, quiet):

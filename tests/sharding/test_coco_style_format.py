@@ -150,14 +150,14 @@ class TestOverrides:
             ({"sigmas": (0.1, 0.2)}, r"source\.sigmas has 2 numbers for 4 keypoints"),
             (
                 {"flip_pairs": (("LEar", "ear"),)},
-                r"source\.flip_pairs has 'ear', which is no keypoint: take one",
+                r"source\.flip_pairs has 'ear', which is no keypoint: use one",
             ),
             ({"bones": (("LEar", "ear"),)}, r"source\.bones has 'ear', which is no keypoint"),
-            ({"flip_pairs": (("LEar", "REar"), ("LEar", "tail"))}, "stands in two flip pairs"),
-            ({"keypoints": ("a", "a", "b", "c")}, "distinct keypoint names"),
+            ({"flip_pairs": (("LEar", "REar"), ("LEar", "tail"))}, "a keypoint is in two flip pairs"),
+            ({"keypoints": ("a", "a", "b", "c")}, "keypoint names must be distinct"),
             (
                 {"keypoints": ("LEar", "b", "c", "d")},
-                "'LEar' has no partner on the other side: say with `flip_pairs`",
+                "'LEar' has no partner on the other side: give `flip_pairs`",
             ),
         ],
     )

@@ -83,7 +83,7 @@ def test_a_file_with_other_joints_is_refused(read):
     rows = content()
     rows["categories"][0]["keypoints"][-2] = "nose"
     with pytest.raises(
-        InputError, match=r"crowdpose\.json: the keypoints are left_shoulder.* nose, neck, where"
+        InputError, match=r"crowdpose\.json: the keypoints are left_shoulder.* nose, neck, but"
     ):
         read(rows)
 

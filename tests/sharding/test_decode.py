@@ -197,7 +197,7 @@ def hostile_payloads():
     for name, (claim, width, height, said) in CLAIMS.items():
         kind = name.split()[0]
         payload = encoded(pixels, kind, **options.get(kind, {}))
-        refusal = f"^p: the image is too large {said}, the most is 64,000,000"
+        refusal = f"^p: the image is too large {said}, at most 64,000,000"
         if kind == "WEBP" and int(PIL.__version__.split(".")[0]) < 13:
             # Its reader asks for the whole canvas before it tells the size, which the limit here refuses.
             refusal = r"^p: the image is damaged \(could not create decoder object\)"
@@ -250,7 +250,7 @@ def test_the_largest_photo(monkeypatch, pixels):
     monkeypatch.setattr("sharding.samples.decode.MOST_PIXELS", 40 * 30)
     decode_photo(encoded(pixels), size_wh=None, where="p")
     monkeypatch.setattr("sharding.samples.decode.MOST_PIXELS", 40 * 30 - 1)
-    with pytest.raises(InputError, match=r"too large .40x30., the most is 1,199 pixels"):
+    with pytest.raises(InputError, match=r"too large .40x30., at most 1,199 pixels"):
         decode_photo(encoded(pixels), size_wh=None, where="p")
 
 

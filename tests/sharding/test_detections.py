@@ -97,7 +97,9 @@ class TestRead:
             found([ROWS[0], row]).read().findings.raise_errors()
 
     def test_boxes_of_another_split_are_refused(self, found):
-        with pytest.raises(InputError, match=r"found\.json: none of its boxes is of a photo of .*same split"):
+        with pytest.raises(
+            InputError, match=r"found\.json: none of its boxes belongs to a photo of .*same split"
+        ):
             found([box(77, 1, 2, 30, 40)]).read()
 
     def test_another_file_is_refused(self, found):
@@ -105,7 +107,7 @@ class TestRead:
             found({"annotations": []}).read()
 
     def test_whole_photos_have_annotated_people_alone(self, found, tmp_path):
-        with pytest.raises(ValueError, match=r"leave source\.boxes out"):
+        with pytest.raises(ValueError, match=r"leave out source\.boxes"):
             BuildSettings(source=found(), output=tmp_path / "x", kind="image", crop=WholePhoto())
 
 

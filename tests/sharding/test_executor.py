@@ -90,7 +90,7 @@ def test_few_jobs_are_taken_ahead_and_workers_never_get_ctrl_c():
 
 
 def test_dead_worker_is_one_sentence():
-    with pytest.raises(InputError, match=r"a worker process died.*goes on where it stood"):
+    with pytest.raises(InputError, match=r"a worker process died.*continues where it stopped"):
         list(map_in_order(die_at_three, range(10), executor="local", workers=2))
 
 

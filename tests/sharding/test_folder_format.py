@@ -236,7 +236,7 @@ class TestResults:
         annotations = read(photos, results([box(1, 2, 3, 4, image_id=12), box(1, 2, 3, 4, image_id=99)]))
         assert annotations.findings.counts("dropped") == {"box of a photo that is not there": 1}
         with pytest.raises(
-            InputError, match=r"results\.json: none of its photos is among .*source\.boxes\.images"
+            InputError, match=r"results\.json: none of its photos is in .*source\.boxes\.images"
         ):
             read(photos, results([box(1, 2, 3, 4, image_id=99)]))
 
@@ -380,7 +380,7 @@ class TestDetector:
         with pytest.raises(InputError, match=r"boxes\.json: .*\(photos, names_sha256\): remove the file"):
             read(photos, detector())
         detector().cache.write_text("[]")
-        with pytest.raises(InputError, match=r"boxes\.json: this is there and holds no boxes of a detector"):
+        with pytest.raises(InputError, match=r"boxes\.json: this exists, but holds no boxes of a detector"):
             read(photos, detector())
 
     def test_a_damaged_photo_is_named(self, photos, detector):
@@ -392,11 +392,9 @@ class TestDetector:
             read(photos, detector())
 
     def test_models_and_weights_that_do_not_fit(self, photos, detector, tmp_path):
-        with pytest.raises(InputError, match=f"no detector 'resnet50': take one of .*{SSD}"):
+        with pytest.raises(InputError, match=f"no detector 'resnet50': choose one of .*{SSD}"):
             read(photos, detector(model="resnet50"))
-        with pytest.raises(
-            InputError, match=r"nowhere is no file, and no weights .* one of DEFAULT, COCO_V1"
-        ):
+        with pytest.raises(InputError, match=r"nowhere is neither a file nor .* one of COCO_V1, DEFAULT"):
             read(photos, detector(weights="nowhere"))
         torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
         with pytest.raises(InputError, match=rf"other\.pt cannot be loaded into {SSD} \(.*: give the path"):

@@ -126,7 +126,7 @@ def test_link_out_of_the_folder(make_set, tmp_path):
     secret = tmp_path / "secret.jpg"
     path.rename(secret)
     path.symlink_to(secret)
-    refused(small, tmp_path, "'000000000001.jpg' is a link that leads out of this folder")
+    refused(small, tmp_path, "'000000000001.jpg' is a link to a file outside this folder")
 
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/hostname", "a/../../secret.jpg"])

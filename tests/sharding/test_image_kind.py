@@ -123,7 +123,7 @@ class TestRecord:
 
     @pytest.mark.parametrize("payload", [b"", b"x", bytes(4), np.array([1, 0], "<f4").tobytes(), bytes(12)])
     def test_other_lengths_are_refused(self, payload):
-        with pytest.raises(InputError, match="holds no photo's people of 17 keypoints"):
+        with pytest.raises(InputError, match="cannot hold people with 17 keypoints"):
             decode_people(payload, 17)
 
 

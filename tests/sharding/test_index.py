@@ -63,11 +63,11 @@ def test_subset_beyond_the_end(tar_path, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "the head says ''"),
-        ("v1.1 1\njpg 512 3 a.jpg\n", "the head says 'v1.1 1'"),
-        ("v1.2 2\njpg 512 3 a.jpg\n", "1 samples were expected"),
-        ("v1.2 1\njpg 512 three a.jpg\n", "line 2 is no index line"),
-        ("v1.2 1\njpg 512\n", "line 2 is no index line"),
+        ("", "the first line is ''"),
+        ("v1.1 1\njpg 512 3 a.jpg\n", "the first line is 'v1.1 1'"),
+        ("v1.2 2\njpg 512 3 a.jpg\n", "the first line is 'v1.2 2' instead of 'v1.2' and 1 samples"),
+        ("v1.2 1\njpg 512 three a.jpg\n", "line 2 is not a line of an index"),
+        ("v1.2 1\njpg 512\n", "line 2 is not a line of an index"),
     ],
 )
 def test_malformed_index(tmp_path, text, words):

@@ -103,7 +103,7 @@ def with_exif(count):
 @pytest.mark.parametrize(
     ("payload", "says"),
     [
-        (with_scans(2000), rf"2,000 scans of one picture, where {MOST_SCANS} are"),
+        (with_scans(2000), rf"2,000 scans of one picture, of which at most {MOST_SCANS} are"),
         (with_exif(50), "50 EXIF blocks"),
     ],
     ids=["scans", "exif"],

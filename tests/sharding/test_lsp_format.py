@@ -56,7 +56,7 @@ def test_range_beyond_the_file(lsp):
 
 
 def test_range_the_wrong_way_round(lsp):
-    with pytest.raises(ValueError, match=r"last \(2\) lies before first \(3\)"):
+    with pytest.raises(ValueError, match=r"last \(2\) is before first \(3\)"):
         LspFormat(joints=lsp[0] / "joints.mat", images=lsp[0], first=3, last=2)
 
 
@@ -65,7 +65,7 @@ def test_other_files(lsp):
     with pytest.raises(InputError, match="cannot be read"):
         LspFormat(joints=folder / "joint.mat", images=folder).read()
     scipy.io.savemat(folder / "original.mat", {"joints": joints.transpose(1, 0, 2)})
-    with pytest.raises(InputError, match=r"shape \(3, 14, 6\) where LSPET has \(14, 3, n\)"):
+    with pytest.raises(InputError, match=r"shape \(3, 14, 6\), but those of LSPET have \(14, 3, n\)"):
         LspFormat(joints=folder / "original.mat", images=folder).read()
     scipy.io.savemat(folder / "else.mat", {"points": joints})
     with pytest.raises(InputError, match="no MATLAB file with `joints`"):

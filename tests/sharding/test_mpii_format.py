@@ -228,7 +228,7 @@ class TestMat:
 
 def test_settings_that_do_not_fit_the_file(tmp_path):
     for name, settings, words in (
-        ("a.mat", {}, "choose split"),
+        ("a.mat", {}, "set split to train or test"),
         ("a.json", {"split": "train"}, "one split already"),
         ("a.mat", {"split": "train", "head_boxes": tmp_path / "gt.mat"}, "its own head boxes"),
     ):

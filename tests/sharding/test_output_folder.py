@@ -231,7 +231,7 @@ def test_each_refusal_of_a_disk_has_its_cure(small, tmp_path, quiet, monkeypatch
     ) as error:
         build(small.settings(tmp_path / "shards" / "coco"), console=quiet)
     assert str(error.value).endswith(
-        "then start the same command again; it goes on after the last complete shard"
+        "then start the same command again; it continues after the last complete shard"
     )
     assert "\n" not in str(error.value)
 

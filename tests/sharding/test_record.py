@@ -23,5 +23,5 @@ def test_layout_is_box_then_points_little_endian():
 
 def test_other_skeleton_is_refused():
     payload = encode_pose(np.zeros(4), np.zeros((14, 3)))
-    with pytest.raises(InputError, match="184 bytes where 17 keypoints take 220"):
+    with pytest.raises(InputError, match="184 bytes, but 17 keypoints need 220"):
         decode_pose(payload, 17)

@@ -364,7 +364,7 @@ def test_box_outside_a_photo_without_an_annotated_size(small, output, quiet, lim
     else:
         with pytest.raises(InputError, match=r"faults stop this build \(box outside the photo\):"):
             check(settings, console=quiet)
-        with pytest.raises(InputError, match="the box of annotation 2 lies outside the photo"):
+        with pytest.raises(InputError, match="the box of annotation 2 is outside the photo"):
             build(settings, console=quiet)
     faults = json.loads(beside(output, "check.json").read_text())["faults"]
     assert [fault["ids"] for fault in faults if fault["fault"] == "box outside the photo"] == (
@@ -405,7 +405,7 @@ class TestWarnings:
         settings = corners.settings(output)
         first = self.told(build, settings)
         again = self.told(build, settings)
-        assert "is there already" in again[0]
+        assert "exists already" in again[0]
         assert again[-1] == first[-1]
 
     def test_stand_in_manifest_and_json(self, corners, output, quiet):

@@ -292,8 +292,8 @@ class TestBones:
         ({"name": "cat"}, "names no keypoints: .*source.keypoints"),
         ({"name": "cat", "keypoints": []}, "names no keypoints"),
         ({"name": "cat", "keypoints": "nose"}, "`keypoints` is no list of names"),
-        ({"name": "cat", "keypoints": ["a", "a"]}, "distinct .* 'a' stands there more than once"),
-        ({"name": "cat", "keypoints": ["a", "b", "b", "a", "c"]}, "'a', 'b' stand there more than once"),
+        ({"name": "cat", "keypoints": ["a", "a"]}, "distinct, but 'a' occurs more than once"),
+        ({"name": "cat", "keypoints": ["a", "b", "b", "a", "c"]}, "'a', 'b' occur more than once"),
         (
             {"name": "cat", "keypoints": ["", "", ""]},
             r"3 of 3 keypoints have no name \(number 1, 2, 3; the first is an empty text\): .*source\.",
@@ -322,7 +322,7 @@ class TestBones:
         ),
         (
             {"name": "cat", "keypoints": ["a", "b"], "flip_pairs": [["a", "c"]]},
-            "'c' is none of the keypoints",
+            "'c' is not a keypoint",
         ),
         ({"name": "cat", "keypoints": ["a", "b", "c"], "flip_pairs": [[0, 1], [1, 2]]}, "two flip pairs"),
     ],

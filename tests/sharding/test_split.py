@@ -245,7 +245,7 @@ def test_how_much_a_group_holds_is_told_and_noted_where_it_is_one_photo(
     noted = [count for what, count in manifest.problems.items() if f"split.group={group}" in what]
     assert noted == ([] if group == "photo" else [sizes[2]])
     check(small.settings(tmp_path / "x", split=settings.split, check="only"), console=console)
-    assert ("can fall to both sides" in console.file.getvalue()) == (group != "photo")
+    assert ("can be on both sides" in console.file.getvalue()) == (group != "photo")
 
 
 @pytest.fixture
@@ -387,7 +387,7 @@ class TestEmptySide:
         split = TrainValSplit(take=take, val_share=0.01)
         with pytest.raises(
             InputError,
-            match=r"annotations\.json: nobody falls to the val side of the split \(split\.val_share=0\.01, "
+            match=r"annotations\.json: nobody is on the val side of the split \(split\.val_share=0\.01, "
             r"split\.seed=0\) of 2 photos with people: give another split\.val_share or split\.seed$",
         ):
             build(small.settings(tmp_path / "x", split=split), console=quiet)

@@ -453,4 +453,4 @@ def test_command(folder):
     assert "recipe.yaml: verify=OUTPUT takes no recipe" in recipe.stderr
     helped = run("verify=.", "--help")
     assert helped.returncode == 0
-    assert "Processes that read, a shard each" in helped.stdout
+    assert "each reads one shard at a time" in helped.stdout

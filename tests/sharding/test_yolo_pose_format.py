@@ -71,7 +71,7 @@ def test_shares_become_pixels(read):
 def test_each_split_has_its_own_photos(read):
     annotations, _ = read(split="val")
     assert [person.file_name for person in annotations.persons] == ["3.jpg", "3.jpg"]
-    with pytest.raises(InputError, match="there is no `test`, but train, val: give another"):
+    with pytest.raises(InputError, match="there is no `test`, only train, val: choose another"):
         read(split="test")
 
 
@@ -204,7 +204,9 @@ class TestWhereThePhotosAre:
 
     def test_no_labels_at_all_stop_with_the_place_where_they_should_be(self, folder, read):
         (folder / "labels/train/1.txt").unlink()
-        with pytest.raises(InputError, match=r"none of the 2 photos has its labels: .*labels/train/1\.txt"):
+        with pytest.raises(
+            InputError, match=r"none of the 2 photos has a file of labels: put that of .*labels/train/1\.txt"
+        ):
             read()
 
 
@@ -290,14 +292,14 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            ({"kpt_shape": None}, "there is no kpt_shape, so that this is a set of boxes"),
+            ({"kpt_shape": None}, "there is no kpt_shape, so this is a set of boxes"),
             ({"kpt_shape": [3]}, r"kpt_shape is \[3\]"),
             ({"kpt_shape": [3, 4]}, r"kpt_shape is \[3, 4\]"),
             ({"kpt_shape": [4, 3], "flip_idx": None}, "kpt_shape has 4 keypoints, but 3 have names"),
-            ({"flip_idx": [0, 2]}, r"flip_idx is \[0, 2\], where each of the 3 keypoints"),
-            ({"flip_idx": [1, 3, 2]}, "where each of the 3 keypoints"),
+            ({"flip_idx": [0, 2]}, r"flip_idx is \[0, 2\], but must name each of the 3 keypoints"),
+            ({"flip_idx": [1, 3, 2]}, "but must name each of the 3 keypoints"),
             ({"flip_idx": [1, 2, 0]}, "flip_idx mirrors keypoint 0 into 1, but that one into 2"),
-            ({"names": "cat"}, "names is 'cat', where a list or a mapping is wanted"),
+            ({"names": "cat"}, "names is 'cat', but must be a list or a mapping"),
             ({"kpt_names": {"cat": NAMES}}, "kpt_names has a key that is no number"),
         ],
     )

@@ -38,7 +38,7 @@ class AicFormat:
     annotations: Path
     """The JSON file, such as keypoint_train_annotations_20170909.json."""
     images: str | Path
-    """The photos, each the list's image_id with .jpg: a folder, a zip file or a URL."""
+    """The photos, named by the image_id of the list and .jpg: a folder, a zip file or a URL."""
 
     def read(self) -> Annotations:
         """The persons in the order of the list and of each photo's joints; ids and image ids count from 1.

@@ -84,7 +84,7 @@ def choose_categories(
     rows = list({repr(row): row for row in categories}.values())  # rows listed again
     if not rows:
         raise InputError(
-            f"{path}: `categories` is empty, so that nothing says what the keypoints are: add the category, "
+            f"{path}: `categories` is empty, so the keypoints are unknown: add the category, "
             "with `id`, `name` and `keypoints`"
         )
     able = [row for row in rows if row.get("keypoints")]
@@ -97,7 +97,7 @@ def choose_categories(
             )
         several = ", ".join(f"{row.get('name')!r} ({len(_names_of(row))} keypoints)" for row in chosen[:8])
         raise InputError(
-            f"{path}: the categories {several} have different keypoints, and only such as share their "
+            f"{path}: the categories {several} have different keypoints, but only categories with the same "
             f"keypoints can be read together: {_READ_ONE}, or a list of some"
         )
     ids = [_id_of(row, path) if row in chosen else _id_or_none(row) for row in rows]

@@ -69,12 +69,12 @@ class CocoFormat:
 
     name: Literal["coco"] = "coco"
     annotations: Path
-    """The JSON file, such as person_keypoints_train2017.json; with `boxes` also a list of photos without
-    annotations, such as image_info_test-dev2017.json."""
+    """The JSON file, such as person_keypoints_train2017.json; with `boxes`, it can also be a list of photos
+    without annotations, such as image_info_test-dev2017.json."""
     images: str | Path
-    """The photos that the `file_name` of each image is relative to: a folder, a zip file or a URL."""
+    """Where the photos are, to which each `file_name` is relative: a folder, a zip file or a URL."""
     boxes: Detections | None = None
-    """For a split that is scored: a detector's boxes instead of the annotated ones."""
+    """For a split that is scored: boxes of a detector instead of the annotated ones."""
 
     def read(self) -> Annotations:
         """The persons of the published rule, in the order of the JSON `images`, then of the annotations."""

@@ -16,11 +16,11 @@ class CocoStyleFormat(OwnRows):
 
     name: Literal["coco-style"] = "coco-style"
     annotations: Path
-    """The JSON file: `images`, `annotations` and `categories`; all else may be missing."""
+    """The JSON file with `images`, `annotations` and `categories`; everything else may be missing."""
     images: str | Path
-    """The photos that the `file_name` of each image is relative to: a folder, a zip file or a URL."""
+    """Where the photos are, to which each `file_name` is relative: a folder, a zip file or a URL."""
     boxes: Detections | None = None
-    """For a split that is scored: a detector's boxes instead of the annotated ones."""
+    """For a split that is scored: boxes of a detector instead of the annotated ones."""
 
     def read(self) -> Annotations:
         """The annotated things by COCO's rule, in the order of `images`, then of the annotations.

@@ -22,7 +22,7 @@ class CrowdPoseFormat:
     images: str | Path
     """The photos 100000.jpg, ...: a folder, a zip file or a URL."""
     boxes: Detections | None = None
-    """For a split that is scored: a detector's boxes instead of the annotated ones."""
+    """For a split that is scored: boxes of a detector instead of the annotated ones."""
 
     def read(self) -> Annotations:
         """The persons by COCO's rule, in the order of the JSON `images`, then of the annotations.
@@ -40,7 +40,7 @@ def _describe(category: dict[str, Any], where: str, _findings: Findings) -> Skel
     names = tuple(category.get("keypoints") or ())
     if names != CROWDPOSE_14.names:
         raise InputError(
-            f"{where}: the keypoints are {', '.join(map(str, names)) or 'none'}, where CrowdPose has "
-            f"{', '.join(CROWDPOSE_14.names)}: take its file, or read this one with source.name=coco-style"
+            f"{where}: the keypoints are {', '.join(map(str, names)) or 'none'}, but those of CrowdPose are "
+            f"{', '.join(CROWDPOSE_14.names)}: use its file, or read this one with source.name=coco-style"
         )
     return CROWDPOSE_14

@@ -41,21 +41,21 @@ class DrawnFormat:
 
     name: Literal["drawn"] = "drawn"
     folder: Path
-    """Where the pictures (images/) and annotations.json are, or are to be drawn."""
+    """The folder of the pictures (images/) and annotations.json, which are drawn if they are not there."""
     people: int = Field(default=4000, ge=1)
-    """People to draw."""
+    """Number of people to draw."""
     seed: int = Field(default=0, ge=0)
-    """Seed of everything that is drawn: give each split its own."""
+    """Seed of everything that is drawn; use a different one for each split."""
     size_wh: tuple[int, int] = (192, 160)
-    """Width and height of a picture in px."""
+    """Width and height of each picture in pixels."""
     crowded: float = Field(default=0.35, ge=0, le=1)
-    """Share of the pictures with two to four people near each other."""
+    """Share of the pictures that have two to four people close together."""
     occluded: float = Field(default=0.35, ge=0, le=1)
-    """Share of the pictures with something in front of the people."""
+    """Share of the pictures that have an object in front of the people."""
 
     def __post_init__(self) -> None:
         if min(self.size_wh) < LEAST_SIDE_PX:
-            raise ValueError(f"size_wh must be at least {LEAST_SIDE_PX} px each way, got {self.size_wh}")
+            raise ValueError(f"size_wh: both numbers must be at least {LEAST_SIDE_PX} px, not {self.size_wh}")
 
     def read(self) -> Annotations:
         """Draw the pictures where they are not there yet, then read them as COCO.
@@ -94,7 +94,7 @@ def _refuse_others(cfg: DrawnFormat, folder: Path) -> None:
     """Raise InputError where something is there that these settings do not draw."""
     if folder.exists() and (not folder.is_dir() or holds_anything(folder, _DOING)):
         raise InputError(
-            f"{cfg.folder}: this exists and is not what these settings draw: remove it or give another "
+            f"{cfg.folder}: this exists, but it is not what these settings draw: remove it or choose another "
             "source.folder"
         )
 

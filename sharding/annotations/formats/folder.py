@@ -29,13 +29,13 @@ class FolderFormat:
 
     name: Literal["folder"] = "folder"
     images: str | Path
-    """The photos: a folder with its sub-folders, a zip file or a URL."""
+    """The photos: a folder with its subfolders, a zip file or a URL."""
     skeleton: str = "coco"
-    """The keypoints that the people are to have, those of the labelled set: coco, lsp, mpii, aic, crowdpose,
-    or a COCO-form JSON file whose category describes them."""
+    """The keypoints of the labelled set: coco, lsp, mpii, aic, crowdpose, or a JSON file in COCO form whose
+    category describes them."""
     boxes: Boxes = Field(default_factory=WholePhotoBoxes)
-    """Where the people are: boxes.name=whole (the photo is the person), results (a JSON of boxes) or detector
-    (found by a detector of torchvision)."""
+    """The boxes of the people: boxes.name=whole (each photo shows one person), results (boxes from a JSON
+    file) or detector (boxes that a detector of torchvision finds)."""
 
     def read(self) -> Annotations:
         """One unlabelled person for each box, photos by name or as listed; ids count from 1.
@@ -89,6 +89,7 @@ def _find_skeleton(name: str) -> tuple[Skeleton, dict[str, Any]]:
     if not category.get("keypoints"):
         raise InputError(
             f"{name}: category {category.get('name')!r} names no keypoints: if the recipe of the labelled "
-            "set names them, give source.skeleton=SHARDS/ground_truth.json, with the folder of its shards"
+            "set names them, set source.skeleton=SHARDS/ground_truth.json, where SHARDS is the folder of its "
+            "shards"
         )
     return from_category(category, where=name), {} if categories.are_several else category

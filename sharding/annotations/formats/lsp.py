@@ -33,13 +33,13 @@ class LspFormat:
     first: int = Field(default=1, ge=1)
     """Number of the first photo of the split, counted from 1."""
     last: int | None = None
-    """Number of the last photo of the split; without it the last of joints.mat."""
+    """Number of the last photo of the split; null: the last of joints.mat."""
     box_margin: float = Field(default=MARGIN, ge=0)
-    """The box is the extent of the visible joints, grown on each side by this share of its longer side."""
+    """The box is the extent of the visible joints, extended on each side by this share of its longer side."""
 
     def __post_init__(self) -> None:
         if self.last is not None and self.last < self.first:
-            raise ValueError(f"last ({self.last}) lies before first ({self.first})")
+            raise ValueError(f"last ({self.last}) is before first ({self.first})")
 
     def read(self) -> Annotations:
         """The persons of photos `first` to `last`, in order.
@@ -93,6 +93,6 @@ def _read_joints(path: Path) -> np.ndarray:
         ) from error
     if joints.ndim != 3 or joints.shape[:2] != (LSP_14.num_keypoints, 3):
         raise InputError(
-            f"{path}: joints have the shape {joints.shape} where LSPET has (14, 3, n): take its file"
+            f"{path}: joints have the shape {joints.shape}, but those of LSPET have (14, 3, n): use its file"
         )
     return joints.transpose(2, 0, 1)

@@ -27,26 +27,28 @@ NO_JOINTS = Fault("no joints", "dropped", "", "person")
 
 @settings
 class MpiiFormat:
-    """MPII; the ending of `annotations` tells which of its two forms it is."""
+    """MPII; the extension of `annotations` decides which of its two forms is read."""
 
     name: Literal["mpii"] = "mpii"
     annotations: Path
     """The list (train.json, valid.json, test.json), or mpii_human_pose_v1_u12_1.mat."""
     images: str | Path
-    """The photos, named as the annotations name them: a folder, a zip file or a URL."""
+    """The photos, with the names in the annotations: a folder, a zip file or a URL."""
     split: Literal["train", "test"] | None = None
-    """Which photos of the .mat to take, by its img_train; those of `test` have no joints. Not for a list."""
+    """Which photos of the .mat to take, by its img_train; those of `test` have no joints. Only for a .mat."""
     head_boxes: Path | None = None
     """For a list that is scored: the MATLAB file with its head boxes (`headboxes_src`), such as gt_valid.mat.
-    The .mat has its own."""
+    Only for a list; the .mat has its own."""
 
     def __post_init__(self) -> None:
         if self._is_mat and self.split is None:
-            raise ValueError("a .mat holds all photos: choose split: train or split: test")
+            raise ValueError("a .mat holds all photos: set split to train or test")
         if not self._is_mat and self.split is not None:
-            raise ValueError("split chooses among the photos of the .mat: a list is one split already")
+            raise ValueError(
+                "split chooses among the photos of a .mat, but a list is one split already: leave it out"
+            )
         if self._is_mat and self.head_boxes is not None:
-            raise ValueError("the .mat has its own head boxes: head_boxes is for a list")
+            raise ValueError("the .mat has its own head boxes: leave out head_boxes, which is for a list")
 
     @property
     def _is_mat(self) -> bool:

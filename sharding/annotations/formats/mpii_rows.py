@@ -108,7 +108,7 @@ def _read_heads(path: Path, list_path: Path, count: int) -> list[tuple[float, fl
     if boxes.shape != (2, 2, count):
         raise InputError(
             f"{path}: headboxes_src has the shape {boxes.shape}, but {list_path.name} has {count} persons, "
-            f"for which it should be (2, 2, {count}): take the file of the same split"
+            f"for which it should be (2, 2, {count}): use the file of the same split"
         )
     boxes = boxes.astype(float).reshape(4, count).T
     return [tuple(box) if all(map(math.isfinite, box)) else None for box in boxes.tolist()]
@@ -151,7 +151,7 @@ def load_mat(path: Path, key: str, expected: str, *, as_objects: bool = False) -
         return scipy.io.loadmat(path, struct_as_record=not as_objects, squeeze_me=as_objects)[key]
     except Exception as error:  # scipy raises many kinds for a damaged file
         raise InputError(
-            f"{path}: this is no MATLAB file with `{key}` ({error}): give {expected}, downloaded whole"
+            f"{path}: this is no MATLAB file with `{key}` ({error}): give a complete {expected}"
         ) from error
 
 

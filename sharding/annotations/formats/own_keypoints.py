@@ -20,18 +20,18 @@ class OwnKeypoints:
     """Which category of a file is read, and what its keypoints are."""
 
     category: str | tuple[str, ...] | None = None
-    """Name of the category to read, or a list of names to read together; without it the one that has
-    keypoints, the one named `person`, or all where all have the same keypoints."""
+    """Name of the category to read, or a list of names to read together; null: the only one with keypoints,
+    the one named `person`, or all of them if all have the same keypoints."""
     keypoints: tuple[str, ...] | None = None
-    """Names of the keypoints in the order of the annotations; without it those of the category."""
+    """Names of the keypoints in the order of the annotations; null: those of the category."""
     flip_pairs: tuple[NamePair, ...] | None = None
-    """Pairs of names that trade places in a mirror image; without it those of the category, or what follows
-    from left and right in the names."""
+    """Pairs of names that a mirror image exchanges; null: those of the category, or what follows from left
+    and right in the names."""
     bones: tuple[NamePair, ...] | None = None
-    """Pairs of names that a picture joins with a line; without it the category's `skeleton`."""
+    """Pairs of names that pictures join with a line; null: the `skeleton` of the category."""
     sigmas: Sigma | tuple[Sigma, ...] | None = None
-    """OKS sigmas, one for each keypoint or one for all; without it the category's; without those COCO's
-    and LSP's for keypoints of their names, however they are spelt, and 0.05 for others."""
+    """OKS sigmas, one per keypoint or one for all; null: those of the category, or if it has none, those of
+    COCO and LSP for keypoints with their names, in any spelling, and 0.05 for others."""
 
     @property
     def category_names(self) -> tuple[str, ...] | None:
@@ -93,6 +93,6 @@ def _indices(pairs: tuple[NamePair, ...], names: list[str], where: str) -> list[
     for name in (name for pair in pairs for name in pair):
         if name not in names:
             raise InputError(
-                f"{where} has {name!r}, which is no keypoint: take one of {', '.join(map(str, names))}"
+                f"{where} has {name!r}, which is no keypoint: use one of {', '.join(map(str, names))}"
             )
     return [(names.index(a), names.index(b)) for a, b in pairs]

@@ -17,7 +17,7 @@ AREA_ZERO = Fault(f"area not above 0, taken as {AREA_OF_BOX} of the box", "corre
 SMALL_BOX = Fault(
     "box made from one joint or from joints close together, source.joint_boxes.least_px wide and high",
     "kept",
-    "look at the sheet that check=only draws: if the box does not hold the thing, give another value",
+    "look at the sheet that check=only draws: if the box is too small or too large, use another value",
 )
 
 
@@ -26,12 +26,12 @@ class OwnRows(OwnKeypoints):
     """What the rows of a file mean, where they do not say it as COCO does."""
 
     labelled_by: Literal["v", "place"] = "v"
-    """What tells which joints are labelled. v: the third number, by COCO's rule (0 not labelled, 1 hidden, 2
-    visible). place: all joints are, whatever the third number (1 hidden, all else visible), except those at
-    exactly 0, 0 and those with x and y below 0: for files with v = 0 throughout, v = 2 of missing ones, or
-    no third number at all."""
+    """How labelled joints are recognised. `v`: by the third number, as in COCO (0 not labelled, 1 hidden, 2
+    visible). `place`: all joints are labelled whatever the third number (1 hidden, others visible), except
+    those at exactly 0, 0 and those with x and y below 0. This is for files in which v is 0 everywhere, in
+    which missing joints have v = 2, or which have no third number."""
     joint_boxes: JointBoxes | None = None
-    """Where boxes are missing or wrong: makes them from the joints."""
+    """How to make boxes from the joints, if boxes are missing or wrong; null: boxes are used as they are."""
 
     def prepare(self, row: AnnotationRow, image: ImageRow, rule: Rule) -> None:
         """Put a row into COCO's form by the settings; the published rule would drop an area of 0."""

@@ -46,9 +46,9 @@ class YoloPoseFormat(OwnRows):
 
     name: Literal["yolo-pose"] = "yolo-pose"
     data: Path
-    """The data.yaml, which says where the photos are and what their keypoints are."""
+    """The data.yaml, which gives the photos and their keypoints."""
     split: Literal["train", "val", "test"] = "train"
-    """Which of the photos of data.yaml to take."""
+    """Which photos of data.yaml to take."""
 
     def read(self) -> Annotations:
         """The people by COCO's rule, photos by name or as listed; ids of both count from 1.
@@ -103,13 +103,13 @@ def _keypoint_shape(content: dict[str, Any], path: Path) -> tuple[int, int]:
     shape = content.get("kpt_shape")
     if shape is None:
         raise InputError(
-            f"{path}: there is no kpt_shape, so that this is a set of boxes: give a data.yaml of a pose "
+            f"{path}: there is no kpt_shape, so this is a set of boxes: give the data.yaml of a pose "
             "set, with kpt_shape: [number of keypoints, 2 or 3]"
         )
     is_shape = isinstance(shape, list) and len(shape) == 2 and all(type(each) is int for each in shape)
     if not is_shape or shape[0] < 1 or shape[1] not in (2, 3):
         raise InputError(
-            f"{path}: kpt_shape is {shape!r}, where the number of keypoints and 2 or 3 are wanted: correct it"
+            f"{path}: kpt_shape is {shape!r}, but must be the number of keypoints, and 2 or 3: correct it"
         )
     return shape[0], shape[1]
 
@@ -143,7 +143,7 @@ def _by_index(found: Any, path: Path, key: str) -> dict[int, Any]:
     if isinstance(found, list):
         return dict(enumerate(found))
     if not isinstance(found, dict | None):
-        raise InputError(f"{path}: {key} is {found!r}, where a list or a mapping is wanted: correct it")
+        raise InputError(f"{path}: {key} is {found!r}, but must be a list or a mapping: correct it")
     try:
         return {int(index): value for index, value in (found or {}).items()}
     except (TypeError, ValueError) as error:
@@ -156,7 +156,7 @@ def _flip_pairs(flip_idx: Any, count: int, path: Path) -> list[list[int]] | None
         return None
     if not isinstance(flip_idx, list) or sorted(map(str, flip_idx)) != sorted(map(str, range(count))):
         raise InputError(
-            f"{path}: flip_idx is {flip_idx!r}, where each of the {count} keypoints of kpt_shape is wanted "
+            f"{path}: flip_idx is {flip_idx!r}, but must name each of the {count} keypoints of kpt_shape "
             "once, by its index from 0: correct it"
         )
     order = [int(index) for index in flip_idx]
@@ -164,7 +164,7 @@ def _flip_pairs(flip_idx: Any, count: int, path: Path) -> list[list[int]] | None
     if wrong:
         raise InputError(
             f"{path}: flip_idx mirrors keypoint {wrong[0]} into {order[wrong[0]]}, but that one into "
-            f"{order[order[wrong[0]]]}: correct it, so that pairs trade places"
+            f"{order[order[wrong[0]]]}: correct it, so that the two mirror each other"
         )
     return [[index, other] for index, other in enumerate(order) if index < other]
 
@@ -175,7 +175,7 @@ def _find_photos(content: dict[str, Any], path: Path, split: str) -> tuple[Photo
     if key is None:
         have = [each for each, keys in _SPLITS.items() if any(content.get(key) for key in keys)]
         raise InputError(
-            f"{path}: there is no `{split}`, but {', '.join(have) or 'nothing'}: give another source.split"
+            f"{path}: there is no `{split}`, only {', '.join(have) or 'nothing'}: choose another source.split"
         )
     entries = content[key] if isinstance(content[key], list) else [content[key]]
     places = [_find_place(str(entry), content.get("path"), path) for entry in entries]
@@ -222,7 +222,7 @@ def _photos_of(place: Path) -> list[str]:
         lines = place.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{place}: this is no list of photos ({error}): give a text file, one photo a line"
+            f"{place}: this is no list of photos ({error}): give a text file with one photo per line"
         ) from error
     names = [line.strip() for line in lines if line.strip()]
     return [
@@ -239,8 +239,8 @@ def _read_labels(
     files = {photo.id: _label_file(os.path.join(photos.location, photo.file_name)) for photo in unsized}
     if not any(os.path.isfile(file) for file in files.values()):
         raise InputError(
-            f"{photos.location}: none of the {len(names)} photos has its labels: those of {names[0]} should "
-            f"be at {files[1]}: put them there"
+            f"{photos.location}: none of the {len(names)} photos has a file of labels: put that of "
+            f"{names[0]} at {files[1]}, and the others likewise"
         )
     next_id = 1
     for photo in sized(unsized, photos, findings):

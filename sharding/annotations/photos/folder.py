@@ -87,8 +87,8 @@ class FolderPhotos(Photos):
         path = os.path.realpath(os.path.join(self.path, safe_name(name, self.location)))
         if not path.startswith(self.path.rstrip("/") + "/"):
             raise LeadsOutError(
-                f"{self.location}: {name!r} is a link that leads out of this folder: put the file itself "
-                "there (cp -L copies what a link leads to), or give the folder that it lies in"
+                f"{self.location}: {name!r} is a link to a file outside this folder: put the file itself "
+                "there (cp -L copies what a link points to), or give the folder that contains it"
             )
         return path
 

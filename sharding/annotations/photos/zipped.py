@@ -42,14 +42,16 @@ class ZipPhotos(Photos):
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             # The other methods cannot be unpacked piece by piece, so they would not keep to the limit.
             raise InputError(
-                f"{where}: the zip packs this photo by method {member.compress_type}: "
+                f"{where}: the zip compresses this photo with method {member.compress_type}: "
                 "make the zip again, stored or deflated"
             )
         try:
             with archive.file.open(member) as file:
                 return file.read(head or max(member.file_size, 1))  # unpacks no more than was declared
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-            raise InputError(f"{where}: the zip is damaged here ({error}): fetch or make it again") from error
+            raise InputError(
+                f"{where}: the zip is damaged here ({error}): download or make it again"
+            ) from error
 
     def absent(self, names: Iterable[str]) -> set[str]:
         table = self.opened().table
@@ -83,8 +85,8 @@ def _open_zip(photos: ZipPhotos, _pid: int, _state: tuple[int, int]) -> _Archive
         file = zipfile.ZipFile(photos.path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise InputError(
-            f"{location}: this file is no zip of photos that can be read ({error}): "
-            "fetch or make it again, or give a folder (source.images=...)"
+            f"{location}: this file cannot be read as a zip ({error}): download or make it again, or give a "
+            "folder (source.images=...)"
         ) from error
     full = {}
     for member in file.infolist():
