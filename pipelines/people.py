@@ -1,0 +1,67 @@
+"""The people of whole photos, padded to a batch, and the parts of the photos that are not annotated.
+
+Shape letters: pipelines/batch.py. M is the most people of any photo of the batch, 0 included. Frames and
+matrices: pipelines/geometry.py. Nothing here waits for the device.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipelines.geometry import apply
+
+
+@dataclass(frozen=True)
+class People:
+    """Annotated people, or those that a teacher found. Rows where `is_person` is false are padding."""
+
+    points_xy: Tensor
+    """(N, M, K, 2) float32 in view pixels; anything, NaN included, where `visible` is 0."""
+    visible: Tensor
+    """(N, M, K) float32: 1 where the annotator marked the keypoint (occluded or not), also outside the view,
+    else 0; between 0 and 1 where a teacher found it, and then the weight of the keypoint in the losses."""
+    is_person: Tensor
+    """(N, M) bool."""
+    corners_xy: Tensor
+    """(N, M, 4, 2) float32 in view pixels: the corners of the person's box in order around it (the view may
+    turn it). Four equal corners stand for no box."""
+
+    @property
+    def marked(self) -> Tensor:
+        """(N, M, K) bool: keypoints of people that have a place."""
+        return (self.visible > 0) & self.is_person[..., None]
+
+
+@dataclass(frozen=True)
+class IgnoredArea:
+    """Where a photo shows people that are not annotated: crowds, and people without keypoints."""
+
+    grid: Tensor
+    """(N, 1, G, G) float32 0/1: a grid stretched over the stored photo, 1 where it is ignored."""
+    stored_from_view: Tensor
+    """(N, 2, 3) float32."""
+    stored_hw: Tensor
+    """(N, 2) float32: height and width of the stored photos in pixels."""
+
+    def counted(self, map_hw: tuple[int, int], stride: float) -> Tensor:
+        """Return (N, 1, h, w) float32: 1 for cells inside the photo and not ignored, else 0.
+
+        Cell i sits at view pixel `stride * i`. The grid is read bilinearly and ignored from one half on.
+        Cells outside the photo do not count, as published (DEKR warps its mask with a border of 0).
+        """
+        height, width = map_hw
+        axes = [
+            torch.arange(size, device=self.grid.device, dtype=torch.float32) * stride
+            for size in (height, width)
+        ]
+        y_view, x_view = torch.meshgrid(*axes, indexing="ij")
+        cells_view = torch.stack((x_view, y_view), dim=-1).flatten(0, 1)
+        cells = apply(self.stored_from_view.float(), cells_view.expand(len(self.grid), -1, -1))
+        # -1 is the photo's left or upper edge, half a pixel before the first pixel's centre, and 1 the other.
+        edges = (2 * cells + 1) / self.stored_hw.float().flip(-1)[:, None] - 1
+        inside = (edges.abs() <= 1).all(-1).view(-1, 1, height, width)
+        grid = edges.view(-1, height, width, 2)
+        ignored = F.grid_sample(self.grid.float(), grid, padding_mode="border", align_corners=False)
+        return (inside & (ignored < 0.5)).float()
