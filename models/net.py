@@ -2,7 +2,7 @@
 
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -44,12 +44,11 @@ class NetSettings:
             )
 
 
-class PoseNet(nn.Module):
-    """Images (N, 3, H, W), H and W multiples of 4 -> heatmaps (N, K, H/4, W/4) float32, under autocast too.
+class FeatureNet(nn.Module):
+    """A backbone and a head, with a cell of the head's maps every 4 input pixels.
 
-    Images are normalised with the mean and standard deviation of ImageNet; `renormalise` converts them to
-    what the pretrained weights expect. Cell i of a heatmap is at input pixel 4 i. Raises InputError for other
-    input sizes.
+    Images are normalised by ImageNet's mean and deviation; `renormalise` turns them into what the pretrained
+    weights expect.
     """
 
     stride = STRIDE
@@ -60,7 +59,11 @@ class PoseNet(nn.Module):
         self.backbone = backbone
         self.head = head
 
-    def forward(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
+        """Return the backbone's features of images (N, 3, H, W) and the maps' size, (H / 4, W / 4).
+
+        Raises InputError where H or W is not a multiple of 4.
+        """
         height, width = images.shape[-2:]
         if height % self.stride or width % self.stride:
             raise InputError(
@@ -69,10 +72,30 @@ class PoseNet(nn.Module):
             )
         if self.renormalise is not None:
             images = self.renormalise(images)
-        heatmaps = self.head(self.backbone(images))
-        # A backbone rounds odd sizes up, e.g. 144 px to 5 cells of 32, so its head gives cells beyond the
-        # image.
-        return heatmaps[..., : height // self.stride, : width // self.stride].float()
+        return self.backbone(images), (height // self.stride, width // self.stride)
+
+
+class PoseNet(FeatureNet):
+    """Images (N, 3, H, W), H and W multiples of 4 -> heatmaps (N, K, H/4, W/4) float32, under autocast too.
+
+    Cell i of a heatmap sits at input pixel 4 i. Raises InputError for another input size.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        features, (height, width) = self.features(images)
+        # A backbone rounds an odd size up, e.g. 144 to 5 cells of 32: its head then answers beyond the image.
+        return self.head(features)[..., :height, :width].float()
+
+
+class InstanceNet(FeatureNet):
+    """Whole photos (N, 3, H, W), H and W multiples of 4 -> the maps of the head's codec, float32.
+
+    The maps are a named tuple, such as `models.codecs.dekr.DEKRMaps`, of size (H/4, W/4); cell i sits at
+    input pixel 4 i. Raises InputError for another input size.
+    """
+
+    def forward(self, images: Tensor) -> Any:
+        return self.head(*self.features(images))
 
 
 def build_net(cfg: NetSettings, num_keypoints: int, *, loads_weights: bool = True) -> PoseNet:

@@ -45,12 +45,13 @@ class Pyramid(nn.Module):
         self.upsampling = tuple(coarse // fine for fine, coarse in pairwise(strides))
         self.laterals = nn.ModuleList(nn.Conv2d(c, cfg.width, 1) for c in channels)
         self.smooth = nn.Sequential(*(_conv_bn_relu(cfg.width) for _ in range(cfg.convolutions)))
-        self.final = nn.Conv2d(cfg.width, num_keypoints, 1)
+        final = nn.Conv2d(cfg.width, num_keypoints, 1)
+        self.final: nn.Module = final
         for module in (*self.laterals.modules(), *self.smooth.modules()):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.normal_(self.final.weight, std=0.001)
-        nn.init.zeros_(self.final.bias)  # type: ignore[arg-type]
+        nn.init.normal_(final.weight, std=0.001)
+        nn.init.zeros_(final.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         merged = self.laterals[-1](features[-1])
