@@ -20,8 +20,10 @@ ONLY_IN = {
         "training/bench/step_process.py",
     },
     "pycocotools": {"training/scoring/oks.py"},
-    # a detector for unlabelled photos, and rivals: what it does inside differs between its versions
+    # a detector for unlabelled photos, rivals, and one convolution: what it does inside differs between its
+    # versions
     "torchvision": {
+        "models/heads/dekr.py",
         "sharding/annotations/detector.py",
         "training/bench/rivals/classic_loader.py",
         "training/bench/rivals/kornia_views.py",

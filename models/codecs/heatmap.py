@@ -73,18 +73,23 @@ class HeatmapCodec:
         return decode(maps, self.stride, method=method, sigma=sigma)
 
     def mirror_images(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) mirrored about the middle between the first and the last heatmap cell.
-
-        Pixel x moves to S (w - 1) - x, so cell i moves to cell w - 1 - i exactly. The last S - 1 columns of
-        the mirror image would come from beyond the view, so they repeat its edge.
-        """
-        flipped = images.flip(-1)
-        edge = flipped[..., -1:].expand(*flipped.shape[:-1], self.stride - 1)
-        return torch.cat((flipped[..., self.stride - 1 :], edge), dim=-1)
+        """`mirror_images` at the stride of the maps."""
+        return mirror_images(images, self.stride)
 
     def mirror(self, maps: Tensor) -> Tensor:
         """Heatmaps (N, K, h, w) of mirror images -> heatmaps of the images, with left and right exchanged."""
         return maps.flip(-1)[:, list(self.skeleton.flip_order)]
+
+
+def mirror_images(images: Tensor, stride: int) -> Tensor:
+    """Images (N, 3, H, W) mirrored at the middle between the first and the last heatmap cell.
+
+    Pixel x goes to S (w - 1) - x, so cell i goes to cell w - 1 - i exactly. The last S - 1 columns of the
+    mirror image would come from beyond the view: they repeat its edge.
+    """
+    flipped = images.flip(-1)
+    edge = flipped[..., -1:].expand(*flipped.shape[:-1], stride - 1)
+    return torch.cat((flipped[..., stride - 1 :], edge), dim=-1)
 
 
 def encode(

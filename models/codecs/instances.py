@@ -1,0 +1,168 @@
+"""What the codecs of whole photos share: people drawn into heatmaps, peaks read off them, people decoded.
+
+Cell i of a heatmap sits at view pixel S * i, and a point's nearest cell is floor(x / S + 0.5). All of it is
+batched, runs on the tensors' device and does not wait for it. Shape letters: pipelines/batch.py; in addition
+Q decoded people, C channels.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipelines.people import People
+
+LEAST_DIAGONAL_CELLS = 2.0
+"""The least size of a person that a distance is compared with or divided by."""
+
+
+class Instances(NamedTuple):
+    """Decoded people, padded; in the order of their scores, those that do not exist anywhere between."""
+
+    points_xy: Tensor
+    """(N, Q, K, 2) float32 view px; a guess, or (0, 0), where the confidence is 0."""
+    confidence: Tensor
+    """(N, Q, K) float32, 0 or more; 0 where the keypoint was not found."""
+    score: Tensor
+    """(N, Q) float32; 0 where nobody exists."""
+    exists: Tensor
+    """(N, Q) bool."""
+
+
+def encode_people(
+    points_xy: Tensor, marked: Tensor, map_hw: tuple[int, int], stride: float, sigma: float
+) -> Tensor:
+    """Draw the keypoints of several people into one heatmap for each keypoint; the highest Gaussian counts.
+
+    points_xy (N, M, K, 2) view px, marked (N, M, K) bool, sigma in cells. Returns (N, K, h, w) float32.
+    Each Gaussian is that of `models.codecs.heatmap.encode`: height 1 at the point itself, between cells, cut
+    to the square of 2 floor(3 sigma) + 1 cells about the nearest one. A map is above 0 exactly inside these
+    squares. Only their cells are computed, so that the cost does not grow with the map.
+    """
+    height, width = map_hw
+    num_samples, _, num_keypoints, _ = points_xy.shape
+    centre = torch.where(marked[..., None], points_xy.float() / stride, -torch.inf)
+    x_values, x = _window(centre[..., 0], width, sigma)
+    y_values, y = _window(centre[..., 1], height, sigma)
+    squares = y_values[..., :, None] * x_values[..., None, :]
+    index = y[..., :, None] * width + x[..., None, :]
+
+    def by_keypoint(windows: Tensor) -> Tensor:
+        return windows.transpose(1, 2).reshape(num_samples, num_keypoints, -1)
+
+    flat = squares.new_zeros(num_samples, num_keypoints, height * width)
+    # The highest value does not depend on the order of writing: the maps are the same at every run.
+    flat.scatter_reduce_(2, by_keypoint(index), by_keypoint(squares), "amax")
+    return flat.view(num_samples, num_keypoints, height, width)
+
+
+def _window(centre: Tensor, size: int, sigma: float) -> tuple[Tensor, Tensor]:
+    """Return one axis of the Gaussians' squares: values and cells (N, M, K, R), both 0 outside the map."""
+    radius = int(3 * sigma)
+    reach = torch.arange(-radius, radius + 1, device=centre.device, dtype=torch.float32)
+    cells = (centre + 0.5).floor()[..., None] + reach
+    is_inside = (cells >= 0) & (cells < size)
+    values = torch.exp(-((cells - centre[..., None]) ** 2) / (2 * sigma**2))
+    return torch.where(is_inside, values, 0.0), torch.where(is_inside, cells, 0.0).long()
+
+
+class Centres(NamedTuple):
+    """Where the people of a batch are and how large."""
+
+    cells: Tensor
+    """(N, M, 2) float32: the mean of a person's marked keypoints, in cells, between cells."""
+    diagonal: Tensor
+    """(N, M) float32: the diagonal of the box of these keypoints in cells, 0 for a single one."""
+    exists: Tensor
+    """(N, M) bool: people with at least one marked keypoint."""
+
+
+def find_centres(people: People, stride: float) -> Centres:
+    """Find the centres and sizes of `people`."""
+    marked = people.marked[..., None]
+    points = torch.where(marked, people.points_xy.float() / stride, 0.0)
+    count = marked.sum(-2)
+    exists = count[..., 0] > 0
+    low = torch.where(marked, points, torch.inf).amin(-2)
+    high = torch.where(marked, points, -torch.inf).amax(-2)
+    diagonal = torch.where(exists, (high - low).norm(dim=-1), 0.0)
+    return Centres(points.sum(-2) / count.clamp(min=1), diagonal, exists)
+
+
+class LocalPeaks(NamedTuple):
+    """The highest local maxima of each channel, highest first; Q = min(count, h * w)."""
+
+    heights: Tensor
+    """(N, C, Q) float32; 0 where there are no more peaks above 0."""
+    cells: Tensor
+    """(N, C, Q, 2) float32: x and y of the cell."""
+
+
+def find_local_peaks(heatmaps: Tensor, count: int, window: int) -> LocalPeaks:
+    """Find the cells of heatmaps (N, C, h, w) that are the highest of `window` x `window` cells about them.
+
+    Of equal neighbours only the first in reading order is a peak: answers in bfloat16 often have two.
+    """
+    height, width = heatmaps.shape[-2:]
+    pooled, index = F.max_pool2d(heatmaps, window, stride=1, padding=window // 2, return_indices=True)
+    own = torch.arange(height * width, device=heatmaps.device).view(height, width)
+    peaks = torch.where(index == own, pooled, 0.0).clamp(min=0).flatten(2)
+    heights, index = peaks.topk(min(count, height * width), dim=-1)
+    return LocalPeaks(heights, torch.stack((index % width, index // width), dim=-1).float())
+
+
+def find_centre_peaks(centre_map: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return heights (N, Q) and cells (N, Q, 2) of the peaks of a map of people's centres (N, 1, h, w).
+
+    A peak is the highest cell of 3 x 3; of 5 x 5 and 7 x 7 on maps whose mean side is above 200 and 300
+    cells, as in DEKR and CID.
+    """
+    mean_side = sum(centre_map.shape[-2:]) / 2
+    window = 3 if mean_side <= 200 else 5 if mean_side <= 300 else 7
+    heights, cells = find_local_peaks(centre_map, count, window)
+    return heights[:, 0], cells[:, 0]
+
+
+def gather_cells(maps: Tensor, index: Tensor) -> Tensor:
+    """Return the values (N, A, C) of maps (N, C, h, w) at cells (N, A) int64, counted in reading order."""
+    return maps.flatten(2).gather(2, index[:, None].expand(-1, maps.shape[1], -1)).transpose(1, 2)
+
+
+def flat_index(cells: Tensor, width: int) -> Tensor:
+    """Return the index in reading order (...) int64 of whole cells (..., 2) inside a map of that width."""
+    x, y = cells.long().unbind(-1)
+    return y * width + x
+
+
+@lru_cache
+def index_on(order: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return `order` as int64 on the device, copied once: a list as an index would be copied each time."""
+    with torch.inference_mode(False):  # or gradients could not pass what the teacher asked for first
+        return torch.tensor(order, device=device)
+
+
+def by_score(instances: Instances) -> Instances:
+    """Put people with the highest scores first."""
+    order = instances.score.argsort(dim=1, descending=True, stable=True)
+    rows = torch.arange(len(order), device=order.device)[:, None]
+    return Instances(*(field[rows, order] for field in instances))
+
+
+def suppress(instances: Instances, overlaps: Tensor) -> Instances:
+    """Go through people from the highest score down and drop those that overlap one that stays.
+
+    `instances` are sorted by score; overlaps (N, Q, Q) bool is symmetric.
+    """
+    keep = instances.exists.clone()
+    for q in range(1, keep.shape[1]):
+        keep[:, q] &= ~(overlaps[:, q, :q] & keep[:, :q]).any(-1)
+    return only(instances, keep)
+
+
+def only(instances: Instances, keep: Tensor) -> Instances:
+    """Return the people for which keep (N, Q) is true; the others become padding."""
+    confidence = torch.where(keep[..., None], instances.confidence, 0.0)
+    points = torch.where(keep[..., None, None], instances.points_xy, 0.0)
+    return Instances(points, confidence, torch.where(keep, instances.score, 0.0), keep)
