@@ -154,11 +154,15 @@ def decode(
     with torch.autocast(heatmaps.device.type, enabled=False):
         heatmaps = heatmaps.float()
         points_hm, peaks = find_peaks(heatmaps)
-        if method == "shift":
-            step = _quarter_shift(heatmaps, points_hm)
-        else:
-            step = _dark_step(heatmaps, points_hm, sigma)
-        return (points_hm + step) * stride, peaks
+        return (points_hm + peak_step(heatmaps, points_hm, method=method, sigma=sigma)) * stride, peaks
+
+
+def peak_step(heatmaps: Tensor, points_hm: Tensor, *, method: DecodeMethod, sigma: float) -> Tensor:
+    """Return how far the points are from the highest cells, in cells: `decode` without the search.
+
+    heatmaps (N, K, h, w) float32; points_hm (N, K, 2), or (N, K, Q, 2) for several peaks of each map.
+    """
+    return _quarter_shift(heatmaps, points_hm) if method == "shift" else _dark_step(heatmaps, points_hm, sigma)
 
 
 def warp(heatmaps: Tensor, strong_from_weak: Tensor, stride: float) -> tuple[Tensor, Tensor]:
@@ -185,14 +189,14 @@ def warp(heatmaps: Tensor, strong_from_weak: Tensor, stride: float) -> tuple[Ten
 
 
 def _around(heatmaps: Tensor, points_hm: Tensor, offsets_xy: list[tuple[int, int]]) -> list[Tensor]:
-    """Return the values (N, K) at each offset from the points; beyond the map, an arbitrary value of it."""
+    """Return the values (N, K) or (N, K, Q) at each offset from the cells; beyond the map, some inside."""
     height, width = heatmaps.shape[-2:]
     flat = heatmaps.flatten(2)
     x, y = points_hm.long().unbind(-1)
     values = []
     for dx, dy in offsets_xy:
         index = (y + dy).clamp(0, height - 1) * width + (x + dx).clamp(0, width - 1)
-        values.append(flat.gather(-1, index[..., None])[..., 0])
+        values.append(flat.gather(-1, index.reshape(*flat.shape[:2], -1)).view(index.shape))
     return values
 
 
@@ -206,7 +210,7 @@ def _quarter_shift(heatmaps: Tensor, points_hm: Tensor) -> Tensor:
 
 
 def _dark_step(heatmaps: Tensor, points_hm: Tensor, sigma: float) -> Tensor:
-    """Return one Newton step (N, K, 2), in cells, on the logarithm of the blurred map.
+    """Return one Newton step for each cell, in cells, on the logarithm of the blurred map.
 
     Differs from DARK: the step is taken only at a maximum (published: wherever the matrix of second
     differences can be inverted), and is at most 2 cells per axis, which is the reach of these differences.

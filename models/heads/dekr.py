@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from configs.settings import settings
 from models.backbones.light import ResidualBlock
 from models.codecs.dekr import DEKRMaps
-from models.heads.neck import JoinSettings, Neck, build_neck
+from models.heads.neck import JoinSettings, Neck, build_neck, init_head
 
 
 @settings
@@ -64,6 +64,10 @@ class DEKRHead(nn.Module):
         )
         init_head(self.heatmaps)
         init_head(self.offsets)
+        for part in self.offsets:
+            if isinstance(part, AdaptiveBlock):
+                nn.init.zeros_(part.matrix.weight)
+                nn.init.zeros_(part.shift.weight)
 
     def forward(self, features: Sequence[Tensor], map_hw: tuple[int, int]) -> DEKRMaps:
         x = self.neck(features)[..., : map_hw[0], : map_hw[1]]
@@ -117,16 +121,3 @@ class AdaptiveBlock(GroupedBlock):
 def _conv1x1_bn_relu(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
     conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
     return conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
-
-
-def init_head(module: nn.Module) -> None:
-    """Start convolutions at N(0, 0.001) with bias 0, and those that move an adaptive block's taps at 0."""
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(part.weight, std=0.001)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-    for part in module.modules():
-        if isinstance(part, AdaptiveBlock):
-            nn.init.zeros_(part.matrix.weight)
-            nn.init.zeros_(part.shift.weight)

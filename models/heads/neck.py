@@ -1,4 +1,4 @@
-"""What a head of whole photos reads: the backbone's features as one map at stride 4."""
+"""What the heads of whole photos share: the backbone's features as one map at stride 4, and their start."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -49,3 +49,12 @@ class Join(nn.Module):
         ]
         # A coarse feature of a size that was rounded up reaches beyond the finest one.
         return torch.cat([feature[..., :height, :width] for feature in joined], dim=1)
+
+
+def init_head(module: nn.Module) -> None:
+    """Start every convolution of `module` at N(0, 0.001) with bias 0, as published for AE, DEKR and CID."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(part.weight, std=0.001)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

@@ -13,6 +13,7 @@ from models.backbones.hrnet import HRNetSettings
 from models.backbones.light import LightSettings
 from models.backbones.resnet import ResNetSettings
 from models.backbones.timm_features import TimmSettings
+from models.heads.ae import AEHeadSettings
 from models.heads.dekr import AdaptiveBlock, DEKRHeadSettings, GroupedBlock
 from models.heads.neck import Join
 from models.heads.pyramid import PyramidSettings
@@ -28,10 +29,17 @@ BACKBONES = {
     "convnext": TimmSettings(model="convnext_atto"),
 }
 HEADS = {
+    "ae": AEHeadSettings(),
+    "higher": AEHeadSettings(higher=True, tag_size=3),
     "dekr": DEKRHeadSettings(),
     "dekr-deform": DEKRHeadSettings(adapt="deform"),
 }
-CHANNELS = {"dekr": (K + 1, 2 * K), "dekr-deform": (K + 1, 2 * K)}
+SHAPES = {  # of the maps of 4 h x 4 w pixels, without N
+    "ae": lambda h, w: [(K, h, w), (K, 1, h, w)],
+    "higher": lambda h, w: [(K, h, w), (K, 3, h, w), (K, 2 * h, 2 * w)],
+    "dekr": lambda h, w: [(K + 1, h, w), (2 * K, h, w)],
+    "dekr-deform": lambda h, w: [(K + 1, h, w), (2 * K, h, w)],
+}
 
 
 def build(backbone: Any, head: Any, num_keypoints: int = K) -> InstanceNet:
@@ -51,8 +59,8 @@ def test_maps_have_a_quarter_of_the_input_on_any_backbone(backbone: str, head: s
     for height, width in ((64, 96), (72, 100)):
         with torch.no_grad():
             maps = tensors_of(net(torch.randn(2, 3, height, width)))
-        sizes = [(2, channels, height // 4, width // 4) for channels in CHANNELS[head]]
-        assert [tuple(each.shape) for each in maps] == sizes
+        expected = SHAPES[head](height // 4, width // 4)
+        assert [tuple(each.shape) for each in maps] == [(2, *shape) for shape in expected]
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -149,11 +157,19 @@ def count_parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def test_published_networks_have_the_published_parameters() -> None:
-    """DEKR on HRNet-W32 with 17 keypoints: 29.6 M."""
+@pytest.mark.parametrize(
+    ("branches", "head", "millions"),
+    [
+        (1, AEHeadSettings(), 28.5),
+        (1, AEHeadSettings(higher=True), 28.6),
+        (4, DEKRHeadSettings(adapt="deform"), 29.6),
+    ],
+)
+def test_published_networks_have_the_published_parameters(branches: int, head: Any, millions: float) -> None:
+    """On HRNet-W32 with 17 keypoints."""
     with torch.device("meta"):
-        net = build(HRNetSettings(branches=4), DEKRHeadSettings(adapt="deform"), 17)
-    assert round(count_parameters(net) / 1e6, 1) == 29.6
+        net = build(HRNetSettings(branches=branches), head, 17)
+    assert round(count_parameters(net) / 1e6, 1) == millions
 
 
 def test_the_offsets_of_a_keypoint_read_its_own_channels_alone() -> None:
