@@ -25,7 +25,7 @@ from models.codecs.instances import (
     encode_people,
     find_local_peaks,
     flat_index,
-    index_on,
+    on_device,
 )
 from pipelines.people import People
 from sharding.annotations.skeleton import Skeleton
@@ -189,7 +189,7 @@ class AECodec:
 
     def mirror(self, maps: AEMaps) -> AEMaps:
         """Return the maps of mirror images as maps of the images, left and right exchanged."""
-        order = index_on(self.skeleton.flip_order, maps.heatmaps.device)
+        order = on_device(self.skeleton.flip_order, maps.heatmaps.device)
         fine = None if maps.fine is None else maps.fine.flip(-1)[:, order]
         return AEMaps(maps.heatmaps.flip(-1)[:, order], maps.tags.flip(-1)[:, order], fine)
 

@@ -22,13 +22,14 @@ from models.codecs.heatmap import STRIDE, heatmap_loss, mirror_images
 from models.codecs.instances import (
     LEAST_DIAGONAL_CELLS,
     Instances,
+    alone,
     by_score,
     encode_people,
     find_centre_peaks,
     find_centres,
     flat_index,
     gather_cells,
-    index_on,
+    on_device,
     suppress,
 )
 from pipelines.people import People
@@ -86,10 +87,6 @@ class DEKRTargets(NamedTuple):
     marked."""
 
 
-def _alone(count: Tensor) -> Tensor:
-    return count
-
-
 @dataclass(frozen=True)
 class DEKRCodec:
     """What the maps of a network mean, with a cell every `stride` view px."""
@@ -141,7 +138,7 @@ class DEKRCodec:
         targets: DEKRTargets,
         counted: Tensor,
         *,
-        mean_over_ranks: Callable[[Tensor], Tensor] = _alone,
+        mean_over_ranks: Callable[[Tensor], Tensor] = alone,
     ) -> dict[str, Tensor]:
         """Return the weighted terms, float32 scalars: `heatmaps` and `offsets`.
 
@@ -190,9 +187,9 @@ class DEKRCodec:
     def mirror(self, maps: DEKRMaps) -> DEKRMaps:
         """Return the maps of mirror images as maps of the images: left and right exchanged, x negated."""
         order = self.skeleton.flip_order
-        keypoints = index_on(order, maps.offsets.device)
+        keypoints = on_device(order, maps.offsets.device)
         x, y = maps.offsets.flip(-1).unflatten(1, (-1, 2))[:, keypoints].unbind(2)
-        channels = index_on((*order, len(order)), maps.heatmaps.device)
+        channels = on_device((*order, len(order)), maps.heatmaps.device)
         return DEKRMaps(maps.heatmaps.flip(-1)[:, channels], torch.stack((-x, y), dim=2).flatten(1, 2))
 
     def merge(self, plain: DEKRMaps, mirrored: DEKRMaps) -> DEKRMaps:

@@ -91,6 +91,11 @@ def find_centres(people: People, stride: float) -> Centres:
     return Centres(points.sum(-2) / count.clamp(min=1), diagonal, exists)
 
 
+def alone(count: Tensor) -> Tensor:
+    """Return the mean over all processes where there is one."""
+    return count
+
+
 class LocalPeaks(NamedTuple):
     """The highest local maxima of each channel, highest first; Q = min(count, h * w)."""
 
@@ -137,10 +142,10 @@ def flat_index(cells: Tensor, width: int) -> Tensor:
 
 
 @lru_cache
-def index_on(order: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return `order` as int64 on the device, copied once: a list as an index would be copied each time."""
-    with torch.inference_mode(False):  # or gradients could not pass what the teacher asked for first
-        return torch.tensor(order, device=device)
+def on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return `values` on the device, copied once: a list as an index would be copied at every use."""
+    with torch.inference_mode(False):  # or gradients could not pass what a teacher asked for first
+        return torch.tensor(values, device=device)
 
 
 def by_score(instances: Instances) -> Instances:

@@ -52,9 +52,9 @@ class Join(nn.Module):
 
 
 def init_head(module: nn.Module) -> None:
-    """Start every convolution of `module` at N(0, 0.001) with bias 0, as published for AE, DEKR and CID."""
+    """Start all weights of `module`, except norms, at N(0, 0.001) with bias 0 (AE, DEKR and CID)."""
     for part in module.modules():
-        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(part.weight, std=0.001)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

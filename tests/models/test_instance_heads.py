@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,9 @@ from models.backbones.hrnet import HRNetSettings
 from models.backbones.light import LightSettings
 from models.backbones.resnet import ResNetSettings
 from models.backbones.timm_features import TimmSettings
+from models.codecs.cid import CIDMaps
 from models.heads.ae import AEHeadSettings
+from models.heads.cid import CIDHeadSettings
 from models.heads.dekr import AdaptiveBlock, DEKRHeadSettings, GroupedBlock
 from models.heads.neck import Join
 from models.heads.pyramid import PyramidSettings
@@ -33,12 +36,14 @@ HEADS = {
     "higher": AEHeadSettings(higher=True, tag_size=3),
     "dekr": DEKRHeadSettings(),
     "dekr-deform": DEKRHeadSettings(adapt="deform"),
+    "cid": CIDHeadSettings(),
 }
 SHAPES = {  # of the maps of 4 h x 4 w pixels, without N
     "ae": lambda h, w: [(K, h, w), (K, 1, h, w)],
     "higher": lambda h, w: [(K, h, w), (K, 3, h, w), (K, 2 * h, 2 * w)],
     "dekr": lambda h, w: [(K + 1, h, w), (2 * K, h, w)],
     "dekr-deform": lambda h, w: [(K + 1, h, w), (2 * K, h, w)],
+    "cid": lambda h, w: [(K + 1, h, w), (K, h, w)],
 }
 
 
@@ -49,7 +54,11 @@ def build(backbone: Any, head: Any, num_keypoints: int = K) -> InstanceNet:
 
 
 def tensors_of(maps: Any) -> list[Tensor]:
-    return [each for each in maps if isinstance(each, Tensor)]
+    """All maps; of CID those of one person of each photo too."""
+    if isinstance(maps, CIDMaps):
+        photos = torch.arange(len(maps.heatmaps))
+        return [maps.heatmaps, maps.read(photos, torch.full((len(photos), 2), 3)).heatmaps]
+    return [each for each in maps if each is not None]
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -96,14 +105,17 @@ def test_a_copy_is_equal_and_its_state_is_whole(head: str) -> None:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_head_starts_as_published(head: str) -> None:
-    """Weights of its convolutions at N(0, 0.001), all biases 0."""
+    """Weights at N(0, 0.001), biases at 0; where the answer is a probability, it is 0.01."""
     for name, module in build(LightSettings(), HEADS[head], 17).head.named_modules():
-        if isinstance(module, nn.Conv2d) and name.split(".")[0] != "neck":
+        if isinstance(module, nn.Conv2d | nn.Linear) and name.split(".")[0] != "neck":
             if name.endswith(("matrix", "shift")):
                 assert module.weight.count_nonzero() == 0
             elif module.weight.numel() > 400:
                 assert module.weight.std().item() == pytest.approx(0.001, rel=0.2), name
-            assert module.bias is None or module.bias.count_nonzero() == 0
+            if head == "cid" and name in ("heatmaps", "instances.final"):
+                assert module.bias.sigmoid().tolist() == pytest.approx([0.01] * len(module.bias))
+            else:
+                assert module.bias is None or module.bias.count_nonzero() == 0
 
 
 def test_another_input_size_is_refused_by_name() -> None:
@@ -123,6 +135,42 @@ def test_a_pyramid_can_join_the_features() -> None:
 def test_a_pyramid_without_stride_4_is_refused() -> None:
     with pytest.raises(ValueError, match="finest stride, which must be 4"):
         DEKRHeadSettings(neck=PyramidSettings()).build((64,), (16,), K)
+
+
+def test_cid_reads_a_person_as_the_paper_says() -> None:
+    """Against its equations for one person, with numpy and loops over cells for the 5 x 5 convolution."""
+    torch.manual_seed(0)
+    head = CIDHeadSettings(channels=4).build((6,), (4,), 2).eval()
+    for p in head.parameters():
+        nn.init.normal_(p, std=0.5)
+    x = torch.randn(2, 6, 9, 11)
+    photo, (column, row) = 1, (7, 2)
+    with torch.no_grad():
+        read = head([x], (9, 11)).read(torch.tensor([photo]), torch.tensor([[column, row]]))
+    part = {name: p.detach().double().numpy() for name, p in head.instances.named_parameters()}
+    x = x[photo].double().numpy()
+    centre = x[:, row, column]
+    scene = np.einsum("oi,ihw->ohw", part["reduce.weight"][..., 0, 0], x) + part["reduce.bias"][:, None, None]
+    by_channel, alike = (
+        scene * (part[f"{name}_attention.weight"] @ centre + part[f"{name}_attention.bias"])[:, None, None]
+        for name in ("channel", "spatial")
+    )
+    y, x_ = np.mgrid[:9, :11]
+    stack = np.pad(np.stack((alike.sum(0), (column - x_) / 32, (row - y) / 32)), ((0, 0), (2, 2), (2, 2)))
+    mask = np.array(
+        [
+            [(stack[:, r : r + 5, c : c + 5] * part["mask.weight"][0]).sum() for c in range(11)]
+            for r in range(9)
+        ]
+    )
+    by_cell = scene / (1 + np.exp(-(mask + part["mask.bias"])))
+    both = np.concatenate((by_channel, by_cell))
+    fused = np.einsum("oi,ihw->ohw", part["fuse.weight"][..., 0, 0], both) + part["fuse.bias"][:, None, None]
+    logits = np.einsum("oi,ihw->ohw", part["final.weight"][..., 0, 0], np.maximum(fused, 0))
+    logits += part["final.bias"][:, None, None]
+    expected = np.clip(1 / (1 + np.exp(-logits)), 1e-4, 1 - 1e-4)
+    np.testing.assert_allclose(read.heatmaps[0], expected, atol=1e-4)
+    np.testing.assert_allclose(read.features[0], centre, rtol=1e-6)
 
 
 # --- the parts

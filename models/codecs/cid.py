@@ -1,0 +1,353 @@
+"""Contextual instance decoupling: a person is a centre, and heatmaps of its own that its features ask for.
+
+Wang and Zhang, Contextual Instance Decoupling for Robust Multi-Person Pose Estimation, CVPR 2022. A network
+answers with K + 1 heatmaps, those of the keypoints and of the people's centres, and, for any cells that are
+named to it, with K heatmaps of the person whose centre is there. Targets, losses, decoding and mirroring are
+here, the layers in models/heads/cid.py. Everything is batched, runs on the device without waiting for it, and
+computes in float32. Shape letters: pipelines/batch.py; in addition I people of all photos of a batch, Q
+decoded people of a photo, F features of a cell.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from configs.settings import settings
+from models.codecs.heatmap import ROUNDING_CELLS, STRIDE, find_peaks, mirror_images, peak_step
+from models.codecs.instances import (
+    Instances,
+    alone,
+    by_score,
+    find_centre_peaks,
+    find_centres,
+    on_device,
+    suppress,
+)
+from pipelines.people import People
+from sharding.annotations.skeleton import Skeleton
+
+GROWN = 1.2
+"""People without a box have that of their keypoints, larger by this factor."""
+OVERLAP = 0.7
+"""The overlap of boxes that a radius still leaves (CornerNet)."""
+LEAST_AREA = 32.0
+"""The least area in view px^2 that a decoded person is compared with."""
+
+
+@settings
+class CIDSettings:
+    name: Literal["cid"] = "cid"
+    least_area: Annotated[float, Field(ge=0)] = 1024.0
+    """People whose boxes have fewer view px^2 than this have no centre (published for COCO: 32 x 32)."""
+    instance_weight: Annotated[float, Field(ge=0)] = 4.0
+    """Weight of the loss of people's own heatmaps beside that of the photo's."""
+    contrast_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the loss that tells the features of a photo's people apart."""
+    temperature: Annotated[float, Field(gt=0)] = 0.05
+    """Cosines between features are divided by this before they are compared."""
+    most_instances: Annotated[int, Field(ge=1)] = 200
+    """How many people of a batch get heatmaps of their own at most, the smallest first (published: any)."""
+    candidates: Annotated[int, Field(ge=1)] = 30
+    """How many people are decoded from a photo at most."""
+    least_centre: Annotated[float, Field(ge=0)] = 0.01
+    """Centres no higher than this are nobody's."""
+    duplicate_oks: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Of two people who are more alike than this (object keypoint similarity) one is dropped."""
+
+
+class InstanceMaps(NamedTuple):
+    """What the head answers for people whose centres are named."""
+
+    heatmaps: Tensor
+    """(I, K, h, w) float32, between 0 and 1."""
+    features: Tensor
+    """(I, F): those of the centre's cell."""
+
+
+class CIDMaps(NamedTuple):
+    """What the head answers."""
+
+    heatmaps: Tensor
+    """(N, K + 1, h, w) float32, between 0 and 1; the last is that of the centres."""
+    read: Callable[[Tensor, Tensor], InstanceMaps]
+    """Photos (I,) int64 and cells (I, 2) int64, x and y, to the maps of the people with these centres."""
+
+
+class CIDTargets(NamedTuple):
+    """What is taught."""
+
+    heatmaps: Tensor
+    """(N, K + 1, h, w) float32; exactly 1 in the cell of each keypoint and centre."""
+    photos: Tensor
+    """(I,) int64, I at least 1: the photo of each person that gets heatmaps of its own."""
+    cells: Tensor
+    """(I, 2) int64: x and y of the cell of its centre."""
+    exists: Tensor
+    """(I,) bool: the others are padding, at cell (0, 0)."""
+    instance_heatmaps: Tensor
+    """(I, K, h, w) float32."""
+    instance_weights: Tensor
+    """(I, K) float32: the keypoints' visibility; a marked keypoint outside the map has an empty heatmap."""
+
+
+@dataclass(frozen=True)
+class CIDCodec:
+    """What the maps of a network mean, with a cell every `stride` view px."""
+
+    settings: CIDSettings
+    skeleton: Skeleton
+    stride: int = STRIDE
+
+    def targets(
+        self, people: People, map_hw: tuple[int, int], generator: torch.Generator | None = None
+    ) -> CIDTargets:
+        """Return what maps of size (h, w) should be.
+
+        A keypoint is a Gaussian on its nearest cell whose radius goes by the size of the person's box. People
+        are asked for at their centre's cell or, with a `generator` on the device, at one of the nine about
+        it; of two at one cell the smaller stays. Differs from CID: the box's sides are its own, not those of
+        the upright box around it cut to the view; cells are the nearest, not those above and to the left.
+        """
+        if not people.is_person.shape[1]:
+            people = _with_a_row(people)
+        height, width = map_hw
+        centres = find_centres(people, self.stride)
+        sides, has_box = _box_sides(people)
+        radius = gaussian_radius((sides / self.stride - ROUNDING_CELLS).ceil()).floor()
+        middle = (centres.cells + 0.5).floor()
+        inside = (middle >= 0).all(-1) & (middle[..., 0] < width) & (middle[..., 1] < height)
+        has_area = ~has_box | (sides.prod(-1) >= self.settings.least_area)
+        has_centre = centres.exists & inside & has_area
+        points = torch.cat((people.points_xy.float() / self.stride, centres.cells[:, :, None]), dim=2)
+        marked = torch.cat((people.marked, has_centre[..., None]), dim=2)
+        x, y = _gaussians(points, marked, radius, map_hw)
+        heatmaps = torch.zeros(len(x), x.shape[2], height, width, device=x.device)
+        for m in range(x.shape[1]):  # squares of any radius: one person of every photo at a time
+            heatmaps = torch.maximum(heatmaps, y[:, m, :, :, None] * x[:, m, :, None])
+
+        count = min(self.settings.most_instances, has_centre.numel())
+        smallest = torch.where(has_centre, centres.diagonal, torch.inf).flatten().argsort(stable=True)[:count]
+        exists = has_centre.flatten()[smallest]
+        cells = middle.flatten(0, 1)[smallest].long()
+        if generator is not None:
+            cells = cells + torch.randint(-1, 2, cells.shape, generator=generator, device=cells.device)
+        cells = torch.stack((cells[:, 0].clamp(0, width - 1), cells[:, 1].clamp(0, height - 1)), dim=-1)
+        photos = smallest // has_centre.shape[1]
+        taken = (photos[:, None] == photos) & (cells[:, None] == cells).all(-1) & exists
+        exists = exists & ~taken.tril(-1).any(-1)
+        x, y = (each.flatten(0, 1)[smallest, :-1] for each in (x, y))
+        weights = torch.where(people.marked, people.visible.float(), 0.0).flatten(0, 1)[smallest]
+        return CIDTargets(
+            heatmaps,
+            photos,
+            torch.where(exists[:, None], cells, 0),
+            exists,
+            y[..., :, None] * x[..., None, :],
+            torch.where(exists[:, None], weights, 0.0),
+        )
+
+    def loss(
+        self,
+        maps: CIDMaps,
+        targets: CIDTargets,
+        counted: Tensor,
+        *,
+        mean_over_ranks: Callable[[Tensor], Tensor] = alone,
+    ) -> dict[str, Tensor]:
+        """Return the weighted terms, float32 scalars: `heatmaps`, `instances` and `contrast`.
+
+        The first two are penalty-reduced focal losses over the number of cells that are exactly 1, of the
+        photos' heatmaps and of the people's own. contrast: for each person, the cross entropy of finding its
+        own features among those of the photo's people by their cosines, over the number of people. `counted`
+        (N, 1, h, w): cells of weight 0 teach nothing, and nobody is asked for there. `mean_over_ranks` turns
+        a tensor of the three numbers into their means over all processes; every process must call it.
+        """
+        cfg = self.settings
+        people = maps.read(targets.photos, targets.cells)
+        centre_counted = counted[targets.photos, 0, targets.cells[:, 1], targets.cells[:, 0]]
+        exists = targets.exists & (centre_counted > 0)
+        weights = torch.where(exists[:, None], targets.instance_weights, 0.0)[..., None, None]
+        photo_sum, photo_count = focal_loss(maps.heatmaps, targets.heatmaps, counted)
+        own_sum, own_count = focal_loss(
+            people.heatmaps, targets.instance_heatmaps, weights * counted[targets.photos]
+        )
+        contrast = contrast_loss(people.features, targets.photos, exists, cfg.temperature)
+        counts = mean_over_ranks(torch.stack((photo_count, own_count, exists.sum().float()))).clamp(min=1)
+        return {
+            "heatmaps": photo_sum / counts[0],
+            "instances": cfg.instance_weight * own_sum / counts[1],
+            "contrast": cfg.contrast_weight * contrast / counts[2],
+        }
+
+    @torch.no_grad()
+    def decode(self, maps: CIDMaps) -> Instances:
+        """Read people off the maps, at most `candidates` in a photo.
+
+        Heatmaps are averaged with their means over 3 x 3 cells. A peak of the centres' map asks for a
+        person's own heatmaps, whose highest cells, moved by the quarter shift, are its keypoints. A
+        keypoint's confidence is its height times the centre's, a person's score their mean. Of people who
+        are alike by object keypoint similarity the highest score stays.
+        """
+        cfg = self.settings
+        with torch.autocast(maps.heatmaps.device.type, enabled=False):
+            centre_map = _smooth(maps.heatmaps[:, -1:].float())
+            heights, cells = find_centre_peaks(centre_map, cfg.candidates)
+            photos = torch.arange(len(cells), device=cells.device)[:, None].expand(heights.shape)
+            asked = zip(
+                photos.flatten().split(cfg.most_instances),  # so many at once: maps of people are large
+                cells.long().flatten(0, 1).split(cfg.most_instances),
+                strict=True,
+            )
+            read = [_keypoints(maps.read(*each).heatmaps.float()) for each in asked]
+            points, peaks = (
+                torch.cat(parts).unflatten(0, heights.shape) for parts in zip(*read, strict=True)
+            )
+            exists = heights > cfg.least_centre
+            confidence = peaks * heights[..., None]
+            score = torch.where(exists, confidence.mean(-1), -1.0)
+            people = by_score(Instances(points * self.stride, confidence, score, exists))
+            return suppress(people, similarity(people.points_xy, self.skeleton.sigmas) > cfg.duplicate_oks)
+
+    def mirror_images(self, images: Tensor) -> Tensor:
+        """Mirror images (N, 3, H, W) so that cell i of their maps goes to cell w - 1 - i exactly."""
+        return mirror_images(images, self.stride)
+
+    def mirror(self, maps: CIDMaps) -> CIDMaps:
+        """Return the maps of mirror images as maps of the images, left and right exchanged.
+
+        Differs from CID, which mirrors features and then asks for people in the images' frame: here the
+        mirror image is asked at the mirrored cells.
+        """
+        order, device, width = self.skeleton.flip_order, maps.heatmaps.device, maps.heatmaps.shape[-1]
+
+        def read(photos: Tensor, cells: Tensor) -> InstanceMaps:
+            x, y = cells.unbind(-1)
+            people = maps.read(photos, torch.stack((width - 1 - x, y), dim=-1))
+            return people._replace(heatmaps=people.heatmaps.flip(-1)[:, on_device(order, device)])
+
+        return CIDMaps(maps.heatmaps.flip(-1)[:, on_device((*order, len(order)), device)], read)
+
+    def merge(self, plain: CIDMaps, mirrored: CIDMaps) -> CIDMaps:
+        """Return the mean of two answers in the same frame, features side by side (flip test)."""
+
+        def read(photos: Tensor, cells: Tensor) -> InstanceMaps:
+            a, b = plain.read(photos, cells), mirrored.read(photos, cells)
+            return InstanceMaps((a.heatmaps + b.heatmaps) / 2, torch.cat((a.features, b.features), dim=1))
+
+        return CIDMaps((plain.heatmaps + mirrored.heatmaps) / 2, read)
+
+
+def _with_a_row(people: People) -> People:
+    """Return a batch without a single row with one of padding: there is always somebody to compute with."""
+    num_samples, _, num_keypoints = people.visible.shape
+    zeros = people.visible.new_zeros
+    return People(
+        zeros(num_samples, 1, num_keypoints, 2),
+        zeros(num_samples, 1, num_keypoints),
+        people.is_person.new_zeros(num_samples, 1),
+        zeros(num_samples, 1, 4, 2),
+    )
+
+
+def _box_sides(people: People) -> tuple[Tensor, Tensor]:
+    """Return the sides of each person's box (N, M, 2) in view px and whether it has one, (N, M) bool."""
+    corners = people.corners_xy.float()
+    sides = (corners[..., 1:3, :] - corners[..., 0:2, :]).norm(dim=-1)
+    has_box = (sides > 0).any(-1)
+    marked = people.marked[..., None]
+    low = torch.where(marked, people.points_xy.float(), torch.inf).amin(-2)
+    high = torch.where(marked, people.points_xy.float(), -torch.inf).amax(-2)
+    extent = torch.where(marked.any(-2), high - low, 0.0)
+    return torch.where(has_box[..., None], sides, GROWN * extent), has_box
+
+
+def gaussian_radius(sides: Tensor) -> Tensor:
+    """Return the radius (...) of the Gaussians of people with boxes of sides (..., 2), all in cells.
+
+    The smallest of three roots as in CornerNet's first code (which does not divide them by a), as published.
+    """
+    total, product = sides.sum(-1), sides.prod(-1)
+    roots = [
+        (b + (b**2 - 4 * a * c).clamp(min=0).sqrt()) / 2
+        for a, b, c in (
+            (1, total, product * (1 - OVERLAP) / (1 + OVERLAP)),
+            (4, 2 * total, (1 - OVERLAP) * product),
+            (4 * OVERLAP, -2 * OVERLAP * total, (OVERLAP - 1) * product),
+        )
+    ]
+    return torch.stack(roots).amin(0).clamp(min=0)
+
+
+def _gaussians(
+    points: Tensor, marked: Tensor, radius: Tensor, map_hw: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Return the two axes of Gaussians, x (N, M, C, w) and y (N, M, C, h): the map is their product.
+
+    points (N, M, C, 2) in cells go to the nearest cell; marked (N, M, C); radius (N, M) whole cells. Sigma is
+    a sixth of the square's side 2 r + 1.
+    """
+    sigma = ((2 * radius + 1) / 6)[..., None, None]
+    nearest = torch.where(marked[..., None], (points + 0.5).floor(), -torch.inf)
+
+    def axis(centre: Tensor, size: int) -> Tensor:
+        distance = torch.arange(size, device=centre.device, dtype=torch.float32) - centre[..., None]
+        values = torch.exp(-(distance**2) / (2 * sigma**2))
+        return torch.where(distance.abs() <= radius[..., None, None], values, 0.0)
+
+    return axis(nearest[..., 0], map_hw[1]), axis(nearest[..., 1], map_hw[0])
+
+
+def focal_loss(predicted: Tensor, target: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of the penalty-reduced focal loss (Law and Deng, CornerNet) and its number of positives.
+
+    -w (1 - p)^2 log p where the target is exactly 1, else -w (1 - t)^4 p^2 log(1 - p). All (..., h, w);
+    predicted inside (0, 1), target in 0..1, weights broadcastable to them.
+    """
+    p, t = predicted.float(), target.float()
+    is_peak = t == 1
+    at_peaks = (1 - p) ** 2 * p.log()
+    elsewhere = (1 - t) ** 4 * p**2 * (1 - p).log()
+    total = -(weights * torch.where(is_peak, at_peaks, elsewhere)).sum()
+    return total, (is_peak & (weights > 0)).sum().float()
+
+
+def contrast_loss(features: Tensor, photos: Tensor, exists: Tensor, temperature: float) -> Tensor:
+    """Return the sum over people of -log of the share of their own cosine among those of their photo.
+
+    features (I, F), photos (I,), exists (I,) bool. A person alone in a photo adds 0.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        directions = F.normalize(features.float(), dim=1)
+        cosines = directions @ directions.T / temperature
+    others = (photos[:, None] == photos) & exists | torch.eye(len(photos), device=photos.device).bool()
+    share = cosines.masked_fill(~others, -math.inf).logsumexp(-1) - cosines.diagonal()
+    return torch.where(exists, share, 0.0).sum()
+
+
+def _smooth(heatmaps: Tensor) -> Tensor:
+    return (heatmaps + F.avg_pool2d(heatmaps, 3, stride=1, padding=1)) / 2
+
+
+def _keypoints(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return points (I, K, 2) in cells and heights (I, K) of people's own heatmaps."""
+    heatmaps = _smooth(heatmaps)
+    cells, heights = find_peaks(heatmaps)
+    return cells + peak_step(heatmaps, cells, method="shift", sigma=1.0), heights
+
+
+def similarity(points: Tensor, sigmas: tuple[float, ...]) -> Tensor:
+    """Return the object keypoint similarity (N, Q, Q) of every two of points (N, Q, K, 2) in view px.
+
+    The area of a pair is the mean of those of the keypoints' boxes.
+    """
+    area = (points.amax(2) - points.amin(2)).prod(-1).clamp(min=LEAST_AREA)
+    squared = (points[:, :, None] - points[:, None]).square().sum(-1)  # (N, Q, Q, K)
+    pair_area = ((area[:, :, None] + area[:, None]) / 2)[..., None]
+    variances = (2 * on_device(sigmas, points.device)) ** 2
+    return torch.exp(-squared / (2 * variances * pair_area)).mean(-1)
