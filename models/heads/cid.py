@@ -27,6 +27,9 @@ class CIDHeadSettings:
     """How features of several resolutions become one map (published: join)."""
     channels: Annotated[int, Field(ge=1)] = 32
     """Channels of the features that a person's own heatmaps are made of (published: 32)."""
+    start_std: Annotated[float, Field(gt=0)] = 0.001
+    """Standard deviation of the first weights of the layers that read a person (published: 0.001). Products
+    of such small numbers learn nothing for some time: from scratch and in few steps, try 0.1."""
 
     def build(self, channels: Sequence[int], strides: Sequence[int], num_keypoints: int) -> "CIDHead":
         """Return the head; ValueError for features that the neck cannot read."""
@@ -36,7 +39,7 @@ class CIDHeadSettings:
 class CIDHead(nn.Module):
     """Features, fine to coarse, and the maps' size (h, w) -> CIDMaps, float32.
 
-    Weights start at N(0, 0.001), the answers at 0.01.
+    Weights start at N(0, 0.001), or `start_std`, the answers at 0.01.
     """
 
     def __init__(
@@ -46,8 +49,8 @@ class CIDHead(nn.Module):
         self.neck, width = build_neck(cfg.neck, channels, strides)
         self.heatmaps = nn.Conv2d(width, num_keypoints + 1, 1)
         self.instances = InstanceDecoupling(width, cfg.channels, num_keypoints)
-        for part in (self.heatmaps, self.instances):
-            init_head(part)
+        init_head(self.heatmaps)
+        init_head(self.instances, std=cfg.start_std)
         for last in (self.heatmaps, self.instances.final):
             nn.init.constant_(last.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
 

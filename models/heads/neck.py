@@ -51,10 +51,10 @@ class Join(nn.Module):
         return torch.cat([feature[..., :height, :width] for feature in joined], dim=1)
 
 
-def init_head(module: nn.Module) -> None:
-    """Start all weights of `module`, except norms, at N(0, 0.001) with bias 0 (AE, DEKR and CID)."""
+def init_head(module: nn.Module, std: float = 0.001) -> None:
+    """Start all weights of `module`, except norms, at N(0, std), published 0.001, and biases at 0."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            nn.init.normal_(part.weight, std=0.001)
+            nn.init.normal_(part.weight, std=std)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
