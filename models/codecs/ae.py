@@ -213,7 +213,6 @@ def tag_losses(tags: Tensor, cells: Tensor, weights: Tensor, counted: Tensor) ->
     weights = weights * counted.flatten(1).gather(1, cells.flatten(1)).view_as(weights)
     index = cells.transpose(1, 2)[:, :, None].expand(-1, -1, tags.shape[2], -1)
     values = tags.float().flatten(-2).gather(-1, index).permute(0, 3, 1, 2)  # (N, M, K, L)
-    values = torch.where(weights[..., None] > 0, values, 0.0)
     total = weights.sum(-1)
     exists = (total > 0).float()
     share = weights / torch.where(total > 0, total, 1.0)[..., None]
@@ -298,7 +297,6 @@ def _people_of(photo: np.ndarray, order: list[int], cfg: AESettings) -> tuple[np
 
     Returns points (P, K, 2), confidences (P, K), scores (P,) and mean tags (P, L), the highest scores first.
     """
-    photo = np.nan_to_num(photo)  # a network that has diverged gets an answer too
     members = group(photo[..., 2], photo[..., 3:], order, cfg)
     has = members >= 0
     chosen = np.where(has[..., None], photo[np.arange(len(photo)), members], 0)  # (P, K, 3 + L)

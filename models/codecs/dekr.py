@@ -150,10 +150,8 @@ class DEKRCodec:
         heatmaps = 2 * heatmap_loss(maps.heatmaps, targets.heatmaps, targets.weights * counted)
         weights = targets.offset_weights * gather_cells(counted, targets.cells)
         predicted = gather_cells(maps.offsets.float(), targets.cells).view_as(targets.offsets)
-        taught = weights[..., None] > 0
-        error = torch.where(taught, predicted - targets.offsets, 0.0)
-        each = F.smooth_l1_loss(error, torch.zeros_like(error), beta=SMOOTH_L1_BETA, reduction="none")
-        count = mean_over_ranks(2.0 * taught.sum())
+        each = F.smooth_l1_loss(predicted, targets.offsets, beta=SMOOTH_L1_BETA, reduction="none")
+        count = mean_over_ranks(2.0 * (weights > 0).sum())
         offsets = (each * weights[..., None]).sum() / count.clamp(min=1)
         return {"heatmaps": heatmaps, "offsets": self.settings.offset_weight * offsets}
 
