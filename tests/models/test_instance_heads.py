@@ -103,6 +103,15 @@ def test_a_copy_is_equal_and_its_state_is_whole(head: str) -> None:
         assert all(map(torch.equal, tensors_of(twin(images)), expected))
 
 
+@pytest.mark.parametrize("head", ["ae", "higher", "dekr", "cid"])
+def test_a_network_compiles_as_one_graph(head: str) -> None:
+    net, images = build(LightSettings(), HEADS[head]).eval(), torch.randn(2, 3, 64, 96)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        for one, other in zip(tensors_of(compiled(images)), tensors_of(net(images)), strict=True):
+            torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_a_head_starts_as_published(head: str) -> None:
     """Weights at N(0, 0.001), biases at 0; where the answer is a probability, it is 0.01."""
