@@ -146,13 +146,13 @@ class AECodec:
         cfg = self.settings
         with torch.autocast(maps.heatmaps.device.type, enabled=False):
             heatmaps, scale = _finest(maps)
-            peaks = find_local_peaks(heatmaps, cfg.candidates, PEAK_WINDOW)
-            points = self._view_points(heatmaps, peaks.cells, scale)
-            tags = _tags_at(maps.tags.float(), (peaks.cells / scale).floor())
-            packed = torch.cat((points, peaks.heights[..., None], tags), dim=-1).cpu().numpy()
+            candidates = find_local_peaks(heatmaps, cfg.candidates, PEAK_WINDOW)
+            points = self._view_points(heatmaps, candidates.points_hm, scale)
+            tags = _tags_at(maps.tags.float(), (candidates.points_hm / scale).floor())
+            packed = torch.cat((points, candidates.peaks[..., None], tags), dim=-1).cpu().numpy()
             order = grouping_order(self.skeleton.names)
             photos = [_people_of(photo, order, cfg) for photo in packed]
-            num_people = peaks.heights.shape[-1]  # Q, the same for every batch of this size
+            num_people = candidates.peaks.shape[-1]  # Q, the same for every batch of this size
             arrays = (_padded([photo[i] for photo in photos], num_people) for i in range(4))
             xy, confidence, score, tags = (torch.from_numpy(a).to(heatmaps.device) for a in arrays)
             people = Instances(xy, confidence, score, score > 0)

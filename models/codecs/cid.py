@@ -141,7 +141,7 @@ class CIDCodec:
         photos = smallest // has_centre.shape[1]
         taken = (photos[:, None] == photos) & (cells[:, None] == cells).all(-1) & exists
         exists = exists & ~taken.tril(-1).any(-1)
-        x, y = (each.flatten(0, 1)[smallest, :-1] for each in (x, y))
+        x, y = (axis.flatten(0, 1)[smallest, :-1] for axis in (x, y))
         weights = torch.where(people.marked, people.visible.float(), 0.0).flatten(0, 1)[smallest]
         return CIDTargets(
             heatmaps,
@@ -197,19 +197,19 @@ class CIDCodec:
         cfg = self.settings
         with torch.autocast(maps.heatmaps.device.type, enabled=False):
             centre_map = _smooth(maps.heatmaps[:, -1:].float())
-            heights, cells = find_centre_peaks(centre_map, cfg.candidates)
-            photos = torch.arange(len(cells), device=cells.device)[:, None].expand(heights.shape)
-            asked = zip(
+            cells, centre_peaks = find_centre_peaks(centre_map, cfg.candidates)
+            photos = torch.arange(len(cells), device=cells.device)[:, None].expand(centre_peaks.shape)
+            batches = zip(
                 photos.flatten().split(cfg.most_instances),  # so many at once: maps of people are large
                 cells.long().flatten(0, 1).split(cfg.most_instances),
                 strict=True,
             )
-            read = [_keypoints(maps.read(*each).heatmaps.float()) for each in asked]
+            read = [_keypoints(maps.read(*batch).heatmaps.float()) for batch in batches]
             points, peaks = (
-                torch.cat(parts).unflatten(0, heights.shape) for parts in zip(*read, strict=True)
+                torch.cat(parts).unflatten(0, centre_peaks.shape) for parts in zip(*read, strict=True)
             )
-            exists = heights > cfg.least_centre
-            confidence = peaks * heights[..., None]
+            exists = centre_peaks > cfg.least_centre
+            confidence = peaks * centre_peaks[..., None]
             score = torch.where(exists, confidence.mean(-1), -1.0)
             people = by_score(Instances(points * self.stride, confidence, score, exists))
             return suppress(people, similarity(people.points_xy, self.skeleton.sigmas) > cfg.duplicate_oks)
@@ -335,10 +335,10 @@ def _smooth(heatmaps: Tensor) -> Tensor:
 
 
 def _keypoints(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return points (I, K, 2) in cells and heights (I, K) of people's own heatmaps."""
+    """Return points (I, K, 2) in cells and peaks (I, K) of people's own heatmaps."""
     heatmaps = _smooth(heatmaps)
-    cells, heights = find_peaks(heatmaps)
-    return cells + peak_step(heatmaps, cells, method="shift", sigma=1.0), heights
+    points_hm, peaks = find_peaks(heatmaps)
+    return points_hm + peak_step(heatmaps, points_hm, method="shift", sigma=1.0), peaks
 
 
 def similarity(points: Tensor, sigmas: tuple[float, ...]) -> Tensor:

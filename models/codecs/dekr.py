@@ -150,9 +150,9 @@ class DEKRCodec:
         heatmaps = 2 * heatmap_loss(maps.heatmaps, targets.heatmaps, targets.weights * counted)
         weights = targets.offset_weights * gather_cells(counted, targets.cells)
         predicted = gather_cells(maps.offsets.float(), targets.cells).view_as(targets.offsets)
-        each = F.smooth_l1_loss(predicted, targets.offsets, beta=SMOOTH_L1_BETA, reduction="none")
+        errors = F.smooth_l1_loss(predicted, targets.offsets, beta=SMOOTH_L1_BETA, reduction="none")
         count = mean_over_ranks(2.0 * (weights > 0).sum())
-        offsets = (each * weights[..., None]).sum() / count.clamp(min=1)
+        offsets = (errors * weights[..., None]).sum() / count.clamp(min=1)
         return {"heatmaps": heatmaps, "offsets": self.settings.offset_weight * offsets}
 
     @torch.no_grad()
@@ -166,13 +166,13 @@ class DEKRCodec:
         """
         with torch.autocast(maps.heatmaps.device.type, enabled=False):
             keypoint_maps = maps.heatmaps[:, :-1].float()
-            heights, cells = find_centre_peaks(maps.heatmaps[:, -1:].float(), self.settings.candidates)
+            cells, peaks = find_centre_peaks(maps.heatmaps[:, -1:].float(), self.settings.candidates)
             index = flat_index(cells, keypoint_maps.shape[-1])
             offsets = gather_cells(maps.offsets.float(), index).unflatten(-1, (-1, 2))
             points = cells[:, :, None] + offsets
             confidence = sample_bilinear(keypoint_maps, points).clamp(min=0)
-            score = heights * confidence.mean(-1)
-            exists = heights > self.settings.least_centre
+            score = peaks * confidence.mean(-1)
+            exists = peaks > self.settings.least_centre
             people = Instances(points, confidence, torch.where(exists, score, -1.0), exists)
             people = by_score(people)
             people = suppress(people, share_keypoints(people.points_xy))

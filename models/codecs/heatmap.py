@@ -162,7 +162,9 @@ def peak_step(heatmaps: Tensor, points_hm: Tensor, *, method: DecodeMethod, sigm
 
     heatmaps (N, K, h, w) float32; points_hm (N, K, 2), or (N, K, Q, 2) for several peaks of each map.
     """
-    return _quarter_shift(heatmaps, points_hm) if method == "shift" else _dark_step(heatmaps, points_hm, sigma)
+    if method == "shift":
+        return _quarter_shift(heatmaps, points_hm)
+    return _dark_step(heatmaps, points_hm, sigma)
 
 
 def warp(heatmaps: Tensor, strong_from_weak: Tensor, stride: float) -> tuple[Tensor, Tensor]:

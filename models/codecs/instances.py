@@ -99,10 +99,10 @@ def alone(count: Tensor) -> Tensor:
 class LocalPeaks(NamedTuple):
     """The highest local maxima of each channel, highest first; Q = min(count, h * w)."""
 
-    heights: Tensor
-    """(N, C, Q) float32; 0 where there are no more peaks above 0."""
-    cells: Tensor
-    """(N, C, Q, 2) float32: x and y of the cell."""
+    points_hm: Tensor
+    """(N, C, Q, 2) float32 heatmap px: x and y of the cell."""
+    peaks: Tensor
+    """(N, C, Q) float32: the values there; 0 where there are no more peaks above 0."""
 
 
 def find_local_peaks(heatmaps: Tensor, count: int, window: int) -> LocalPeaks:
@@ -113,21 +113,21 @@ def find_local_peaks(heatmaps: Tensor, count: int, window: int) -> LocalPeaks:
     height, width = heatmaps.shape[-2:]
     pooled, index = F.max_pool2d(heatmaps, window, stride=1, padding=window // 2, return_indices=True)
     own = torch.arange(height * width, device=heatmaps.device).view(height, width)
-    peaks = torch.where(index == own, pooled, 0.0).clamp(min=0).flatten(2)
-    heights, index = peaks.topk(min(count, height * width), dim=-1)
-    return LocalPeaks(heights, torch.stack((index % width, index // width), dim=-1).float())
+    maxima = torch.where(index == own, pooled, 0.0).clamp(min=0).flatten(2)
+    peaks, index = maxima.topk(min(count, height * width), dim=-1)
+    return LocalPeaks(torch.stack((index % width, index // width), dim=-1).float(), peaks)
 
 
 def find_centre_peaks(centre_map: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return heights (N, Q) and cells (N, Q, 2) of the peaks of a map of people's centres (N, 1, h, w).
+    """Return cells (N, Q, 2) and values (N, Q) of the peaks of a map of people's centres (N, 1, h, w).
 
     A peak is the highest cell of 3 x 3; of 5 x 5 and 7 x 7 on maps whose mean side is above 200 and 300
     cells, as in DEKR and CID.
     """
     mean_side = sum(centre_map.shape[-2:]) / 2
     window = 3 if mean_side <= 200 else 5 if mean_side <= 300 else 7
-    heights, cells = find_local_peaks(centre_map, count, window)
-    return heights[:, 0], cells[:, 0]
+    points_hm, peaks = find_local_peaks(centre_map, count, window)
+    return points_hm[:, 0], peaks[:, 0]
 
 
 def gather_cells(maps: Tensor, index: Tensor) -> Tensor:

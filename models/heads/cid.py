@@ -48,37 +48,39 @@ class CIDHead(nn.Module):
         super().__init__()
         self.neck, width = build_neck(cfg.neck, channels, strides)
         self.heatmaps = nn.Conv2d(width, num_keypoints + 1, 1)
+        self.scene = nn.Conv2d(width, cfg.channels, 1)
         self.instances = InstanceDecoupling(width, cfg.channels, num_keypoints)
         init_head(self.heatmaps)
-        init_head(self.instances, std=cfg.start_std)
+        for part in (self.scene, self.instances):
+            init_head(part, std=cfg.start_std)
         for last in (self.heatmaps, self.instances.final):
             nn.init.constant_(last.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
 
     def forward(self, features: Sequence[Tensor], map_hw: tuple[int, int]) -> CIDMaps:
         x = self.neck(features)[..., : map_hw[0], : map_hw[1]]
-        return CIDMaps(_probability(self.heatmaps(x)), partial(self.instances, x))
+        return CIDMaps(_probability(self.heatmaps(x)), partial(self.instances, x, self.scene(x).float()))
 
 
 class InstanceDecoupling(nn.Module):
-    """Joined features (N, F, h, w), photos (I,) and cells (I, 2) of centres -> InstanceMaps.
+    """Features (N, F, h, w), the scenes (N, C, h, w), photos (I,) and cells (I, 2) -> InstanceMaps.
 
-    The features at a centre weigh the channels of the photo's features, and find the cells that are alike;
-    near ones count more. Both together give the person's heatmaps.
+    The features at a person's centre weigh the channels of the scene, and find the cells of the scene that
+    are alike and near. Both together give the person's heatmaps.
     """
 
     def __init__(self, in_channels: int, channels: int, num_keypoints: int) -> None:
         super().__init__()
-        self.reduce = nn.Conv2d(in_channels, channels, 1)
         self.channel_attention = nn.Linear(in_channels, channels)
         self.spatial_attention = nn.Linear(in_channels, channels)
         self.mask = nn.Conv2d(3, 1, 5, padding=2)
         self.fuse = nn.Conv2d(2 * channels, channels, 1)
         self.final = nn.Conv2d(channels, num_keypoints, 1)
 
-    def forward(self, features: Tensor, photos: Tensor, cells: Tensor) -> InstanceMaps:
+    def forward(self, features: Tensor, scenes: Tensor, photos: Tensor, cells: Tensor) -> InstanceMaps:
         height, width = features.shape[-2:]
-        centres = features[photos, :, cells[:, 1], cells[:, 0]]  # (I, F)
-        scene = self.reduce(features)[photos]  # (I, C, h, w)
+        # The caller may read people without the autocast that the network ran under.
+        centres = features[photos, :, cells[:, 1], cells[:, 0]].float()  # (I, F)
+        scene = scenes[photos]  # (I, C, h, w)
         by_channel = scene * self.channel_attention(centres)[..., None, None]
         alike = (scene * self.spatial_attention(centres)[..., None, None]).sum(1)
         x = cells[:, 0, None, None] - torch.arange(width, device=cells.device)

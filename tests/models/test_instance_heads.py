@@ -58,7 +58,7 @@ def tensors_of(maps: Any) -> list[Tensor]:
     if isinstance(maps, CIDMaps):
         photos = torch.arange(len(maps.heatmaps))
         return [maps.heatmaps, maps.read(photos, torch.full((len(photos), 2), 3)).heatmaps]
-    return [each for each in maps if each is not None]
+    return [tensor for tensor in maps if tensor is not None]
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -69,7 +69,7 @@ def test_maps_have_a_quarter_of_the_input_on_any_backbone(backbone: str, head: s
         with torch.no_grad():
             maps = tensors_of(net(torch.randn(2, 3, height, width)))
         expected = SHAPES[head](height // 4, width // 4)
-        assert [tuple(each.shape) for each in maps] == [(2, *shape) for shape in expected]
+        assert [tuple(tensor.shape) for tensor in maps] == [(2, *shape) for shape in expected]
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -78,7 +78,7 @@ def test_every_parameter_of_a_head_is_trained(head: str) -> None:
     for module in net.head.modules():  # adaptive taps that all sit on the cell would move nothing
         if isinstance(module, AdaptiveBlock):
             nn.init.normal_(module.matrix.weight, std=0.1)
-    sum(each.square().mean() for each in tensors_of(net(torch.randn(4, 3, 64, 64)))).backward()
+    sum(tensor.square().mean() for tensor in tensors_of(net(torch.randn(4, 3, 64, 64)))).backward()
     idle = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.count_nonzero()]
     assert not idle
 
@@ -87,7 +87,19 @@ def test_every_parameter_of_a_head_is_trained(head: str) -> None:
 def test_maps_are_float32_under_autocast(head: str) -> None:
     net = build(LightSettings(), HEADS[head]).eval()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert {each.dtype for each in tensors_of(net(torch.randn(1, 3, 64, 64)))} == {torch.float32}
+        assert {tensor.dtype for tensor in tensors_of(net(torch.randn(1, 3, 64, 64)))} == {torch.float32}
+
+
+def test_people_are_read_without_the_autocast_that_the_network_ran_under() -> None:
+    net = build(LightSettings(), HEADS["cid"]).eval()
+    photos, cells = torch.tensor([0, 0]), torch.tensor([[3, 4], [15, 0]])
+    with torch.no_grad():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            maps = net(torch.randn(1, 3, 64, 64))
+            inside = maps.read(photos, cells)
+        outside = maps.read(photos, cells)
+    assert inside.heatmaps.dtype == outside.heatmaps.dtype == torch.float32
+    torch.testing.assert_close(inside.heatmaps, outside.heatmaps, rtol=0.02, atol=0.002)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -137,7 +149,7 @@ def test_a_pyramid_can_join_the_features() -> None:
     net = build(LightSettings(), cfg).train()
     maps = net(torch.randn(2, 3, 64, 96))
     assert maps.offsets.shape == (2, 2 * K, 16, 24)
-    sum(each.mean() for each in maps).backward()
+    sum(tensor.mean() for tensor in maps).backward()
     assert all(p.grad is not None for p in net.parameters())
 
 
@@ -156,10 +168,12 @@ def test_cid_reads_a_person_as_the_paper_says() -> None:
     photo, (column, row) = 1, (7, 2)
     with torch.no_grad():
         read = head([x], (9, 11)).read(torch.tensor([photo]), torch.tensor([[column, row]]))
-    part = {name: p.detach().double().numpy() for name, p in head.instances.named_parameters()}
+    part = {
+        name.removeprefix("instances."): p.detach().double().numpy() for name, p in head.named_parameters()
+    }
     x = x[photo].double().numpy()
     centre = x[:, row, column]
-    scene = np.einsum("oi,ihw->ohw", part["reduce.weight"][..., 0, 0], x) + part["reduce.bias"][:, None, None]
+    scene = np.einsum("oi,ihw->ohw", part["scene.weight"][..., 0, 0], x) + part["scene.bias"][:, None, None]
     by_channel, alike = (
         scene * (part[f"{name}_attention.weight"] @ centre + part[f"{name}_attention.bias"])[:, None, None]
         for name in ("channel", "spatial")

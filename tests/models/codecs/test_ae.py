@@ -111,8 +111,8 @@ def test_heatmap_losses_are_those_of_plain_loops(background_weight: float) -> No
                 weight = counted[n, 0, y // scale, x // scale].item()
                 weight *= 1 if target[y, x] > 0 else background_weight
                 squares[name].append(weight * (answer[y, x] - target[y, x]) ** 2)
-    for name, each in squares.items():
-        assert terms[name].item() == pytest.approx(np.mean(each), rel=1e-4)
+    for name, errors in squares.items():
+        assert terms[name].item() == pytest.approx(np.mean(errors), rel=1e-4)
 
 
 def test_gradients_of_the_tags_are_those_of_finite_differences() -> None:
@@ -157,7 +157,7 @@ def test_photos_without_people_give_a_finite_loss_and_a_gradient_tensor(counts: 
     sum(terms.values()).backward()
     assert terms["push"] == 0
     assert terms["pull"] == 0 or any(counts)
-    for value in (*terms.values(), *(each.grad for each in maps)):
+    for value in (*terms.values(), *(tensor.grad for tensor in maps)):
         assert value.isfinite().all()
     assert maps.fine.grad.count_nonzero() > 0
 
@@ -439,9 +439,9 @@ def test_photos_are_decoded_in_a_batch_as_one_by_one() -> None:
         count = alone.tag_cells.shape[1]
         assert torch.equal(alone.heatmaps[0], targets.heatmaps[n])
         assert torch.equal(alone.tag_cells[0], targets.tag_cells[n, :count])
-        photo = codec.decode(AEMaps(*(each[n : n + 1] for each in maps)))
-        for one, many in zip(photo, decoded, strict=True):
-            assert torch.equal(one[0], many[n])
+        photo = codec.decode(AEMaps(*(tensor[n : n + 1] for tensor in maps)))
+        for alone, batched in zip(photo, decoded, strict=True):
+            assert torch.equal(alone[0], batched[n])
 
 
 # --- mirror images
@@ -497,7 +497,7 @@ def test_targets_and_losses_read_nothing_back_to_the_host() -> None:
     codec.mirror(maps)  # the order of the channels goes to the device once
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake = People(*(mode.from_tensor(field) for field in vars(people).values()))
-        answered = AEMaps(*(mode.from_tensor(each) for each in maps))
+        answered = AEMaps(*(mode.from_tensor(tensor) for tensor in maps))
         terms = codec.loss(codec.mirror(answered), codec.targets(fake, HW), torch.ones(2, 1, *HW))
     assert all(term.shape == () for term in terms.values())
 

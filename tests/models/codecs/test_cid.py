@@ -133,7 +133,7 @@ def test_targets_are_those_of_plain_loops(num_keypoints: int, counts: tuple[int,
         by_size = []
         for m in range(counts[n]):
             maps, cell = gaussians_by_loop(people, n, m, 400.0)
-            drawn = np.stack([np.zeros(HW) if each is None else each for each in maps])
+            drawn = np.stack([np.zeros(HW) if drawing is None else drawing for drawing in maps])
             expected = np.maximum(expected, drawn)
             if cell is not None:
                 marked = people.points_xy[n, m][people.visible[n, m] > 0]
@@ -219,7 +219,7 @@ def test_focal_loss_is_that_of_a_plain_loop(seed: int) -> None:
             count += weight > 0
         else:
             total -= weight * (1 - t[index]) ** 4 * p[index] ** 2 * math.log(1 - p[index])
-    read = focal_loss(*(torch.from_numpy(each) for each in (p, t, w)))
+    read = focal_loss(*(torch.from_numpy(array) for array in (p, t, w)))
     assert read[0].item() == pytest.approx(total, rel=1e-5)
     assert read[1].item() == count
 
@@ -421,8 +421,8 @@ def test_similarity_is_that_of_a_plain_loop(num_keypoints: int) -> None:
             for b in range(6):
                 area = np.mean([max(np.prod(np.ptp(points[n, q], axis=0)), 32) for q in (a, b)])
                 squared = ((points[n, a] - points[n, b]) ** 2).sum(-1)
-                each = np.exp(-squared / (2 * (2 * np.array(sigmas)) ** 2 * area))
-                assert read[n, a, b].item() == pytest.approx(each.mean(), rel=1e-4)
+                similar = np.exp(-squared / (2 * (2 * np.array(sigmas)) ** 2 * area))
+                assert read[n, a, b].item() == pytest.approx(similar.mean(), rel=1e-4)
 
 
 def test_nobody_is_decoded_where_nobody_is() -> None:
@@ -444,8 +444,8 @@ def test_photos_are_taught_and_decoded_in_a_batch_as_one_by_one() -> None:
             own = targets.exists & (targets.photos == n)
             assert torch.equal(alone.cells[alone.exists], targets.cells[own])
             assert torch.equal(alone.instance_heatmaps[alone.exists], targets.instance_heatmaps[own])
-            for one, many in zip(codec.decode(net(images[n : n + 1])), decoded, strict=True):
-                torch.testing.assert_close(one[0], many[n], rtol=1e-4, atol=1e-4)
+            for alone, batched in zip(codec.decode(net(images[n : n + 1])), decoded, strict=True):
+                torch.testing.assert_close(alone[0], batched[n], rtol=1e-4, atol=1e-4)
 
 
 def test_people_are_read_in_parts_as_at_once() -> None:
@@ -478,16 +478,16 @@ def test_mirrored_maps_of_the_mirrored_scene_are_the_maps_of_the_scene(num_keypo
     mirror = torch.tensor([-1.0, 1.0])
     points = people.points_xy[:, :, order] * mirror
     corners = people.corners_xy * mirror
-    for each in (points, corners):
-        each[..., 0] += STRIDE * (HW[1] - 1)
+    for places in (points, corners):
+        places[..., 0] += STRIDE * (HW[1] - 1)
     mirrored = People(points, people.visible[:, :, order], people.is_person, corners)
     targets = codec.targets(people, HW)
     maps, back = answer(targets), codec.mirror(answer(codec.targets(mirrored, HW)))
     torch.testing.assert_close(maps.heatmaps, back.heatmaps, atol=1e-5, rtol=0)
     both = codec.merge(maps, back)
-    for each in (back, both):
+    for answered in (back, both):
         torch.testing.assert_close(
-            each.read(targets.photos, targets.cells).heatmaps,
+            answered.read(targets.photos, targets.cells).heatmaps,
             maps.read(targets.photos, targets.cells).heatmaps,
             atol=1e-5,
             rtol=0,

@@ -134,10 +134,10 @@ def test_gradient_is_that_of_dense_maps() -> None:
     codec.loss(maps, targets, torch.ones(2, 1, *HW))["offsets"].backward()
     offsets, weights = dense(targets, 4, HW)
     again = maps.offsets.detach().clone().requires_grad_()
-    each = torch.nn.functional.smooth_l1_loss(
+    errors = torch.nn.functional.smooth_l1_loss(
         again.unflatten(1, (4, 2)), offsets, beta=1 / 9, reduction="none"
     )
-    (0.002 * (each * weights[:, :, None]).sum() / (2 * (weights > 0).sum())).backward()
+    (0.002 * (errors * weights[:, :, None]).sum() / (2 * (weights > 0).sum())).backward()
     torch.testing.assert_close(maps.offsets.grad, again.grad)
     assert maps.offsets.grad.count_nonzero() > 0
 
@@ -184,8 +184,8 @@ def test_weights_go_by_the_persons_size_and_not_by_where_it_is() -> None:
     """The published code takes the distance from the photo's corner for the size."""
     here = person((3, 3), (9, 3), (3, 11), (9, 11))
     there = here + np.float32([[48, 20, 0]])
-    for each in (here, there):
-        targets = codec_of(4).targets(pad([[each]], 4), HW)
+    for people in (here, there):
+        targets = codec_of(4).targets(pad([[people]], 4), HW)
         assert targets.offset_weights.max().item() == pytest.approx(1 / 10)
 
 
@@ -231,7 +231,7 @@ def test_what_the_network_says_in_ignored_cells_does_not_count() -> None:
     counted = (torch.rand(2, 1, *HW, generator=torch.Generator().manual_seed(1)) < 0.6).float()
     targets = codec.targets(people, HW)
     expected = codec.loss(maps, targets, counted)
-    other = DEKRMaps(*(torch.where(counted > 0, each, 100 * torch.randn_like(each)) for each in maps))
+    other = DEKRMaps(*(torch.where(counted > 0, tensor, 100 * torch.randn_like(tensor)) for tensor in maps))
     again = codec.loss(other, targets, counted)
     assert all(torch.equal(expected[name], again[name]) for name in expected)
     without = codec.loss(maps, targets, torch.ones(2, 1, *HW))
@@ -243,7 +243,7 @@ def test_coordinates_of_hidden_keypoints_change_nothing() -> None:
     assert people.points_xy.isnan().any()
     moved = replace(people, points_xy=people.points_xy.nan_to_num(7.0))
     counted = torch.ones(2, 1, *HW)
-    one, other = (codec.loss(maps, codec.targets(each, HW), counted) for each in (people, moved))
+    one, other = (codec.loss(maps, codec.targets(scene, HW), counted) for scene in (people, moved))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -263,7 +263,7 @@ def test_two_processes_of_four_photos_lose_as_one_of_eight() -> None:
         return count
 
     def loss(i: int, mean_over_ranks) -> dict[str, Tensor]:
-        part = DEKRMaps(*(each[halves[i]] for each in maps))
+        part = DEKRMaps(*(tensor[halves[i]] for tensor in maps))
         return codec.loss(part, targets[i], counted[:4], mean_over_ranks=mean_over_ranks)
 
     for i in range(2):
@@ -405,11 +405,11 @@ def test_photos_are_taught_and_decoded_in_a_batch_as_one_by_one() -> None:
         alone = codec.targets(one_photo(people, n), HW)
         assert torch.equal(alone.heatmaps[0], targets.heatmaps[n])
         assert torch.equal(alone.weights[0], targets.weights[n])
-        for one, many in zip(dense(alone, 17, HW), dense(targets, 17, HW), strict=True):
-            assert torch.equal(one[0], many[n])
-        photo = codec.decode(DEKRMaps(*(each[n : n + 1] for each in maps)))
-        for one, many in zip(photo, decoded, strict=True):
-            assert torch.equal(one[0], many[n])
+        for alone_part, batched in zip(dense(alone, 17, HW), dense(targets, 17, HW), strict=True):
+            assert torch.equal(alone_part[0], batched[n])
+        photo = codec.decode(DEKRMaps(*(tensor[n : n + 1] for tensor in maps)))
+        for alone_part, batched in zip(photo, decoded, strict=True):
+            assert torch.equal(alone_part[0], batched[n])
 
 
 # --- mirror images
@@ -445,7 +445,7 @@ def test_nothing_is_read_back_to_the_host() -> None:
     codec.mirror(maps)  # the order of the channels goes to the device once
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake = People(*(mode.from_tensor(field) for field in vars(people).values()))
-        answered = DEKRMaps(*(mode.from_tensor(each) for each in maps))
+        answered = DEKRMaps(*(mode.from_tensor(tensor) for tensor in maps))
         targets = codec.targets(fake, HW)
         terms = codec.loss(answered, targets, torch.ones(2, 1, *HW))
         decoded = codec.decode(codec.merge(answered, codec.mirror(answered)))
@@ -455,7 +455,7 @@ def test_nothing_is_read_back_to_the_host() -> None:
 
 def test_losses_are_float32_for_answers_of_half_precision() -> None:
     codec, people = codec_of(4), random_batch(2, (3,), 4, HW)
-    maps = DEKRMaps(*(each.detach().bfloat16() for each in random_maps(0, 1, 4)))
+    maps = DEKRMaps(*(tensor.detach().bfloat16() for tensor in random_maps(0, 1, 4)))
     terms = codec.loss(maps, codec.targets(people, HW), torch.ones(1, 1, *HW))
     assert {term.dtype for term in terms.values()} == {torch.float32}
     assert codec.decode(maps).points_xy.dtype == torch.float32

@@ -100,7 +100,7 @@ def test_peaks_are_those_of_a_plain_loop_ties_included(window: int) -> None:
     heatmaps = rng.normal(size=(6, 3, 9, 13)).astype(np.float32)
     heatmaps[3:] = heatmaps[3:].round()  # plateaus
     heatmaps[5, 0] = 0
-    heights, cells = find_local_peaks(torch.from_numpy(heatmaps), 40, window)
+    cells, heights = find_local_peaks(torch.from_numpy(heatmaps), 40, window)
     assert heights.shape == (6, 3, 40)
     for n in range(6):
         for c in range(3):
@@ -119,12 +119,12 @@ def test_a_point_half_way_between_cells_is_one_peak() -> None:
     points = torch.tensor([[[[42.0, 42.0]]]])  # cells 10.5, 10.5: four cells of equal height
     maps = encode_people(points, torch.ones(1, 1, 1, dtype=torch.bool), (24, 24), STRIDE, 2.0)
     assert (maps == maps.max()).sum() == 4
-    heights, _ = find_local_peaks(maps, 30, 5)
+    _, heights = find_local_peaks(maps, 30, 5)
     assert (heights > 0).sum() == 1
 
 
 def test_no_more_peaks_than_cells() -> None:
-    assert find_local_peaks(torch.rand(1, 2, 3, 4), 30, 3).heights.shape == (1, 2, 12)
+    assert find_local_peaks(torch.rand(1, 2, 3, 4), 30, 3).peaks.shape == (1, 2, 12)
 
 
 @pytest.mark.parametrize("seed", range(5))
