@@ -1,1 +1,1 @@
-"""Checks: a look at every photo before a build, and at every byte after it."""
+"""Checks every photo before a build, and every byte after it."""

@@ -1,4 +1,4 @@
-"""Fonts for texts in any script, and what is written where no font of this machine has the letters."""
+"""Fonts for texts in any script, and a replacement if no font of this machine has the letters."""
 
 import unicodedata
 from functools import lru_cache
@@ -11,12 +11,12 @@ _BY_SOUND = ("HANGUL SYLLABLE ", "HIRAGANA LETTER ", "KATAKANA LETTER ")
 
 
 def legible(text: str, size_px: int) -> tuple[str, Font]:
-    """The text and a font that has all its letters; without one the text in ASCII, see `in_ascii`."""
+    """The text and a font with all its letters; if there is none, the text in ASCII, see `in_ascii`."""
     text = unicodedata.normalize("NFC", text)
     path = None if text.isascii() else _font_with(frozenset(text))
     if path is not None:
         return text, ImageFont.truetype(path, size_px)
-    return in_ascii(text), ImageFont.load_default(size_px)  # which has ASCII alone
+    return in_ascii(text), ImageFont.load_default(size_px)  # which has only ASCII
 
 
 def in_ascii(text: str) -> str:
@@ -34,7 +34,7 @@ def _letter_in_ascii(letter: str) -> str:
 
 @lru_cache(maxsize=256)
 def _font_with(letters: frozenset[str]) -> str | None:
-    """The first font of matplotlib or of the machine that has all of these letters."""
+    """The first font of matplotlib or of the machine with all of these letters."""
     needed = {ord(letter) for letter in letters if not letter.isspace()}
     return next((path for path in _fonts() if needed <= _letters_of(path)), None)
 

@@ -30,15 +30,15 @@ EFFECTS: dict[Effect, tuple[str, str]] = {
     "kept": ("noted", "cyan"),
     "passed over": ("passed over", "cyan"),
 }
-"""What each effect is called and looks like, the gravest first."""
+"""The name and style of each effect, the most serious first."""
 IDS_SHOWN = 5
 
 
 def check(settings: BuildSettings, *, console: Console) -> None:
-    """Report every fault of a recipe's annotations and photos; nothing of the output is touched.
+    """Report every fault of a recipe's annotations and photos, without touching the output.
 
-    Beside the output: `OUTPUT.check.json` with all ids and with what is taken of each keypoint, and
-    `OUTPUT.check.jpg`, 16 random people (by `seed`) with their keypoints. Raises InputError where a build
+    Writes beside the output `OUTPUT.check.json`, with all ids and with how each keypoint is understood, and
+    `OUTPUT.check.jpg`, with 16 random people (by `seed`) and their keypoints. Raises InputError if a build
     would refuse the input.
     """
     with np.errstate(all="ignore"):  # numbers that float32 cannot hold become findings
@@ -83,7 +83,7 @@ def write_json(path: Path, summary: Mapping[str, Any], found: Iterable[Findings]
 
 
 def print_table(console: Console, title: str, found: Iterable[Findings]) -> None:
-    """Every kind of fault with its file (where the title does not name it), count and first records."""
+    """Every kind of fault with its file (if the title does not name it), count and first records."""
     rows = sorted(
         ((findings.file, finding) for findings in found for finding in findings),
         key=lambda row: list(EFFECTS).index(row[1].fault.effect),
@@ -108,7 +108,7 @@ def print_table(console: Console, title: str, found: Iterable[Findings]) -> None
 
 
 def print_warnings(console: Console, found: Iterable[Findings]) -> None:
-    """A line for each fault that so many records have that the file is probably wrong."""
+    """One line for each fault with so many records that the file is probably wrong."""
     for line in (line for findings in found for line in findings.warnings()):
         console.print(Text(f"WARNING: {line}", EFFECTS["warned"][1]), soft_wrap=True)
 

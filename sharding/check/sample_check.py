@@ -1,4 +1,4 @@
-"""Whether the members of one sample are what a build writes."""
+"""Checks that the members of one sample are what a build writes."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from sharding.samples.sample import Card, Poses, SampleKind
 
 _CURE = "build the shards again"
 TRUTH_TOLERANCE_PX = 0.05
-"""What float32 in stored pixels may cost a joint or a box in source pixels."""
+"""The error in source pixels that float32 in stored pixels may cause for a joint or a box."""
 
 DAMAGED = Fault("picture damaged", cure=_CURE, subject="member")
 NOT_FAITHFUL = Fault("picture that readers decode differently (EXIF rotation)", cure=_CURE, subject="member")
@@ -41,7 +41,7 @@ OTHER_TRUTH = Fault(
 
 
 class _TruthRow(msgspec.Struct):
-    """A person's row; that of a detector's box has a score and no keypoints."""
+    """The row of a person; that of a box of a detector has a score and no keypoints."""
 
     bbox: list[float]
     area: float
@@ -59,8 +59,8 @@ def check_sample(
 ) -> list[int]:
     """Add to the findings what is wrong with one sample; returns the ids of its people.
 
-    members: by extension, each with its name in the tar and its payload; absent ones are not looked at.
-    truth: the rows of ground_truth.json by id, as JSON; None where there is none to compare with.
+    members: by extension, each with its name in the tar and its payload; absent ones are skipped.
+    truth: the rows of ground_truth.json by id, as JSON; None if there is nothing to compare with.
     """
     stored_wh = _check_picture(*members["jpg"], findings) if "jpg" in members else None
     poses = _read_poses(*members["pose"], findings, kind, num_keypoints) if "pose" in members else None

@@ -1,4 +1,4 @@
-"""Whether one tar shard and its index are what the manifest says and what DALI reads rightly."""
+"""Checks that one tar shard and its index match the manifest and that DALI reads them correctly."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ BAD_INDEX = Fault("no index that can be read", cure=_CURE, subject="file")
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One shard for a worker to read.
+    """One shard that a worker reads.
 
     truth: rows of ground_truth.json by id, as JSON, that its samples should have; None not to compare.
     """

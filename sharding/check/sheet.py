@@ -1,4 +1,4 @@
-"""A sheet of random people with their keypoints and names: swapped or shifted joints show there."""
+"""A sheet of random people with their keypoints and names, which makes swapped or shifted joints visible."""
 
 import io
 import math
@@ -24,9 +24,9 @@ COLUMNS = ROWS = 4
 TILE_WH = (420, 480)
 CAPTION_HEIGHT, TITLE_HEIGHT, MARGIN = 20, 26, 3
 PADDING = 0.12
-"""Share of the longer side of a person that is shown around box and joints."""
+"""The margin around box and joints, as a share of the longer side of the person."""
 MOST_OF_BOX = 4.0
-"""How many times the box a tile shows at most, where joints lie far away from it."""
+"""The largest region of a tile, in multiples of the box, if joints are far away from it."""
 NAME_SIZE_PX, TITLE_SIZE_PX = 13, 15
 _RADIUS = 4.0
 _NAME_PLACES = [
@@ -34,14 +34,14 @@ _NAME_PLACES = [
     for distance in (8, 16, 26, 38, 52, 68)
     for turn in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6, 7, -7, 8)
 ]
-"""Where a name may stand: px from its joint, and the angle to the way out of the body; the best first."""
+"""Positions of a name: px from its joint, and the angle to the direction out of the body; the best first."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in tile px."""
 
 
 class View(NamedTuple):
-    """What a tile shows: tile_xy = (source_xy - origin_xy) * scale."""
+    """The region that a tile shows: tile_xy = (source_xy - origin_xy) * scale."""
 
     origin_xy: np.ndarray
     scale: float
@@ -52,7 +52,7 @@ class View(NamedTuple):
 
 
 def draw_sheet(path: Path, annotations: Annotations, *, unusable: set[str], seed: int) -> bool:
-    """Write 16 random people, each in a tile, as a JPEG; False where there is nobody to draw.
+    """Write 16 random people, each in a tile, as a JPEG; returns False if there is nobody to draw.
 
     Left joints are orange, right ones blue, the others green, as their names say; occluded ones are hollow.
     unusable: photos that cannot be drawn. The same seed draws the same people.
@@ -100,7 +100,7 @@ def draw_person(person: Person, annotations: Annotations) -> Image.Image:
 
 
 def frame(person: Person) -> View:
-    """The view of the padded box together with the labelled joints, however far they lie (within reason)."""
+    """The view of the padded box and the labelled joints, even if these are far away (up to a limit)."""
     x, y, width, height = person.box_xywh
     low, high = np.array([x, y]), np.array([x + width, y + height])
     reach = (MOST_OF_BOX - 1) / 2 * max(width, height)
@@ -114,7 +114,7 @@ def frame(person: Person) -> View:
 
 
 def short_name(name: str, side: Side | None) -> str:
-    """`L shoulder` of `left_shoulder`; the colour says the same."""
+    """`L shoulder` for `left_shoulder`; the colour says the same."""
     words = re.split(r"[_\-. ]+", name)
     others = [word for word in words if side is None or word.lower() not in (side, side[0])]
     is_shorter = side is not None and 0 < len(others) < len(words)
@@ -129,7 +129,7 @@ def _pixels(person: Person, annotations: Annotations) -> np.ndarray:
 
 
 def _cut(pixels: np.ndarray, view: View) -> np.ndarray:
-    """What the view shows of the photo, paper around it."""
+    """The part of the photo that the view shows, with a plain background around it."""
     size_wh = np.array([pixels.shape[1], pixels.shape[0]])
     small_wh = np.maximum(1, np.rint(size_wh * min(1.0, view.scale))).astype(int)
     small = cv2.resize(pixels, small_wh.tolist(), interpolation=cv2.INTER_AREA)  # a warp would skip pixels
@@ -147,9 +147,9 @@ def _draw_box(canvas: np.ndarray, view: View, person: Person) -> None:
 
 
 def _write_names(draw: ImageDraw.ImageDraw, points_xy: np.ndarray, v: np.ndarray, skeleton: Skeleton) -> None:
-    """Each name near its joint, where no other name or joint stands; without a free place it is left out.
+    """Draw each name near its joint, where no other name or joint is; without a free position, it is left out.
 
-    A name that no font of this machine can write has its number before it, as the keypoints are listed.
+    A name that no font of this machine can write has its number in the list of keypoints before it.
     """
     sides = joint_sides(skeleton)
     joints = np.flatnonzero(v > 0)
@@ -177,7 +177,7 @@ def _write_names(draw: ImageDraw.ImageDraw, points_xy: np.ndarray, v: np.ndarray
 def _free_place(
     point_xy: np.ndarray, outward_xy: np.ndarray, size: tuple[float, float], taken: list[Box]
 ) -> Box | None:
-    """The best place for a text of that size that overlaps nothing taken and lies in the tile."""
+    """The best position for a text of that size that is inside the tile and overlaps nothing."""
     way_out = math.atan2(outward_xy[1], outward_xy[0])
     for distance, angle in _NAME_PLACES:
         way = np.array([math.cos(way_out + angle), math.sin(way_out + angle)])
@@ -195,7 +195,7 @@ def _overlap(a: Box, b: Box) -> bool:
 
 
 def _lead(draw: ImageDraw.ImageDraw, point_xy: np.ndarray, box: Box, colour: tuple[int, int, int]) -> None:
-    """A thin line from a joint to a name that stands away from it."""
+    """Draw a thin line from a joint to a name that is away from it."""
     x, y = point_xy.tolist()
     nearest = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
     if math.dist(nearest, (x, y)) > 2.5 * _RADIUS:

@@ -1,4 +1,4 @@
-"""A look at every photo that the annotations name: absent, damaged, of another size, turned by EXIF."""
+"""Checks every photo that the annotations name: absent, damaged, of another size, turned by EXIF."""
 
 import hashlib
 import math
@@ -38,7 +38,8 @@ _WHATS: dict[Trouble, tuple[str, str]] = {
     "absent": ("photo absent", "put it there, or correct source.images; missing_images=skip leaves it out"),
     "linked out": (
         "the photo is a link that leads out of the photos' location",
-        "put the file itself there (cp -L follows links), or give the folder that it lies in (source.images)",
+        "put the file itself there (cp -L follows links), or give the folder that contains it "
+        "(source.images)",
     ),
     "unreadable": ("photo cannot be read", "correct its permissions, or the location"),
     "damaged": ("photo cannot be decoded", "replace the file; corrupt_images=skip leaves it out"),
@@ -61,7 +62,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Look:
-    """Some photos for one worker to look at; upright: see `Annotations`."""
+    """Some photos for one worker to check; upright: see `Annotations`."""
 
     photos: Photos
     wanted: tuple[Photo, ...]
@@ -69,10 +70,10 @@ class Look:
 
 
 class Survey(NamedTuple):
-    """What the photos of some annotations are like.
+    """The state of the photos of some annotations.
 
-    findings: by photo. num_photos: looked at. unusable: names of those that cannot be stored.
-    sizes_wh: by name, of photos whose size the annotations do not give.
+    findings: by photo. num_photos: the number of checked photos. unusable: names of those that cannot be
+    stored. sizes_wh: by name, of photos whose size the annotations do not give.
     """
 
     findings: Findings
@@ -82,10 +83,11 @@ class Survey(NamedTuple):
 
 
 def survey_photos(settings: BuildSettings, annotations: Annotations, *, console: Console) -> Survey:
-    """Decode every photo that the annotations name, in worker processes, storing nothing.
+    """Decode every photo that the annotations name, in worker processes, without storing anything.
 
-    A fault of a photo that the build would store stops it, or drops the photo where the settings say skip;
-    one of a photo without a sample (nobody on it, or beyond `limit`) is kept. Holds a few photos at a time.
+    A fault of a photo that the build would store stops it, or drops the photo if the settings say skip; a
+    fault of a photo without a sample (without people, or beyond `limit`) is kept. Holds a few photos at a
+    time.
     """
     named = _named_photos(annotations)
     verdicts: dict[Photo, Verdict] = {}
@@ -142,7 +144,7 @@ def _stored_names(settings: BuildSettings, annotations: Annotations, absent: set
 
 
 def _find_equal_bytes(verdicts: Mapping[Photo, Verdict], findings: Findings) -> None:
-    """Note photos that are stored again; one name under several image ids is no other photo."""
+    """Add findings for photos that occur again; one name with several image ids is one photo."""
     first_of: dict[bytes, str] = {}
     names = {photo_key(photo.file_name): verdict.digest for photo, verdict in verdicts.items()}
     for name, digest in names.items():
@@ -212,5 +214,5 @@ def _judge(photos: Photos, photo: Photo, upright: bool) -> Verdict:
 
 
 def _reason(error: InputError, where: str) -> str:
-    """What an error says of a photo, without its name and the cure."""
+    """The text of an error about a photo, without the name and the cure."""
     return str(error).removeprefix(f"{where}: ").rpartition(": ")[0]

@@ -1,4 +1,4 @@
-"""Whether a `ground_truth.json` is what scorers read, row by row."""
+"""Checks that scorers can read a `ground_truth.json`, row by row."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,7 +44,7 @@ class _DetectionRow(_Row):
 
 
 class TruthFile(msgspec.Struct):
-    """The rows, undecoded; `detections` where the samples are a detector's boxes."""
+    """The rows, undecoded; `detections` if the samples are boxes of a detector."""
 
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
@@ -52,7 +52,7 @@ class TruthFile(msgspec.Struct):
 
 
 def read_truth(path: Path, *, num_keypoints: int) -> TruthFile:
-    """A ground truth, found to be sound row by row. Raises InputError, with a line for each kind of fault."""
+    """Read and check a ground truth row by row. Raises InputError with one line per kind of fault."""
     file = read_json(path, TruthFile, expected="a ground truth in COCO form")
     findings = Findings(path)
     images = {row.id for row in _read(_ImageRow, file.images, findings, "image")}

@@ -1,4 +1,4 @@
-"""`verify=OUTPUT`: reads a folder of shards from end to end and names all that is not as it was built."""
+"""`verify=OUTPUT`: reads a whole folder of shards and lists everything that is not as it was built."""
 
 import os
 from collections import Counter
@@ -34,7 +34,7 @@ OTHER_ORDER = Fault("samples in another order than the ground truth", cure=_CURE
 
 @settings
 class VerifySettings:
-    """What `verify=OUTPUT` can be told."""
+    """The settings of `verify=OUTPUT`."""
 
     verify: Path
     """The folder of shards that is read and compared with its manifest."""
@@ -50,7 +50,7 @@ class _Id(msgspec.Struct):
 class _Truth:
     """The rows of ground_truth.json, undecoded, and their ids; those of the samples' people come first.
 
-    Where the samples are a detector's boxes, the rows are those of `detections`.
+    If the samples are boxes of a detector, the rows are those of `detections`.
     """
 
     def __init__(self, file: TruthFile) -> None:
@@ -160,7 +160,7 @@ def _make_jobs(folder: Path, manifest: Manifest, truth: _Truth | None) -> Iterat
 def _check_across(
     reports: Sequence[ShardReport], truth: _Truth | None, manifest: Manifest, findings: Findings
 ) -> None:
-    """What only all shards together show."""
+    """Check what only all shards together show."""
     shards_of = Counter(key for report in reports for key in report.keys)
     for key, count in shards_of.items():
         if count > 1:
@@ -174,6 +174,6 @@ def _check_across(
         if person in missing:
             findings.add(NOT_STORED, person)
     if not missing and stored != expected:
-        pairs = zip_longest(stored, expected)  # one may go on where the other ends
+        pairs = zip_longest(stored, expected)  # one may continue after the other ends
         here, there = next(pair for pair in pairs if pair[0] != pair[1])
         findings.add(OTHER_ORDER, there if here is None else here)

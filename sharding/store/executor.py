@@ -1,4 +1,4 @@
-"""Where jobs run: in this process, in processes of this machine, or on a Dask cluster."""
+"""Runs jobs in this process, in processes of this machine, or on a Dask cluster."""
 
 import logging
 import multiprocessing
@@ -28,21 +28,21 @@ Result = TypeVar("Result")
 ANSWER_TIMEOUT_S = 10
 """How long a Dask scheduler may take to answer."""
 LOOK_EVERY_S = 5
-"""How long a job may be waited for before the cluster is looked at."""
+"""How long to wait for a job before checking the cluster."""
 WORKERS_TIMEOUT_S = 120
 """How long a Dask cluster may be without workers."""
 AHEAD = 6
-"""Jobs under way or waiting for each worker: it bounds the memory, and keeps workers busy while a shard goes
-to the disk."""
+"""Number of running or waiting jobs per worker: this limits the memory, and keeps workers busy while a shard
+is written to the disk."""
 
 
 def map_in_order(
     function: Callable[[Item], Result], items: Iterable[Item], *, executor: str, workers: int
 ) -> Generator[Result, None, None]:
-    """`map(function, items)` on an executor: results in order, at most `AHEAD` jobs a worker in memory.
+    """`map(function, items)` on an executor: results in order, at most `AHEAD` jobs per worker in memory.
 
-    executor: `local` or `dask://HOST:PORT`. Raises InputError where the cluster cannot be reached, where its
-    scheduler or all its workers go, and where a worker process dies.
+    executor: `local` or `dask://HOST:PORT`. Raises InputError if the cluster cannot be reached, if its
+    scheduler or all its workers disappear, or if a worker process dies.
     """
     if executor == "local" and workers == 1:
         yield from map(function, items)
@@ -79,7 +79,7 @@ def _result(future: Future[Result], look: Callable[[float], None]) -> Result:
 
 @contextmanager
 def _open(executor: str, workers: int) -> Iterator[tuple[Executor, int, Callable[[float], None]]]:
-    """An executor, how many jobs it does at a time, and what looks after it while a job is waited for."""
+    """An executor, its number of parallel jobs, and the check to make while waiting for a job."""
     if executor == "local":
         # A forked worker would inherit locks and threads of this process.
         context = multiprocessing.get_context("spawn")
@@ -108,7 +108,7 @@ def _open(executor: str, workers: int) -> Iterator[tuple[Executor, int, Callable
 
 
 class _Watch:
-    """Looks whether a Dask cluster has workers, while a job is waited for."""
+    """Checks that a Dask cluster has workers, while waiting for a job."""
 
     def __init__(self, client: "Client", address: str) -> None:
         self._client = client
@@ -116,7 +116,7 @@ class _Watch:
         self._alone_since: float | None = None
 
     def look(self, _: float) -> None:
-        """Say so where there is no worker; raise InputError where none comes back for `WORKERS_TIMEOUT_S`."""
+        """Warn if there is no worker; raise InputError if none comes back for `WORKERS_TIMEOUT_S`."""
         if self._client.nthreads():
             self._alone_since = None
         elif self._alone_since is None:
@@ -129,7 +129,7 @@ class _Watch:
 
 
 def _begin_worker() -> None:
-    """One thread a worker; and a worker whose build is killed must not outlive it."""
+    """Use one thread per worker, and end with the build if that is killed."""
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -1,4 +1,4 @@
-"""Files and folders that come to be whole or not at all, and hashes of files."""
+"""Atomic writing of files and folders, and hashes of files."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from configs.load import InputError
 
 
 def write_atomic(path: Path, content: bytes) -> Path:
-    """Write a file aside, flush it to the disk, rename it into place; returns `path`."""
+    """Write a temporary file, flush it to the disk and rename it; returns `path`."""
     return write_atomic_parts(path, [content])
 
 
@@ -43,7 +43,7 @@ def file_sha256(path: Path) -> str:
 
 
 def require_name(folder: Path) -> None:
-    """Raise ValueError where a path has no name of its own, so that nothing can be made beside it."""
+    """Raise ValueError if a path does not end in a name, so that no folder can be made beside it."""
     if folder.name in ("", "..") or "\0" in str(folder):
         raise ValueError(
             f"{str(folder)!r} does not name a folder to make: give a path that ends in a name, such as "
@@ -54,8 +54,8 @@ def require_name(folder: Path) -> None:
 def follow_links(folder: Path) -> Path:
     """The absolute path of a folder to make, behind all links.
 
-    The last part of a link's target may be absent. Raises InputError where more of it is, since a disk that
-    is not mounted would otherwise be filled in its place.
+    The last part of a link's target may be absent. Raises InputError if more of it is absent, because
+    otherwise the wrong disk would be filled if one is not mounted.
     """
     for part in (folder, *folder.parents):
         target = Path(os.path.realpath(part))
@@ -71,10 +71,10 @@ def follow_links(folder: Path) -> Path:
 def making_folder(target: Path, doing: str, *, keeps: str, waits: bool = False) -> Iterator[Path]:
     """The hidden folder in which `target` is made, locked for this process: `.NAME.DOING` beside it.
 
-    A target that is a folder already stays, as it may be a mount point or the current folder of a shell: then
-    the hidden folder is `target/.DOING`, on the same disk. At the end the hidden folder is removed, unless it
-    holds the file `keeps`, from which another process can go on. waits: for a process that makes the same
-    target, instead of raising InputError.
+    A target that is already a folder stays, because it may be a mount point or the current folder of a shell;
+    then the hidden folder is `target/.DOING`, on the same disk. At the end the hidden folder is removed,
+    unless it holds the file `keeps`, from which another process can continue. waits: wait for a process that
+    makes the same target instead of raising InputError.
     """
     beside, within = _hidden(target, doing)
     folder = within if target.is_dir() and not beside.exists() else beside
@@ -93,7 +93,7 @@ def making_folder(target: Path, doing: str, *, keeps: str, waits: bool = False) 
 
 
 def _acquire(lock: FileLock, target: Path, *, waits: bool) -> None:
-    """Acquire a lock whose folder may go at any moment; InputError where another process holds it."""
+    """Acquire a lock whose folder may vanish at any moment; InputError if another process holds it."""
     with suppress(FileNotFoundError):
         try:
             lock.acquire(timeout=0)
@@ -112,7 +112,7 @@ def _hidden(target: Path, doing: str) -> tuple[Path, Path]:
 
 
 def was_left_unfinished(target: Path, doing: str) -> bool:
-    """Whether `making_folder` has a hidden folder: of a process at work, or of one that was killed."""
+    """Whether `making_folder` has a hidden folder, of a running process or of a killed one."""
     return any(folder.exists() for folder in _hidden(target, doing))
 
 
@@ -122,10 +122,10 @@ def holds_anything(folder: Path, doing: str) -> bool:
 
 
 def put_in_place(made: Path, target: Path, *, last: str) -> None:
-    """Rename the finished folder `made` to `target`, or move its files into a `target` that is there.
+    """Rename the finished folder `made` to `target`, or move its files into an existing `target`.
 
-    The file `last` says that the others are whole: it is the first to go from the target and the last to
-    come, so that a kill in between leaves `made` with that file and the same call completes the work.
+    The file `last` means that the others are complete: it is removed from the target first and moved there
+    last, so that after a kill in between `made` still has that file and the same call completes the work.
     """
     if not target.is_dir():
         made.replace(target)

@@ -1,4 +1,4 @@
-"""What decides the bytes of a folder of shards, as two hashes."""
+"""Everything that decides the bytes of a folder of shards, as two hashes."""
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ from sharding.store.manifest import FORMAT_VERSION
 
 
 class Identity(NamedTuple):
-    """Two builds of one identity, from the same photos, make the same bytes."""
+    """Two builds with the same identity make the same bytes from the same photos."""
 
     annotations_sha256: str
-    """Of all that the format gave, wherever its files lie."""
+    """Hash of everything that the format read, wherever its files are."""
     settings_sha256: str
-    """Of the settings that decide the shards, given the annotations."""
+    """Hash of the settings that decide the shards, given the annotations."""
 
 
 def identify(settings: BuildSettings, annotations: Annotations) -> Identity:

@@ -44,9 +44,9 @@ def read_index(idx_path: Path) -> list[tuple[Component, ...]]:
 
 
 def subset_index(idx_in: Path, idx_out: Path, keep: Sequence[int]) -> Path:
-    """Write to `idx_out` the samples `keep` (ordinals, in the order wanted) of `idx_in`.
+    """Write the samples `keep` (ordinals, in order) of `idx_in` to `idx_out`.
 
-    DALI then reads only those samples of the untouched tar. Raises InputError where an ordinal is not there.
+    DALI then reads only these samples of the unchanged tar. Raises InputError if an ordinal does not exist.
     """
     lines = read_lines(idx_in)
     wrong = [ordinal for ordinal in keep if not 0 <= ordinal < len(lines)]
@@ -56,7 +56,7 @@ def subset_index(idx_in: Path, idx_out: Path, keep: Sequence[int]) -> Path:
 
 
 def read_lines(idx_path: Path) -> list[str]:
-    """The lines of an index, one a sample, its head checked and left out. Raises InputError."""
+    """The lines of an index, one per sample, without the first line, which is checked. Raises InputError."""
     try:
         head, *lines = idx_path.read_text(encoding="utf-8").splitlines() or [""]
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How far a build has come: one line for each complete shard, so that a killed build goes on from there."""
+"""The progress of a build: one line per complete shard, so that a killed build can continue from there."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -17,11 +17,11 @@ JOURNAL_NAME = "journal.jsonl"
 
 @dataclass
 class Tally:
-    """What became of the tasks of a plan so far.
+    """The results of the tasks of a plan so far.
 
-    next_task, next_sample: the place of the sample to be stored next. faults: why a photo was left out, by
-    task. sizes_wh: of the photos whose size the annotations do not give, by task. notes: what there is to say
-    of photos that were stored, by task.
+    next_task, next_sample: the position of the next sample to store. faults: why photos were left out, by
+    task. sizes_wh: the sizes of photos whose annotations have none, by task. notes: notes about stored
+    photos, by task.
     """
 
     shards: list[ShardEntry] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Journal:
     """The journal of one building folder."""
 
     def __init__(self, folder: Path, identity: Identity, name: str) -> None:
-        """identity, name: of what is being built; the journal of another build is dropped."""
+        """identity, name: those of the build; the journal of another build is dropped."""
         self.identity = identity
         self.name = name
         self.shards = folder / SHARDS
@@ -51,7 +51,7 @@ class Journal:
         self._noted_notes = 0
 
     def is_finished(self) -> bool:
-        """Whether only moving the shards to their place is left."""
+        """Whether the shards only have to be moved to their place."""
         try:
             manifest = read_manifest(self.shards)
         except InputError:
@@ -60,7 +60,7 @@ class Journal:
         return found == (*self.identity, self.name)
 
     def resume(self) -> Tally:
-        """What is complete and intact; everything else in the folder is removed."""
+        """Return what is complete and intact; everything else in the folder is removed."""
         tally = Tally()
         intact: list[str] = []
         for line in self._lines.read():
@@ -84,7 +84,7 @@ class Journal:
         return tally
 
     def note(self, tally: Tally) -> None:
-        """Note that the last shard of `tally` is complete."""
+        """Record that the last shard of `tally` is complete."""
         line = {
             "shard": asdict(tally.shards[-1]),
             "next": [tally.next_task, tally.next_sample],
@@ -100,7 +100,7 @@ class Journal:
         self._noted_notes = len(tally.notes)
 
     def remove(self) -> None:
-        """Forget everything: the folder goes when the build ends."""
+        """Remove the journal, so that the folder is removed when the build ends."""
         self._lines.rewrite([])
 
     def _is_intact(self, shard: ShardEntry) -> bool:

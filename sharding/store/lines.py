@@ -1,4 +1,4 @@
-"""A file that says how far a work has come, line by line, so that work that was stopped can go on."""
+"""A file that records progress line by line, so that stopped work can continue."""
 
 import hashlib
 import os
@@ -9,11 +9,11 @@ from sharding.store.files import write_atomic
 
 
 class HashedLines:
-    """Lines of text behind a head that says what the work is.
+    """Lines of text after a head that identifies the work.
 
-    Each line begins with a hash of itself and of all lines before it. The file ends before the first line
-    whose hash is wrong, whether a kill cut it short or a disk damaged it: no line is ever read that was not
-    written at its place. A file of another head counts as empty.
+    Each line begins with a hash of itself and of all lines before it. Reading ends before the first line with
+    a wrong hash, whether a kill cut it short or a disk damaged it, so no line is ever read that was not
+    written there. A file with another head counts as empty.
     """
 
     def __init__(self, path: Path, head: str) -> None:
@@ -35,7 +35,7 @@ class HashedLines:
         return texts[1:] if texts[:1] == [self._head] else []
 
     def rewrite(self, texts: Sequence[str]) -> None:
-        """Let the file hold these lines alone; without a line it is removed."""
+        """Replace the content of the file by these lines; without lines it is removed."""
         self._hash = hashlib.sha256()
         if texts:
             write_atomic(self.path, b"".join(self._hashed([self._head, *texts])))
@@ -43,7 +43,7 @@ class HashedLines:
             self.path.unlink(missing_ok=True)
 
     def append(self, text: str) -> None:
-        """Add a line, down to the disk; to be called after `rewrite`."""
+        """Add a line and flush it to the disk; call `rewrite` before."""
         head = [] if self.path.exists() else [self._head]
         with self.path.open("ab") as file:
             file.writelines(self._hashed([*head, text]))

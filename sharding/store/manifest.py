@@ -1,4 +1,4 @@
-"""`dataset.json`: what a folder of shards holds, and the check that it still holds it."""
+"""`dataset.json`, which describes the content of a folder of shards, and the check against it."""
 
 import hashlib
 import json
@@ -27,17 +27,17 @@ MANIFEST_NAME = "dataset.json"
 GROUND_TRUTH_NAME = "ground_truth.json"
 _CURE = "copy it again or build the shards again"
 _HASH_KEY = "sha256"
-"""Where `dataset.json` holds the hash of all its other values; shards of older builds have none."""
+"""The key in `dataset.json` of the hash of all other values; shards of older builds have none."""
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a file's name can stand in a shell command as it is, in quotes of any kind or in none."""
+    """Whether a file's name can be used in a shell command unchanged, with or without quotes of any kind."""
     return re.fullmatch(r"[\w.+=@-]+", name, re.ASCII) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """One tar: its name in the folder, its samples, its size and hashes (idx_sha256: of its index)."""
+    """One tar: its name, number of samples, size and hashes (idx_sha256: that of its index)."""
 
     file: Annotated[str, Field(pattern=r"^[^/\\\x00]+\.tar$")]
     samples: int
@@ -53,13 +53,12 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The card of one folder of shards.
+    """The description of one folder of shards.
 
-    kind: what a sample is. order, seed: how the samples were ordered (seed counts for `shuffle`).
-    annotations_sha256: of every record that the format gave, settings_sha256: of what the build was told to
-    make of them, ground_truth_sha256: of `ground_truth.json`. dropped, problems: counts by reason.
-    split: where these are one side of a source, how it was divided; faulty annotations are then counted on
-    both sides.
+    kind: what a sample is. order, seed: the order of the samples (seed matters for `shuffle`).
+    annotations_sha256: hash of every record that the format read; settings_sha256: of the settings of the
+    build; ground_truth_sha256: of `ground_truth.json`. dropped, problems: counts by reason. split: how the
+    source was divided, if this is one side of it; faulty annotations are then counted on both sides.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -96,7 +95,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder of shards. Raises InputError where it is missing or wrong."""
+    """The manifest of a folder of shards. Raises InputError if it is missing or wrong."""
     path = folder / MANIFEST_NAME
     if not path.is_file():
         what = "no such folder" if not folder.is_dir() else f"the folder holds no {MANIFEST_NAME}"
@@ -111,7 +110,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
-    """The manifest of the bytes of a `dataset.json`. Raises InputError that starts with `where`."""
+    """The manifest in the bytes of a `dataset.json`. Raises InputError that begins with `where`."""
     cure = "build the shards again"
     try:
         values = json.loads(content)
@@ -137,14 +136,14 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
-    """Write `dataset.json`, with a hash of itself, into `folder`, aside first, and return its path."""
+    """Write `dataset.json`, with its own hash, into `folder` atomically, and return its path."""
     values = asdict(manifest)
     content = json.dumps({**values, _HASH_KEY: _hash(values)}, indent=1) + "\n"
     return write_atomic(folder / MANIFEST_NAME, content.encode())
 
 
 def _hash(values: dict[str, Any]) -> str:
-    """Of the values, however they are set out; an absent one is the same as null, as it is for a reader."""
+    """Hash of the values, whatever their layout; an absent value equals null, as it does for a reader."""
     given = {key: value for key, value in values.items() if value is not None}
     return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
 
@@ -185,7 +184,7 @@ def check_index(idx: Path, shard: ShardEntry, *, where: str | None = None) -> li
 
 
 def check_truth(truth: Path, manifest: Manifest, *, where: str | None = None) -> None:
-    """Compare the ground truth with the manifest; `where`: what to call it. Raises InputError."""
+    """Compare the ground truth with the manifest; `where`: how to name it. Raises InputError."""
     where = where or str(truth)
     if not truth.is_file() or file_sha256(truth) != manifest.ground_truth_sha256:
         raise InputError(f"{where}: the file is missing or was altered; {_CURE}")

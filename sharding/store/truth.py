@@ -22,10 +22,10 @@ def write_ground_truth(
 ) -> Path:
     """Write the COCO form of the stored persons, in source pixels, complete for pycocotools.
 
-    After the persons come the annotations of the same photos that pycocotools ignores by itself (crowds,
-    persons without keypoints): detections that fit them are forgiven, as in the published scores.
-    If the stored persons are a detector's boxes, they stand under `detections`, which scorers
-    ignore, and the annotated persons of these photos and of those `without_box` under `annotations`.
+    After the persons come the annotations of the same photos that pycocotools ignores (crowds, persons
+    without keypoints): detections that match them are not counted as wrong, as in the published scores. If
+    the stored persons are boxes of a detector, they are under `detections`, which scorers ignore, and the
+    annotated persons of these photos and of those `without_box` are under `annotations`.
     """
     photos = [(task.photo, size_wh) for task, size_wh in stored]
     for photo in without_box:
@@ -38,7 +38,7 @@ def write_ground_truth(
 def _texts(
     annotations: Annotations, photos: Sequence[tuple[Photo, tuple[int, int]]], samples: Sequence[Person]
 ) -> Iterator[str]:
-    """The file, row by row: of all COCO at once the rows would take a GB."""
+    """The file, row by row, because all rows of COCO together would take a GB."""
     category_id = annotations.category_id
     category = to_category(annotations.skeleton, category_id=category_id, name=annotations.category_name)
     num_keypoints = annotations.skeleton.num_keypoints

@@ -1,4 +1,4 @@
-"""Samples to tar shards, each with its index and its hash."""
+"""Writes samples to tar shards, each with its index and its hash."""
 
 import hashlib
 import os
@@ -18,8 +18,8 @@ def write_shards(
 ) -> Iterator[ShardEntry]:
     """Write the samples, in their order, to `{name}-{000000}.tar` files in `folder`, each with its index.
 
-    num_written: samples already there, in full shards. Yields each shard when it is complete on the disk;
-    holds one sample at a time.
+    num_written: samples that are already there, in full shards. Yields each shard when it is complete on the
+    disk, and holds one sample at a time.
     """
     while (first := next(samples, None)) is not None:
         path = folder / f"{name}-{num_written // samples_per_shard:06d}.tar"
@@ -46,7 +46,7 @@ def _write_shard(path: Path, samples: Iterable[TarSample]) -> ShardEntry:
 
 
 def _write_tar(path: Path, samples: Iterable[TarSample]) -> tuple[list[tuple[Component, ...]], str]:
-    """Write the samples as a whole tar, down to the disk; return its index and its hash."""
+    """Write the samples as one tar and flush it to the disk; return its index and its hash."""
     index: list[tuple[Component, ...]] = []
     digest = hashlib.sha256()
     with path.open("wb") as file:
