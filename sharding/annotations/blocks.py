@@ -16,8 +16,8 @@ class Block(NamedTuple):
 
     Sizes that are not known are nan.
 
-    In memory each number of all people lies side by side (Fortran order): numpy reduces axes of 2 or 17
-    numbers several times faster so than one person after the other.
+    The memory is in Fortran order, with each number of all people side by side: numpy then reduces axes of 2
+    or 17 numbers several times faster.
     """
 
     persons: list[Person]

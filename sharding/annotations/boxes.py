@@ -1,4 +1,4 @@
-"""Where the people of unlabelled photos are: the whole photo, or boxes that somebody found."""
+"""The boxes of people in unlabelled photos: the whole photo, or boxes from a detector."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -44,7 +44,7 @@ CLIPPED = Fault(
 SUFFIXES_SHOWN = 8
 _READERS = 16
 _HEAD_BYTES = 16_384
-"""Enough of most files to tell their size and orientation."""
+"""Enough bytes of most files to read their size and orientation."""
 
 
 class FoundBoxes(NamedTuple):
@@ -98,7 +98,7 @@ class ResultsBoxes:
     def find(self, photos: Photos) -> tuple[list[FoundBoxes], Findings]:
         """The photos of the list, or all that are there, with their boxes clipped to them; and the faults.
 
-        Raises InputError for a file of another kind, and where no box has its photo.
+        Raises InputError for a file of another kind, and if no box has its photo.
         """
         findings = Findings(self.results)
         rows = read_results(self.results, findings, category=self.category, min_score=self.min_score)
@@ -128,7 +128,7 @@ class ResultsBoxes:
 
 
 def _read_list(path: Path, findings: Findings) -> list[Photo]:
-    """The photos of a COCO file's `images`, in order; a row listed again is passed over."""
+    """The photos of a COCO file's `images`, in order; repeated rows are skipped."""
     file = read_json(path, _ImageList, expected="a COCO file with `images`")
     photos: dict[str, Photo] = {}
     for row, _ in RowReader(_ImageRow, findings, subject="image").read(file.images):
@@ -138,9 +138,9 @@ def _read_list(path: Path, findings: Findings) -> list[Photo]:
 
 
 def number_photos(photos: Photos, findings: Findings) -> list[Photo]:
-    """All photos that are there, sorted by name and numbered from 1; their sizes are not known yet.
+    """All photos of the location, sorted by name and numbered from 1; their sizes are not known yet.
 
-    The other files that are there become a finding. Raises InputError where there is no photo.
+    Other files become a finding. Raises InputError if there is no photo.
     """
     names, others = photos.listing()
     others = [name.encode(errors="replace").decode() for name in others]  # they may be no UTF-8
@@ -228,7 +228,7 @@ def place_boxes(
 
 
 def clip_box(box_xywh: Box, size_wh: tuple[int, int] | None) -> Box | None:
-    """The part of a box between the photo's first and last pixel centre; None where nothing is left."""
+    """The part of a box between the first and last pixel centre of the photo; None if it is empty."""
     x, y, w, h = box_xywh
     left, top, right, bottom = x, y, x + w, y + h
     if size_wh is not None:

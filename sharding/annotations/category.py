@@ -66,12 +66,12 @@ BAD_BONES = Fault(
 def from_category(category: dict[str, Any], *, where: str, findings: Findings | None = None) -> Skeleton:
     """The skeleton that a COCO category describes.
 
-    Reads `keypoints` (names) and `skeleton` (bones, counted from 1); two keys beyond COCO's own are
-    optional: `sigmas` (K numbers; without it a keypoint of a published name, however it is spelt, gets its
-    published sigma and any other `DEFAULT_SIGMA`) and `flip_pairs` (pairs of 0-based indices or of names;
-    without it they follow from the names, see `sharding.annotations.flip_pairs`).
-    where: the file, for the message. findings: takes what is odd about pairs and bones; without it what
-    stops is raised, and what does not stop is passed over. Raises InputError for what is no keypoint set.
+    Reads `keypoints` (names) and `skeleton` (bones, counted from 1); two keys beyond COCO's own are optional:
+    `sigmas` (K numbers; without it a keypoint of a published name, however it is spelt, gets its published
+    sigma and any other `DEFAULT_SIGMA`) and `flip_pairs` (pairs of 0-based indices or of names; without it
+    they follow from the names, see `sharding.annotations.flip_pairs`). where: the file, for the message.
+    findings: collects faults of pairs and bones; without it, faults that stop are raised and others are
+    ignored. Raises InputError for a category that is no keypoint set.
     """
     category_name = category.get("name")
     where = f"{where}: category {category_name!r}"
@@ -89,7 +89,7 @@ def from_category(category: dict[str, Any], *, where: str, findings: Findings | 
 
 
 def _names(category: dict[str, Any], where: str) -> tuple[str, ...]:
-    """The keypoints' names; InputError where they do not name each keypoint."""
+    """The names of the keypoints. Raises InputError if they do not name each keypoint."""
     cure = "correct `keypoints`, or name them in the recipe (source.name=coco-style source.keypoints=[...])"
     found = category.get("keypoints")
     if not found:
@@ -121,7 +121,7 @@ def _names(category: dict[str, Any], where: str) -> tuple[str, ...]:
 def _flip_pairs(
     category: dict[str, Any], names: tuple[str, ...], where: str, findings: Findings
 ) -> tuple[tuple[int, int], ...]:
-    """The pairs that the category gives, held against its names; without them those of the names."""
+    """The pairs that the category gives, compared with its names; without them, those of the names."""
     mirrors = find_mirrors(names)
     given = category.get("flip_pairs")
     if given is None:
@@ -154,7 +154,7 @@ def _flip_pairs(
 
 
 def _index_of(keypoint: Any, names: tuple[str, ...]) -> int:
-    """The place of a keypoint that is given by it or by its name."""
+    """The index of a keypoint that is given by index or by name."""
     if keypoint in names:
         return names.index(keypoint)
     try:
@@ -166,7 +166,7 @@ def _index_of(keypoint: Any, names: tuple[str, ...]) -> int:
 def _hold_against_names(
     pairs: tuple[tuple[int, int], ...], names: tuple[str, ...], mirrors: Mirrors, findings: Findings
 ) -> None:
-    """Findings where the given pairs are not those that the names tell."""
+    """Add findings if the given pairs are not those that follow from the names."""
     by_name = {a: b for pair in mirrors.pairs for a, b in (pair, pair[::-1]) if a in mirrors.certain}
     for pair in pairs:
         sides = [side_of(names[keypoint]) if keypoint in mirrors.certain else None for keypoint in pair]
@@ -283,7 +283,7 @@ def _some(texts: list[str], most: int) -> str:
 
 
 def whole(number: Any) -> int:
-    """A whole number, also where it is written as 1.0 or as text; ValueError for anything else."""
+    """A whole number, also if it is written as 1.0 or as text. Raises ValueError for anything else."""
     is_whole = isinstance(number, int | str) or (isinstance(number, float) and number.is_integer())
     if isinstance(number, bool) or not is_whole:
         raise ValueError(f"{number!r} is not a whole number")

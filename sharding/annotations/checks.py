@@ -1,4 +1,4 @@
-"""Faults of people that only a look at all of them shows: joints beyond the photo or box, swapped sides."""
+"""Faults that only a comparison of all people shows: joints beyond the photo or box, swapped sides."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -28,11 +28,11 @@ from sharding.annotations.repeats import note_repeats
 from sharding.annotations.skeleton import Skeleton
 
 OUTSIDE_TOLERANCE_PX = 0.5
-"""How far beyond the edge of its photo a joint may lie: some sets count from edges, some from centres."""
+"""How far a joint may be beyond the edge of its photo: some sets count from edges, some from centres."""
 APART = 0.05
 """Share of the longer side of the box by which a left and a right joint must differ in x to be compared."""
 LEAST_PEOPLE = 20
-"""People in whom a pair must be comparable before it is judged."""
+"""The number of people in which a pair must be comparable before it is judged."""
 MOST_SWAPPED = 0.7
 """Share of them in whom a pair may disagree with the other pairs. Of real sets, the worst pair (ankles, as
 legs cross) disagrees in 0.16 on COCO and LSPET, and with its names swapped any pair in 0.84 or more."""
@@ -58,9 +58,9 @@ def inspect_people(
     """Add to the findings: labelled joints outside their photo (where its size is known), pairs of keypoints
     whose left and right look swapped, joints, box and area that do not fit each other, and what stands twice.
 
-    sizes_wh: by name, of photos whose size the annotations do not give.
-    A pair is judged by the other pairs of the same people; all pairs together by the eyes, which can be seen
-    from the front alone, where the left one lies on the right (so on COCO in all people).
+    sizes_wh: by name, of photos whose size the annotations do not give. A pair is judged by the other pairs
+    of the same people; all pairs together are judged by the eyes, which are visible only from the front,
+    where the left eye is on the right side of the photo (on COCO in all people).
     """
     skeleton, findings = annotations.skeleton, annotations.findings
     pairs = sided_pairs(skeleton)
@@ -121,7 +121,7 @@ def _is_most(count: int, people: int) -> bool:
 
 
 def joint_sides(skeleton: Skeleton) -> list[Side | None]:
-    """The side of each keypoint, as the names of its flip pair tell it; None for what is in the middle."""
+    """The side of each keypoint, by the names of its flip pair; None for keypoints in the middle."""
     sides: list[Side | None] = [None] * skeleton.num_keypoints
     for left, right in sided_pairs(skeleton):
         sides[left], sides[right] = "left", "right"
@@ -156,8 +156,8 @@ def _count_disagreement(block: Block, pairs: list[tuple[int, int]]) -> np.ndarra
     """(4, P), of each pair: in how many people it goes the other way than most others, in how many it
     compares; in how many its left joint lies left in the photo, in how many it is apart.
 
-    Seen from the front every left joint lies right of its partner in the photo, seen from behind or upside
-    down left of it: whichever it is, the pairs of one person mostly agree.
+    Seen from the front, every left joint is right of its partner in the photo; seen from behind or upside
+    down, it is left of it. In either case the pairs of one person mostly agree.
     """
     left, right = np.array(pairs, np.int64).reshape(-1, 2).T
     width = block.keypoints[:, left, 0] - block.keypoints[:, right, 0]

@@ -1,4 +1,4 @@
-"""A detector's boxes in place of the annotated ones: how an annotated split is scored without knowing it."""
+"""Boxes of a detector instead of the annotated ones, for scoring an annotated split fairly."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -26,12 +26,12 @@ class Detections:
     """The category_id of people; boxes of other categories are left out, and boxes without one are kept."""
 
     def put_into(self, annotations: Annotations) -> Annotations:
-        """The annotations with a person for each box, and the annotated persons as what they are scored by.
+        """The annotations with one person per box, and the annotated persons that scores compare them with.
 
-        Boxes are taken as they are, not clipped (published), but those wholly outside their photo are
-        dropped. Boxes of photos that nobody annotated count in pixels of the upright photo. The ids are
-        places in the file, from 1, photos come in the order of their first box. Raises InputError for a file
-        of another kind, and where no box is of an annotated photo.
+        Boxes are used unchanged, not clipped (published), but those completely outside their photo are
+        dropped. Boxes of photos without annotations are in pixels of the upright photo. The ids are positions
+        in the file, from 1; photos are in the order of their first box. Raises InputError for a file of
+        another kind, and if no box belongs to an annotated photo.
         """
         photos = photos_of(annotations)
         if annotations.upright:

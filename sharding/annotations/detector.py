@@ -1,4 +1,4 @@
-"""People found by a detector of torchvision: the one file of this room that uses torch, and only if asked."""
+"""People found by a detector of torchvision: the only file of sharding that imports torch, when needed."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ class DetectorBoxes:
     def find(self, photos: Photos) -> tuple[list[FoundBoxes], Findings]:
         """All photos with the boxes found, those with the highest score first; and the photos' faults.
 
-        Detection goes on from where it was stopped. Raises InputError for an unknown model, weights that do
+        Detection continues where it was stopped. Raises InputError for an unknown model, weights that do
         not fit it, photos that do not decode, and a cache of other settings or photos.
         """
         findings = Findings(photos.location)
@@ -134,7 +134,7 @@ def _read_cache(path: Path, made_by: dict[str, Any]) -> list[Result]:
 
 @contextmanager
 def _alone(cache: Path) -> Iterator[None]:
-    """Hold the cache for this process; InputError where another one is filling it."""
+    """Lock the cache for this process. Raises InputError if another process is filling it."""
     path = cache.with_name(f".{cache.name}.lock")
     lock = FileLock(path, timeout=0)
     try:
@@ -154,7 +154,7 @@ def _alone(cache: Path) -> Iterator[None]:
 def _run(
     cfg: DetectorBoxes, listed: Sequence[Photo], start: int, photos: Photos
 ) -> Iterator[tuple[int, list[Result]]]:
-    """The results of each batch from photo `start` on, with the place of the photo after it."""
+    """The results of each batch from photo `start` on, with the index of the photo after it."""
     import torch
 
     if start == len(listed):

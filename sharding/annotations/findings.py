@@ -8,19 +8,20 @@ from typing import Any, Literal
 from configs.load import InputError
 
 Effect = Literal["stops", "warned", "dropped", "corrected", "kept", "passed over"]
-"""What becomes of a record with the fault: it stops the build, stays with a warning, is left out, is
-corrected, or stays. `passed over` is a file that is no record: neither the manifest nor the identity of a
-build counts it. (The manifest counts all records with a fault, the identity those of `Fault.is_identity`.)"""
+"""What happens to a record with the fault: it stops the build, stays with a warning, is left out, is
+corrected, or stays. `passed over` is for files that are no records: neither the manifest nor the identity of
+a build counts them. (The manifest counts all records with a fault, the identity those with
+`Fault.is_identity`.)"""
 
 _NAME_A_FORMAT = re.compile(r" \(with source\.name=coco-style\)|source\.name=coco-style ")
 """How cures say that a setting needs another format than COCO's own."""
 
 MANY = 0.1
-"""Share of the records from which on a note becomes a warning: the file as a whole is then probably wrong."""
+"""The share of records from which a note becomes a warning, because the whole file is probably wrong."""
 
 
 def is_many(count: int, total: int) -> bool:
-    """Whether so many of all records have a fault that it is no accident; one alone proves nothing."""
+    """Whether so many records have a fault that it is no accident; a single record proves nothing."""
     return count >= max(min(2, total), MANY * total, 1)
 
 
@@ -34,9 +35,9 @@ class Fault:
     subject: str = "annotation"
     """What the ids count: annotation, image, photo, category, keypoint."""
     is_identity: bool = True
-    """Whether its count is part of what a build is. False for what follows from records and settings, which
-    are part of it themselves: looking for more such faults must not make finished shards those of another
-    build."""
+    """Whether its count is part of the identity of a build. False for faults that follow from records and
+    settings, which are part of the identity anyway: finding more of such faults must not change the identity
+    of finished shards."""
 
 
 @dataclass(eq=False)
@@ -50,10 +51,10 @@ class Finding:
 
 
 class Findings:
-    """What was found in one annotation file and its photos, kind by kind in the order of first sight."""
+    """The faults of one annotation file and its photos, by kind, in the order of their first occurrence."""
 
     def __init__(self, file: object, *, has_own_settings: bool = False) -> None:
-        """has_own_settings: its format has the settings that cures name coco-style for."""
+        """has_own_settings: whether the format itself has the settings for which cures name coco-style."""
         self.file = str(file)
         self._has_own_settings = has_own_settings
         self._by_fault: dict[Fault, Finding] = {}
@@ -70,19 +71,19 @@ class Findings:
         finding.ids.append(record)
 
     def ids(self, fault: Fault) -> list[int | str]:
-        """The records with one fault, be it a warning or not."""
+        """The records with one fault, whether it is a warning or not."""
         finding = self._by_fault.get(fault) or self._by_fault.get(replace(fault, effect="warned"))
         return finding.ids if finding else []
 
     def warn_if_many(self, fault: Fault, total: int) -> None:
-        """Make a warning of a note that many of all records have; `total`: those that could have it."""
+        """Turn a note into a warning if many records have it; `total`: the records that could have it."""
         finding = self._by_fault.get(fault)
         if finding is not None and is_many(len(finding.ids), total):
             share = f"{len(finding.ids):,} of {total:,}"
             detail = f"{share}; the first: {finding.detail}" if finding.detail else share
             louder = Finding(replace(fault, effect="warned"), finding.cure, detail, finding.ids)
-            in_order = (louder if each is finding else each for each in self)
-            self._by_fault = {each.fault: each for each in in_order}
+            in_order = (louder if other is finding else other for other in self)
+            self._by_fault = {other.fault: other for other in in_order}
 
     def warnings(self) -> list[str]:
         """A sentence for each fault that is a warning."""
@@ -109,7 +110,7 @@ class Findings:
         return counts
 
     def raise_errors(self) -> None:
-        """Raise InputError, one line for each kind of fault that stops; nothing where there is none."""
+        """Raise InputError with one line for each kind of fault that stops, if there is any."""
         lines = [sentence(self.file, finding) for finding in self if finding.fault.effect == "stops"]
         if lines:
             raise InputError("\n".join(lines))
@@ -136,7 +137,7 @@ def sentence(file: str, finding: Finding) -> str:
     fault, ids = finding.fault, finding.ids
     more = ""
     if len(ids) > 1:
-        named = ", ".join(str(each) for each in ids[1:6])
+        named = ", ".join(map(str, ids[1:6]))
         more = f"and {len(ids) - 1} more: {named}{', ...' if len(ids) > 6 else ''}"
     notes = "; ".join(note for note in (finding.detail, more) if note)
     return f"{file}: {fault.subject} {ids[0]}: {fault.what}{f' ({notes})' if notes else ''}: {finding.cure}"

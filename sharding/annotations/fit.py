@@ -1,4 +1,4 @@
-"""Whether joints, box and area of each person fit each other, and by what other reading they would.
+"""Whether joints, box and area of each person fit each other, and in which other reading they would.
 
 A file with boxes as corners, or with joints in percent, is as valid as any other: only a comparison shows it.
 The limits come from 1,700 people of COCO and 5,000 of LSPET. Of them 1.3 % at most do not fit, and no reading
@@ -17,12 +17,12 @@ Array = np.ndarray
 GROWN_BY = 0.1
 """Share of its sides by which a box is grown on each side before a joint counts as outside."""
 MOST_OUTSIDE = 0.5
-"""Share of the labelled joints from which on they do not fit the box, where so many lie outside."""
+"""The share of labelled joints outside the box from which they do not fit it."""
 LEAST_SPAN, MOST_SPAN = 0.33, 1.5
 """Extent of the joints as a share of the sides of the box: they do not fit where both shares are below the
 first number, or one is above the second."""
 SPANNING_JOINTS = 6
-"""Labelled joints from which on the extent can be too small: a face alone may be small in its box."""
+"""The number of labelled joints from which the extent can be too small: a face may be small in its box."""
 READING_JOINTS, READING_INSIDE, READING_OVERLAP = 3, 0.9, 0.15
 """What another reading must show: this many labelled joints (or all of a smaller set), this share of them
 inside the box, and this overlap (IoU) of their extent with the box."""
@@ -34,9 +34,9 @@ pixels each way."""
 LEAST_AREA = 0.05
 """Least area as a share of the box; the people of COCO have 0.16 to 0.95."""
 LEAST_MEDIAN_AREA = 0.15
-"""The least that the median of all these shares may be; that of COCO is 0.53."""
+"""The smallest median of these shares that is accepted; that of COCO is 0.53."""
 LEAST_AREAS = 5
-"""People from which on that median is judged."""
+"""The number of people from which that median is judged."""
 AREA_ROUNDING_PX = 2.0
 """By how much a box is made wider and higher before an area counts as too large for it."""
 
@@ -142,7 +142,7 @@ READINGS: dict[Fault, Reading] = {
         lambda p, b, s: (_mirrored(p, s, 1), b)
     ),
 }
-"""Other ways to read joints and boxes, each with the note for people who fit by it and not as they stand."""
+"""Other readings of joints and boxes, each with the note for people who fit only in that reading."""
 
 
 class Fits(NamedTuple):
@@ -203,14 +203,14 @@ def compare(ids: Sequence[int], keypoints: Array, boxes_xywh: Array, sizes_wh: A
 
 
 def _is_beyond(points: Array, sizes_wh: Array) -> Array:
-    """Whether (N, K, 1) points lie far beyond their photo; never where its size is not known."""
+    """Whether (N, K, 1) points are far beyond their photo; False if its size is not known."""
     low, high = -GROWN_BY * sizes_wh[:, None], (1 + GROWN_BY) * sizes_wh[:, None]
     is_beyond = np.logical_or(points < low, points > high)
     return np.asarray(is_beyond.any(axis=2, keepdims=True))
 
 
 def is_at_origin(keypoints: Array) -> Array:
-    """Whether (N, K) keypoints lie at exactly (0, 0) or (-1, -1), as many tools write missing ones."""
+    """Whether (N, K) keypoints are at exactly (0, 0) or (-1, -1), where many tools put missing ones."""
     x, y = keypoints[..., 0], keypoints[..., 1]
     return (x == y) & ((x == 0) | (x == -1))
 
@@ -230,7 +230,7 @@ def _overlap(extent: tuple[Array, Array], boxes: Array) -> Array:
 
 
 def _count_inside(points: Array, boxes: Array) -> Array:
-    """How many points (N,) lie in the grown box; none that are nan, and none in an empty box."""
+    """How many points (N,) are inside the extended box; nan and empty boxes do not count."""
     start, sides = boxes[:, :2], boxes[:, 2:]
     margin = GROWN_BY * sides
     is_inside = (points >= (start - margin)[:, None]) & (points <= (start + sides + margin)[:, None])
@@ -240,9 +240,9 @@ def _count_inside(points: Array, boxes: Array) -> Array:
 def note_fits(fits: Sequence[Fits], findings: Findings) -> None:
     """Add what the comparisons of all people show.
 
-    A reading that fits many people better is believed of all whom it fits better; any other, only of people
-    whom it fits much better. If several readings fit a person about equally well, the one that fits the most
-    people counts.
+    A reading that fits many people better is accepted for all people that it fits better, any other only for
+    people that it fits much better. If several readings fit a person about equally well, the one that fits
+    the most people counts.
     """
     if not fits:
         return
@@ -277,7 +277,7 @@ def are_percent(ends: Array, sizes_wh: Array) -> bool:
 
 
 def note_missing(ids: Sequence[int], keypoints: Array, findings: Findings) -> None:
-    """Add people with labelled joints where tools write missing ones, and those with places but no label."""
+    """Add people with labelled joints where tools put missing ones, or with coordinates but no label."""
     is_labelled = keypoints[..., 2] > 0
     places = np.where(is_labelled, keypoints[..., 0] + 1j * keypoints[..., 1], np.nan)
     in_order = np.sort(places, axis=1)

@@ -1,4 +1,4 @@
-"""Which keypoints are each other's mirror image, told from their names."""
+"""Finds the pairs of keypoints that mirror each other, by their names."""
 
 import re
 import unicodedata
@@ -30,7 +30,7 @@ _WORDS: tuple[tuple[str, str], ...] = (  # left, right
     ("vänster vänstra venstre", "höger högra høyre højre"),
     ("左 左侧 左側 왼 왼쪽 ひだり ヒダリ", "右 右侧 右側 오른 오른쪽 みぎ ミギ"),
 )
-"""What says a side in other languages; nothing else is a keypoint's name in them."""
+"""Words for a side in other languages that mean nothing else in names of keypoints."""
 _SHORT_WORDS: tuple[tuple[str, str], ...] = (
     ("izq izqda", "der dcha"),
     ("sx", "dx"),
@@ -47,13 +47,13 @@ _SHORT_WORDS: tuple[tuple[str, str], ...] = (
     ("يسرى اليسرى أيسر الأيسر", "يمنى اليمنى أيمن الأيمن"),
     ("좌 좌측", "우 우측"),
 )
-"""Words that may mean something else, too."""
+"""Words for a side that may also mean something else."""
 _SHORTEST_JOINED = 5
-"""Letters of a word that is told from the rest of a part it begins or ends (`linkerknie`)."""
+"""The least length of a word for a side that begins or ends a longer part (`linkerknie`)."""
 
 
 class Mirrors(NamedTuple):
-    """What the names tell.
+    """What follows from the names.
 
     pairs: index pairs of the names that differ in their side alone. certain: indices of the names that say a
     side in so many words. refused: sentences about names whose partner is missing or not clear, which
@@ -80,7 +80,7 @@ class _Name(NamedTuple):
 
 
 def find_mirrors(names: tuple[str, ...]) -> Mirrors:
-    """The pairs that the names tell.
+    """The pairs that follow from the names.
 
     A side is `left`, `right`, `l` or `r` as a part of its own anywhere in the name (`left_eye`, `eye-right`,
     `hand.R`, `Left Ankle`, `front_left_paw`, `LShoulder`) or a word that begins with `left` or `right`; such
@@ -203,7 +203,7 @@ _LONG_WORDS = _longest_first(word for word in _TELLING if word.isascii() and len
 _LEADING = re.compile(rf"^(left|right|{_LONG_WORDS})(?=.)")
 _TRAILING = re.compile(rf"(?<=.)({_LONG_WORDS})$")
 _UNSPACED = re.compile(f"({_longest_first(w for w in _SIDE_OF if not w.isascii() and w[0] > chr(0x2E80))})")
-"""Sides in scripts that put no space between words: they are told from the rest wherever they stand."""
+"""Words for a side in scripts without spaces between words: they are recognised anywhere in a name."""
 
 
 def _split_joined(word: str) -> list[str]:
@@ -218,7 +218,7 @@ def _split_joined(word: str) -> list[str]:
 def _partners(
     index: int, name: _Name, places: dict[str, list[int]], key: Callable[[Parts], str]
 ) -> list[int]:
-    """The places of the names that could be the mirror image."""
+    """The indices of the names that could be the mirror image."""
     mirrored = {tuple(_OTHER.get(part, part) for part in name.parts)}
     if mirrored == {name.parts}:
         mirrored = _guesses(name.parts)

@@ -11,8 +11,8 @@ from sharding.annotations.record import Person
 from sharding.annotations.skeleton import Skeleton
 
 REACH = 2.0
-"""How many sizes of its photo a labelled joint may lie beyond the photo's edges: some sets guess at joints
-outside, but farther ones are no pixels of that photo."""
+"""How far a labelled joint may be beyond the edges of its photo, in sizes of the photo: some sets guess
+joints outside, but farther ones cannot be pixels of that photo."""
 LARGEST = float(np.finfo(np.float32).max)
 
 NO_FLOAT32 = "a number that float32 cannot hold"
@@ -23,7 +23,7 @@ _NO_HEAD = (0.0,) * 4
 
 
 def is_far(points_xy: np.ndarray, size_wh: np.ndarray, *, tolerance_px: float = 0.0) -> np.ndarray:
-    """Whether points (..., 2) lie beyond `REACH` of photos of these sizes (..., 2), all in source pixels."""
+    """Whether points (..., 2) are beyond `REACH` of photos of these sizes (..., 2), in source pixels."""
     low, high = -REACH * size_wh - tolerance_px, (1 + REACH) * size_wh + tolerance_px
     return np.asarray(((points_xy < low) | (points_xy > high)).any(axis=-1))
 

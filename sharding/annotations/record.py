@@ -16,15 +16,13 @@ from sharding.annotations.skeleton import Skeleton
 class Person(msgspec.Struct, frozen=True, eq=False, kw_only=True, gc=False):
     """One person, in pixels of the source photo (pixel centres at integers).
 
-    source_size_wh: width and height of the photo; None where the annotations do not say.
-    box_xywh: the cleaned, not padded box (methods of each format say how it is cleaned).
-    annotated_xywh: the box before it was cleaned, where that is another.
-    keypoints: (K, 3) float32 of x, y, v; v = 0 unlabelled, 1 occluded, 2 visible.
-    area: px^2, the scale of OKS. file_name: as the annotations name the photo.
-    head_xywh: the head's box where the set has one, the scale of PCKh.
-    score: the detector's, where the person is a box that one found.
-    category_id: that of the annotations, where people of several categories are read together (in the ground
-    truth it is `source_category_id`).
+    source_size_wh: width and height of the photo; None if the annotations do not have them. box_xywh: the
+    cleaned, not padded box (methods of each format say how it is cleaned). annotated_xywh: the box before it
+    was cleaned, if it differs. keypoints: (K, 3) float32 of x, y, v; v = 0 unlabelled, 1 occluded, 2 visible.
+    area: px^2, the scale of OKS. file_name: as the annotations name the photo. head_xywh: the box of the head
+    if the set has one, which is the scale of PCKh. score: that of the detector, if the person is a box of a
+    detector. category_id: that of the annotations, if people of several categories are read together (in the
+    ground truth it is `source_category_id`).
     """
 
     id: int
@@ -47,7 +45,7 @@ def photo_key(file_name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Photo:
-    """One photo of a data set; size_wh is None where the annotations do not say."""
+    """One photo of a data set; size_wh is None if the annotations do not have it."""
 
     id: int
     file_name: str
@@ -56,22 +54,20 @@ class Photo:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Annotations:
-    """What a format's `read()` gives: persons in published order, and where their photos are.
+    """What `read()` of a format returns: persons in published order, and the location of their photos.
 
-    persons of one photo stand together, so that a reader in this order decodes each photo once.
-    empty_photos: photos without a person of these, which `kind: image` may keep.
-    ignored: COCO rows (id, image_id, bbox, area, iscrowd and, where there are any, keypoints and
-    segmentation) that are no samples but that scoring and training on whole photos must know: crowds, and
-    persons without keypoints.
-    annotated: where the persons are a detector's boxes, the annotated persons that they are scored by.
-    photo_facts: what scoring needs to know of a photo beyond its size, by image id.
-    upright: boxes, joints and sizes all count in pixels of the photo turned upright as EXIF says, and the
-    photo is stored so. That is the case for photos that nobody annotated (their boxes are the whole photo, or
-    a detector's, which sees it upright), and for YOLO-pose, whose labels are shares of the upright photo. For
-    all other annotations the annotated size decides (see `decode_photo`).
-    category_id, category_name: the one category of the persons in their own file, which results must carry
-    for that file to score them; 1 and "person" where there is none, or several are read together.
-    findings: every fault of the annotations; those that stop are the caller's to raise.
+    persons of one photo are adjacent, so that each photo is decoded once in this order. empty_photos: photos
+    without a person of these, which `kind: image` may keep. ignored: COCO rows (id, image_id, bbox, area,
+    iscrowd and, if there are any, keypoints and segmentation) that are no samples but that scoring and
+    training on whole photos need: crowds, and persons without keypoints. annotated: if the persons are boxes
+    of a detector, the annotated persons that scores compare them with. photo_facts: what scoring needs to
+    know of a photo beyond its size, by image id. upright: boxes, joints and sizes are all in pixels of the
+    photo after EXIF has turned it upright, and the photo is stored like that. This holds for photos without
+    annotations (their boxes are the whole photo, or those of a detector that sees it upright), and for
+    YOLO-pose, whose labels are shares of the upright photo. For all other annotations the annotated size
+    decides (see `decode_photo`). category_id, category_name: the category of the persons in their own file,
+    which results need so that this file can score them; 1 and "person" if there is none, or if several are
+    read together. findings: every fault of the annotations; the caller raises those that stop.
     """
 
     skeleton: Skeleton

@@ -1,4 +1,4 @@
-"""One photo or one person under several ids: what stands twice is trained on twice and scored twice."""
+"""Finds photos and persons with several ids, which would be trained on and scored more than once."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ MOST_APART_PX = 1.0
 APART = 0.02
 """The same as a share of the longer side of the box, for small people."""
 TELLING_JOINTS = 3
-"""So many labelled joints at equal places are one person, whatever the boxes."""
+"""This number of labelled joints at equal positions means one person, whatever the boxes."""
 
 SAME_PHOTO = Fault(
     "several image ids name one photo file",
@@ -56,8 +56,8 @@ def note_repeats(annotations: Annotations) -> None:
 def _repeated(people: Sequence[Person], keys: Mapping[int, str]) -> Iterator[tuple[Person, Person]]:
     """Each person that equals an earlier one of its photo, with the first such.
 
-    keys: the `photo_key` of each image id. Equal people have equal centres, so that, sorted by the centre's
-    x, each is compared with its neighbours alone.
+    keys: the `photo_key` of each image id. Equal people have equal centres, so after sorting by the x of
+    the centre each is compared only with its neighbours.
     """
     if not people:
         return
@@ -72,7 +72,7 @@ def _repeated(people: Sequence[Person], keys: Mapping[int, str]) -> Iterator[tup
     most_apart = np.minimum(MOST_APART_PX, APART * boxes_xywh[:, 2:].max(axis=1))
 
     def are_equal(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """The same labelled joints at the same places; of few joints the same box besides."""
+        """Whether the labelled joints have the same positions; with few joints, the boxes must be equal."""
         most = np.minimum(most_apart[one], most_apart[other])[:, None]
         joints_apart = np.abs(points[one, :, :2] - points[other, :, :2]).max(axis=2)
         same_joints = (is_labelled[one] == is_labelled[other]) & (~is_labelled[one] | (joints_apart <= most))

@@ -1,4 +1,4 @@
-"""Boxes that a detector found, in COCO's results form: which to take, and what looks wrong with them."""
+"""Boxes of a detector in COCO's results form: which ones to use, and what looks wrong with them."""
 
 import re
 from collections import Counter, defaultdict
@@ -20,9 +20,10 @@ Box = tuple[float, float, float, float]
 """x, y, w, h in pixels of the photo."""
 
 BEYOND = 0.1
-"""Share of its side by which a box may reach beyond its photo unsaid: detectors overshoot by some pixels."""
+"""How far a box may reach beyond its photo without a note, as a share of its side: detectors overshoot by
+some pixels."""
 ALIKE = 0.95
-"""Share of the boxes that must fit their photos by another reading for it to be believed."""
+"""The share of boxes that must fit their photos in another reading before it is accepted."""
 
 SHARE_BOX = Fault(
     "box no larger than a pixel, as if it were a share of the photo (0..1)",
@@ -48,7 +49,7 @@ class ScoredRow(ResultRow, kw_only=True):
 
 
 class FoundBox(NamedTuple):
-    """A box to take, with the place of its row in the file, from 1."""
+    """A box to use, with the position of its row in the file, from 1."""
 
     number: int
     row: ResultRow
@@ -113,7 +114,7 @@ def read_results(
 
 
 def is_share(bbox: Sequence[float]) -> bool:
-    """Whether all numbers of a box that is not empty lie in 0..1, as shares of a photo do."""
+    """Whether all numbers of a box that is not empty are in 0..1, like shares of a photo."""
     return min(bbox) >= 0 and max(bbox) <= 1 and max(bbox[2:]) > 0
 
 

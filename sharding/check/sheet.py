@@ -147,7 +147,7 @@ def _draw_box(canvas: np.ndarray, view: View, person: Person) -> None:
 
 
 def _write_names(draw: ImageDraw.ImageDraw, points_xy: np.ndarray, v: np.ndarray, skeleton: Skeleton) -> None:
-    """Draw each name near its joint, where no other name or joint is; without a free position, it is left out.
+    """Draw each name near its joint, clear of other names and joints; without a free position, leave it out.
 
     A name that no font of this machine can write has its number in the list of keypoints before it.
     """
