@@ -36,7 +36,7 @@ def test_a_trained_network_finds_keypoints_in_new_photos_and_leaves_its_weights(
     exec(code, names)
 
     files = {path.name for path in (coco / "images").iterdir()}
-    assert {record["file_name"] for record in names["found"].records} == files
+    assert {record["file_name"] for record in names["people"].records} == files
     rows = json.loads((tmp_path / "predictions.json").read_text())
     assert len(rows) == len(files)
     assert all(len(row["keypoints"]) == 3 * 14 for row in rows)
