@@ -145,7 +145,7 @@ def test_names_that_would_leave_the_folder_or_the_command(people_folder: Path, n
 def test_altered_small_file_is_named(people_folder: Path, root: str, name: str) -> None:
     path = people_folder / name
     path.write_text(path.read_text().replace("1", "2", 1))
-    with pytest.raises(InputError, match=rf"{name}: .*(stale or foreign|altered)") as error:
+    with pytest.raises(InputError, match=rf"{name}: .*(does not belong to|altered)") as error:
         open_split(root)
     assert str(error.value).startswith(("http://", "pipe:"))
 
