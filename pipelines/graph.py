@@ -4,8 +4,8 @@ CPU and GPU share one definition: reading, random numbers and matrices are alway
 warping are on `Reading.device`. Every view has one matrix from stored pixels, which is drawn here from the
 pipeline's seed and warped by `fn.experimental.warp_perspective` (bit-equal to cv2.warpAffine on the CPU;
 `fn.warp_affine` is eight times slower and has its origin at a corner). With `Reading.crops` a graph ends with
-the decoded pixels and the matrices, as a CPU run needs it (render.py). A graph is a function from `Reading`
-to named outputs; `Pipeline` runs it.
+the decoded pixels and the matrices, as a CPU run needs it (view_pipeline.py). A graph is a function from
+`Reading` to named outputs; `Pipeline` runs it.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -23,11 +23,11 @@ from pipelines.cache.draw import labelled_plan, unlabelled_plan
 from pipelines.cache.loader import CachedLoader, MakePlan
 from pipelines.cache.store import Home, Store
 from pipelines.cache.store import fill as fill_store
-from pipelines.endless import Batch, TrainLoader
 from pipelines.graph import Graph, Reading
-from pipelines.render import Shown, ViewPipeline
 from pipelines.source import Split
 from pipelines.stream_reader import StreamReader
+from pipelines.train_loader import Batch, TrainLoader
+from pipelines.view_pipeline import Shown, ViewPipeline
 from pipelines.views import ViewSettings
 
 Cache = Literal["none", "host", "device"]

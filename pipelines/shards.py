@@ -19,7 +19,7 @@ import msgspec
 
 from configs.load import InputError
 from pipelines import stream
-from pipelines.temporary import make_folder
+from pipelines.temporary_folder import make_folder
 from sharding.annotations.formats.rows import read_json
 from sharding.store.index import read_index
 from sharding.store.manifest import (

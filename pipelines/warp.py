@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.memory import RecycledMemory
+from pipelines.recycled_memory import RecycledMemory
 from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, Border
 
 NORMALISED_FROM_GREY = np.column_stack(
@@ -58,7 +58,7 @@ class CpuWarp:
         shape = (len(crops), *self._size_hw, 3)
         images = {view.name: self._memory.take(shape) for view in views}
         if any(view.from_weak is not None for view in views):
-            import pipelines.fade_numba  # noqa: F401  # compiled here, before the threads need it
+            import pipelines.view_border_numba  # noqa: F401  # compiled here, before the threads need it
         starts = range(0, len(crops), SAMPLES_PER_TASK)
         tasks = [self._pool.submit(self._warp, crops, views, images, start) for start in starts]
         return partial(_finish, tasks, images)
@@ -87,7 +87,7 @@ class CpuWarp:
                 np.copyto(level, grey)  # because cv2.transform keeps the dtype
                 cv2.transform(level, NORMALISED_FROM_GREY, dst=images[spec.name][row])
                 if spec.from_weak is not None:
-                    from pipelines.fade_numba import fade_view
+                    from pipelines.view_border_numba import fade_view
 
                     fade_view(images[spec.name][row], spec.from_weak[row])
 

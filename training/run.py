@@ -43,7 +43,7 @@ from sharding.store.files import write_atomic
 from training import checkpoint
 from training.build import RECIPE_NAME, build_method, build_optimizer, choose_kernels, open_splits
 from training.files import CARD_NAME, write_json
-from training.launcher import require_plain_launch
+from training.launcher_options import require_plain_launch
 from training.loop import Job, restore, train, write_scores
 from training.reporting import card
 from training.reporting.report import Report

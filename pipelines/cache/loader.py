@@ -13,8 +13,8 @@ from configs.load import InputError
 from pipelines.cache.draw import Order, Plan, view_generator
 from pipelines.cache.store import Store
 from pipelines.cache.warp.host import HostWarp
-from pipelines.endless import Batch, TrainLoader
 from pipelines.stream_reader import StreamReader
+from pipelines.train_loader import Batch, TrainLoader
 
 MakePlan = Callable[[Store, np.ndarray, np.random.Generator], Plan]
 Outputs = dict[str, Tensor]

@@ -5,9 +5,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from sharding.annotations.blocks import Block, blocks
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.fit import (
+from sharding.annotations.box_fit import (
     AREA_ABOVE,
     AREA_BELOW,
     AREAS_BELOW,
@@ -20,9 +18,11 @@ from sharding.annotations.fit import (
     note_fits,
     note_missing,
 )
+from sharding.annotations.findings import Fault, Findings
 from sharding.annotations.flip_pairs import Side, side_of_first
 from sharding.annotations.joint_boxes import MADE_BOX
 from sharding.annotations.limits import note_ignored, note_limits
+from sharding.annotations.people_arrays import Block, blocks
 from sharding.annotations.record import Annotations, Person
 from sharding.annotations.repeats import note_repeats
 from sharding.annotations.skeleton import Skeleton

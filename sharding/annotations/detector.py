@@ -23,7 +23,7 @@ from sharding.annotations.photos import Photos
 from sharding.annotations.record import Photo
 from sharding.samples.decode import decode_photo
 from sharding.store.files import file_sha256, write_atomic
-from sharding.store.lines import HashedLines
+from sharding.store.progress_file import HashedLines
 
 Result = dict[str, Any]
 """One box as a COCO result: image_id, file_name, category_id, bbox, score."""

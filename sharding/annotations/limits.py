@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from sharding.annotations.blocks import Block
 from sharding.annotations.findings import Fault, Findings
+from sharding.annotations.people_arrays import Block
 from sharding.annotations.record import Person
 from sharding.annotations.skeleton import Skeleton
 

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 
 from configs.load import InputError
+from sharding.annotations.box_fit import are_percent
 from sharding.annotations.findings import Fault, Findings, is_many
-from sharding.annotations.fit import are_percent
 from sharding.annotations.formats.rows import RowReader, read_json
 from sharding.annotations.record import Photo, photo_key
 

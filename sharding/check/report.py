@@ -16,8 +16,8 @@ from sharding.annotations.category import describe_keypoints, list_keypoints
 from sharding.annotations.checks import inspect_people
 from sharding.annotations.findings import Effect, Finding, Findings
 from sharding.annotations.split import describe_split, take_side
+from sharding.check.photo_check import survey_photos
 from sharding.check.sheet import draw_sheet
-from sharding.check.survey import survey_photos
 from sharding.samples.plan import make_plan
 from sharding.settings import BuildSettings
 from sharding.store.files import write_atomic

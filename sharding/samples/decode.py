@@ -9,7 +9,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from configs.load import InputError
 from sharding.annotations.findings import Fault
-from sharding.annotations.photos.kinds import say_why
+from sharding.annotations.photos.file_kinds import say_why
 from sharding.samples.jpeg import decode_jpeg, find_excess
 
 MOST_PIXELS = 64_000_000

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from configs.load import InputError
 from sharding.annotations.photos import Photos
 from sharding.annotations.photos.base import safe_name
-from sharding.annotations.photos.near import NearNames
+from sharding.annotations.photos.similar_names import NearNames
 from sharding.annotations.record import Annotations, Photo
 from sharding.samples.sample import PhotoTask
 from sharding.settings import BuildSettings

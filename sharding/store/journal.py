@@ -7,8 +7,8 @@ from pathlib import Path
 from configs.load import InputError
 from sharding.store.files import file_sha256
 from sharding.store.identity import Identity
-from sharding.store.lines import HashedLines
 from sharding.store.manifest import ShardEntry, read_manifest
+from sharding.store.progress_file import HashedLines
 
 SHARDS = "shards"
 """The folder inside a building folder that becomes the output."""

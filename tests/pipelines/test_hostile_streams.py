@@ -23,7 +23,7 @@ from configs.load import InputError
 from pipelines import shards, stream
 from pipelines.loader import eval_loader, labelled_loader
 from pipelines.source import labelled_split, open_split
-from pipelines.temporary import make_folder
+from pipelines.temporary_folder import make_folder
 from sharding.store.index import read_index
 from tests.pipelines.conftest import PEOPLE
 from tests.pipelines.servers import FileServer, Handler, drip, hang_up, pipe_of, redirect, send, silent

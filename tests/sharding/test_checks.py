@@ -103,7 +103,7 @@ def test_without_a_size_no_joint_is_outside():
 
 
 def test_people_beyond_the_first_block_are_seen(monkeypatch):
-    monkeypatch.setattr("sharding.annotations.blocks._PEOPLE_AT_ONCE", 2)
+    monkeypatch.setattr("sharding.annotations.people_arrays._PEOPLE_AT_ONCE", 2)
     points = np.tile(np.array([20, 20, 2], float), (5, 14, 1))
     points[3:, 0] = 500, 20, 2
     assert found(annotations_of(LSP_14, points), JOINT_OUTSIDE) == [4, 5]

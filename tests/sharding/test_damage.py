@@ -24,8 +24,8 @@ from sharding.samples.crop import WholePhoto
 from sharding.store.files import file_sha256
 from sharding.store.index import read_lines
 from sharding.store.journal import JOURNAL_NAME
-from sharding.store.lines import HashedLines
 from sharding.store.manifest import Manifest, check_shards, read_manifest, write_manifest
+from sharding.store.progress_file import HashedLines
 
 ODD_VALUES = (None, True, [], {}, "x", -1, 0, 0.5, 1e300, 10**30, [[]], [1], {"a": 1}, [None] * 4)
 

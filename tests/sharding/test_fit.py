@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from sharding.annotations.checks import inspect_people
-from sharding.annotations.findings import Findings, is_many
-from sharding.annotations.fit import (
+from sharding.annotations.box_fit import (
     ALL_PERCENT,
     AREA_ABOVE,
     AREA_BELOW,
@@ -21,6 +19,8 @@ from sharding.annotations.fit import (
     READINGS,
     UNLABELLED,
 )
+from sharding.annotations.checks import inspect_people
+from sharding.annotations.findings import Findings, is_many
 from sharding.annotations.formats.aic import AicFormat
 from sharding.annotations.formats.coco import CocoFormat
 from sharding.annotations.formats.crowdpose import CrowdPoseFormat

@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from sharding.annotations.photos import Photos, open_photos
-from sharding.annotations.photos.near import NearNames
+from sharding.annotations.photos.similar_names import NearNames
 
 THERE = [
     "0001.JPG",

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipelines.cache.draw import Plan
 from pipelines.cache.store import Store
 from pipelines.cache.warp.triton_kernel import launch
-from pipelines.fade import fade
+from pipelines.view_border import fade
 from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB
 
 

@@ -13,11 +13,11 @@ from pipelines import geometry
 from pipelines.cache.draw import unlabelled_plan
 from pipelines.cache.store import Store
 from pipelines.cache.warp.host import HostWarp
-from pipelines.fade import fade
-from pipelines.fade_numba import fade_view
 from pipelines.loader import unlabelled_loader
-from pipelines.render import Shown, ViewPipeline
 from pipelines.source import open_split
+from pipelines.view_border import fade
+from pipelines.view_border_numba import fade_view
+from pipelines.view_pipeline import Shown, ViewPipeline
 from pipelines.views import MEAN_RGB, PUBLISHED_STRONG, PUBLISHED_WEAK, STD_RGB, ViewSettings
 from pipelines.warp import CpuWarp, View
 from tests.pipelines.conftest import MakeShards, encode

@@ -3,7 +3,7 @@
 The published systems warp the normalised weak view a second time, with zeros beyond it. Here the strong view
 is sampled directly from the stored pixels, which extend beyond the weak view. Multiplied by the share of a
 bilinear tap that is inside the weak view, it ends where theirs does. `fade` does this for a batch on any
-device, fade_numba.py for one view of a CPU batch in a fraction of the time.
+device, view_border_numba.py for one view of a CPU batch in a fraction of the time.
 """
 
 import torch

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pipelines.fade import fade
 from pipelines.graph import CROP, Graph, Pipeline, Reading
+from pipelines.view_border import fade
 from pipelines.views import Border
 from pipelines.warp import CpuWarp, View
 

@@ -12,8 +12,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
 from configs.load import InputError
-from training import launcher
-from training.launcher import option_of_launcher, require_plain_launch
+from training import launcher_options
+from training.launcher_options import option_of_launcher, require_plain_launch
 from training.run import run
 from training.settings import RunSettings
 
@@ -93,14 +93,16 @@ def test_options_that_the_launcher_drops_are_read_off_its_command_line(
         def cmdline(self) -> list[str]:
             return words
 
-    monkeypatch.setattr(launcher.psutil, "Process", Process)
+    monkeypatch.setattr(launcher_options.psutil, "Process", Process)
     assert option_of_launcher("gradient_accumulation_steps") == found
 
 
 @pytest.mark.slow
 def test_the_launcher_itself_is_refused_though_it_drops_the_option(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text("from training.launcher import require_plain_launch\nrequire_plain_launch('no')\n")
+    script.write_text(
+        "from training.launcher_options import require_plain_launch\nrequire_plain_launch('no')\n"
+    )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
     ended = subprocess.run(
         [*LAUNCH, "--gradient_accumulation_steps", "4", str(script)],

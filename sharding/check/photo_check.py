@@ -15,7 +15,7 @@ from configs.load import InputError
 from sharding.annotations.findings import Effect, Fault, Findings
 from sharding.annotations.photos import Photos
 from sharding.annotations.photos.base import LeadsOutError, safe_name
-from sharding.annotations.photos.near import NearNames
+from sharding.annotations.photos.similar_names import NearNames
 from sharding.annotations.record import Annotations, Photo, photo_key
 from sharding.samples.crop import PersonCrop, person_region
 from sharding.samples.decode import PhotoSizeError, decode_photo

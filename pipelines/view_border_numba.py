@@ -1,4 +1,4 @@
-"""The CPU kernel of fade.py. It is imported only if a recipe needs it, because Numba compiles it then."""
+"""The CPU kernel of view_border.py, imported only if a recipe needs it, because Numba compiles it then."""
 
 import numba
 import numpy as np
