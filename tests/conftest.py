@@ -4,8 +4,13 @@ import os
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+
+# How long an example takes says something of the machine, not of the software.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 REAL_SETS = ("aic", "coco", "crowdpose", "lspet", "mpii")
 
