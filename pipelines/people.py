@@ -51,17 +51,31 @@ class IgnoredArea:
         Cell i sits at view pixel `stride * i`. The grid is read bilinearly and ignored from one half on.
         Cells outside the photo do not count, as published (DEKR warps its mask with a border of 0).
         """
-        height, width = map_hw
-        axes = [
-            torch.arange(size, device=self.grid.device, dtype=torch.float32) * stride
-            for size in (height, width)
-        ]
-        y_view, x_view = torch.meshgrid(*axes, indexing="ij")
-        cells_view = torch.stack((x_view, y_view), dim=-1).flatten(0, 1)
-        cells = apply(self.stored_from_view.float(), cells_view.expand(len(self.grid), -1, -1))
-        # -1 is the photo's left or upper edge, half a pixel before the first pixel's centre, and 1 the other.
-        edges = (2 * cells + 1) / self.stored_hw.float().flip(-1)[:, None] - 1
-        inside = (edges.abs() <= 1).all(-1).view(-1, 1, height, width)
-        grid = edges.view(-1, height, width, 2)
-        ignored = F.grid_sample(self.grid.float(), grid, padding_mode="border", align_corners=False)
-        return (inside & (ignored < 0.5)).float()
+        cells = cells_on_photo(self.stored_from_view, self.stored_hw, map_hw, stride)
+        ignored = F.grid_sample(self.grid.float(), cells, padding_mode="border", align_corners=False)
+        return (are_inside(cells) & (ignored < 0.5)).float()
+
+
+def cells_on_photo(
+    photo_from_view: Tensor, photo_hw: Tensor, map_hw: tuple[int, int], stride: float
+) -> Tensor:
+    """Return where the cells of maps of size (h, w) are on their photos: x and y, (N, h, w, 2) float32.
+
+    -1 is the photo's left or upper edge, half a pixel before the first pixel's centre, and 1 the other edge.
+    Cell i sits at view pixel `stride * i`. photo_from_view (N, 2, 3); photo_hw (N, 2) height and width in px.
+    """
+    height, width = map_hw
+    axes = [
+        torch.arange(size, device=photo_from_view.device, dtype=torch.float32) * stride
+        for size in (height, width)
+    ]
+    y_view, x_view = torch.meshgrid(*axes, indexing="ij")
+    cells_view = torch.stack((x_view, y_view), dim=-1).flatten(0, 1)
+    cells = apply(photo_from_view.float(), cells_view.expand(len(photo_from_view), -1, -1))
+    edges = (2 * cells + 1) / photo_hw.float().flip(-1)[:, None] - 1
+    return edges.view(-1, height, width, 2)
+
+
+def are_inside(cells: Tensor) -> Tensor:
+    """Return (N, 1, h, w) bool: whether cells, as from `cells_on_photo`, are inside their photos."""
+    return (cells.abs() <= 1).all(-1)[:, None]

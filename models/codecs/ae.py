@@ -204,6 +204,14 @@ class AECodec:
         tags = torch.cat((plain.tags, mirrored.tags), dim=2)
         return AEMaps((plain.heatmaps + mirrored.heatmaps) / 2, tags, fine)
 
+    def restrict(self, maps: AEMaps, inside: Tensor) -> AEMaps:
+        """Return the maps with 0 in the heatmaps where inside (N, 1, h, w) bool is false: nobody is there."""
+        fine = None
+        if maps.fine is not None:
+            fine_inside = inside.repeat_interleave(2, -1).repeat_interleave(2, -2)
+            fine = maps.fine.masked_fill(~fine_inside, 0.0)
+        return maps._replace(heatmaps=maps.heatmaps.masked_fill(~inside, 0.0), fine=fine)
+
 
 def tag_losses(tags: Tensor, cells: Tensor, weights: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
     """Return pull and push (see `AECodec.loss`) without their factors.

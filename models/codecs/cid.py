@@ -242,6 +242,15 @@ class CIDCodec:
 
         return CIDMaps((plain.heatmaps + mirrored.heatmaps) / 2, read)
 
+    def restrict(self, maps: CIDMaps, inside: Tensor) -> CIDMaps:
+        """Return the maps with 0 in all heatmaps where inside (N, 1, h, w) bool is false: nobody is there."""
+
+        def read(photos: Tensor, cells: Tensor) -> InstanceMaps:
+            people = maps.read(photos, cells)
+            return people._replace(heatmaps=people.heatmaps.masked_fill(~inside[photos], 0.0))
+
+        return CIDMaps(maps.heatmaps.masked_fill(~inside, 0.0), read)
+
 
 def _with_a_row(people: People) -> People:
     """Return a batch without a single row with one of padding: there is always somebody to compute with."""

@@ -194,6 +194,10 @@ class DEKRCodec:
         """Return the mean of two answers in the same frame (flip test)."""
         return DEKRMaps(*((a + b) / 2 for a, b in zip(plain, mirrored, strict=True)))
 
+    def restrict(self, maps: DEKRMaps, inside: Tensor) -> DEKRMaps:
+        """Return the maps with 0 in the heatmaps where inside (N, 1, h, w) bool is false: nobody is there."""
+        return maps._replace(heatmaps=maps.heatmaps.masked_fill(~inside, 0.0))
+
 
 def _cells_about(
     centres: Tensor, diagonal: Tensor, has_centre: Tensor, map_hw: tuple[int, int], *, radius: int
