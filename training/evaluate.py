@@ -1,4 +1,4 @@
-"""Score a run: predict every person of a split with each network and ensemble, write predictions and scores.
+"""Score a run: predict everybody of a split with each network and ensemble, write predictions and scores.
 
     python training/evaluate.py RUN_DIR [checkpoint=newest|best|STEP] [key=value ...]
 
@@ -47,7 +47,7 @@ from training.predict import Predictions, join, predict
 from training.reporting.setting_warnings import photos_seen
 from training.run_files import own_recipe, read_scores
 from training.scoring.metrics import coco_results, metrics_of, require, score
-from training.scoring.oks import beyond_limit
+from training.scoring.oks import beyond_limit, num_scored
 from training.scoring.truth import categories_of, category_id_of, is_detected
 from training.settings import Count, RunSettings
 
@@ -87,7 +87,7 @@ def results_of(
     """
     is_finite = np.isfinite(people.points_xy).all(axis=(1, 2)) & np.isfinite(people.peaks).all(axis=1)
     if not is_finite.all():
-        record = people.records[int(is_finite.argmin())]
+        record = people.record_rows[int(is_finite.argmin())]
         raise InputError(
             f"{where}: the keypoints of {(~is_finite).sum():,} of {len(is_finite):,} people are not finite "
             f"numbers (first in {record.get('file_name', record['image_id'])}): use an earlier checkpoint "
@@ -183,9 +183,10 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     output = folder_of(val, folder, is_own_address=cfg.data.val == own_val)
     output /= "" if cfg.checkpoint == "newest" else path.name
     ground_truth = val.ground_truth()
-    is_annotated = bool(metrics_of(ground_truth, val.skeleton))
+    kind = val.manifest.kind
+    is_annotated = bool(metrics_of(ground_truth, val.skeleton, kind))
     if is_annotated:
-        require(cfg.metric, ground_truth, val.skeleton, where=cfg.data.val)
+        require(cfg.metric, ground_truth, val.skeleton, where=cfg.data.val, kind=kind)
         beyond = beyond_limit(ground_truth)
         if beyond:
             Console(stderr=True).print(f"note: {cfg.data.val}: {beyond}", highlight=False, soft_wrap=True)
@@ -204,7 +205,7 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     scores = {}
     for name, people in predictions.items():
         results = results_of(people, ground_truth, val.skeleton, f"{path}: {name}")
-        categories = categories_of(people.records, ground_truth)
+        categories = categories_of(people.record_rows, ground_truth)
         written = coco_results(people, val.skeleton, category_id=categories)
         write_json(output / f"{name}-predictions.json", written)
         if is_annotated:
@@ -275,11 +276,15 @@ def seen_in_training(cfg: RunSettings, val: Split) -> str | None:
 
 def how(cfg: RunSettings, val: Split, ground_truth: dict[str, Any]) -> dict[str, Any]:
     """What the scores depend on, apart from the weights."""
-    annotated = "annotated" if metrics_of(ground_truth, val.skeleton) else "given"
+    kind = val.manifest.kind
+    annotated = "annotated" if metrics_of(ground_truth, val.skeleton, kind) else "given"
+    samples = {"people": val.num_samples}
+    if kind == "image":
+        samples = {"photos": val.num_samples, "people": num_scored(ground_truth)}
     return {
         "val": cfg.data.val,
-        "people": val.num_samples,
-        "boxes": "detector" if is_detected(ground_truth) else annotated,
+        **samples,
+        "boxes": "none" if kind == "image" else "detector" if is_detected(ground_truth) else annotated,
         "flip_test": cfg.evaluation.flip_test,
         "decode": cfg.heatmap.decode,
         "metric": cfg.metric,

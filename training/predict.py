@@ -1,11 +1,13 @@
 """From images to keypoints in source pixels: networks, ensembles, the flip test, and decoding.
 
-Shape letters: pipelines/batch.py; M counts all people of a pass.
+The samples of a pass are people, each in a view of their own, or whole photos with any number of people; the
+codec says which. Shape letters: pipelines/batch.py; M counts all people of a pass, Q those that are decoded
+from a photo at most.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -13,29 +15,54 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.codecs.ae import AECodec
+from models.codecs.cid import CIDCodec
+from models.codecs.dekr import DEKRCodec
 from models.codecs.heatmap import HeatmapCodec
+from models.codecs.instances import Instances
 from pipelines.batch import EvalBatch
 from pipelines.geometry import apply, invert, linear_scale
+from pipelines.people import are_inside, cells_on_photo
 from training.scoring.truth import keypoints_of
 
-Network = Callable[[Tensor], Tensor]
-"""Images (N, 3, H, W) -> heatmaps (N, K, h, w), with H = S h and W = S w; modules run in eval mode."""
+Network = Callable[[Tensor], Any]
+"""Images (N, 3, H, W) -> what the codec decodes, heatmaps (N, K, h, w) or the maps of whole photos, with
+H = S h and W = S w; modules run in eval mode."""
+PhotoCodec = AECodec | CIDCodec | DEKRCodec
+Codec = HeatmapCodec | PhotoCodec
 Autocast = Callable[[], AbstractContextManager]
 NO_ENSEMBLES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions of one network or ensemble for M people, in rows."""
+    """The predictions of one network or ensemble: M people, in rows."""
 
     records: list[dict[str, Any]]
-    """The `KEY.json` of each person; `score` is the detector's, if the box comes from a detector."""
+    """The `KEY.json` of each sample, a person or a photo, in the order of the pass; a photo in which nobody
+    was found has one too. `score` is the detector's, if a person's box comes from a detector."""
     points_xy: np.ndarray
     """(M, K, 2) float32, source px."""
     peaks: np.ndarray
-    """(M, K) float32, the highest values of the heatmaps."""
+    """(M, K) float32: the highest values of a person's heatmaps; in whole photos the codec's confidence."""
     areas: np.ndarray
-    """(M,) float32, source px^2: the area of the padded box."""
+    """(M,) float32, source px^2: the area of the padded box; in whole photos of the box of the keypoints."""
+    samples: np.ndarray | None = None
+    """(M,) int64: the index of each row's record, if the samples are whole photos; else row i is sample i."""
+    scores: np.ndarray | None = None
+    """(M,) float32: the codec's score of each person, if the samples are whole photos."""
+
+    @property
+    def kind(self) -> str:
+        """The kind of the samples, as in the manifest of their shards."""
+        return "person" if self.samples is None else "image"
+
+    @property
+    def record_rows(self) -> list[dict[str, Any]]:
+        """The record of each row."""
+        if self.samples is None:
+            return self.records
+        return [self.records[sample] for sample in self.samples]
 
 
 @torch.no_grad()
@@ -43,78 +70,139 @@ def predict(
     networks: Mapping[str, Network],
     batches: Iterable[EvalBatch],
     *,
-    codec: HeatmapCodec,
+    codec: Codec,
     ensembles: Mapping[str, tuple[str, ...]] = NO_ENSEMBLES,
     flip_test: bool = False,
     autocast: Autocast = nullcontext,
 ) -> dict[str, Predictions]:
-    """Predict every person of `batches` with each network and each ensemble, in one pass over the batches.
+    """Predict every sample of `batches` with each network and each ensemble, in one pass over the batches.
 
-    An ensemble is decoded from the mean of its networks' heatmaps. Returns the predictions by name, networks
-    first. All results stay on the device until the pass is over.
+    An ensemble is decoded from its networks' merged maps (of heatmaps, the mean). Returns the predictions by
+    name, networks first. All results stay on the device until the pass is over.
     """
     names = [*networks, *ensembles]
     records: list[dict[str, Any]] = []
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
-    areas: list[Tensor] = []
+    parts: dict[str, list[dict[str, Tensor]]] = {name: [] for name in names}
     with in_eval_mode(networks.values()):
         for batch in batches:
-            heatmaps = {
+            maps = {
                 name: heatmaps_of(network, batch.image, codec, flip_test=flip_test, autocast=autocast)
                 for name, network in networks.items()
             }
             for name, members in ensembles.items():
-                heatmaps[name] = torch.stack([heatmaps[member] for member in members]).mean(dim=0)
+                maps[name] = codec.merge(*(maps[member] for member in members))
             for name in names:
-                points, peaks = codec.decode(heatmaps[name])
-                parts[name].append((apply(batch.image_from_view, points), peaks))
-            height, width = batch.image.shape[-2:]
-            areas.append(linear_scale(batch.image_from_view) ** 2 * height * width)
+                if isinstance(codec, HeatmapCodec):
+                    rows = _rows_of_people(maps[name], batch, codec)
+                else:
+                    rows = _rows_of_photos(maps[name], batch, codec, first=len(records))
+                parts[name].append(rows)
             records.extend(batch.records)
-    if not records:
-        nobody = np.zeros((0, codec.num_channels, 2), np.float32)
-        return {name: Predictions([], nobody, nobody[..., 0], nobody[:, 0, 0]) for name in names}
+    return {name: _collected(records, parts[name], codec) for name in names}
+
+
+def _rows_of_people(heatmaps: Tensor, batch: EvalBatch, codec: HeatmapCodec) -> dict[str, Tensor]:
+    """The fields of `Predictions`, of people in views of their own."""
+    points, peaks = codec.decode(heatmaps)
+    height, width = batch.image.shape[-2:]
     return {
-        name: Predictions(
-            records,
-            points_xy=torch.cat([points for points, _ in rows]).cpu().numpy(),
-            peaks=torch.cat([peaks for _, peaks in rows]).cpu().numpy(),
-            areas=torch.cat(areas).cpu().numpy(),
-        )
-        for name, rows in parts.items()
+        "points_xy": apply(batch.image_from_view, points),
+        "peaks": peaks,
+        "areas": linear_scale(batch.image_from_view) ** 2 * height * width,
     }
+
+
+def _rows_of_photos(maps: Any, batch: EvalBatch, codec: PhotoCodec, *, first: int) -> dict[str, Tensor]:
+    """The fields of `Predictions`, of all N Q people of a batch of photos; `samples` is -1 for nobody.
+
+    first: the sample of the batch's first photo.
+    """
+    people = decode_photos(maps, batch, codec)
+    count = people.score.shape[1]
+    # Maps that are not finite show nobody: what is read off them is kept, so that the scoring can say so.
+    is_finite = maps.heatmaps.isfinite().flatten(1).all(1)[:, None]
+    points = apply(batch.image_from_view, people.points_xy.flatten(1, 2)).view_as(people.points_xy)
+    photos = torch.arange(first, first + len(points), device=points.device)[:, None].expand(-1, count)
+    return {
+        "points_xy": points.flatten(0, 1),
+        "peaks": torch.where(is_finite[..., None], people.confidence, torch.nan).flatten(0, 1),
+        "areas": (points.amax(2) - points.amin(2)).prod(-1).flatten(),
+        "samples": torch.where(people.exists | ~is_finite, photos, -1).flatten(),
+        "scores": people.score.flatten(),
+    }
+
+
+def decode_photos(maps: Any, batch: EvalBatch, codec: PhotoCodec) -> Instances:
+    """The people of a batch of whole photos, in view px; nobody is found beside a photo.
+
+    Photos of several sizes fill their views only in part. Training ignores the cells outside a photo, so
+    what a network says there means nothing.
+    """
+    sizes_wh = torch.tensor([record["source_size"] for record in batch.records])
+    map_hw = maps.heatmaps.shape[-2], maps.heatmaps.shape[-1]
+    photo_hw = sizes_wh.flip(-1).to(batch.image_from_view.device, non_blocking=True)
+    inside = are_inside(cells_on_photo(batch.image_from_view, photo_hw, map_hw, codec.stride))
+    maps = codec.restrict(maps, inside)
+    # Scores need a guess for every keypoint; the other codecs always have one.
+    return codec.decode(maps, fill_missing=True) if isinstance(codec, AECodec) else codec.decode(maps)
+
+
+def _collected(records: list[dict[str, Any]], parts: list[dict[str, Tensor]], codec: Codec) -> Predictions:
+    """The rows of all batches on the host, without those that are nobody."""
+    if not parts:
+        nobody = np.zeros((0, codec.skeleton.num_keypoints, 2), np.float32)
+        empty = Predictions([], nobody, nobody[..., 0], nobody[:, 0, 0])
+        if isinstance(codec, HeatmapCodec):
+            return empty
+        return replace(empty, samples=np.zeros(0, np.int64), scores=empty.areas)
+    columns = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+    if "samples" in columns:
+        columns = {name: column[columns["samples"] >= 0] for name, column in columns.items()}
+    return Predictions(records, **columns)
 
 
 def join(parts: Sequence[Predictions]) -> Predictions:
     """The predictions of all ranks, joined in their order."""
+
+    def joined(columns: Iterable[np.ndarray | None]) -> np.ndarray | None:
+        rows = [column for column in columns if column is not None]
+        return np.concatenate(rows) if rows else None
+
+    first = np.cumsum([0, *(len(part.records) for part in parts)])
     return Predictions(
         [record for part in parts for record in part.records],
         np.concatenate([part.points_xy for part in parts]),
         np.concatenate([part.peaks for part in parts]),
         np.concatenate([part.areas for part in parts]),
+        joined(
+            None if part.samples is None else start + part.samples
+            for start, part in zip(first, parts, strict=False)
+        ),
+        joined(part.scores for part in parts),
     )
 
 
 def heatmaps_of(
     network: Network,
     images: Tensor,
-    codec: HeatmapCodec,
+    codec: Codec,
     *,
     flip_test: bool = False,
     autocast: Autocast = nullcontext,
-) -> Tensor:
-    """The network's heatmaps (N, K, h, w); with the flip test, averaged with those of the mirror images.
+) -> Any:
+    """The network's maps; with the flip test, merged with those of the mirror images (heatmaps: the mean).
 
     Differs from the published flip test, which mirrors x to W - 1 - x, so that a mirrored cell is S - 1
     pixels away from the cell that it is averaged with, and then shifts it back by a whole cell of S pixels.
     There the mirrored keypoints are one pixel too far to the right, and those of the mean half a pixel.
     """
     with autocast():
-        heatmaps = network(images)
+        maps = network(images)
         if not flip_test:
-            return heatmaps
+            return maps
         mirrored = network(codec.mirror_images(images))
-    return (heatmaps + codec.mirror(mirrored)) / 2
+    back: Any = codec.mirror(mirrored)
+    return codec.merge(maps, back)
 
 
 @contextmanager

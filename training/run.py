@@ -132,7 +132,7 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
     process = ProcessInfo(accelerator.process_index, accelerator.num_processes, accelerator.device)
     labelled, unlabelled, val = open_splits(cfg, folder / "index" / f"rank-{process.rank}")
     ground_truth = val.ground_truth()
-    require(cfg.metric, ground_truth, val.skeleton, where=cfg.data.val)
+    require(cfg.metric, ground_truth, val.skeleton, where=cfg.data.val, kind=val.manifest.kind)
     method = build_method(cfg, labelled.skeleton, process, fresh=fresh)
     wrapped, prepared = accelerator.prepare(method, build_optimizer(method, cfg))
     loading: dict[str, Any] = {"process": process, "settings": cfg.loader}

@@ -80,6 +80,10 @@ class HeatmapCodec:
         """Heatmaps (N, K, h, w) of mirror images -> heatmaps of the images, with left and right exchanged."""
         return maps.flip(-1)[:, list(self.skeleton.flip_order)]
 
+    def merge(self, *answers: Tensor) -> Tensor:
+        """The mean of several answers in the same frame (flip test, ensembles)."""
+        return torch.stack(answers).mean(dim=0)
+
 
 def mirror_images(images: Tensor, stride: int) -> Tensor:
     """Images (N, 3, H, W) mirrored at the middle between the first and the last heatmap cell.

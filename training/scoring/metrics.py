@@ -8,7 +8,7 @@ import numpy as np
 from configs.load import InputError
 from sharding.annotations.skeleton import AIC_14, Skeleton
 from training.predict import Predictions
-from training.scoring import aic, oks, pck, pckh
+from training.scoring import aic, crowd, oks, pck, pckh
 from training.scoring.settings import Metric
 from training.scoring.truth import head_diagonals_of, is_detected, keypoints_of
 
@@ -20,15 +20,18 @@ NEEDS: dict[Metric, str] = {
 }
 
 
-def metrics_of(ground_truth: dict[str, Any], skeleton: Skeleton) -> tuple[Metric, ...]:
-    """The metrics that a split with this truth can give.
+def metrics_of(ground_truth: dict[str, Any], skeleton: Skeleton, kind: str = "person") -> tuple[Metric, ...]:
+    """The metrics that a split with this truth, and samples of this kind, can give.
 
     PCK and PCKh compare each person with the truth of the same person, so people with a detector's box, who
-    belong to no annotated person, have neither; AP and AIC match people by their photo.
+    belong to no annotated person, have neither; AP and AIC match people by their photo. Whole photos have AP
+    alone: AIC counts all people that are found, without regard to their scores.
     """
     rows = ground_truth["annotations"]
     if not any(row.get("num_keypoints") and not row.get("iscrowd") for row in rows):
         return ()
+    if kind == "image":
+        return ("AP",)
     is_annotated = not is_detected(ground_truth)
     gives: dict[Metric, bool] = {
         "AP": True,
@@ -39,11 +42,14 @@ def metrics_of(ground_truth: dict[str, Any], skeleton: Skeleton) -> tuple[Metric
     return tuple(metric for metric, is_given in gives.items() if is_given)
 
 
-def require(metric: Metric, ground_truth: dict[str, Any], skeleton: Skeleton, *, where: str) -> None:
-    """Raise InputError where the split `where` cannot give the metric."""
-    given = metrics_of(ground_truth, skeleton)
+def require(
+    metric: Metric, ground_truth: dict[str, Any], skeleton: Skeleton, *, where: str, kind: str = "person"
+) -> None:
+    """Raise InputError where the split `where`, with samples of this kind, cannot give the metric."""
+    given = metrics_of(ground_truth, skeleton, kind)
     if metric not in given:
         boxes = ", and its people come from a detector" if is_detected(ground_truth) else ""
+        boxes = ", because its samples are whole photos" if kind == "image" and given else boxes
         cure = f"take metric={given[0]}" if given else "score on annotated people"
         raise InputError(
             f"metric: {metric} needs {NEEDS[metric]}, which {where} does not have{boxes}: {cure}"
@@ -53,23 +59,28 @@ def require(metric: Metric, ground_truth: dict[str, Any], skeleton: Skeleton, *,
 def coco_results(
     predictions: Predictions, skeleton: Skeleton, *, category_id: int | Sequence[int] = 1
 ) -> list[dict[str, Any]]:
-    """COCO result entries, rescored, after OKS-NMS.
+    """COCO result entries; those of people in views of their own are rescored, and go through OKS-NMS.
 
     category_id: of all people or of each, in the file that scores the results: `truth.category_id_of` for the
     ground truth of shards, `truth.categories_of` for the annotation file.
-    A person's score is that of its box (1 for an annotated one) times the mean of its peaks above 0.2; the
-    third number of a keypoint is its peak. No `bbox`: pycocotools then takes the extent of the keypoints as
+    A person's score is that of its box (1 for an annotated one) times the mean of its peaks above 0.2; in a
+    whole photo it is the codec's, which has dropped duplicates too. The third number of a keypoint is its
+    peak. No `bbox`: pycocotools then takes the extent of the keypoints as
     the detection's area. The published entries carry one, which moves APM and APL a little and nothing else.
     """
-    box_scores = np.array([record.get("score", 1.0) for record in predictions.records], np.float64)
-    scores = oks.person_score(box_scores, predictions.peaks).tolist()
+    records, scores = predictions.record_rows, predictions.scores
+    if scores is None:
+        box_scores = np.array([record.get("score", 1.0) for record in records], np.float64)
+        scores = oks.person_score(box_scores, predictions.peaks)
     keypoints = np.concatenate([predictions.points_xy, predictions.peaks[..., None]], axis=-1)
     rows = keypoints.astype(np.float64).round(3).reshape(len(keypoints), 3 * skeleton.num_keypoints).tolist()
     ids = [category_id] * len(rows) if isinstance(category_id, int) else category_id
     results = [
         {"image_id": record["image_id"], "category_id": category, "keypoints": row, "score": score}
-        for record, category, row, score in zip(predictions.records, ids, rows, scores, strict=True)
+        for record, category, row, score in zip(records, ids, rows, scores.tolist(), strict=True)
     ]
+    if predictions.kind == "image":
+        return results
     return oks.oks_nms(results, predictions.areas, skeleton.sigmas)
 
 
@@ -83,8 +94,11 @@ def score(
 
     The first name of each metric is its own; names with a slash are of a joint or a group of joints.
     """
-    given = metrics_of(ground_truth, skeleton)
+    given = metrics_of(ground_truth, skeleton, predictions.kind)
     scores = oks.score(ground_truth, results, skeleton.sigmas)
+    scores |= crowd.score(ground_truth, results, skeleton.sigmas)
+    if predictions.kind == "image":
+        return scores
     records, points_xy = predictions.records, predictions.points_xy
     truth = keypoints_of(records, ground_truth, num_keypoints=skeleton.num_keypoints)
     if "PCK" in given:

@@ -48,7 +48,7 @@ def score(
 
 def beyond_limit(ground_truth: dict[str, Any]) -> str | None:
     """A sentence where photos show more people than pycocotools looks at, and what AR can reach at best."""
-    counts = Counter(row["image_id"] for row in ground_truth["annotations"] if _is_scored(row))
+    counts = Counter(row["image_id"] for row in ground_truth["annotations"] if is_scored(row))
     full = {image: count - MOST_PEOPLE for image, count in counts.items() if count > MOST_PEOPLE}
     if not full:
         return None
@@ -59,6 +59,11 @@ def beyond_limit(ground_truth: dict[str, Any]) -> str | None:
         f"COCO's scorer looks at (photos with more: {len(full):,}, such as {names[first]}), so AP and AR are "
         f"at most {1 - beyond / people:.3f}, even if all are found"
     )
+
+
+def num_scored(ground_truth: dict[str, Any]) -> int:
+    """The number of people who are to be found."""
+    return sum(map(is_scored, ground_truth["annotations"]))
 
 
 def person_score(box_score: np.ndarray, peaks: np.ndarray) -> np.ndarray:
@@ -138,7 +143,7 @@ def _truth_index(ground_truth: dict[str, Any], num_keypoints: int) -> COCO:
         # never count as found: number them from 1.
         defaults = {"iscrowd": 0, "num_keypoints": _num_labelled(person)}
         persons.append({**defaults, **person, "id": number})
-    if not any(map(_is_scored, persons)):
+    if not any(map(is_scored, persons)):
         raise InputError(
             "The ground truth has no person with a labelled keypoint, so there is nothing to score."
         )
@@ -149,7 +154,7 @@ def _num_labelled(person: dict[str, Any]) -> int:
     return sum(v > 0 for v in person["keypoints"][2::3])
 
 
-def _is_scored(person: dict[str, Any]) -> bool:
+def is_scored(person: dict[str, Any]) -> bool:
     """Whether a person counts as one to be found: neither a crowd nor without a labelled keypoint."""
     return not person.get("iscrowd", 0) and person.get("num_keypoints", _num_labelled(person)) > 0
 

@@ -1,5 +1,6 @@
 """What the ground truth of a split (sharding/store/truth.py) says of the people that are scored."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,17 @@ def category_id_of(ground_truth: dict[str, Any]) -> int:
 def categories_of(records: list[dict[str, Any]], ground_truth: dict[str, Any]) -> list[int]:
     """The category of each person in the file that the people were annotated in, which results must carry.
 
-    It differs from `category_id_of` where categories of one keypoint set were read together.
+    It differs from `category_id_of` where categories of one keypoint set were read together. People who are
+    found in whole photos, whose `records` are the photos', then have the category of most people.
     """
     one = category_id_of(ground_truth)
     if is_detected(ground_truth):
         return [one] * len(records)
-    by_id = {row["id"]: row.get("source_category_id", one) for row in ground_truth["annotations"]}
+    rows = ground_truth["annotations"]
+    if any("ids" in record for record in records):
+        counts = Counter(row["source_category_id"] for row in rows if "source_category_id" in row)
+        return [counts.most_common(1)[0][0] if counts else one] * len(records)
+    by_id = {row["id"]: row.get("source_category_id", one) for row in rows}
     return [by_id[record["id"]] for record in records]
 
 
@@ -36,6 +42,17 @@ def keypoints_of(
         return np.zeros((len(records), num_keypoints, 3), np.float32)
     by_id = {row["id"]: row["keypoints"] for row in ground_truth["annotations"]}
     return np.array([by_id[record["id"]] for record in records], np.float32).reshape(-1, num_keypoints, 3)
+
+
+def people_of_photos(
+    records: list[dict[str, Any]], ground_truth: dict[str, Any], *, num_keypoints: int
+) -> list[np.ndarray]:
+    """The annotated keypoints (P, K, 3) of the people of each photo, float32, source px, in stored order."""
+    by_id = {row["id"]: row["keypoints"] for row in ground_truth["annotations"]}
+    return [
+        np.array([by_id[person] for person in record["ids"]], np.float32).reshape(-1, num_keypoints, 3)
+        for record in records
+    ]
 
 
 def head_diagonals_of(records: list[dict[str, Any]], ground_truth: dict[str, Any]) -> np.ndarray:

@@ -1,0 +1,36 @@
+"""CrowdPose's average precision of easy, medium and hard photos, by how crowded they are."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from training.scoring import oks
+
+LEAST_CROWD_INDEX = {"AP-easy": 0.0, "AP-medium": 0.2, "AP-hard": 0.8}
+"""From which crowd index on a photo belongs to a score. The paper's text says 0.1 and 0.8; its evaluator and
+with it all published numbers are at 0.2 and 0.8."""
+
+
+def score(
+    ground_truth: dict[str, Any], predictions: list[dict[str, Any]], sigmas: Sequence[float]
+) -> dict[str, float]:
+    """The AP over the photos of each part alone, in 0..1, by the names in LEAST_CROWD_INDEX.
+
+    `ground_truth` and `predictions` are as in `oks.score`. A part is left out if none of its photos shows a
+    person who is scored (CrowdPose's evaluator gives it -1); nothing is returned unless the annotation file
+    gives every photo a `crowdIndex`. That cannot be computed instead: CrowdPose's own are not exactly what
+    its annotations give.
+    """
+    images = ground_truth["images"]
+    if not all("crowdIndex" in image for image in images):
+        return {}
+    scores = {}
+    limits = [*LEAST_CROWD_INDEX.values(), float("inf")]
+    for name, least, below in zip(LEAST_CROWD_INDEX, limits[:-1], limits[1:], strict=True):
+        chosen = [image for image in images if least <= image["crowdIndex"] < below]
+        ids = {image["id"] for image in chosen}
+        people = [row for row in ground_truth["annotations"] if row["image_id"] in ids]
+        if any(map(oks.is_scored, people)):
+            truth = {**ground_truth, "images": chosen, "annotations": people}
+            results = [row for row in predictions if row["image_id"] in ids]
+            scores[name] = oks.score(truth, results, sigmas)["AP"]
+    return scores
