@@ -19,7 +19,7 @@ from sharding.annotations.skeleton import Skeleton
 from training import checkpoint, evaluate
 from training.files import SCORES_NAME, write_json
 from training.methods.method import Method, Progress
-from training.predict import beside_truth, predict
+from training.predict import predict
 from training.reporting import pictures
 from training.reporting.report import Report
 from training.schedule import is_due
@@ -166,9 +166,8 @@ def draw_pictures(job: Job) -> None:
             pictures.view_sheet(folder / f"views-{job.step:08d}.png", seen, job.skeleton)
         network = next(iter(job.method.networks().values()))
         codec = HeatmapCodec(job.cfg.heatmap, job.skeleton)
-        some = beside_truth(network, next(iter(job.val)), job.ground_truth, codec=codec)
         path = folder / f"predictions-{job.step:08d}.png"
-        pictures.prediction_sheet(path, skeleton=job.skeleton, **some)
+        pictures.draw_predictions(path, network, next(iter(job.val)), job.ground_truth, codec)
 
 
 def require_finite(job: Job) -> None:

@@ -23,7 +23,7 @@ from models.codecs.instances import Instances
 from pipelines.batch import EvalBatch
 from pipelines.geometry import apply, invert, linear_scale
 from pipelines.people import are_inside, cells_on_photo
-from training.scoring.truth import keypoints_of
+from training.scoring.truth import keypoints_of, people_of_photos
 
 Network = Callable[[Tensor], Any]
 """Images (N, 3, H, W) -> what the codec decodes, heatmaps (N, K, h, w) or the maps of whole photos, with
@@ -238,3 +238,66 @@ def beside_truth(
         "truth": apply(view_from_image, torch.from_numpy(truth[..., :2])).numpy(),
         "visible": truth[..., 2],
     }
+
+
+@dataclass(frozen=True)
+class PhotoBesideTruth:
+    """What was found in a photo of G annotated people, on the part of its view that shows the photo.
+
+    Points are in view px. The P people that were found are in the order of their scores.
+    """
+
+    image: Tensor
+    """(3, H, W) float32, normalised: the view, cut at the photo's right and lower edges."""
+    name: str
+    truth: np.ndarray
+    """(G, K, 3) float32: x, y and v."""
+    areas: np.ndarray
+    """(G,) float32: view px^2."""
+    ignored: np.ndarray
+    """(C, 2, 2) float32: two corners of the box of each crowd and of each person without keypoints."""
+    points: np.ndarray
+    """(P, K, 2) float32."""
+    peaks: np.ndarray
+    """(P, K) float32."""
+    scores: np.ndarray
+    """(P,) float32."""
+
+
+@torch.no_grad()
+def photos_beside_truth(
+    network: Network, batch: EvalBatch, ground_truth: dict[str, Any], *, codec: PhotoCodec
+) -> list[PhotoBesideTruth]:
+    """Predictions and ground truth of each photo of a batch, for a sheet of predictions."""
+    with in_eval_mode([network]):
+        people = decode_photos(heatmaps_of(network, batch.image, codec), batch, codec)
+    exists, points, peaks, scores = (
+        values.cpu().numpy() for values in (people.exists, people.points_xy, people.confidence, people.score)
+    )
+    view_from_image = invert(batch.image_from_view).cpu()
+    zoom = linear_scale(view_from_image).numpy()
+    num_keypoints = codec.skeleton.num_keypoints
+    annotated = people_of_photos(batch.records, ground_truth, num_keypoints=num_keypoints)
+    photos = []
+    for i, (record, truth) in enumerate(zip(batch.records, annotated, strict=True)):
+        matrix = view_from_image[i : i + 1]
+        corner = apply(matrix, torch.tensor([[record["source_size"]]], dtype=torch.float32) - 0.5)
+        width, height = (max(1, round(float(edge) + 0.5)) for edge in corner.flatten())
+        truth_xy = apply(matrix, torch.from_numpy(truth[..., :2]).reshape(1, -1, 2)).numpy()
+        boxes = np.array([row["bbox"] for row in record["ignored"]], np.float32).reshape(-1, 2, 2)
+        boxes = apply(matrix, torch.from_numpy(boxes.cumsum(1)).reshape(1, -1, 2)).numpy()
+        order = np.argsort(-scores[i], kind="stable")
+        order = order[exists[i][order]]
+        photos.append(
+            PhotoBesideTruth(
+                batch.image[i, :, :height, :width],
+                str(record.get("file_name", record["image_id"])),
+                np.concatenate((truth_xy.reshape(-1, num_keypoints, 2), truth[..., 2:]), axis=-1),
+                np.array(record["areas"], np.float32) * zoom[i] ** 2,
+                boxes.reshape(-1, 2, 2),
+                points[i][order],
+                peaks[i][order],
+                scores[i][order],
+            )
+        )
+    return photos

@@ -8,15 +8,30 @@ from sharding.annotations.flip_pairs import Side
 from sharding.annotations.skeleton import Skeleton
 
 PAPER, INK = (28, 28, 28), (235, 235, 235)
-COLOURS: dict[Side | None, tuple[int, int, int]] = {
+Colour = tuple[int, int, int]
+COLOURS: dict[Side | None, Colour] = {
     "left": (255, 150, 40),
     "right": (90, 175, 255),
     None: (110, 230, 110),
 }
 """RGB of the joints of each side, as the skeleton's flip pairs and names have it; a bone between two sides
 has that of the middle. Orange and blue differ for colour-blind readers too."""
+PEOPLE_COLOURS: tuple[Colour, ...] = (
+    *((230, 159, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167)),
+    *((0, 158, 115), (213, 94, 0), (0, 114, 178), (255, 255, 255)),
+)
+"""RGB of the people of one photo: the colours of Okabe and Ito, which colour-blind readers can tell apart,
+with white for their black."""
 SHIFT = 4
 """cv2 takes coordinates in 1/16 of a pixel."""
+
+
+def colours_of_person(number: int) -> tuple[Colour, Colour]:
+    """The colour of one of several people and that of its rim, which is white for the second eight of 16."""
+    black, white = (0, 0, 0), (255, 255, 255)
+    again, index = divmod(number, len(PEOPLE_COLOURS))
+    colour, rim = PEOPLE_COLOURS[index], (black, white)[again % 2]
+    return (black if colour == rim else colour), rim
 
 
 def draw_pose(
@@ -27,8 +42,10 @@ def draw_pose(
     has_bones: np.ndarray,
     is_filled: np.ndarray,
     radius: float = 4.0,
+    colour: Colour | None = None,
+    rim: Colour = (0, 0, 0),
 ) -> None:
-    """Draw one person into `canvas`, bones first and joints above them, each with a dark rim.
+    """Draw one person into `canvas`, bones first and joints above them, each with a rim.
 
     Args:
         canvas: (H, W, 3) uint8 RGB, contiguous; drawn into.
@@ -37,19 +54,21 @@ def draw_pose(
         has_bones: (K,) bool, the joints whose bones are drawn.
         is_filled: (K,) bool, whether a joint is a disc; otherwise it is a ring.
         radius: of a joint, in canvas pixels.
+        colour: RGB of the whole person; without it joints have the colours of their sides.
+        rim: RGB around bones and joints.
     """
-    colours = [COLOURS[side] for side in joint_sides(skeleton)]
+    colours = [colour or COLOURS[side] for side in joint_sides(skeleton)]
     is_drawn = np.isfinite(points_xy).all(axis=-1)
     bones = [(a, b) for a, b in skeleton.bones if (is_drawn & has_bones)[[a, b]].all()]
     for thickness in (4, 2):
         for a, b in bones:
-            colour = colours[a] if colours[a] == colours[b] else COLOURS[None]
-            colour = (0, 0, 0) if thickness == 4 else colour
+            bone = colours[a] if colours[a] == colours[b] else COLOURS[None]
+            bone = rim if thickness == 4 else bone
             ends = fixed_point(points_xy[a]), fixed_point(points_xy[b])
-            cv2.line(canvas, *ends, colour, thickness, cv2.LINE_AA, SHIFT)
+            cv2.line(canvas, *ends, bone, thickness, cv2.LINE_AA, SHIFT)
     for joint in np.flatnonzero(is_drawn):
         centre, size = fixed_point(points_xy[joint]), round(radius * 2**SHIFT)
-        cv2.circle(canvas, centre, size, (0, 0, 0), 2, cv2.LINE_AA, SHIFT)
+        cv2.circle(canvas, centre, size, rim, 2, cv2.LINE_AA, SHIFT)
         thickness = -1 if is_filled[joint] else 1  # what a ring surrounds stays in sight
         cv2.circle(canvas, centre, size, colours[joint], thickness, cv2.LINE_AA, SHIFT)
 

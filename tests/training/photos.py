@@ -52,6 +52,7 @@ def cards_of(truth: dict[str, Any]) -> list[dict[str, Any]]:
             "image_id": image["id"],
             "file_name": image["file_name"],
             "ids": [row["id"] for row in truth["annotations"] if row["image_id"] == image["id"]],
+            "areas": [row["area"] for row in truth["annotations"] if row["image_id"] == image["id"]],
             "ignored": [],
             "source_size": [image["width"], image["height"]],
         }

@@ -2,28 +2,36 @@
 
 Points are in view px and drawn to a sixteenth of a drawn pixel, with pixel centres at integers. Left joints
 are orange, right ones blue, and the others green, as on the sheet of a data set: the flip pairs say which
-joints have a side, and their names say which side. A joint without a confident peak is a hollow ring without
-bones.
+joints have a side, and their names say which side. In a photo of several people each person has a colour
+and a number instead. A joint without a confident peak is a hollow ring without bones.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
+from models.codecs.heatmap import HeatmapCodec
+from pipelines.batch import EvalBatch
 from pipelines.views import MEAN_RGB, STD_RGB
 from sharding.annotations.skeleton import Skeleton
-from sharding.check.draw_pose import INK, PAPER, draw_pose
+from sharding.check.draw_pose import INK, PAPER, SHIFT, Colour, colours_of_person, draw_pose, fixed_point
 from sharding.store.files import write_atomic
 from training.methods.method import Inspection
-from training.scoring.oks import person_score
+from training.predict import Codec, Network, PhotoBesideTruth, beside_truth, photos_beside_truth
+from training.scoring.oks import oks_to_truth, person_score
 
 TILE_HEIGHT = 280
 CAPTION_HEIGHT = 18
 MARGIN = 3
 CONFIDENT_PEAK = 0.2
+LEAST_SCORE = 0.1
+"""People in whole photos with lower scores are counted, not drawn: a codec may read 30 in every photo."""
+HIT_OKS = 0.5
+LUMINANCE = (0.299, 0.587, 0.114)
 Tile = tuple[np.ndarray, str]
 
 
@@ -59,6 +67,18 @@ def view_sheet(path: Path, seen: Inspection, skeleton: Skeleton, *, max_rows: in
     _write(path, sheet)
 
 
+def draw_predictions(
+    path: Path, network: Network, batch: EvalBatch, ground_truth: dict[str, Any], codec: Codec
+) -> None:
+    """Write the sheet of predictions of one batch, of people in views of their own or of whole photos."""
+    if isinstance(codec, HeatmapCodec):
+        people = beside_truth(network, batch, ground_truth, codec=codec)
+        prediction_sheet(path, skeleton=codec.skeleton, **people)
+    else:
+        photos = photos_beside_truth(network, batch, ground_truth, codec=codec)
+        photo_sheet(path, photos, codec.skeleton)
+
+
 def prediction_sheet(
     path: Path,
     *,
@@ -87,6 +107,102 @@ def prediction_sheet(
         found = _draw_pose(_enlarge(pixels[i]), pixels[i], np.asarray(predicted[i]), sure, skeleton)
         tiles.append((found, f"found {i}: score {scores[i]:.2f}"))
     _write(path, [tiles[start : start + 8] for start in range(0, len(tiles), 8)])
+
+
+def photo_sheet(
+    path: Path, photos: Sequence[PhotoBesideTruth], skeleton: Skeleton, *, max_photos: int = 8
+) -> None:
+    """Write the ground truth of each photo with what was found to its right; two photos per row.
+
+    Annotated people are numbered from 1. Somebody who was found has the number and the colour of the
+    annotated person that fits best (an OKS of HIT_OKS or more; of several the one with the highest score),
+    and numbers of their own if there is none. Thin boxes are around what is ignored: crowds, and people
+    without keypoints.
+    """
+    tiles: list[Tile] = []
+    for photo in photos[:max_photos]:
+        pixels = _pixels(photo.image[None], 1)[0]
+        count, is_shown = len(photo.truth), photo.scores >= LEAST_SCORE
+        numbers = _numbers(photo, skeleton)
+        marked = photo.truth[..., 2] > 0
+        annotated = np.where(marked[..., None], photo.truth[..., :2], np.nan)
+        captions = [str(number + 1) for number in range(count)]
+        drawn = _draw_people(pixels, annotated, marked, range(count), captions, skeleton)
+        for corners in (photo.ignored + 0.5) * _factor(pixels) - 0.5:
+            cv2.rectangle(drawn, fixed_point(corners[0]), fixed_point(corners[1]), INK, 1, cv2.LINE_AA, SHIFT)
+        tiles.append((drawn, f"{photo.name}: {count} annotated"))
+        captions = [f"{n + 1}: {s:.2f}" for n, s in zip(numbers, photo.scores, strict=True)]
+        shown = np.flatnonzero(is_shown)
+        drawn = _draw_people(
+            pixels,
+            photo.points[shown],
+            photo.peaks[shown] > CONFIDENT_PEAK,
+            [numbers[i] for i in shown],
+            [captions[i] for i in shown],
+            skeleton,
+        )
+        hits = sum(numbers[i] < count for i in shown)
+        hidden = f", {(~is_shown).sum()} more below {LEAST_SCORE}" if not is_shown.all() else ""
+        tiles.append((drawn, f"{len(shown)} found, {hits} of {count} annotated{hidden}"))
+    _write(path, [tiles[start : start + 4] for start in range(0, len(tiles), 4)])
+
+
+def _numbers(photo: PhotoBesideTruth, skeleton: Skeleton) -> list[int]:
+    """The number, from 0, of each person that was found; below G that of an annotated person."""
+    similarity = oks_to_truth(photo.points, photo.truth, photo.areas, skeleton.sigmas)
+    numbers: list[int] = []
+    others = len(photo.truth)
+    for row in similarity:
+        row[[number for number in numbers if number < len(photo.truth)]] = 0
+        best = int(row.argmax()) if len(row) else -1
+        if best >= 0 and row[best] >= HIT_OKS:
+            numbers.append(best)
+        else:
+            numbers.append(others)
+            others += 1
+    return numbers
+
+
+def _draw_people(
+    image: np.ndarray,
+    points_xy: np.ndarray,
+    sure: np.ndarray,
+    numbers: Sequence[int],
+    captions: Sequence[str],
+    skeleton: Skeleton,
+) -> np.ndarray:
+    """The enlarged image with people (P, K, 2), the first one on top, and captions above their heads."""
+    canvas = _enlarge(image)
+    for i in reversed(range(len(points_xy))):
+        canvas = _draw_pose(canvas, image, points_xy[i], sure[i], skeleton, colours_of_person(numbers[i]))
+    taken: list[tuple[int, int, int]] = []
+    for points, number, caption in zip(points_xy, numbers, captions, strict=True):
+        drawn = (points[np.isfinite(points).all(-1)] + 0.5) * _factor(image) - 0.5
+        if len(drawn):
+            _write_caption(canvas, drawn[drawn[:, 1].argmin()], caption, colours_of_person(number)[0], taken)
+    return canvas
+
+
+def _write_caption(
+    canvas: np.ndarray,
+    point_xy: np.ndarray,
+    text: str,
+    colour: Colour,
+    taken: list[tuple[int, int, int]],
+) -> None:
+    """Write a text above a point, inside the canvas; further down if other texts are there already.
+
+    taken: left, right and foot of the texts that are there; this one is added.
+    """
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)
+    limits = np.maximum((canvas.shape[1] - width - 3, canvas.shape[0] - 4), (3, height + 3))
+    x, y = np.clip(point_xy - (width / 2, 8), (3, height + 3), limits).astype(int).tolist()
+    while any(x < right and left < x + width and abs(y - row) < height + 6 for left, right, row in taken):
+        y += 2
+    taken.append((x - 6, x + width + 6, y))
+    cv2.rectangle(canvas, (x - 3, y - height - 3), (x + width + 3, y + 3), colour, cv2.FILLED)
+    ink = PAPER if np.dot(colour, LUMINANCE) > 110 else INK
+    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, ink, 1, cv2.LINE_AA)
 
 
 def _array(values: torch.Tensor) -> np.ndarray:
@@ -127,13 +243,24 @@ def _overlay(image: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
 
 
 def _draw_pose(
-    canvas: np.ndarray, image: np.ndarray, points_xy: np.ndarray, sure: np.ndarray, skeleton: Skeleton
+    canvas: np.ndarray,
+    image: np.ndarray,
+    points_xy: np.ndarray,
+    sure: np.ndarray,
+    skeleton: Skeleton,
+    colours: tuple[Colour | None, Colour] = (None, (0, 0, 0)),
 ) -> np.ndarray:
-    """Draw joints and bones of one person, given in the pixels of `image`, on its enlarged `canvas`."""
+    """Draw joints and bones of one person, given in the pixels of `image`, on its enlarged `canvas`.
+
+    colours: of the person, None for those of its sides, and of the rim.
+    """
     canvas = np.ascontiguousarray(canvas)
     drawn_xy = (points_xy + 0.5) * _factor(image) - 0.5
     radius = max(1.5, min(4.0, 60 / skeleton.num_keypoints))
-    draw_pose(canvas, drawn_xy, skeleton, has_bones=sure, is_filled=sure, radius=radius)
+    colour, rim = colours
+    draw_pose(
+        canvas, drawn_xy, skeleton, has_bones=sure, is_filled=sure, radius=radius, colour=colour, rim=rim
+    )
     return canvas
 
 

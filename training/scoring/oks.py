@@ -88,6 +88,20 @@ def oks_matrix(keypoints: np.ndarray, areas: np.ndarray, sigmas: Sequence[float]
     return np.asarray(np.exp(-squared / variances / pair_area[..., None] / 2).mean(axis=-1))
 
 
+def oks_to_truth(
+    points: np.ndarray, truth: np.ndarray, areas: np.ndarray, sigmas: Sequence[float]
+) -> np.ndarray:
+    """OKS of P predicted and G annotated people: (P, K, 2), (G, K, 3), (G,) px^2 -> (P, G).
+
+    The mean over the labelled keypoints of an annotated person, each of whom has one; all in one frame.
+    """
+    variances = (2 * np.asarray(sigmas, dtype=np.float64)) ** 2
+    squared = ((points[:, None].astype(np.float64) - truth[None, ..., :2]) ** 2).sum(axis=-1)
+    labelled = truth[..., 2] > 0
+    similarity = np.exp(-squared / variances / (areas[:, None] + np.spacing(1)) / 2)
+    return np.asarray((similarity * labelled).sum(axis=-1) / np.maximum(labelled.sum(axis=-1), 1))
+
+
 def oks_nms(
     predictions: list[dict[str, Any]],
     areas: np.ndarray,
