@@ -18,7 +18,8 @@ from training.experiments.runs import Group, Protocol, Run, find_runs, group_run
 from training.run_files import read_losses
 
 SECTIONS = ("one network", "several networks")
-ALWAYS_SHOWN = ("AP", "AR")
+ALWAYS_SHOWN = ("AP", "AR", "AP-easy", "AP-medium", "AP-hard")
+"""Scores in every table whose runs have them; the last three are CrowdPose's."""
 NAME = "compare"
 LOSS_BINS = 100
 """Over so many parts of a run the loss of a curve is averaged: single steps are noise."""
@@ -32,7 +33,7 @@ class CompareSettings:
     baseline: str | None = None
     """The row that the others are compared with, seed by seed."""
     metrics: tuple[str, ...] = ()
-    """Scores to show; without any the runs' own metric, AP and AR."""
+    """Scores to show; without any the runs' own metric, AP and AR, and CrowdPose's easy, medium and hard."""
     every_network: bool = False
     """Rows for every scored network of a run, such as an averaged teacher, beside its product."""
     plot: Plot = "labels"
