@@ -193,6 +193,14 @@ class AECodec:
         fine = None if maps.fine is None else maps.fine.flip(-1)[:, order]
         return AEMaps(maps.heatmaps.flip(-1)[:, order], maps.tags.flip(-1)[:, order], fine)
 
+    def restrict(self, maps: AEMaps, inside: Tensor) -> AEMaps:
+        """Return the maps with 0 in the heatmaps where inside (N, 1, h, w) bool is false: nobody is there."""
+        fine = None
+        if maps.fine is not None:
+            fine_inside = inside.repeat_interleave(2, -1).repeat_interleave(2, -2)
+            fine = maps.fine.masked_fill(~fine_inside, 0.0)
+        return maps._replace(heatmaps=maps.heatmaps.masked_fill(~inside, 0.0), fine=fine)
+
     def merge(self, plain: AEMaps, mirrored: AEMaps) -> AEMaps:
         """Return the mean of two answers' heatmaps, and the tags of both side by side (flip test).
 
@@ -203,14 +211,6 @@ class AECodec:
             fine = (plain.fine + mirrored.fine) / 2
         tags = torch.cat((plain.tags, mirrored.tags), dim=2)
         return AEMaps((plain.heatmaps + mirrored.heatmaps) / 2, tags, fine)
-
-    def restrict(self, maps: AEMaps, inside: Tensor) -> AEMaps:
-        """Return the maps with 0 in the heatmaps where inside (N, 1, h, w) bool is false: nobody is there."""
-        fine = None
-        if maps.fine is not None:
-            fine_inside = inside.repeat_interleave(2, -1).repeat_interleave(2, -2)
-            fine = maps.fine.masked_fill(~fine_inside, 0.0)
-        return maps._replace(heatmaps=maps.heatmaps.masked_fill(~inside, 0.0), fine=fine)
 
 
 def tag_losses(tags: Tensor, cells: Tensor, weights: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:

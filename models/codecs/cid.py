@@ -233,15 +233,6 @@ class CIDCodec:
 
         return CIDMaps(maps.heatmaps.flip(-1)[:, on_device((*order, len(order)), device)], read)
 
-    def merge(self, plain: CIDMaps, mirrored: CIDMaps) -> CIDMaps:
-        """Return the mean of two answers in the same frame, features side by side (flip test)."""
-
-        def read(photos: Tensor, cells: Tensor) -> InstanceMaps:
-            a, b = plain.read(photos, cells), mirrored.read(photos, cells)
-            return InstanceMaps((a.heatmaps + b.heatmaps) / 2, torch.cat((a.features, b.features), dim=1))
-
-        return CIDMaps((plain.heatmaps + mirrored.heatmaps) / 2, read)
-
     def restrict(self, maps: CIDMaps, inside: Tensor) -> CIDMaps:
         """Return the maps with 0 in all heatmaps where inside (N, 1, h, w) bool is false: nobody is there."""
 
@@ -250,6 +241,15 @@ class CIDCodec:
             return people._replace(heatmaps=people.heatmaps.masked_fill(~inside[photos], 0.0))
 
         return CIDMaps(maps.heatmaps.masked_fill(~inside, 0.0), read)
+
+    def merge(self, plain: CIDMaps, mirrored: CIDMaps) -> CIDMaps:
+        """Return the mean of two answers in the same frame, features side by side (flip test)."""
+
+        def read(photos: Tensor, cells: Tensor) -> InstanceMaps:
+            a, b = plain.read(photos, cells), mirrored.read(photos, cells)
+            return InstanceMaps((a.heatmaps + b.heatmaps) / 2, torch.cat((a.features, b.features), dim=1))
+
+        return CIDMaps((plain.heatmaps + mirrored.heatmaps) / 2, read)
 
 
 def _with_a_row(people: People) -> People:

@@ -190,13 +190,13 @@ class DEKRCodec:
         channels = on_device((*order, len(order)), maps.heatmaps.device)
         return DEKRMaps(maps.heatmaps.flip(-1)[:, channels], torch.stack((-x, y), dim=2).flatten(1, 2))
 
-    def merge(self, plain: DEKRMaps, mirrored: DEKRMaps) -> DEKRMaps:
-        """Return the mean of two answers in the same frame (flip test)."""
-        return DEKRMaps(*((a + b) / 2 for a, b in zip(plain, mirrored, strict=True)))
-
     def restrict(self, maps: DEKRMaps, inside: Tensor) -> DEKRMaps:
         """Return the maps with 0 in the heatmaps where inside (N, 1, h, w) bool is false: nobody is there."""
         return maps._replace(heatmaps=maps.heatmaps.masked_fill(~inside, 0.0))
+
+    def merge(self, plain: DEKRMaps, mirrored: DEKRMaps) -> DEKRMaps:
+        """Return the mean of two answers in the same frame (flip test)."""
+        return DEKRMaps(*((a + b) / 2 for a, b in zip(plain, mirrored, strict=True)))
 
 
 def _cells_about(
