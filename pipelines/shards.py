@@ -145,7 +145,7 @@ def _open_elsewhere(root: str, locate: Callable[[str], str], fetch: _Fetch) -> S
     weakref.finalize(shards, remove)
     for tar, shard in zip(tars, manifest.shards, strict=True):
         samples = check_index(folder / shard.idx_file, shard, where=locate(shard.idx_file))
-        check_index_alone(samples, tar=tar, tar_bytes=shard.bytes)
+        check_index_alone(samples, tar=tar, tar_bytes=shard.bytes, extensions=manifest.sample_kind.members)
     check_truth(folder / GROUND_TRUTH_NAME, manifest, where=locate(GROUND_TRUTH_NAME))
     return shards
 

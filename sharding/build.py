@@ -47,7 +47,6 @@ from sharding.store.files import (
 from sharding.store.identity import Identity, identify
 from sharding.store.journal import JOURNAL_NAME, Journal, Tally
 from sharding.store.manifest import (
-    FORMAT_VERSION,
     GROUND_TRUTH_NAME,
     MANIFEST_NAME,
     Manifest,
@@ -193,7 +192,7 @@ def _build_aside(
         without_box=photos_without_box(settings, annotations),
     )
     manifest = Manifest(
-        format_version=FORMAT_VERSION,
+        format_version=settings.sample_kind.format_version,
         kind=settings.kind,
         name=settings.output.name,
         skeleton=annotations.skeleton,

@@ -59,7 +59,8 @@ class Annotations:
     persons of one photo are adjacent, so that each photo is decoded once in this order. empty_photos: photos
     without a person of these, which `kind: image` may keep. ignored: COCO rows (id, image_id, bbox, area,
     iscrowd and, if there are any, keypoints and segmentation) that are no samples but that scoring and
-    training on whole photos need: crowds, and persons without keypoints. annotated: if the persons are boxes
+    training on whole photos need: crowds, and persons without keypoints. outlines: the `segmentation` of
+    persons without keypoints, as JSON, by the id of their row, for the masks of whole photos. annotated: if the persons are boxes
     of a detector, the annotated persons that scores compare them with. photo_facts: what scoring needs to
     know of a photo beyond its size, by image id. upright: boxes, joints and sizes are all in pixels of the
     photo after EXIF has turned it upright, and the photo is stored like that. This holds for photos without
@@ -76,6 +77,7 @@ class Annotations:
     findings: Findings
     empty_photos: tuple[Photo, ...] = ()
     ignored: tuple[dict[str, Any], ...] = ()
+    outlines: Mapping[int, bytes] = field(default_factory=dict)
     annotated: tuple[Person, ...] | None = None
     photo_facts: Mapping[int, dict[str, Any]] = field(default_factory=dict)
     upright: bool = False

@@ -10,6 +10,7 @@ from sharding.annotations.findings import Fault, Findings
 from sharding.annotations.limits import FAR, is_far
 from sharding.samples.crop import move_box, move_keypoints
 from sharding.samples.decode import decode_photo
+from sharding.samples.ignored_area import MASK_BYTES
 from sharding.samples.sample import Card, Poses, SampleKind
 
 _CURE = "build the shards again"
@@ -27,6 +28,7 @@ OUT_OF_RANGE = Fault(
     cure="correct the annotations and build the shards again",
     subject="member",
 )
+BAD_MASK = Fault(f"mask that has not {MASK_BYTES} bytes", cure=_CURE, subject="member")
 BAD_CARD = Fault("json that cannot be read or lacks a field", cure=_CURE, subject="member")
 BAD_COUNTS = Fault("json and pose record disagree on the people", cure=_CURE, subject="member")
 BAD_MATRIX = Fault(
@@ -66,6 +68,8 @@ def check_sample(
     poses = _read_poses(*members["pose"], findings, kind, num_keypoints) if "pose" in members else None
     is_finite = poses is not None and _check_numbers(members["pose"][0], poses, findings)
     card = _read_card(*members["json"], findings, kind) if "json" in members else None
+    if "mask" in members and len(members["mask"][1]) != MASK_BYTES:
+        findings.add(BAD_MASK, members["mask"][0], f"{len(members['mask'][1])} bytes")
     if card is None:
         return []
     name = members["json"][0]

@@ -10,7 +10,7 @@ from sharding.annotations.findings import Fault, Findings
 from sharding.check.sample_check import check_sample
 from sharding.samples.sample import SampleKind
 from sharding.store.files import file_sha256
-from sharding.store.index import MEMBERS, Component, read_index
+from sharding.store.index import Component, read_index
 from sharding.store.manifest import ShardEntry
 from sharding.store.tar_check import check_tar
 
@@ -61,7 +61,7 @@ def check_shard(job: ShardJob) -> ShardReport:
             findings.add(OTHER_HASH, path.name)
     indexed = _read_index(idx, findings) if idx.is_file() else None
     with tar.open("rb") as file:
-        samples = check_tar(file, indexed, findings)
+        samples = check_tar(file, indexed, findings, job.kind.members)
         if len(samples) != job.shard.samples:
             findings.add(OTHER_COUNT, tar.name, f"{len(samples)} instead of {job.shard.samples}")
         ids = [person for sample in samples.values() for person in _check_sample(file, sample, job, findings)]
@@ -79,7 +79,7 @@ def _read_index(idx: Path, findings: Findings) -> list[tuple[Component, ...]] | 
 def _check_sample(file: BinaryIO, sample: list[Component], job: ShardJob, findings: Findings) -> list[int]:
     members = {}
     for component in sample:
-        if component.extension in MEMBERS:
+        if component.extension in job.kind.members:
             file.seek(component.offset)
             members[component.extension] = (component.member, file.read(component.size))
     return check_sample(members, findings, kind=job.kind, num_keypoints=job.num_keypoints, truth=job.truth)

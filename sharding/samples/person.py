@@ -41,6 +41,8 @@ class PersonKind(SampleKind):
     """One sample per annotated person, or per box of a detector."""
 
     name = "person"
+    format_version = 1
+    members = ("jpg", "pose", "json")
 
     @override
     def refuse(self, crop: Crop, *, has_detections: bool) -> None:

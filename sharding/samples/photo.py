@@ -11,6 +11,7 @@ from typing_extensions import override
 from configs.load import InputError
 from sharding.annotations.record import Annotations
 from sharding.samples.crop import Crop, WholePhoto, move_box, move_keypoints
+from sharding.samples.ignored_area import encode_ignored
 from sharding.samples.person import BOX_NUMBERS, encode_pose
 from sharding.samples.sample import (
     Card,
@@ -34,6 +35,8 @@ class PhotoKind(SampleKind):
     """One sample per photo."""
 
     name = "image"
+    format_version = 2  # 1 had no mask
+    members = ("jpg", "pose", "json", "mask")
 
     @override
     def refuse(self, crop: Crop, *, has_detections: bool) -> None:
@@ -50,7 +53,14 @@ class PhotoKind(SampleKind):
         tasks = list(photo_tasks_of_people(annotations))
         if keeps_empty:
             tasks += [PhotoTask(photo, ()) for photo in annotations.empty_photos]
-        return [PhotoTask(task.photo, task.persons, tuple(ignored.get(task.photo.id, ()))) for task in tasks]
+        outlines = annotations.outlines
+
+        def complete(task: PhotoTask) -> PhotoTask:
+            rows = tuple(ignored.get(task.photo.id, ()))
+            drawn = {row["id"]: outlines[row["id"]] for row in rows if row["id"] in outlines}
+            return PhotoTask(task.photo, task.persons, rows, drawn)
+
+        return list(map(complete, tasks))
 
     @override
     def num_samples(self, task: PhotoTask) -> int:
@@ -84,7 +94,14 @@ class PhotoKind(SampleKind):
             "source_size": (photo.shape[1], photo.shape[0]),
             "image_from_stored": source_from_stored.tolist(),
         }
-        return [Sample(jpg, pose, encode_card(card))]
+        mask = encode_ignored(
+            task.ignored,
+            task.outlines,
+            [person.keypoints for person in task.persons],
+            (photo.shape[1], photo.shape[0]),
+            where=task.photo.file_name,
+        )
+        return [Sample(jpg, pose, encode_card(card), mask)]
 
     @override
     def decode_pose(self, payload: bytes, num_keypoints: int) -> Poses:

@@ -4,7 +4,7 @@ import json
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -22,20 +22,24 @@ from sharding.store.index import Component
 class PhotoTask:
     """One photo to decode, once, for all its samples.
 
-    ignored: the rows of its crowds and unlabelled persons, if this kind of sample stores them.
+    ignored: the rows of its crowds and unlabelled persons, if this kind of sample stores them; outlines: see
+    `Annotations`, for these rows.
     """
 
     photo: Photo
     persons: tuple[Person, ...]
     ignored: tuple[dict[str, Any], ...] = ()
+    outlines: Mapping[int, bytes] = field(default_factory=dict)
 
 
 class Sample(NamedTuple):
-    """The three members of one sample, as bytes."""
+    """The members of one sample, as bytes."""
 
     jpg: bytes
     pose: bytes
     json: bytes
+    mask: bytes | None = None
+    """Only of whole photos."""
 
 
 class Poses(NamedTuple):
@@ -76,6 +80,10 @@ class SampleKind(ABC):
 
     name: str
     """Its name in recipes and manifests."""
+    format_version: int
+    """Raised when readers of older shards of this kind would misread new ones, or the other way round."""
+    members: tuple[str, ...]
+    """Extensions of the members of a sample."""
 
     @abstractmethod
     def refuse(self, crop: Crop, *, has_detections: bool) -> None:
@@ -177,6 +185,8 @@ def frame(sample: Sample, key: str) -> TarSample:
     parts, members = [], []
     end = 0
     for extension, payload in sample._asdict().items():
+        if payload is None:
+            continue
         member = tarfile.TarInfo(f"{key}.{extension}")
         member.size = len(payload)
         padding = bytes(-len(payload) % tarfile.BLOCKSIZE)

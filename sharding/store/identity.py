@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -9,7 +10,6 @@ from pydantic import TypeAdapter
 
 from sharding.annotations.record import Annotations
 from sharding.settings import EXECUTION, BuildSettings
-from sharding.store.manifest import FORMAT_VERSION
 
 
 class Identity(NamedTuple):
@@ -23,10 +23,11 @@ class Identity(NamedTuple):
 
 def identify(settings: BuildSettings, annotations: Annotations) -> Identity:
     """The identity of a build."""
-    return Identity(_hash_annotations(annotations), _hash_settings(settings))
+    outlines = annotations.outlines if settings.kind == "image" else {}  # no other kind stores masks
+    return Identity(_hash_annotations(annotations, outlines), _hash_settings(settings))
 
 
-def _hash_annotations(annotations: Annotations) -> str:
+def _hash_annotations(annotations: Annotations, outlines: Mapping[int, bytes]) -> str:
     digest = hashlib.sha256(json.dumps(asdict(annotations.skeleton)).encode())
     for person in (*annotations.persons, *(annotations.annotated or ())):
         facts: tuple[Any, ...] = (
@@ -50,6 +51,7 @@ def _hash_annotations(annotations: Annotations) -> str:
         digest.update(repr((photo.id, photo.file_name, photo.size_wh)).encode())
     for row in annotations.ignored:
         digest.update(json.dumps(row).encode())
+        digest.update(outlines.get(row["id"], b""))
     dropped = annotations.findings.counts("dropped", identity=True)
     noted = annotations.findings.counts("warned", "corrected", "kept", identity=True)
     digest.update(json.dumps([sorted(annotations.photo_facts.items()), dropped, noted]).encode())
@@ -63,4 +65,6 @@ def _hash_settings(settings: BuildSettings) -> str:
     values = TypeAdapter(BuildSettings).dump_python(settings, mode="json", exclude=set(EXECUTION))
     if settings.split is None:  # so that shards made before there were splits stay what they are
         del values["split"]
-    return hashlib.sha256(json.dumps([FORMAT_VERSION, values], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([settings.sample_kind.format_version, values], sort_keys=True).encode()
+    ).hexdigest()

@@ -8,8 +8,6 @@ from configs.load import InputError
 from sharding.store.files import write_atomic
 
 VERSION = "v1.2"
-MEMBERS = ("jpg", "pose", "json")
-"""Extensions of the members of a sample, of either kind."""
 
 
 class Component(NamedTuple):

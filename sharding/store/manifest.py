@@ -22,7 +22,6 @@ from sharding.store.files import file_sha256, write_atomic
 from sharding.store.index import Component, read_index, read_lines
 from sharding.store.tar_check import check_tar, refuse
 
-FORMAT_VERSION = 1
 MANIFEST_NAME = "dataset.json"
 GROUND_TRUTH_NAME = "ground_truth.json"
 _CURE = "copy it again or build the shards again"
@@ -115,10 +114,11 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     try:
         values = json.loads(content)
         version = values.get("format_version")
-        if version != FORMAT_VERSION:
+        kind = KINDS.get(str(values.get("kind")), KINDS["person"])
+        if version != kind.format_version:
             raise InputError(
-                f"{where}: this has format version {version!r}, but this version reads {FORMAT_VERSION}: "
-                f"{cure}"
+                f"{where}: this has format version {version!r}, but this version reads {kind.format_version} "
+                f"of kind {kind.name}: {cure}"
             )
         claimed = values.pop(_HASH_KEY, "")
         manifest = TypeAdapter(Manifest).validate_json(json.dumps(values))
@@ -165,7 +165,7 @@ def check_shards(folder: Path, manifest: Manifest) -> None:
             raise InputError(f"{tar}: the shard was altered: its SHA-256 is not the manifest's; {_CURE}")
         findings = Findings(tar)
         with tar.open("rb", buffering=0) as file:
-            check_tar(file, samples, findings)
+            check_tar(file, samples, findings, manifest.sample_kind.members)
         refuse(findings)
     check_truth(folder / GROUND_TRUTH_NAME, manifest)
 

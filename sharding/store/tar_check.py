@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from configs.load import InputError
 from sharding.annotations.findings import Fault, Findings
-from sharding.store.index import MEMBERS, Component
+from sharding.store.index import Component
 
 _BUILD = "build the shards again"
 _CURE = f"copy it again or {_BUILD}"
@@ -27,7 +27,7 @@ AFTER_END = Fault("the tar goes on after its end", cure=_CURE, subject="file")
 EMPTY = Fault("no sample in the tar", cure=_CURE, subject="file")
 LONG_NAME = Fault("long name (PAX or GNU header), which DALI loses", cure=_CURE, subject="member")
 NO_FILE = Fault("member that is no plain file", cure=_CURE, subject="member")
-FOREIGN = Fault(f"member that is none of {', '.join(MEMBERS)}", cure=_CURE, subject="member")
+FOREIGN = Fault("member that a sample should not have", cure=_CURE, subject="member")
 INCOMPLETE = Fault("member missing", cure=_CURE, subject="member")
 APART = Fault("members of the sample are apart", cure=_CURE, subject="sample")
 TWICE = Fault("sample twice", cure=_CURE, subject="sample")
@@ -41,13 +41,19 @@ Samples = dict[str, list[Component]]
 """The members of each sample, by its key."""
 
 
-def check_tar(file: BinaryIO, indexed: Sequence[Sequence[Component]] | None, findings: Findings) -> Samples:
+def check_tar(
+    file: BinaryIO,
+    indexed: Sequence[Sequence[Component]] | None,
+    findings: Findings,
+    extensions: Sequence[str],
+) -> Samples:
     """Read all headers of a tar; what is wrong with them is added to the findings. Gives its samples.
 
     indexed: the samples of its index, to compare with; None if there is no index that can be read.
+    extensions: of the members that each sample must have.
     """
     name = Path(file.name).name
-    samples = _group(_read_members(file, chain.from_iterable(indexed or ()), findings), findings)
+    samples = _group(_read_members(file, chain.from_iterable(indexed or ()), findings), findings, extensions)
     if not samples:
         findings.add(EMPTY, name)
     if indexed is not None:
@@ -55,8 +61,10 @@ def check_tar(file: BinaryIO, indexed: Sequence[Sequence[Component]] | None, fin
     return samples
 
 
-def check_index_alone(indexed: Sequence[Sequence[Component]], *, tar: str, tar_bytes: int) -> None:
-    """Find out from an index alone whether a tar of so many bytes is sound.
+def check_index_alone(
+    indexed: Sequence[Sequence[Component]], *, tar: str, tar_bytes: int, extensions: Sequence[str]
+) -> None:
+    """Find out from an index alone whether a tar of so many bytes is sound; extensions: as in `check_tar`.
 
     One header of 512 bytes comes before each member, and zeros, at most a record of them, after the last: so
     there is no long (PAX, GNU) name, and no member that the index leaves out. Raises InputError.
@@ -64,7 +72,7 @@ def check_index_alone(indexed: Sequence[Sequence[Component]], *, tar: str, tar_b
     findings, name = Findings(tar), Path(tar).name
     if not indexed:
         findings.add(EMPTY, name)
-    _compare(indexed, _group(chain.from_iterable(indexed), findings), findings)
+    _compare(indexed, _group(chain.from_iterable(indexed), findings, extensions), findings)
     end = 0
     for component in chain.from_iterable(indexed):
         if component.offset != end + tarfile.BLOCKSIZE or component.size < 0:
@@ -136,7 +144,7 @@ def _check_end(count: int, name: str, findings: Findings) -> None:
         findings.add(AFTER_END, name)
 
 
-def _group(members: Iterable[Component], findings: Findings) -> Samples:
+def _group(members: Iterable[Component], findings: Findings, extensions: Sequence[str]) -> Samples:
     """The members by sample; of a member that is there twice the first."""
     samples: Samples = {}
     last_key = None
@@ -150,10 +158,10 @@ def _group(members: Iterable[Component], findings: Findings) -> Samples:
             findings.add(TWICE, key)
             continue
         sample.append(component)
-        if component.extension not in MEMBERS or component.member == key:
-            findings.add(FOREIGN, component.member)
+        if component.extension not in extensions or component.member == key:
+            findings.add(FOREIGN, component.member, f"only {', '.join(extensions)}")
     for key, sample in samples.items():
-        for extension in sorted(set(MEMBERS) - {component.extension for component in sample}):
+        for extension in sorted(set(extensions) - {component.extension for component in sample}):
             findings.add(INCOMPLETE, f"{key}.{extension}")
         if "/" in key or "\\" in key:
             findings.add(IN_FOLDER, key)

@@ -182,9 +182,9 @@ FAULTS: list[tuple[Callable[[Path, Members], None], str]] = [
     (long_names, "member ././@PaxHeader: long name (PAX or GNU header), which DALI loses"),
     (gnu_long_names, "member ././@LongLink: long name (PAX or GNU header), which DALI loses"),
     (leading_out, "sample ../000000004: folder in the name, which may lead out"),
-    (wrong_extension, "member 000000006.jpeg: member that is none of jpg, pose, json"),
+    (wrong_extension, "member 000000006.jpeg: member that a sample should not have (only jpg, pose, json)"),
     (missing_component, "member 000000005.pose: member missing"),
-    (one_too_many, "member 000000007.txt: member that is none of jpg, pose, json"),
+    (one_too_many, "member 000000007.txt: member that a sample should not have (only jpg, pose, json)"),
     (same_key_in_a_row, "sample 000000004: sample twice"),
     (same_key_apart, "sample 000000004: members of the sample are apart"),
     (no_tar, "no tar header where one should be (at byte 0: invalid header)"),
@@ -286,6 +286,6 @@ def test_sound_shards_of_another_tool_are_taken(folder: Path) -> None:
 
 
 def test_shards_of_whole_photos_are_for_no_loader(folder: Path) -> None:
-    write_manifest(folder, dataclasses.replace(read_manifest(folder), kind="image"))
+    write_manifest(folder, dataclasses.replace(read_manifest(folder), kind="image", format_version=2))
     with pytest.raises(InputError, match=r"the samples are whole photos: build .* with kind=person"):
         open_split(folder)

@@ -1,5 +1,6 @@
 """`kind: image`: whole photos with all their people, ragged, and the regions that say nothing."""
 
+import dataclasses
 import io
 import json
 
@@ -12,8 +13,10 @@ from configs.load import InputError
 from sharding.annotations.formats.coco import CocoFormat
 from sharding.build import build
 from sharding.samples.crop import WholePhoto
+from sharding.samples.ignored_area import decode_ignored
 from sharding.samples.photo import decode_people, encode_people
 from sharding.settings import BuildSettings
+from sharding.store.manifest import read_manifest, write_manifest
 from tests.tars import stored_samples
 
 
@@ -65,6 +68,48 @@ def test_crowds_keep_their_mask(small, tmp_path, quiet):
     assert crowd["iscrowd"] == 1
     assert crowd["segmentation"] == {"counts": [10, 5, 29985], "size": [150, 200]}
     assert cards[2]["ignored"][0]["iscrowd"] == 0
+
+
+def test_crowds_and_people_without_keypoints_are_in_the_mask(small, tmp_path, quiet):
+    outline = [[100, 75, 200, 75, 200, 150, 100, 150]]
+    small.content["annotations"][6]["segmentation"] = outline
+    small.save()
+    build_images(small, tmp_path / "x", quiet)
+    samples = [members for _, members in stored_samples(tmp_path / "x")]
+    assert [len(members["mask"]) for members in samples] == [2048] * 3
+    none, crowd, unlabelled = (decode_ignored(members["mask"]) for members in samples)
+    assert not none.any()
+    assert np.argwhere(crowd).tolist() == [[9, 0], [10, 0], [11, 0], [12, 0]]  # rows 10 to 14 of column 0
+    assert 0.1 < unlabelled[64:, 64:].mean() <= 1  # without the cells at the keypoints of the other person
+    assert not unlabelled[:63].any()
+    assert not unlabelled[:, :63].any()
+    for member in (samples[2]["json"], (tmp_path / "x" / "ground_truth.json").read_bytes()):
+        assert b"[[100,75" not in member
+
+
+def test_another_outline_makes_other_shards(small, tmp_path, quiet):
+    build_images(small, tmp_path / "x", quiet)
+    small.content["annotations"][6]["segmentation"] = [[0, 0, 9, 0, 9, 9]]
+    small.save()
+    with pytest.raises(InputError, match="made from other annotations or settings"):
+        build_images(small, tmp_path / "x", quiet)
+
+
+def test_shards_of_before_there_were_masks_are_refused(small, tmp_path, quiet):
+    manifest = build_images(small, tmp_path / "x", quiet)
+    write_manifest(tmp_path / "x", dataclasses.replace(manifest, format_version=1))
+    with pytest.raises(InputError, match=r"version 1, .* reads 2 of kind image: build the shards again"):
+        read_manifest(tmp_path / "x")
+
+
+def test_a_mask_of_another_photo_stops_the_build(small, tmp_path, quiet):
+    small.content["annotations"][3]["segmentation"]["size"] = [200, 150]
+    small.save()
+    with pytest.raises(
+        InputError,
+        match=r"002\.jpg: annotation 21: its segmentation .*150x200 pixels, and this one has 200x150",
+    ):
+        build_images(small, tmp_path / "x", quiet)
 
 
 def test_empty_photos_are_kept_where_asked_and_come_last(small, tmp_path, quiet):

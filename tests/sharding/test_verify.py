@@ -155,7 +155,7 @@ FAULTY_TARS = {
     "no EOF blocks": (without_end, "the tar ends without the zeros", "small-000000.tar"),
     "more after the end": (lambda tar: tar.read_bytes() + b"x", "the tar goes on after", "small-000000.tar"),
     "missing component": (without_a_member, "member missing", "000000002.pose"),
-    "wrong extension": (wrong_extension, "member that is none of jpg, pose, json", "000000002.jpeg"),
+    "wrong extension": (wrong_extension, "member that a sample should not have", "000000002.jpeg"),
     "interleaved": (interleaved, "members of the sample are apart", "000000000, 000000001"),
     "same key twice": (same_key_twice, "sample twice", "000000000"),
     "PAX names": (long_names, "long name (PAX or GNU header)", "PaxHeader"),
@@ -319,6 +319,7 @@ def test_faulty_member(folder, extension, payload, fault):
     [
         ("pose", lambda payload: payload[:-4], "pose record that is not of this skeleton"),
         ("pose", floats(0, np.nan), "pose record that is not of this skeleton"),
+        ("mask", lambda payload: payload[:-1], "mask that has not 2048 bytes"),
         ("pose", floats(1, 1e30), "pose record that is not of this skeleton"),
         ("pose", floats(8, np.nan), "number that is not finite in the pose record"),
         ("json", card(ids=[20]), "json and pose record disagree on the people"),

@@ -151,13 +151,16 @@ def judge_rows(
     persons: list[Person] = []
     empty: list[Photo] = []
     ignored: list[dict[str, Any]] = []
+    outlines: dict[int, bytes] = {}
     facts: dict[int, dict[str, Any]] = {}
     for image, rows in images:
         people = [_judge(row, image, rule) for row in rows]
         kept = [person for person in people if person is not None]
         persons += kept
         dropped = (row for row, person in zip(rows, people, strict=True) if person is None)
-        ignored += [_ignored(row, rule) for row in dropped if _is_forgiven(row, rule)]
+        forgiven = [row for row in dropped if _is_forgiven(row, rule)]
+        ignored += [_ignored(row, rule) for row in forgiven]
+        outlines |= {row.id: bytes(row.segmentation) for row in forgiven if _has_outline(row)}
         if not kept:
             empty.append(Photo(id=image.id, file_name=image.file_name, size_wh=(image.width, image.height)))
         if image.crowdIndex is not None:
@@ -170,6 +173,7 @@ def judge_rows(
         findings=rule.findings,
         empty_photos=tuple(empty),
         ignored=tuple(ignored),
+        outlines=outlines,
         photo_facts=facts,
         upright=upright,
         category_id=category.get("id", 1),
@@ -307,6 +311,11 @@ def _is_forgiven(row: AnnotationRow, rule: Rule) -> bool:
     if rule.categories.fault_of(row.category_id) or row.bbox is None or len(row.bbox) != 4:
         return False
     return bool(row.iscrowd) or (_area(row, rule) > 0 and not any(row.keypoints or ()))
+
+
+def _has_outline(row: AnnotationRow) -> bool:
+    """Whether a row has a segmentation that `_ignored` leaves out."""
+    return not row.iscrowd and row.segmentation != NULL
 
 
 def _ignored(row: AnnotationRow, rule: Rule) -> dict[str, Any]:
