@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pipelines.people import IgnoredArea, People
+
 
 @dataclass(frozen=True)
 class LabelledBatch:
@@ -28,8 +30,20 @@ class LabelledBatch:
 
 
 @dataclass(frozen=True)
+class LabelledPhotos:
+    """One random view per whole photo, with its people moved into it."""
+
+    image: Tensor
+    """(N, 3, H, W) float32, normalised."""
+    people: People
+    """M is the most people of any photo of the batch. Points and corners of padded people are (0, 0), and so
+    are keypoints that are not annotated."""
+    ignored: IgnoredArea
+
+
+@dataclass(frozen=True)
 class UnlabelledBatch:
-    """Two views of each person, and no field that could hold a label."""
+    """Two views of each person or whole photo, and no field that could hold a label."""
 
     weak: Tensor
     """(N, 3, H, W) float32, normalised: the teacher's view."""
@@ -41,12 +55,16 @@ class UnlabelledBatch:
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """One plain view per person, and the matrix back to the photo."""
+    """One plain view per person or whole photo, and the matrix back to the photo."""
 
     image: Tensor
-    """(N, 3, H, W) float32, normalised."""
+    """(N, 3, H, W) float32, normalised. Whole photos differ in size: H and W are those of the largest view of
+    the batch, and 0, the mean colour, is to the right of and below the others."""
     image_from_view: Tensor
     """(N, 2, 3) float32: source photo pixels from view pixels."""
     records: list[dict[str, Any]]
     """The `KEY.json` of each sample: id, image_id, file_name, area, source_size, image_from_stored; also
-    `head` if the set has head boxes, and `score` if a detector found the person."""
+    `head` if the set has head boxes, and `score` if a detector found the person. That of a whole photo has
+    `ids`, `areas` and `ignored` instead of `area`."""
+    view_hw: Tensor | None = None
+    """(N, 2) int64: height and width of each view; None if all are of the size of `image`."""

@@ -58,14 +58,14 @@ def flip_keypoints(
 ) -> tuple[Tensor, Tensor]:
     """Exchange left and right keypoints of mirrored samples, whose coordinates the matrix has moved already.
 
-    points_xy (N, K, 2), visible (N, K), flipped (N,) bool and flip_order (K,) int64, as in
+    points_xy (N, ..., K, 2), visible (N, ..., K), flipped (N,) bool and flip_order (K,) int64, as in
     `Skeleton.flip_order`, are on one device. Keypoint k of a mirrored person is the transformed keypoint
     flip_order[k].
     """
-    exchanged_xy, exchanged_visible = points_xy[:, flip_order], visible[:, flip_order]
+    mirrored = flipped.view(-1, *[1] * (visible.ndim - 1))
     return (
-        torch.where(flipped[:, None, None], exchanged_xy, points_xy),
-        torch.where(flipped[:, None], exchanged_visible, visible),
+        torch.where(mirrored[..., None], points_xy[..., flip_order, :], points_xy),
+        torch.where(mirrored, visible[..., flip_order], visible),
     )
 
 

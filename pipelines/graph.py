@@ -21,7 +21,7 @@ from torch import Tensor
 
 from configs.load import InputError
 from pipelines.stream_reader import StreamReader
-from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, AffinePolicy, ViewSettings
+from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, AffinePolicy, Border, ViewSettings
 from sharding.samples.crop import BOX_PADDING
 from sharding.store.index import VERSION as INDEX_VERSION
 
@@ -183,9 +183,9 @@ def draw_angle_deg(policy: AffinePolicy) -> Node | float:
     return angle * fn.random.coin_flip(probability=policy.rotation_probability)
 
 
-def draw_flip(policy: AffinePolicy) -> Node:
+def draw_flip(probability: float) -> Node:
     """Draw whether the view is mirrored: int32, 0 or 1."""
-    return fn.random.coin_flip(probability=policy.flip_probability)
+    return fn.random.coin_flip(probability=probability)
 
 
 def draw_view(pose: Node, policy: AffinePolicy, size_hw: tuple[int, int]) -> tuple[Node, Node]:
@@ -197,7 +197,7 @@ def draw_view(pose: Node, policy: AffinePolicy, size_hw: tuple[int, int]) -> tup
     box_x, box_y, box_w, box_h = pose[0], pose[1], pose[2], pose[3]
     shown_width = BOX_PADDING * math.max(box_w, box_h * (width / height))
     scale = width / (shown_width * draw_scale(policy))
-    flip = draw_flip(policy)
+    flip = draw_flip(policy.flip_probability)
     mirror = 1.0 - 2.0 * flip
     matrix = fn.transforms.translation(offset=-fn.stack(box_x + 0.5 * box_w, box_y + 0.5 * box_h))
     matrix = fn.transforms.scale(matrix, scale=fn.stack(scale * mirror, scale))
@@ -220,17 +220,17 @@ def combine(b_from_c: Node, a_from_b: Node) -> Node:
     return fn.transforms.combine(b_from_c, a_from_b)
 
 
-def warp(image: Node, view_from_stored: Node, policy: AffinePolicy, size_hw: tuple[int, int]) -> Node:
-    """Sample a view once, bilinearly, from decoded pixels."""
+def warp(image: Node, view_from_stored: Node, border: Border, size_hw: tuple[int, int] | Node) -> Node:
+    """Sample a view once, bilinearly, from decoded pixels. size_hw: of all views, or a node of each one's."""
     last_row = Constant(np.array([[0, 0, 1]], np.float32), device="cpu")
     return fn.experimental.warp_perspective(
         image,
         matrix=fn.cat(view_from_stored, last_row, axis=0),
-        size=list(size_hw),
+        size=list(size_hw) if isinstance(size_hw, tuple) else size_hw,
         inverse_map=False,
         pixel_origin="center",
         border_mode="constant",
-        fill_value=list(BORDER_GREYS[policy.border]),
+        fill_value=list(BORDER_GREYS[border]),
     )
 
 
@@ -246,7 +246,7 @@ def normalise(view: Node) -> Node:
 
 
 def show(
-    image: Node, shown: dict[str, tuple[Node, AffinePolicy]], size_hw: tuple[int, int], reading: Reading
+    image: Node, shown: dict[str, tuple[Node, Border]], size_hw: tuple[int, int], reading: Reading
 ) -> dict[str, Node]:
     """Return the views of an image by name, each warped by its matrix from stored pixels, or its crop.
 
@@ -256,8 +256,8 @@ def show(
     if reading.crops:
         return {CROP: image}
     return {
-        name: normalise(warp(image, view_from_stored, policy, size_hw))
-        for name, (view_from_stored, policy) in shown.items()
+        name: normalise(warp(image, view_from_stored, border, size_hw))
+        for name, (view_from_stored, border) in shown.items()
     }
 
 
@@ -273,7 +273,7 @@ def labelled_graph(reading: Reading, *, views: ViewSettings, num_keypoints: int)
     jpeg, pose = read_person(reading)
     view_from_stored, flip = draw_view(pose, views.labelled, views.size_hw)
     keypoints = fn.reshape(pose[4:], shape=[num_keypoints, 3])
-    shown = {"image": (view_from_stored, views.labelled)}
+    shown = {"image": (view_from_stored, views.labelled.border)}
     outputs = {
         "points_xy": fn.coord_transform(keypoints[:, :2], MT=view_from_stored),
         "v": keypoints[:, 2],
@@ -290,7 +290,10 @@ def unlabelled_graph(reading: Reading, *, views: ViewSettings) -> dict[str, Node
     weak_from_stored, _ = draw_view(pose, views.weak, views.size_hw)
     strong_from_weak = draw_strong(views.strong, views.size_hw)
     strong_from_stored = combine(weak_from_stored, strong_from_weak)
-    shown = {"weak": (weak_from_stored, views.weak), "strong": (strong_from_stored, views.strong)}
+    shown = {
+        "weak": (weak_from_stored, views.weak.border),
+        "strong": (strong_from_stored, views.strong.border),
+    }
     outputs = {
         "weak_from_stored": weak_from_stored,
         "strong_from_weak": strong_from_weak,
@@ -306,7 +309,7 @@ def eval_graph(reading: Reading, *, views: ViewSettings) -> dict[str, Node]:
         reading, ["jpg", "pose", "json"], [DALIDataType.UINT8, DALIDataType.FLOAT, DALIDataType.UINT8]
     )
     view_from_stored, _ = draw_view(pose, views.plain, views.size_hw)
-    shown = {"image": (view_from_stored, views.plain)}
+    shown = {"image": (view_from_stored, views.plain.border)}
     views_of_image = show(decode(jpeg, reading), shown, views.size_hw, reading)
     return hand_over({**views_of_image, "view_from_stored": view_from_stored, RECORD: record}, reading)
 

@@ -6,13 +6,13 @@ are.
 
 import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import fsspec
 import msgspec
@@ -49,12 +49,31 @@ TRUTH_BYTES = 64_000_000
 
 class _Row(msgspec.Struct):
     id: int
+    image_id: int = 0
     num_keypoints: int = 0
+    iscrowd: int = 0
+
+
+class _ImageRow(msgspec.Struct):
+    id: int
+    file_name: str
 
 
 class _Listed(msgspec.Struct):
-    annotations: list[_Row] = []  # msgspec makes a new list for each file
+    images: list[_ImageRow] = []  # msgspec makes a new list for each file
+    annotations: list[_Row] = []
     detections: list[_Row] | None = None
+
+
+class ListedSamples(NamedTuple):
+    """What the ground truth says of all samples of a folder, in their order."""
+
+    ids: list[int]
+    """Of the annotation of a person; of a whole photo."""
+    are_annotated: list[bool]
+    """Whether the person, or a person of the photo, has a labelled keypoint."""
+    file_names: list[str]
+    """Only of whole photos."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +91,28 @@ class Shards:
     """Whether the tars are read by `pipelines.stream` instead of DALI's own reader."""
 
     @cached_property
-    def people(self) -> tuple[list[int], list[bool]]:
-        """For all samples in order: the id of the annotation, and whether it has an annotated keypoint.
-
-        The ground truth, which is long, is read once for both. Raises InputError if it lists too few people.
-        """
+    def listed(self) -> ListedSamples:
+        """All samples as the ground truth lists them. Raises InputError if it lists too few."""
         file = read_json(self.folder / GROUND_TRUTH_NAME, _Listed, expected="a ground truth in COCO form")
+        count = self.manifest.num_samples
+        if self.manifest.kind == "image":
+            self._check_length(file.images, "photos")
+            people = (row for row in file.annotations if row.num_keypoints > 0 and not row.iscrowd)
+            annotated = {row.image_id for row in people}
+            ids = [row.id for row in file.images[:count]]
+            names = [row.file_name for row in file.images[:count]]
+            return ListedSamples(ids, [image_id in annotated for image_id in ids], names)
         rows = file.annotations if file.detections is None else file.detections
+        self._check_length(rows, "annotations")
+        rows = rows[:count]
+        return ListedSamples([row.id for row in rows], [row.num_keypoints > 0 for row in rows], [])
+
+    def _check_length(self, rows: Sized, what: str) -> None:
         if len(rows) < self.manifest.num_samples:
             raise InputError(
-                f"{self.root}: {GROUND_TRUTH_NAME} lists {len(rows)} annotations for "
+                f"{self.root}: {GROUND_TRUTH_NAME} lists {len(rows)} {what} for "
                 f"{self.manifest.num_samples} samples: build the shards again"
             )
-        rows = rows[: self.manifest.num_samples]
-        return [row.id for row in rows], [row.num_keypoints > 0 for row in rows]
 
 
 def open_shards(root: str | Path) -> Shards:

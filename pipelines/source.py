@@ -1,8 +1,8 @@
 """Which samples of a folder of shards a loader reads.
 
 The order of the samples defines the split: the first N (or N random ones by a seed) are labelled, and the
-others or all are unlabelled. Shards are never rewritten; instead, the run's folder gets DALI index files that
-list the chosen samples.
+others or all are unlabelled. Of whole photos, a share can be labelled instead, chosen by their names. Shards
+are never rewritten; instead, the run's folder gets DALI index files that list the chosen samples.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from pipelines.shards import Shards, open_shards
 from pipelines.stream import BrokenStreamError, Payloads, read_tar
 from sharding.annotations.skeleton import Skeleton
 from sharding.check.truth_check import read_truth
-from sharding.samples.person import decode_pose
+from sharding.samples.ignored_area import decode_ignored
 from sharding.store.index import read_index, subset_index
 from sharding.store.manifest import GROUND_TRUTH_NAME, Manifest
 
@@ -88,22 +88,23 @@ class Split:
 
     @property
     def annotation_ids(self) -> tuple[int, ...]:
-        """Ids of the chosen annotations, in reading order."""
-        ids, _ = self.shards.people
+        """Ids of the chosen annotations, or of the chosen whole photos, in reading order."""
+        ids = self.shards.listed.ids
         return tuple(ids[ordinal] for ordinal in self.ordinals)
 
     @property
     def annotated(self) -> list[int]:
         """Indices in the whole folder, ascending, of the chosen samples with an annotated keypoint.
 
-        Boxes of a detector have none, and neither have people whose keypoints all have v = 0.
+        Boxes of a detector have none, and neither have people whose keypoints all have v = 0. A whole photo
+        has one if any of its people has.
         """
-        _, is_annotated = self.shards.people
-        return [ordinal for ordinal in self.ordinals if is_annotated[ordinal]]
+        are_annotated = self.shards.listed.are_annotated
+        return [ordinal for ordinal in self.ordinals if are_annotated[ordinal]]
 
     @property
     def ids_sha256(self) -> str:
-        """Hash of the ids of the chosen annotations, one per line, for the card of a run."""
+        """Hash of the chosen `annotation_ids`, one per line, for the card of a run."""
         return hashlib.sha256("\n".join(map(str, self.annotation_ids)).encode()).hexdigest()
 
     @property
@@ -139,7 +140,7 @@ class Split:
             samples = read_index(part.idx)
             try:
                 for index, payloads in self._read(part):
-                    fault = damage(payloads, self.skeleton.num_keypoints)
+                    fault = self.damage(payloads)
                     if fault:
                         member = samples[index][0].member
                         return InputError(f"{part.tar}: {member} cannot be decoded ({fault}); {cure}")
@@ -147,9 +148,22 @@ class Split:
                 return InputError(f"{part.tar}: {error}; {cure}")
         return None
 
+    def damage(self, payloads: Payloads) -> str | None:
+        """Return what is wrong with those members of a sample that were read, decoded strictly."""
+        try:
+            Image.open(io.BytesIO(payloads["jpg"])).load()
+            if "pose" in payloads:
+                self.manifest.sample_kind.decode_pose(payloads["pose"], self.skeleton.num_keypoints)
+            if "mask" in payloads:
+                decode_ignored(payloads["mask"])
+        except (OSError, ValueError, OverflowError, SyntaxError) as error:
+            return str(error)
+        return None
+
     def _read(self, part: TarPart) -> Iterator[tuple[int, Payloads]]:
         """Yield the samples of one tar, each with its index there and the bytes that are decoded."""
-        samples, extensions = read_index(part.idx), ("jpg", "pose")
+        samples = read_index(part.idx)
+        extensions = [extension for extension in self.manifest.sample_kind.members if extension != "json"]
         if self.shards.is_streamed:
             yield from read_tar(part.tar, samples, part.in_tar, extensions)
             return
@@ -163,26 +177,20 @@ class Split:
                 yield index, payloads
 
 
-def damage(payloads: Payloads, num_keypoints: int) -> str | None:
-    """Return what is wrong with the photo or the pose record of a sample, decoded strictly."""
-    try:
-        Image.open(io.BytesIO(payloads["jpg"])).load()
-        decode_pose(payloads["pose"], num_keypoints)
-    except (OSError, ValueError, SyntaxError) as error:
-        return str(error)
-    return None
-
-
-def open_split(root: str | Path) -> Split:
+def open_split(root: str | Path, kind: Literal["person", "image"] = "person") -> Split:
     """Open a folder of shards, local or remote, and choose every sample.
 
     root: a path, `s3://...`, `gs://...`, `http(s)://...`, or `pipe:COMMAND`, which prints the file `{file}`.
-    `open_shards` says what is compared with the manifest. Raises InputError.
+    kind: what a sample must be. `open_shards` says what is compared with the manifest. Raises InputError.
     """
     shards = open_shards(root)
     manifest = shards.manifest
-    if manifest.kind != "person":
-        raise InputError(f"{root}: the samples are whole photos: build the shards again with kind=person")
+    if manifest.kind != kind:
+        wrong, cure = {
+            "person": ("whole photos, and this needs single people", "kind=person"),
+            "image": ("single people, and this needs whole photos", "kind=image crop.name=none"),
+        }[kind]
+        raise InputError(f"{root}: the samples are {wrong}: build the shards again with {cure}")
     if not manifest.num_samples:
         raise InputError(f"{root}: the shards hold no sample: build them again from another source")
     indices = tuple(shards.folder / shard.idx_file for shard in manifest.shards)
@@ -197,12 +205,7 @@ def labelled_split(
     Samples without an annotated keypoint have no label and are skipped (COCO has none). subset_seed: None for
     the first ones, otherwise the seed of the choice. Raises InputError if there are fewer.
     """
-    annotated, total = whole.annotated, whole.num_samples
-    if not annotated:
-        raise InputError(
-            f"{whole.root}: none of the {total} samples has an annotated keypoint: set data.train to shards "
-            "of annotated people; boxes of a detector and unlabelled photos belong in data.unlabelled"
-        )
+    annotated, total = _require_annotated(whole), whole.num_samples
     if labelled == "all":
         labelled = len(annotated)
     if labelled < 1:
@@ -222,22 +225,65 @@ def labelled_split(
     return _choose(whole, ordinals, "labelled", index_dir)
 
 
-def unlabelled_split(whole: Split, *, without: Split | None = None, index_dir: Path) -> Split:
+def labelled_share(whole: Split, share: float, *, fold: int, index_dir: Path) -> Split:
+    """Choose a share of the whole photos with annotated people as the labelled ones.
+
+    The photos are ranked by the hash of the fold and of their file name, so the choice depends neither on
+    their order nor on other photos, and 1 % is contained in the 2 % of the same fold. Raises InputError for
+    samples that are single people, and if the share is below one photo.
+    """
+    if whole.manifest.kind != "image":
+        raise InputError(
+            f"{whole.root}: the samples are single people, and a labelled share counts whole photos: set "
+            "data.labelled to a number of people"
+        )
+    annotated = _require_annotated(whole)
+    count = round(share * len(annotated))
+    if not 1 <= count <= len(annotated):
+        raise InputError(
+            f"labelled_share = {share} is {count} of the {len(annotated)} photos with annotated people of "
+            f"{whole.root}: choose a share above 0 and up to 1 that is at least one photo"
+        )
+    names = whole.shards.listed.file_names
+
+    def rank(ordinal: int) -> tuple[bytes, int]:
+        return hashlib.sha256(f"{fold}/{names[ordinal]}".encode()).digest(), ordinal
+
+    return _choose(whole, sorted(sorted(annotated, key=rank)[:count]), "labelled", index_dir)
+
+
+def _require_annotated(whole: Split) -> list[int]:
+    """The ordinals of the samples that can be labelled. Raises InputError if there is none."""
+    annotated = whole.annotated
+    if not annotated:
+        raise InputError(
+            f"{whole.root}: none of the {whole.num_samples} samples has an annotated keypoint: set "
+            "data.train to shards of annotated people; boxes of a detector and unlabelled photos belong in "
+            "data.unlabelled"
+        )
+    return annotated
+
+
+def unlabelled_split(
+    whole: Split, *, without: Split | None = None, only_annotated: bool = False, index_dir: Path
+) -> Split:
     """Choose the unlabelled samples: all (the published protocol), or all `without` the labelled ones.
 
-    Raises InputError if none is left.
+    only_annotated: leave out photos without annotated people, which is itself a weak label. Raises InputError
+    if none is left.
     """
-    if without is None:
+    if without is None and not only_annotated:
         return whole
-    if without.root != whole.root:
+    if without is not None and without.root != whole.root:
         raise ValueError(
             f"{without.root} is not {whole.root}: only samples of the same folder can be left out"
         )
-    left_out = set(without.ordinals)
-    ordinals = [ordinal for ordinal in whole.ordinals if ordinal not in left_out]
+    left_out = set(without.ordinals if without else ())
+    candidates = whole.annotated if only_annotated else whole.ordinals
+    ordinals = [ordinal for ordinal in candidates if ordinal not in left_out]
     if not ordinals:
         raise InputError(
-            f"all {whole.num_samples} samples of {whole.root} are labelled, so none is left: lower "
+            f"all {len(candidates)} samples of {whole.root} are labelled, so none is left: lower "
             "data.labelled or set data.unlabelled_includes_labelled to true"
         )
     return _choose(whole, ordinals, "unlabelled", index_dir)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from configs.load import InputError
-from pipelines.source import Split, TarPart, damage
+from pipelines.source import Split, TarPart
 from pipelines.stream import BrokenStreamError, Payloads, read_tar
 from sharding.store.index import read_index
 
@@ -128,7 +128,7 @@ class StreamReader:
             try:
                 for in_tar, payloads in read_tar(part.tar, samples, part.in_tar, extensions, compare):
                     index = due.pop(in_tar)
-                    fault = self._bad_samples and damage(payloads, self._split.skeleton.num_keypoints)
+                    fault = self._bad_samples and self._split.damage(payloads)
                     if fault:
                         member = samples[in_tar][0].member
                         self._lose({index: pass_number}, part, f"{member} cannot be decoded ({fault})")

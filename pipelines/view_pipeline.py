@@ -18,6 +18,8 @@ class Shown(NamedTuple):
     border: Border
     from_weak: str | None = None
     """The matrix from the weak view, if this view must end at the border of that one."""
+    sizes_hw: str | None = None
+    """Height and width of each view, if they differ; `warp.View` says how they are padded."""
 
 
 class ViewPipeline:
@@ -54,6 +56,7 @@ class ViewPipeline:
                 outputs[how.from_stored].numpy(),
                 how.border,
                 outputs[how.from_weak].numpy() if how.from_weak else None,
+                outputs[how.sizes_hw].numpy().astype(int) if how.sizes_hw else None,
             )
             for name, how in self._shown.items()
         ]

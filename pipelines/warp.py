@@ -37,6 +37,8 @@ class View:
     border: Border
     from_weak: np.ndarray | None = None
     """(N, 2, 3) float32: view pixels from pixels of the weak view, if the view must end at its border."""
+    sizes_hw: np.ndarray | None = None
+    """(N, 2) int: height and width of each view, if they differ; 0 is beyond them, up to the largest."""
 
 
 class CpuWarp:
@@ -55,13 +57,18 @@ class CpuWarp:
 
         They are (N, H, W, 3) float32, normalised; their memory is reused once nothing references them.
         """
-        shape = (len(crops), *self._size_hw, 3)
-        images = {view.name: self._memory.take(shape) for view in views}
+        images = {view.name: self._take(view, len(crops)) for view in views}
         if any(view.from_weak is not None for view in views):
             import pipelines.view_border_numba  # noqa: F401  # compiled here, before the threads need it
         starts = range(0, len(crops), SAMPLES_PER_TASK)
         tasks = [self._pool.submit(self._warp, crops, views, images, start) for start in starts]
         return partial(_finish, tasks, images)
+
+    def _take(self, view: View, count: int) -> np.ndarray:
+        """Memory for a view of every sample; that of views of several sizes is not reused."""
+        if view.sizes_hw is None:
+            return self._memory.take((count, *self._size_hw, 3))
+        return torch.zeros(count, *view.sizes_hw.max(axis=0).tolist(), 3).numpy()
 
     def close(self) -> None:
         """Stop the threads."""
@@ -75,27 +82,28 @@ class CpuWarp:
         They get a fourth channel for it: OpenCV splits and merges three channels, which takes longer than
         everything else, for the same pixels.
         """
-        size_wh = (self._size_hw[1], self._size_hw[0])
-        view, grey, level = self._view_buffers()
         for row in range(start, min(start + SAMPLES_PER_TASK, len(crops))):
             crop = self._crop_buffer(crops[row].shape[:2])
             cv2.cvtColor(crops[row], cv2.COLOR_RGB2RGBA, dst=crop)
             for spec in views:
+                height, width = self._size_hw if spec.sizes_hw is None else spec.sizes_hw[row].tolist()
+                view, grey, level = self._view_buffers((height, width))
                 border = (*BORDER_GREYS[spec.border], 0)
-                cv2.warpAffine(crop, spec.from_stored[row], size_wh, dst=view, borderValue=border)
+                cv2.warpAffine(crop, spec.from_stored[row], (width, height), dst=view, borderValue=border)
                 cv2.cvtColor(view, cv2.COLOR_RGBA2RGB, dst=grey)
                 np.copyto(level, grey)  # because cv2.transform keeps the dtype
-                cv2.transform(level, NORMALISED_FROM_GREY, dst=images[spec.name][row])
+                cv2.transform(level, NORMALISED_FROM_GREY, dst=images[spec.name][row, :height, :width])
                 if spec.from_weak is not None:
                     from pipelines.view_border_numba import fade_view
 
                     fade_view(images[spec.name][row], spec.from_weak[row])
 
-    def _view_buffers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _view_buffers(self, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """This thread's buffers for a view: with four channels, with three, and with three as floats."""
-        if not hasattr(self._scratch, "views"):
+        if getattr(self._scratch, "size_hw", None) != size_hw:
             kinds = ((4, np.uint8), (3, np.uint8), (3, np.float32))
-            self._scratch.views = tuple(np.empty((*self._size_hw, count), dtype) for count, dtype in kinds)
+            self._scratch.views = tuple(np.empty((*size_hw, count), dtype) for count, dtype in kinds)
+            self._scratch.size_hw = size_hw
         return self._scratch.views
 
     def _crop_buffer(self, size_hw: tuple[int, int]) -> np.ndarray:

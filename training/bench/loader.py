@@ -177,10 +177,10 @@ def stage_graph(reading: Reading, *, last: str, views: ViewSettings) -> dict[str
     if last == "decode":
         return {"image": image}
     weak, _ = graph.draw_view(pose, views.weak, views.size_hw)
-    shown = {"weak": graph.warp(image, weak, views.weak, views.size_hw)}
+    shown = {"weak": graph.warp(image, weak, views.weak.border, views.size_hw)}
     if last == "both":
         strong = graph.combine(weak, graph.draw_strong(views.strong, views.size_hw))
-        shown["strong"] = graph.warp(image, strong, views.strong, views.size_hw)
+        shown["strong"] = graph.warp(image, strong, views.strong.border, views.size_hw)
     return shown
 
 
