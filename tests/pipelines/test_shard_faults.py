@@ -283,9 +283,3 @@ def test_sound_shards_of_another_tool_are_taken(folder: Path) -> None:
     write_tar(tar, members_of(tar))
     agree(folder, index_as_it_comes(tar))
     assert open_split(folder).num_samples == 8
-
-
-def test_shards_of_whole_photos_are_for_no_loader(folder: Path) -> None:
-    write_manifest(folder, dataclasses.replace(read_manifest(folder), kind="image", format_version=2))
-    with pytest.raises(InputError, match=r"the samples are whole photos: build .* with kind=person"):
-        open_split(folder)
