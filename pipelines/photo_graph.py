@@ -118,7 +118,8 @@ def eval_photo_graph(reading: Reading, *, views: PhotoViewSettings) -> dict[str,
     """
     jpeg, record = read(reading, ["jpg", "json"], [DALIDataType.UINT8, DALIDataType.UINT8])
     height, width, short = photo_size(jpeg)
-    sides = [_round_up(views.size * side / short) for side in (height, width)]
+    # Multiplied first, because a quotient that is a whole number is then exact and not rounded up.
+    sides = [EVAL_MULTIPLE * math.ceil(views.size * side / short / EVAL_MULTIPLE) for side in (height, width)]
     # The centre is rounded as published (HigherHRNet, DEKR, CID).
     matrix = fn.transforms.translation(
         offset=-fn.stack(math.floor(0.5 * width + 0.5), math.floor(0.5 * height + 0.5))
@@ -133,8 +134,3 @@ def eval_photo_graph(reading: Reading, *, views: PhotoViewSettings) -> dict[str,
     else:
         outputs["image"] = fn.pad(normalise(warp(image, matrix, views.plain.border, view_hw)), fill_value=0)
     return hand_over(outputs, reading)
-
-
-def _round_up(pixels: Node) -> Node:
-    """Return the next multiple of EVAL_MULTIPLE; float32 rounding must not add another one."""
-    return EVAL_MULTIPLE * math.ceil(pixels / EVAL_MULTIPLE - 1e-4)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from configs.settings import settings
+from sharding.annotations.boxes import NoBoxes
 from sharding.annotations.detections import Detections
 from sharding.annotations.formats.source import Source
 from sharding.annotations.split import TrainValSplit
@@ -59,6 +60,14 @@ class BuildSettings:
         require_name(self.output)
         has_detections = isinstance(getattr(self.source, "boxes", None), Detections)
         self.sample_kind.refuse(self.crop, has_detections=has_detections)
+        if isinstance(getattr(self.source, "boxes", None), NoBoxes):
+            if self.kind != "image":
+                raise ValueError("source.boxes.name=none gives no people to cut out: set kind=image")
+            if self.empty_photos != "keep":
+                raise ValueError(
+                    "source.boxes.name=none gives photos without people, which would all be dropped: set "
+                    "empty_photos=keep"
+                )
 
     @property
     def sample_kind(self) -> SampleKind:

@@ -68,6 +68,18 @@ class WholePhotoBoxes:
         return place_boxes(listed, boxes, findings), findings
 
 
+@settings
+class NoBoxes:
+    """Whole photos, whoever they show: for kind: image."""
+
+    name: Literal["none"] = "none"
+
+    def find(self, photos: Photos) -> tuple[list[FoundBoxes], Findings]:
+        """All photos without boxes, by name; files that are no photos are a finding, nothing is opened."""
+        findings = Findings(photos.location)
+        return [FoundBoxes(photo, []) for photo in number_photos(photos, findings)], findings
+
+
 class _ImageRow(msgspec.Struct):
     id: int
     file_name: str

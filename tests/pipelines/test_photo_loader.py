@@ -286,8 +286,13 @@ class TestSplits:
     @pytest.fixture
     def folder(self, make_photos: MakePhotos) -> Path:
         """30 photos: 20 with annotated people, and ten without (they come last)."""
-        people = [[] if i % 3 == 2 else [person(np.tile([50, 60, 2], (3, 1)))] for i in range(30)]
-        return make_photos(30, people=people)
+        return make_photos(30, people=self.people())
+
+    def people(self) -> list[list[dict[str, Any]]]:
+        """Of every third photo a crowd, a person without keypoints, or nobody."""
+        annotated = person(np.tile([50, 60, 2], (3, 1)))
+        nobody = [[annotated | {"iscrowd": 1}], [person(np.zeros((3, 3)))], []]
+        return [nobody[i // 3 % 3] if i % 3 == 2 else [annotated] for i in range(30)]
 
     def names(self, split: Any) -> list[str]:
         return [
@@ -323,8 +328,7 @@ class TestSplits:
     def test_the_choice_does_not_depend_on_the_order_of_photos(
         self, make_photos: MakePhotos, folder: Path, tmp_path: Path
     ) -> None:
-        people = [[] if i % 3 == 2 else [person(np.tile([50, 60, 2], (3, 1)))] for i in range(30)]
-        other = make_photos(30, name="shuffled", people=people, order="shuffle", seed=3)
+        other = make_photos(30, name="shuffled", people=self.people(), order="shuffle", seed=3)
         chosen = [
             set(self.names(labelled_share(open_split(f, "image"), 0.4, fold=2, index_dir=tmp_path / f.name)))
             for f in (folder, other)

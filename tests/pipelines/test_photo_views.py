@@ -313,7 +313,6 @@ def test_the_graph_evaluates_what_the_loader_does(textured: tuple[Path, list[np.
 
 @pytest.mark.parametrize("size", [512, 640])
 def test_sides_that_are_multiples_already_stay(tmp_path: Path, size: int) -> None:
-    """640 x 480 at 480 would be 640 if float32 did not round it up to 704."""
     sizes = [(48, 64), (60, 80), (480, 640), (427, 427), (333, 333)]
     jpegs = [encode(np.zeros((h, w, 3), np.uint8)) for h, w in sizes]
     folder = write_photos(tmp_path / "shards", jpegs, sizes, [[]] * 5)

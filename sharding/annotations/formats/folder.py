@@ -1,4 +1,4 @@
-"""A folder of unlabelled photos: whose people have boxes, but no joints."""
+"""A folder of unlabelled photos, whole or with boxes of their people, but without joints."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from configs.load import InputError
 from configs.settings import settings
-from sharding.annotations.boxes import AREA_OF_BOX, ResultsBoxes, WholePhotoBoxes
+from sharding.annotations.boxes import AREA_OF_BOX, NoBoxes, ResultsBoxes, WholePhotoBoxes
 from sharding.annotations.category import from_category
 from sharding.annotations.detector import DetectorBoxes
 from sharding.annotations.formats.categories import choose_categories
@@ -20,7 +20,7 @@ from sharding.annotations.skeleton import AIC_14, COCO_17, CROWDPOSE_14, LSP_14,
 
 SKELETONS = {"coco": COCO_17, "lsp": LSP_14, "mpii": MPII_16, "aic": AIC_14, "crowdpose": CROWDPOSE_14}
 
-Boxes = Annotated[WholePhotoBoxes | ResultsBoxes | DetectorBoxes, Field(discriminator="name")]
+Boxes = Annotated[WholePhotoBoxes | ResultsBoxes | DetectorBoxes | NoBoxes, Field(discriminator="name")]
 
 
 @settings
@@ -35,7 +35,7 @@ class FolderFormat:
     category describes them."""
     boxes: Boxes = Field(default_factory=WholePhotoBoxes)
     """The boxes of the people: boxes.name=whole (each photo shows one person), results (boxes from a JSON
-    file) or detector (boxes that a detector of torchvision finds)."""
+    file), detector (boxes that a detector of torchvision finds) or none (kind: image needs no boxes)."""
 
     def read(self) -> Annotations:
         """One unlabelled person for each box, photos by name or as listed; ids count from 1.
