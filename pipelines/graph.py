@@ -1,4 +1,4 @@
-"""The DALI graphs: shards in, views out. The only file that imports `nvidia.dali`.
+"""The DALI graphs: shards in, views out. Only this file and photo_graph.py import `nvidia.dali`.
 
 CPU and GPU share one definition: reading, random numbers and matrices are always on the CPU; decoding and
 warping are on `Reading.device`. Every view has one matrix from stored pixels, which is drawn here from the

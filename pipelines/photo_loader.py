@@ -48,7 +48,7 @@ def labelled_photo_loader(
     reading = training_reading("labelled", split, batch_size, seed, process, settings)
     graph = partial(photo_graph.labelled_photo_graph, views=views, num_keypoints=num_keypoints)
     shown = {"image": Shown("view_from_stored", views.labelled.border)}
-    signature = signature_of("labelled photos", split, reading, seed, views)
+    signature = signature_of("labelled photo", split, reading, seed, views)
     return PipelineLoader(
         partial(ViewPipeline, graph, reading, shown, views.size_hw),
         partial(_labelled_photos, flip_order=flip_order),
@@ -74,7 +74,7 @@ def unlabelled_photo_loader(
         "weak": Shown("weak_from_stored", views.weak.border),
         "strong": Shown("strong_from_stored", views.strong.border),
     }
-    signature = signature_of("unlabelled photos", split, reading, seed, views)
+    signature = signature_of("unlabelled photo", split, reading, seed, views)
     return PipelineLoader(
         partial(ViewPipeline, graph, reading, shown, views.size_hw),
         _unlabelled_photos,

@@ -44,7 +44,7 @@ class TrainLoader(ABC, Generic[Batch]):
         """Continue after the batch of `state`. Raises InputError for the state of another stream."""
         if changes := list(_changes(state["signature"], self._signature)):
             raise InputError(
-                f"the saved stream of {self._signature['stream']} people differs from this one "
+                f"the saved {self._signature['stream']} stream differs from this one "
                 f"({', '.join(changes)}): resume with the shards, settings and machine that the run had, or "
                 "start a new run"
             )

@@ -60,15 +60,15 @@ class Annotations:
     without a person of these, which `kind: image` may keep. ignored: COCO rows (id, image_id, bbox, area,
     iscrowd and, if there are any, keypoints and segmentation) that are no samples but that scoring and
     training on whole photos need: crowds, and persons without keypoints. outlines: the `segmentation` of
-    persons without keypoints, as JSON, by the id of their row, for the masks of whole photos. annotated: if the persons are boxes
-    of a detector, the annotated persons that scores compare them with. photo_facts: what scoring needs to
-    know of a photo beyond its size, by image id. upright: boxes, joints and sizes are all in pixels of the
-    photo after EXIF has turned it upright, and the photo is stored like that. This holds for photos without
-    annotations (their boxes are the whole photo, or those of a detector that sees it upright), and for
-    YOLO-pose, whose labels are shares of the upright photo. For all other annotations the annotated size
-    decides (see `decode_photo`). category_id, category_name: the category of the persons in their own file,
-    which results need so that this file can score them; 1 and "person" if there is none, or if several are
-    read together. findings: every fault of the annotations; the caller raises those that stop.
+    persons without keypoints, as JSON, by the id of their row, for the masks of whole photos. annotated: if
+    the persons are boxes of a detector, the annotated persons that scores compare them with. photo_facts:
+    what scoring needs to know of a photo beyond its size, by image id. upright: boxes, joints and sizes are
+    all in pixels of the photo after EXIF has turned it upright, and the photo is stored like that. This holds
+    for photos without annotations (their boxes are the whole photo, or those of a detector that sees it
+    upright), and for YOLO-pose, whose labels are shares of the upright photo. For all other annotations the
+    annotated size decides (see `decode_photo`). category_id, category_name: the category of the persons in
+    their own file, which results need so that this file can score them; 1 and "person" if there is none, or
+    if several are read together. findings: every fault of the annotations; the caller raises those that stop.
     """
 
     skeleton: Skeleton
