@@ -14,7 +14,10 @@ from models.backbones.light import Light, LightSettings
 from models.backbones.resnet import ResNet, ResNetSettings
 from models.backbones.timm_features import TimmFeatures, TimmSettings
 from models.codecs.heatmap import STRIDE
+from models.heads.ae import AEHeadSettings
+from models.heads.cid import CIDHeadSettings
 from models.heads.deconv import DeconvSettings
+from models.heads.dekr import DEKRHeadSettings
 from models.heads.plain import PlainSettings
 from models.heads.pyramid import PyramidSettings
 from models.normalisation import renormalise_for
@@ -22,7 +25,9 @@ from models.normalisation import renormalise_for
 Backbone = Annotated[
     ResNetSettings | HRNetSettings | TimmSettings | LightSettings, Field(discriminator="name")
 ]
-Head = Annotated[DeconvSettings | PyramidSettings | PlainSettings, Field(discriminator="name")]
+InstanceHead = AEHeadSettings | DEKRHeadSettings | CIDHeadSettings
+"""Heads for whole photos; each has the name of the codec that says what its maps mean."""
+Head = Annotated[DeconvSettings | PyramidSettings | PlainSettings | InstanceHead, Field(discriminator="name")]
 
 
 @settings
@@ -30,7 +35,7 @@ class NetSettings:
     backbone: Backbone = field(default_factory=ResNetSettings)
     """The backbone, which turns images into features."""
     head: Head = field(default_factory=DeconvSettings)
-    """The head, which turns features into heatmaps."""
+    """The head, which turns features into heatmaps, or into the maps of `codec`."""
     pretrained: bool = False
     """Start the backbone from ImageNet weights, which timm downloads once; those of tf_efficientnet_lite0
     are installed with the project."""
@@ -99,8 +104,8 @@ class InstanceNet(FeatureNet):
         return self.head(*self.features(images))
 
 
-def build_net(cfg: NetSettings, num_keypoints: int, *, loads_weights: bool = True) -> PoseNet:
-    """Return the network with one output channel per keypoint, with new random weights at every call.
+def build_net(cfg: NetSettings, num_keypoints: int, *, loads_weights: bool = True) -> PoseNet | InstanceNet:
+    """Return the network for these keypoints, an InstanceNet for heads of whole photos, with new weights.
 
     loads_weights: whether to load pretrained weights; a network that loads a state dict later does not need
     them. Raises InputError if weights cannot be loaded, or if the head cannot use the features of the
@@ -120,4 +125,5 @@ def build_net(cfg: NetSettings, num_keypoints: int, *, loads_weights: bool = Tru
         raise InputError(
             f"net.head '{cfg.head.name}' does not fit net.backbone '{cfg.backbone.name}': {error}"
         ) from error
-    return PoseNet(backbone, head, renormalise)
+    kind = InstanceNet if isinstance(cfg.head, InstanceHead) else PoseNet
+    return kind(backbone, head, renormalise)

@@ -7,7 +7,8 @@ import torch
 
 from configs.load import InputError
 from models.codecs.heatmap import HeatmapCodec
-from models.net import NetSettings, PoseNet, build_net
+from models.codecs.instances import InstanceCodec
+from models.net import FeatureNet, NetSettings, build_net
 from pipelines.loader import ProcessInfo
 from pipelines.source import Split, labelled_split, open_split, unlabelled_split
 from sharding.annotations.skeleton import Skeleton
@@ -58,15 +59,23 @@ def build_method(cfg: RunSettings, skeleton: Skeleton, process: ProcessInfo, *, 
     fresh: fetch pretrained weights; without it, the weights are going to come from a checkpoint.
     """
 
-    def make_network(net: NetSettings | None) -> PoseNet:
+    def make_network(net: NetSettings | None) -> FeatureNet:
         network = build_net(net or cfg.net, skeleton.num_keypoints, loads_weights=fresh).to(process.device)
         return network.to(memory_format=torch.channels_last) if cfg.channels_last else network
 
     random_state = RandomState(cfg.seed, process.rank, process.device)
-    method = cfg.method.build(Ingredients(make_network, HeatmapCodec(cfg.heatmap, skeleton), random_state))
+    codec = build_codec(cfg, skeleton, random_state.generator)
+    method = cfg.method.build(Ingredients(make_network, codec, random_state))
     if cfg.compile:
         compile_networks(method)
     return method
+
+
+def build_codec(
+    cfg: RunSettings, skeleton: Skeleton, generator: torch.Generator | None = None
+) -> HeatmapCodec | InstanceCodec:
+    """What the maps of the networks mean. generator: what the losses of whole photos draw with."""
+    return cfg.codec.build(skeleton, generator) if cfg.codec else HeatmapCodec(cfg.heatmap, skeleton)
 
 
 def build_optimizer(module: torch.nn.Module, cfg: RunSettings) -> torch.optim.Optimizer:
@@ -84,5 +93,5 @@ def compile_networks(method: Method) -> None:
     """
     torch._dynamo.config.recompile_limit = max(MOST_GRAPHS, torch._dynamo.config.recompile_limit)
     for module in method.modules():
-        if isinstance(module, PoseNet):
+        if isinstance(module, FeatureNet):
             module.compile(dynamic=False)

@@ -9,8 +9,11 @@ from pydantic import Field
 
 from configs.load import load
 from configs.settings import settings
+from models.codecs.ae import AESettings
+from models.codecs.cid import CIDSettings
+from models.codecs.dekr import DEKRSettings
 from models.codecs.heatmap import HeatmapSettings
-from models.net import NetSettings
+from models.net import InstanceHead, NetSettings
 from pipelines.loader import Cache, LoaderSettings
 from pipelines.views import ViewSettings
 from training.methods import MethodSettings
@@ -82,6 +85,9 @@ class RunSettings:
     """The network."""
     heatmap: HeatmapSettings = HeatmapSettings()
     """Keypoints to heatmaps and back."""
+    codec: Annotated[AESettings | DEKRSettings | CIDSettings, Field(discriminator="name")] | None = None
+    """What the maps of a network of whole photos mean: ae, dekr or cid, as `net.head`. null: samples are
+    single people, and maps are heatmaps (`heatmap`)."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """How people are predicted for scoring."""
     method: MethodSettings = SupervisedSettings()
@@ -119,9 +125,35 @@ class RunSettings:
     uninterrupted one (on a CPU it always does). This is slower, and an operation without such a kernel stops
     the run with its name."""
 
+    @property
+    def kind(self) -> Literal["person", "image"]:
+        """What a sample is: a person, or a whole photo."""
+        return "image" if self.codec else "person"
+
+    def __post_init__(self) -> None:
+        head, codec = self.net.head, self.codec.name if self.codec else None
+        if codec != (head.name if isinstance(head, InstanceHead) else None):
+            raise ValueError(
+                f"net.head '{head.name}' does not give the maps of "
+                + (
+                    f"codec '{codec}': set both to the same name"
+                    if codec
+                    else "single people: set codec.name"
+                )
+            )
+        if self.kind not in self.method.kinds:
+            samples = {
+                "person": "single people (codec: null)",
+                "image": "whole photos (codec: ae, dekr or cid)",
+            }
+            raise ValueError(
+                f"method '{self.method.name}' trains on {samples[self.method.kinds[0]]}, "
+                f"and this run on {samples[self.kind]}: choose another method or another protocol"
+            )
+
 
 DECIDE_THE_SCORE = (
-    *("protocol", "views", "net", "heatmap", "evaluation", "method", "optim"),
+    *("protocol", "views", "net", "heatmap", "codec", "evaluation", "method", "optim"),
     *("steps", "labelled_batch", "unlabelled_batch"),
 )
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from configs.settings import settings
 from models.codecs.heatmap import HeatmapCodec, warp
-from models.net import PoseNet
+from models.net import FeatureNet
 from pipelines.geometry import invert
 
 
@@ -34,7 +34,7 @@ class SharedTeacher(nn.Module):
     def update(self, network: nn.Module, updates_done: int) -> None:
         """Nothing to do: the network is its own teacher."""
 
-    def networks(self) -> dict[str, PoseNet]:
+    def networks(self) -> dict[str, FeatureNet]:
         """Empty: it has no network of its own."""
         return {}
 
@@ -65,9 +65,9 @@ class AverageTeacher(nn.Module):
         """Move the average towards `network` after its optimiser step `updates_done` (counted from 1)."""
         self.average.update(network, step=updates_done)
 
-    def networks(self) -> dict[str, PoseNet]:
+    def networks(self) -> dict[str, FeatureNet]:
         """The average, which can be scored like the network."""
-        return {"average": cast(PoseNet, self.average.module)}
+        return {"average": cast(FeatureNet, self.average.module)}
 
 
 class PreviousEpochTeacher(nn.Module):
@@ -104,7 +104,7 @@ class PreviousEpochTeacher(nn.Module):
             for name, value in own.items():
                 value.copy_(source[name])
 
-    def networks(self) -> dict[str, PoseNet]:
+    def networks(self) -> dict[str, FeatureNet]:
         """Empty: the copy is not scored."""
         return {}
 

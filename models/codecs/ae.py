@@ -19,12 +19,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from configs.settings import settings
-from models.codecs.heatmap import STRIDE, DecodeMethod, heatmap_loss, mirror_images, peak_step
+from models.codecs.heatmap import DecodeMethod, heatmap_loss, peak_step
 from models.codecs.instances import (
+    InstanceCodec,
     Instances,
     encode_people,
     find_local_peaks,
     flat_index,
+    masked_mean,
     on_device,
 )
 from pipelines.people import People
@@ -32,6 +34,8 @@ from sharding.annotations.skeleton import Skeleton
 
 PEAK_WINDOW = 5
 """A candidate is the highest of this many cells in a square (published)."""
+REACH_CELLS = 2
+"""How far from a keypoint, in cells of the codec, two answers are searched for it when they are compared."""
 GROUPING_ORDER = (
     ("nose", "eye", "ear", "head", "neck", "thorax", "pelvis"),
     *(("shoulder",), ("hip",), ("elbow",), ("wrist",), ("knee",), ("ankle",)),
@@ -58,6 +62,10 @@ class AESettings:
     """Candidates no higher than this are not keypoints."""
     tag_distance: Annotated[float, Field(gt=0)] = 1.0
     """A keypoint whose tag is this far from every person's mean tag, or farther, starts another person."""
+
+    def build(self, skeleton: Skeleton, generator: torch.Generator | None = None) -> "AECodec":
+        """Return the codec."""
+        return AECodec(self, skeleton, generator=generator)
 
 
 class AEMaps(NamedTuple):
@@ -89,12 +97,10 @@ class AETargets(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AECodec:
+class AECodec(InstanceCodec):
     """What the maps of a network mean, with a cell every `stride` view px."""
 
     settings: AESettings
-    skeleton: Skeleton
-    stride: int = STRIDE
 
     def targets(self, people: People, map_hw: tuple[int, int]) -> AETargets:
         """Return what maps of size (h, w) should be."""
@@ -111,22 +117,40 @@ class AECodec:
     def loss(self, maps: AEMaps, targets: AETargets, counted: Tensor) -> dict[str, Tensor]:
         """Return the weighted terms, float32 scalars: `heatmaps`, `pull`, `push`, and `fine` where it is.
 
-        heatmaps, fine: mean over photos, keypoints and cells of w (H - T)^2. pull: the squared distance of
-        a person's tags from their mean, averaged over keypoints, people and photos. push: half the mean over
-        pairs of people in a photo of exp(-d^2), d being the distance of their mean tags, averaged over
-        photos; 0 for fewer than two people. `counted` (N, 1, h, w): cells of weight 0 teach nothing.
+        heatmaps, fine: mean over photos, keypoints and cells of w (H - T)^2. pull, push: `instance_losses`.
+        `counted` (N, 1, h, w): cells of weight 0 teach nothing.
         """
-        cfg = self.settings
         terms = {"heatmaps": self._heatmap_loss(maps.heatmaps, targets.heatmaps, counted)}
         if maps.fine is not None:
-            fine_hw = maps.fine.shape[-2], maps.fine.shape[-1]
-            # Fine cell j sits at S / 2 j - S / 4: points move by S / 4 to where cell j sits at S / 2 j.
-            points = targets.points_xy + self.stride / 4
-            target = encode_people(points, targets.marked, fine_hw, self.stride / 2, cfg.sigma)
             fine_counted = counted.repeat_interleave(2, -1).repeat_interleave(2, -2)
-            terms["fine"] = self._heatmap_loss(maps.fine, target, fine_counted)
+            terms["fine"] = self._heatmap_loss(
+                maps.fine, self.target_heatmaps(targets, maps)[1], fine_counted
+            )
+        return terms | self.instance_losses(maps, targets, counted)
+
+    def instance_losses(self, maps: AEMaps, targets: AETargets, counted: Tensor) -> dict[str, Tensor]:
+        """Return `pull` and `push`.
+
+        pull: the squared distance of a person's tags from their mean, averaged over keypoints, people and
+        photos. push: half the mean over pairs of people in a photo of exp(-d^2), d being the distance of
+        their mean tags, averaged over photos; 0 for fewer than two people.
+        """
         pull, push = tag_losses(maps.tags, targets.tag_cells, targets.tag_weights, counted)
-        return terms | {"pull": cfg.pull_weight * pull, "push": cfg.push_weight * push}
+        return {"pull": self.settings.pull_weight * pull, "push": self.settings.push_weight * push}
+
+    def heatmaps(self, maps: AEMaps) -> tuple[Tensor, ...]:
+        """Return the heatmaps, and the fine ones where there are any."""
+        return (maps.heatmaps,) if maps.fine is None else (maps.heatmaps, maps.fine)
+
+    def target_heatmaps(self, targets: AETargets, maps: AEMaps) -> tuple[Tensor, ...]:
+        """Return the heatmaps of `targets` for every resolution of `maps`."""
+        if maps.fine is None:
+            return (targets.heatmaps,)
+        fine_hw = maps.fine.shape[-2], maps.fine.shape[-1]
+        # Fine cell j sits at S / 2 j - S / 4: points move by S / 4 to where cell j sits at S / 2 j.
+        points = targets.points_xy + self.stride / 4
+        fine = encode_people(points, targets.marked, fine_hw, self.stride / 2, self.settings.sigma)
+        return targets.heatmaps, fine
 
     def _heatmap_loss(self, predicted: Tensor, target: Tensor, counted: Tensor) -> Tensor:
         weights = torch.where(target > 0, 1.0, self.settings.background_weight)
@@ -155,7 +179,8 @@ class AECodec:
             num_people = candidates.peaks.shape[-1]  # Q, the same for every batch of this size
             arrays = (_padded([photo[i] for photo in photos], num_people) for i in range(4))
             xy, confidence, score, tags = (torch.from_numpy(a).to(heatmaps.device) for a in arrays)
-            people = Instances(xy, confidence, score, score > 0)
+            cells = torch.zeros((*score.shape, 2), dtype=torch.int64, device=score.device)
+            people = Instances(xy, confidence, score, score > 0, cells)
             return self._fill_missing(people, tags, maps, heatmaps, scale) if fill_missing else people
 
     def _view_points(self, heatmaps: Tensor, cells: Tensor, scale: int) -> Tensor:
@@ -183,10 +208,6 @@ class AECodec:
             confidence[n, q, k] = heights.clamp(min=0)
         return people._replace(points_xy=points, confidence=confidence)
 
-    def mirror_images(self, images: Tensor) -> Tensor:
-        """Mirror images (N, 3, H, W) so that cell i of their maps goes to cell w - 1 - i exactly."""
-        return mirror_images(images, self.stride)
-
     def mirror(self, maps: AEMaps) -> AEMaps:
         """Return the maps of mirror images as maps of the images, left and right exchanged."""
         order = on_device(self.skeleton.flip_order, maps.heatmaps.device)
@@ -211,6 +232,30 @@ class AECodec:
             fine = (plain.fine + mirrored.fine) / 2
         tags = torch.cat((plain.tags, mirrored.tags), dim=2)
         return AEMaps((plain.heatmaps + mirrored.heatmaps) / 2, tags, fine)
+
+    def distance(self, plain: AEMaps, mirrored: AEMaps, people: Instances) -> Tensor:
+        """Return the distance of the highest cells that two answers have near each keypoint, (N, Q, K) px."""
+        return (self._found_near(plain, people) - self._found_near(mirrored, people)).norm(dim=-1)
+
+    def _found_near(self, maps: AEMaps, people: Instances) -> Tensor:
+        """Return the point (N, Q, K, 2), view px, of the highest cell within REACH_CELLS of each keypoint."""
+        heatmaps, scale = _finest(maps)
+        height, width = heatmaps.shape[-2:]
+        points = people.points_xy.transpose(1, 2) + self.stride * (scale - 1) / (2 * scale)
+        cells = (points * (scale / self.stride) + 0.5).floor()  # (N, K, Q, 2)
+        reach = torch.arange(-REACH_CELLS * scale, REACH_CELLS * scale + 1, device=heatmaps.device)
+        square = torch.stack(torch.meshgrid(reach, reach, indexing="xy"), dim=-1).view(-1, 2)
+        x, y = (cells[..., None, :] + square).unbind(-1)  # (N, K, Q, A)
+        near = torch.stack((x.clamp(0, width - 1), y.clamp(0, height - 1)), dim=-1)
+        index = flat_index(near, width)
+        heights = heatmaps.flatten(2).gather(2, index.flatten(2)).view_as(index)
+        highest = heights.argmax(-1)[..., None, None].expand(-1, -1, -1, 1, 2)
+        return self._view_points(heatmaps, near.gather(3, highest)[..., 0, :], scale).transpose(1, 2)
+
+    def pseudo_score(self, people: Instances, keypoints: Tensor) -> Tensor:
+        """Return the mean confidence of the trusted keypoints, (N, Q), less where fewer than half are."""
+        share = keypoints.sum(-1) / (keypoints.shape[-1] / 2)
+        return masked_mean(people.confidence, keypoints) * share.clamp(max=1)
 
 
 def tag_losses(tags: Tensor, cells: Tensor, weights: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,13 +19,14 @@ from pydantic import Field
 from torch import Tensor
 
 from configs.settings import settings
-from models.codecs.heatmap import ROUNDING_CELLS, STRIDE, find_peaks, mirror_images, peak_step
+from models.codecs.heatmap import ROUNDING_CELLS, find_peaks, peak_step
 from models.codecs.instances import (
+    InstanceCodec,
     Instances,
-    alone,
     by_score,
     find_centre_peaks,
     find_centres,
+    mean_over_ranks,
     on_device,
     suppress,
 )
@@ -59,6 +60,10 @@ class CIDSettings:
     """Centres no higher than this are nobody's."""
     duplicate_oks: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Of two people who are more alike than this (object keypoint similarity) one is dropped."""
+
+    def build(self, skeleton: Skeleton, generator: torch.Generator | None = None) -> "CIDCodec":
+        """Return the codec."""
+        return CIDCodec(self, skeleton, generator=generator)
 
 
 class InstanceMaps(NamedTuple):
@@ -97,12 +102,10 @@ class CIDTargets(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CIDCodec:
+class CIDCodec(InstanceCodec):
     """What the maps of a network mean, with a cell every `stride` view px."""
 
     settings: CIDSettings
-    skeleton: Skeleton
-    stride: int = STRIDE
 
     def targets(
         self, people: People, map_hw: tuple[int, int], generator: torch.Generator | None = None
@@ -110,10 +113,12 @@ class CIDCodec:
         """Return what maps of size (h, w) should be.
 
         A keypoint is a Gaussian on its nearest cell whose radius goes by the size of the person's box. People
-        are asked for at their centre's cell or, with a `generator` on the device, at one of the nine about
-        it; of two at one cell the smaller stays. Differs from CID: the box's sides are its own, not those of
-        the upright box around it cut to the view; cells are the nearest, not those above and to the left.
+        are asked for at their centre's cell or, with a `generator` (else the codec's), at one of the nine
+        about it; of two at one cell the smaller stays. Differs from CID: the box's sides are its own, not
+        those of the upright box around it cut to the view; cells are the nearest, not those above and to the
+        left.
         """
+        generator = generator or self.generator
         if not people.is_person.shape[1]:
             people = _with_a_row(people)
         height, width = map_hw
@@ -158,32 +163,56 @@ class CIDCodec:
         targets: CIDTargets,
         counted: Tensor,
         *,
-        mean_over_ranks: Callable[[Tensor], Tensor] = alone,
+        mean_over_ranks: Callable[[Tensor], Tensor] = mean_over_ranks,
     ) -> dict[str, Tensor]:
         """Return the weighted terms, float32 scalars: `heatmaps`, `instances` and `contrast`.
 
-        The first two are penalty-reduced focal losses over the number of cells that are exactly 1, of the
-        photos' heatmaps and of the people's own. contrast: for each person, the cross entropy of finding its
-        own features among those of the photo's people by their cosines, over the number of people. `counted`
-        (N, 1, h, w): cells of weight 0 teach nothing, and nobody is asked for there. `mean_over_ranks` turns
-        a tensor of the three numbers into their means over all processes; every process must call it.
+        heatmaps: the penalty-reduced focal loss over the number of cells that are exactly 1. The others:
+        `instance_losses`. `counted` (N, 1, h, w): cells of weight 0 teach nothing, and nobody is asked for
+        there. `mean_over_ranks` turns a tensor of numbers into their means over all processes; every process
+        must call it.
         """
+        total, count = focal_loss(maps.heatmaps, targets.heatmaps, counted)
+        terms, counts = self._instance_sums(maps, targets, counted)
+        counts = mean_over_ranks(torch.cat((count[None], counts))).clamp(min=1)
+        return {"heatmaps": total / counts[0]} | _over(terms, counts[1:])
+
+    def instance_losses(self, maps: CIDMaps, targets: CIDTargets, counted: Tensor) -> dict[str, Tensor]:
+        """Return `instances` and `contrast`.
+
+        instances: the focal loss of the people's own heatmaps. contrast: for each person, the cross entropy
+        of finding its own features among those of the photo's people by their cosines, over the number of
+        people.
+        """
+        terms, counts = self._instance_sums(maps, targets, counted)
+        return _over(terms, mean_over_ranks(counts).clamp(min=1))
+
+    def _instance_sums(
+        self, maps: CIDMaps, targets: CIDTargets, counted: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the sums of the `instance_losses` and the numbers (2,) by which they are divided."""
         cfg = self.settings
         people = maps.read(targets.photos, targets.cells)
         centre_counted = counted[targets.photos, 0, targets.cells[:, 1], targets.cells[:, 0]]
         exists = targets.exists & (centre_counted > 0)
         weights = torch.where(exists[:, None], targets.instance_weights, 0.0)[..., None, None]
-        photo_sum, photo_count = focal_loss(maps.heatmaps, targets.heatmaps, counted)
         own_sum, own_count = focal_loss(
             people.heatmaps, targets.instance_heatmaps, weights * counted[targets.photos]
         )
         contrast = contrast_loss(people.features, targets.photos, exists, cfg.temperature)
-        counts = mean_over_ranks(torch.stack((photo_count, own_count, exists.sum().float()))).clamp(min=1)
-        return {
-            "heatmaps": photo_sum / counts[0],
-            "instances": cfg.instance_weight * own_sum / counts[1],
-            "contrast": cfg.contrast_weight * contrast / counts[2],
-        }
+        terms = {"instances": cfg.instance_weight * own_sum, "contrast": cfg.contrast_weight * contrast}
+        return terms, torch.stack((own_count, exists.sum().float()))
+
+    def soft_loss(self, predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+        """Return the sum of |t - p|^2 times the cross entropy of p and t, over the number of t above 0.5.
+
+        The quality focal loss, as in Dense Teacher (Zhou et al., ECCV 2022): `loss` wants targets of exactly
+        1, which a teacher never gives.
+        """
+        p = predicted.float()
+        entropy = -(target * p.log() + (1 - target) * (1 - p).log())
+        total = (weights * (target - p).square() * entropy).sum()
+        return total / mean_over_ranks((target > 0.5).sum().float()).clamp(min=1)
 
     @torch.no_grad()
     def decode(self, maps: CIDMaps) -> Instances:
@@ -198,25 +227,36 @@ class CIDCodec:
         with torch.autocast(maps.heatmaps.device.type, enabled=False):
             centre_map = _smooth(maps.heatmaps[:, -1:].float())
             cells, centre_peaks = find_centre_peaks(centre_map, cfg.candidates)
-            photos = torch.arange(len(cells), device=cells.device)[:, None].expand(centre_peaks.shape)
-            batches = zip(
-                photos.flatten().split(cfg.most_instances),  # so many at once: maps of people are large
-                cells.long().flatten(0, 1).split(cfg.most_instances),
-                strict=True,
-            )
-            read = [_keypoints(maps.read(*batch).heatmaps.float()) for batch in batches]
-            points, peaks = (
-                torch.cat(parts).unflatten(0, centre_peaks.shape) for parts in zip(*read, strict=True)
-            )
+            points, peaks = self._read_people(maps, cells.long())
             exists = centre_peaks > cfg.least_centre
             confidence = peaks * centre_peaks[..., None]
             score = torch.where(exists, confidence.mean(-1), -1.0)
-            people = by_score(Instances(points * self.stride, confidence, score, exists))
+            people = by_score(Instances(points, confidence, score, exists, cells.long()))
             return suppress(people, similarity(people.points_xy, self.skeleton.sigmas) > cfg.duplicate_oks)
 
-    def mirror_images(self, images: Tensor) -> Tensor:
-        """Mirror images (N, 3, H, W) so that cell i of their maps goes to cell w - 1 - i exactly."""
-        return mirror_images(images, self.stride)
+    def _read_people(self, maps: CIDMaps, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Return points (N, Q, K, 2), view px, and peaks (N, Q, K) of the people at cells (N, Q, 2) int64."""
+        shape, most = cells.shape[:2], self.settings.most_instances
+        photos = torch.arange(len(cells), device=cells.device)[:, None].expand(shape).flatten()
+        # So many at once: maps of people are large.
+        batches = zip(photos.split(most), cells.flatten(0, 1).split(most), strict=True)
+        read = [_keypoints(maps.read(*batch).heatmaps.float()) for batch in batches]
+        points, peaks = (torch.cat(parts).unflatten(0, shape) for parts in zip(*read, strict=True))
+        return points * self.stride, peaks
+
+    @torch.no_grad()
+    def distance(self, plain: CIDMaps, mirrored: CIDMaps, people: Instances) -> Tensor:
+        """Return the distance of the peaks of people's own heatmaps in two answers, (N, Q, K) view px."""
+        points = [self._read_people(maps, people.cells)[0] for maps in (plain, mirrored)]
+        return (points[0] - points[1]).norm(dim=-1)
+
+    def split(self, maps: CIDMaps, count: int) -> tuple[CIDMaps, CIDMaps]:
+        """Return the maps of the first `count` photos, and those of the others."""
+
+        def read(photos: Tensor, cells: Tensor) -> InstanceMaps:
+            return maps.read(photos + count, cells)
+
+        return CIDMaps(maps.heatmaps[:count], maps.read), CIDMaps(maps.heatmaps[count:], read)
 
     def mirror(self, maps: CIDMaps) -> CIDMaps:
         """Return the maps of mirror images as maps of the images, left and right exchanged.
@@ -250,6 +290,10 @@ class CIDCodec:
             return InstanceMaps((a.heatmaps + b.heatmaps) / 2, torch.cat((a.features, b.features), dim=1))
 
         return CIDMaps((plain.heatmaps + mirrored.heatmaps) / 2, read)
+
+
+def _over(terms: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
+    return {name: term / count for (name, term), count in zip(terms.items(), counts, strict=True)}
 
 
 def _with_a_row(people: People) -> People:

@@ -18,17 +18,19 @@ from pydantic import Field
 from torch import Tensor
 
 from configs.settings import settings
-from models.codecs.heatmap import STRIDE, heatmap_loss, mirror_images
+from models.codecs.heatmap import heatmap_loss
 from models.codecs.instances import (
     LEAST_DIAGONAL_CELLS,
+    InstanceCodec,
     Instances,
-    alone,
     by_score,
     encode_people,
     find_centre_peaks,
     find_centres,
     flat_index,
     gather_cells,
+    masked_mean,
+    mean_over_ranks,
     on_device,
     suppress,
 )
@@ -61,6 +63,10 @@ class DEKRSettings:
     least_centre: Annotated[float, Field(ge=0)] = 0.01
     """Centres no higher than this are nobody's."""
 
+    def build(self, skeleton: Skeleton, generator: torch.Generator | None = None) -> "DEKRCodec":
+        """Return the codec."""
+        return DEKRCodec(self, skeleton, generator=generator)
+
 
 class DEKRMaps(NamedTuple):
     """What the head answers."""
@@ -88,12 +94,10 @@ class DEKRTargets(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DEKRCodec:
+class DEKRCodec(InstanceCodec):
     """What the maps of a network mean, with a cell every `stride` view px."""
 
     settings: DEKRSettings
-    skeleton: Skeleton
-    stride: int = STRIDE
 
     def targets(self, people: People, map_hw: tuple[int, int]) -> DEKRTargets:
         """Return what maps of size (h, w) should be.
@@ -138,22 +142,37 @@ class DEKRCodec:
         targets: DEKRTargets,
         counted: Tensor,
         *,
-        mean_over_ranks: Callable[[Tensor], Tensor] = alone,
+        mean_over_ranks: Callable[[Tensor], Tensor] = mean_over_ranks,
     ) -> dict[str, Tensor]:
         """Return the weighted terms, float32 scalars: `heatmaps` and `offsets`.
 
-        heatmaps: mean over photos, channels and cells of w (H - T)^2. offsets: smooth L1 times the weights,
-        over the number of offsets that have a weight. `counted` (N, 1, h, w): cells of weight 0 teach
-        nothing. `mean_over_ranks` turns that number into its mean over all processes (a photo's offsets then
-        weigh the same wherever it is; every process must call it, with people or without).
+        heatmaps: mean over photos, channels and cells of w (H - T)^2. offsets: `instance_losses`. `counted`
+        (N, 1, h, w): cells of weight 0 teach nothing.
         """
         heatmaps = 2 * heatmap_loss(maps.heatmaps, targets.heatmaps, targets.weights * counted)
+        return {"heatmaps": heatmaps} | self.instance_losses(
+            maps, targets, counted, mean_over_ranks=mean_over_ranks
+        )
+
+    def instance_losses(
+        self,
+        maps: DEKRMaps,
+        targets: DEKRTargets,
+        counted: Tensor,
+        *,
+        mean_over_ranks: Callable[[Tensor], Tensor] = mean_over_ranks,
+    ) -> dict[str, Tensor]:
+        """Return `offsets`: smooth L1 times the weights, over the number of offsets that have a weight.
+
+        `mean_over_ranks` turns that number into its mean over all processes (a photo's offsets then weigh the
+        same wherever it is; every process must call it, with people or without).
+        """
         weights = targets.offset_weights * gather_cells(counted, targets.cells)
         predicted = gather_cells(maps.offsets.float(), targets.cells).view_as(targets.offsets)
         errors = F.smooth_l1_loss(predicted, targets.offsets, beta=SMOOTH_L1_BETA, reduction="none")
         count = mean_over_ranks(2.0 * (weights > 0).sum())
         offsets = (errors * weights[..., None]).sum() / count.clamp(min=1)
-        return {"heatmaps": heatmaps, "offsets": self.settings.offset_weight * offsets}
+        return {"offsets": self.settings.offset_weight * offsets}
 
     @torch.no_grad()
     def decode(self, maps: DEKRMaps) -> Instances:
@@ -173,14 +192,11 @@ class DEKRCodec:
             confidence = sample_bilinear(keypoint_maps, points).clamp(min=0)
             score = peaks * confidence.mean(-1)
             exists = peaks > self.settings.least_centre
-            people = Instances(points, confidence, torch.where(exists, score, -1.0), exists)
+            score = torch.where(exists, score, -1.0)
+            people = Instances(points, confidence, score, exists, cells.long())
             people = by_score(people)
             people = suppress(people, share_keypoints(people.points_xy))
             return people._replace(points_xy=people.points_xy * self.stride)
-
-    def mirror_images(self, images: Tensor) -> Tensor:
-        """Mirror images (N, 3, H, W) so that cell i of their maps goes to cell w - 1 - i exactly."""
-        return mirror_images(images, self.stride)
 
     def mirror(self, maps: DEKRMaps) -> DEKRMaps:
         """Return the maps of mirror images as maps of the images: left and right exchanged, x negated."""
@@ -197,6 +213,20 @@ class DEKRCodec:
     def merge(self, plain: DEKRMaps, mirrored: DEKRMaps) -> DEKRMaps:
         """Return the mean of two answers in the same frame (flip test)."""
         return DEKRMaps(*((a + b) / 2 for a, b in zip(plain, mirrored, strict=True)))
+
+    def distance(self, plain: DEKRMaps, mirrored: DEKRMaps, people: Instances) -> Tensor:
+        """Return the distance of the offsets of two answers at people's centres, (N, Q, K) view px."""
+        index = flat_index(people.cells, plain.offsets.shape[-1])
+        apart = gather_cells(plain.offsets - mirrored.offsets, index).unflatten(-1, (-1, 2))
+        return apart.norm(dim=-1) * self.stride
+
+    def pseudo_score(self, people: Instances, keypoints: Tensor) -> Tensor:
+        """Return the height of the centre times the mean confidence of the trusted keypoints, (N, Q).
+
+        A person's score is that height times the mean confidence of all keypoints.
+        """
+        centre = people.score / people.confidence.mean(-1).clamp(min=1e-6)
+        return centre * masked_mean(people.confidence, keypoints)
 
 
 def _cells_about(

@@ -63,6 +63,10 @@ class HeatmapCodec:
         target, weights = self.targets(labelled.points_xy, labelled.visible, (height, width))
         return self.loss(predicted, target, weights[:, :, None, None])
 
+    def supervised_losses(self, predicted: Tensor, labelled: LabelledBatch) -> dict[str, Tensor]:
+        """`supervised_loss` by name: codecs of whole photos have a loss in several parts."""
+        return {"supervised": self.supervised_loss(predicted, labelled)}
+
     def loss(self, maps: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """`heatmap_loss`."""
         return heatmap_loss(maps, targets, weights)

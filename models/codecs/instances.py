@@ -1,18 +1,24 @@
-"""What the codecs of whole photos share: people drawn into heatmaps, peaks read off them, people decoded.
+"""What the codecs of whole photos share: their interface, people drawn into heatmaps, peaks, decoded people.
 
 Cell i of a heatmap sits at view pixel S * i, and a point's nearest cell is floor(x / S + 0.5). All of it is
 batched, runs on the tensors' device and does not wait for it. Shape letters: pipelines/batch.py; in addition
 Q decoded people, C channels.
 """
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.codecs.heatmap import STRIDE, heatmap_loss, mirror_images, warp
+from pipelines.batch import LabelledPhotos
 from pipelines.people import People
+from sharding.annotations.skeleton import Skeleton
 
 LEAST_DIAGONAL_CELLS = 2.0
 """The least size of a person that a distance is compared with or divided by."""
@@ -29,6 +35,109 @@ class Instances(NamedTuple):
     """(N, Q) float32; 0 where nobody exists."""
     exists: Tensor
     """(N, Q) bool."""
+    cells: Tensor
+    """(N, Q, 2) int64: the cell of the centre that each person was read from; 0 without centres (`ae`)."""
+
+
+@dataclass(frozen=True)
+class InstanceCodec(ABC):
+    """What the maps of a network of whole photos mean, with a cell every `stride` view px.
+
+    Maps are a named tuple of one family, whose first field is `heatmaps` (N, C, h, w). A method calls these
+    verbs and knows no family. A loss may run layers of the head (`cid`), so it belongs inside
+    `Method.forward`; every process must call every loss, with people or without.
+    """
+
+    settings: Any
+    skeleton: Skeleton
+    stride: int = STRIDE
+    generator: torch.Generator | None = None
+    """Where the losses draw random numbers, on the device; None: they draw none. Only `cid` does."""
+
+    @abstractmethod
+    def targets(self, people: People, map_hw: tuple[int, int]) -> Any:
+        """Return what maps of size (h, w) should be."""
+
+    @abstractmethod
+    def loss(self, maps: Any, targets: Any, counted: Tensor) -> dict[str, Tensor]:
+        """Return the weighted terms by name: that of the heatmaps, and the `instance_losses`."""
+
+    @abstractmethod
+    def instance_losses(self, maps: Any, targets: Any, counted: Tensor) -> dict[str, Tensor]:
+        """Return the weighted terms by name that say which keypoints are one person's.
+
+        `counted` (N, 1, h, w): cells of weight 0 teach nothing. Without people they are 0, with a gradient.
+        """
+
+    @abstractmethod
+    def decode(self, maps: Any) -> Instances:
+        """Read people off the maps."""
+
+    @abstractmethod
+    def mirror(self, maps: Any) -> Any:
+        """Return the maps of mirror images as maps of the images, left and right exchanged."""
+
+    @abstractmethod
+    def merge(self, plain: Any, mirrored: Any) -> Any:
+        """Return one answer out of two in the same frame (flip test)."""
+
+    @abstractmethod
+    def distance(self, plain: Any, mirrored: Any, people: Instances) -> Tensor:
+        """Return how far two answers place each keypoint from one another, (N, Q, K) view px.
+
+        `people` were decoded from the merged answers; nobody is decoded again.
+        """
+
+    def supervised_losses(self, predicted: Any, labelled: LabelledPhotos) -> dict[str, Tensor]:
+        """L_s in weighted parts by name: a network's maps against the people of the labels."""
+        map_hw = predicted.heatmaps.shape[-2], predicted.heatmaps.shape[-1]
+        targets = self.targets(labelled.people, map_hw)
+        return self.loss(predicted, targets, labelled.ignored.counted(map_hw, self.stride))
+
+    def heatmaps(self, maps: Any) -> tuple[Tensor, ...]:
+        """Return the heatmaps of every resolution that the maps have, the coarsest first."""
+        return (maps.heatmaps,)
+
+    def target_heatmaps(self, targets: Any, maps: Any) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """Return the heatmaps of `targets` for every resolution of `maps`, as in `heatmaps`."""
+        return (targets.heatmaps,)
+
+    def soft_loss(self, predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+        """Return the loss of heatmaps against those of a teacher, which may be anything between 0 and 1."""
+        return 2 * heatmap_loss(predicted, target, weights)
+
+    def pseudo_score(self, people: Instances, keypoints: Tensor) -> Tensor:
+        """Return how far people can be trusted, (N, Q), by their trusted keypoints (N, Q, K) bool."""
+        return masked_mean(people.confidence, keypoints)
+
+    def mirror_images(self, images: Tensor) -> Tensor:
+        """Mirror images (N, 3, H, W) so that cell i of their maps goes to cell w - 1 - i exactly."""
+        return mirror_images(images, self.stride)
+
+    def split(self, maps: Any, count: int) -> tuple[Any, Any]:
+        """Return the maps of the first `count` photos, and those of the others."""
+        first = (None if field is None else field[:count] for field in maps)
+        others = (None if field is None else field[count:] for field in maps)
+        return type(maps)(*first), type(maps)(*others)
+
+    def warp(self, maps: Any, strong_from_weak: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Warp `heatmaps` into the strong view: for each resolution what `models.codecs.heatmap.warp` gives.
+
+        strong_from_weak (N, 2, 3), view px. Cell 0 of maps f times as fine sits at -S (f - 1) / (2 f) px.
+        """
+        warped = []
+        for heatmaps in self.heatmaps(maps):
+            factor = heatmaps.shape[-1] // maps.heatmaps.shape[-1]
+            first = -self.stride * (factor - 1) / (2 * factor)
+            linear, shift = strong_from_weak[..., :2], strong_from_weak[..., 2:]
+            from_first = torch.cat((linear, shift + first * (linear.sum(-1, keepdim=True) - 1)), dim=-1)
+            warped.append(warp(heatmaps, from_first, self.stride / factor))
+        return warped
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean over the last axis of the values (...) where `mask` is true; 0 where it nowhere is."""
+    return torch.where(mask, values, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
 def encode_people(
@@ -91,9 +200,14 @@ def find_centres(people: People, stride: float) -> Centres:
     return Centres(points.sum(-2) / count.clamp(min=1), diagonal, exists)
 
 
-def alone(count: Tensor) -> Tensor:
-    """Return the mean over all processes where there is one."""
-    return count
+@torch.no_grad()
+def mean_over_ranks(count: Tensor) -> Tensor:
+    """Return the mean over all processes, on each of them; every process must call this."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return count
+    total = count.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
 
 
 class LocalPeaks(NamedTuple):
@@ -170,4 +284,5 @@ def only(instances: Instances, keep: Tensor) -> Instances:
     """Return the people for which keep (N, Q) is true; the others become padding."""
     confidence = torch.where(keep[..., None], instances.confidence, 0.0)
     points = torch.where(keep[..., None, None], instances.points_xy, 0.0)
-    return Instances(points, confidence, torch.where(keep, instances.score, 0.0), keep)
+    score = torch.where(keep, instances.score, 0.0)
+    return Instances(points, confidence, score, keep, instances.cells)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from training.methods.detector_free import DetectorFreeSettings
 from training.methods.double_match import DoubleMatchSettings
 from training.methods.dual import DualSettings
 from training.methods.pseudo_label import PseudoLabelSettings
@@ -17,6 +18,7 @@ MethodSettings = Annotated[
     | SingleSettings
     | DoubleMatchSettings
     | DualSettings
-    | TripleSettings,
+    | TripleSettings
+    | DetectorFreeSettings,
     Field(discriminator="name"),
 ]

@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import nn
 
 from configs.settings import settings
-from models.codecs.heatmap import find_peaks, warp
-from models.net import PoseNet
+from models.codecs.heatmap import HeatmapCodec, find_peaks, warp
+from models.net import FeatureNet
 from pipelines.batch import UnlabelledBatch
 from pipelines.geometry import apply
 from pipelines.strong import StrongAugmentation
@@ -23,6 +23,7 @@ from pipelines.strong.joint_cutout import AdaptiveMasks
 from pipelines.strong.scene import Scene
 from training.methods.method import Ingredients, Inspection, Method, Progress
 from training.methods.mixup import MixupBranch, MixupSettings
+from training.methods.ramp import RampSettings
 from training.methods.random_state import RandomState
 from training.teacher import EnsembleSettings, SharedTeacherSettings, TeacherSettings
 
@@ -30,7 +31,7 @@ StrongPath = tuple[StrongAugmentation, ...]
 
 
 @settings
-class ConsistencySettings:
+class ConsistencySettings(RampSettings):
     """Consistency between a weak and several strong views of the unlabelled people."""
 
     teacher: TeacherSettings = SharedTeacherSettings()
@@ -45,10 +46,6 @@ class ConsistencySettings:
     """The Mixup branch; null: none."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the sum of the paths' losses."""
-    burn_in: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the run that trains on the labelled people alone before the unlabelled ones are used."""
-    ramp_up: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the run, after the burn-in, over which the weights of the unlabelled losses rise from zero."""
     labels: Literal["heatmaps", "keypoints"] = "heatmaps"
     """What the student's target is: the teacher's heatmaps (published), or a Gaussian at each of their
     peaks."""
@@ -64,38 +61,18 @@ class ConsistencySettings:
 
     uses_unlabelled = True
     uses_every_parameter = True
+    kinds = ("person",)
 
     @property
     def mixup_weight(self) -> float:
         """lambda_m; 0 without the branch."""
         return self.mixup.weight if self.mixup else 0.0
 
-    def mixup_branch(self, network: PoseNet, ingredients: Ingredients) -> MixupBranch | None:
+    def mixup_branch(self, network: FeatureNet, ingredients: Ingredients) -> MixupBranch | None:
         """The Mixup branch of a student, if the recipe has one."""
         if self.mixup is None:
             return None
         return MixupBranch(self.mixup, ingredients.codec, network, ingredients.random_state)
-
-    def __post_init__(self) -> None:
-        if self.burn_in + self.ramp_up > 1:
-            raise ValueError(
-                f"burn_in {self.burn_in} and ramp_up {self.ramp_up} are more than the whole run together: "
-                "lower one of them"
-            )
-
-    def settled_from(self, total_steps: int) -> int:
-        """The step from which the unlabelled losses have their full weights."""
-        return round(self.burn_in * total_steps) + round(self.ramp_up * total_steps)
-
-    def burn_in_steps(self, progress: Progress) -> int:
-        """Number of steps that train on the labelled people alone."""
-        return round(self.burn_in * progress.total_steps)
-
-    def ramp(self, progress: Progress) -> float:
-        """Factor of the unlabelled losses in a step: 0 during the burn-in, then rising linearly to 1."""
-        since = progress.step - self.burn_in_steps(progress)
-        length = round(self.ramp_up * progress.total_steps)
-        return 0.0 if since < 0 else min(1.0, (since + 1) / (length + 1))
 
 
 @dataclass(frozen=True)
@@ -144,7 +121,7 @@ class ConsistencyMethod(Method):
     def __init__(self, cfg: ConsistencySettings, ingredients: Ingredients) -> None:
         super().__init__(ingredients.random_state)
         self.cfg = cfg
-        self.codec = ingredients.codec
+        self.codec: HeatmapCodec = ingredients.codec
 
     def wants_unlabelled(self, progress: Progress) -> bool:
         """True after the burn-in."""
@@ -162,7 +139,7 @@ class ConsistencyMethod(Method):
 
     def student_losses(
         self,
-        network: PoseNet,
+        network: FeatureNet,
         mixup: MixupBranch | None,
         unlabelled: UnlabelledBatch,
         labels: PseudoLabels,

@@ -19,7 +19,7 @@ from torch import nn
 from configs.load import InputError
 from configs.settings import settings
 from models.codecs.heatmap import warp
-from models.net import PoseNet
+from models.net import FeatureNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from training.methods.consistency import ConsistencySettings
 from training.methods.method import Ingredients, Progress, StepResult
@@ -132,7 +132,7 @@ class FeatureTap:
 
 
 @torch.no_grad()
-def feature_layout(network: PoseNet, tap: FeatureTap, layer: str) -> tuple[int, int]:
+def feature_layout(network: FeatureNet, tap: FeatureTap, layer: str) -> tuple[int, int]:
     """Number of channels of the maps that the tap records, and view px between two of their cells.
 
     Measured on a square that every stride divides: for other inputs a network rounds sizes up, so 144 px over

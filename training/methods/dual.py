@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from configs.settings import settings
-from models.net import NetSettings, PoseNet
+from models.net import FeatureNet, NetSettings
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from training.methods.consistency import ConsistencyMethod, ConsistencySettings, PseudoLabels, marked
 from training.methods.method import Ingredients, Inspection, Progress, StepResult
@@ -79,7 +79,7 @@ class Dual(ConsistencyMethod):
         self.first_teacher.update(self.first, progress.step + 1)
         self.second_teacher.update(self.second, progress.step + 1)
 
-    def networks(self) -> dict[str, PoseNet]:
+    def networks(self) -> dict[str, FeatureNet]:
         """Both networks, and the teachers' own if they have any."""
         teachers = {f"{name}_1": net for name, net in self.first_teacher.networks().items()}
         teachers |= {f"{name}_2": net for name, net in self.second_teacher.networks().items()}

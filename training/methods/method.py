@@ -1,16 +1,16 @@
 """The interface of a method: a module whose `forward` is one training step and reads like the paper."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from models.codecs.heatmap import HeatmapCodec
-from models.net import NetSettings, PoseNet
-from pipelines.batch import LabelledBatch, UnlabelledBatch
+from models.net import FeatureNet, NetSettings
+from pipelines.batch import UnlabelledBatch
 from training.methods.random_state import RandomState
 
 
@@ -30,16 +30,22 @@ class StepResult:
     terms: dict[str, torch.Tensor]
 
 
+def loss_terms(losses: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The losses as terms for the report, `loss_NAME`."""
+    return {f"loss_{name}": loss.detach() for name, loss in losses.items()}
+
+
 @dataclass(frozen=True)
 class Ingredients:
     """What a method is built from.
 
     `make_network(net)` returns a network on the device, with new weights at each call, built from `net`, or
-    from the recipe's own `net` if that is None. `codec` says what its maps mean.
+    from the recipe's own `net` if that is None. `codec` says what its maps mean: a HeatmapCodec,
+    or an InstanceCodec for whole photos.
     """
 
-    make_network: Callable[[NetSettings | None], PoseNet]
-    codec: HeatmapCodec
+    make_network: Callable[[NetSettings | None], FeatureNet]
+    codec: Any
     random_state: RandomState
 
 
@@ -72,10 +78,8 @@ class Method(nn.Module, ABC):
         self.random_state = random_state
 
     @abstractmethod
-    def forward(
-        self, labelled: LabelledBatch, unlabelled: UnlabelledBatch | None, progress: Progress
-    ) -> StepResult:
-        """One training step up to the loss."""
+    def forward(self, labelled: Any, unlabelled: UnlabelledBatch | None, progress: Progress) -> StepResult:
+        """One training step up to the loss; `labelled` is a LabelledBatch or LabelledPhotos."""
 
     @abstractmethod
     def wants_unlabelled(self, progress: Progress) -> bool:
@@ -89,7 +93,7 @@ class Method(nn.Module, ABC):
         return progress
 
     @abstractmethod
-    def networks(self) -> dict[str, PoseNet]:
+    def networks(self) -> dict[str, FeatureNet]:
         """The networks to score, by name; the first is the final network."""
 
     def ensembles(self) -> dict[str, tuple[str, ...]]:

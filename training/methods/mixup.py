@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from configs.load import InputError
 from configs.settings import settings
 from models.codecs.heatmap import HeatmapCodec
-from models.net import PoseNet
+from models.net import FeatureNet
 from pipelines.masking.masks import draw_order
 from training.methods.random_state import RandomState
 
@@ -45,7 +45,7 @@ class MixupBranch:
     """Mixes the images or features of one student at the layers that the recipe names."""
 
     def __init__(
-        self, cfg: MixupSettings, codec: HeatmapCodec, student: PoseNet, random_state: RandomState
+        self, cfg: MixupSettings, codec: HeatmapCodec, student: FeatureNet, random_state: RandomState
     ) -> None:
         self.cfg = cfg
         self.codec = codec

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 
 from configs.settings import settings
-from models.codecs.heatmap import find_peaks
-from models.net import PoseNet
+from models.codecs.heatmap import HeatmapCodec, find_peaks
+from models.net import FeatureNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.geometry import apply
 from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
@@ -39,6 +39,7 @@ class PseudoLabelSettings:
     num_networks = 2
     uses_unlabelled = True
     uses_every_parameter = False
+    kinds = ("person",)
 
     def settled_from(self, total_steps: int) -> int:
         """The step from which the student is trained."""
@@ -55,7 +56,7 @@ class PseudoLabel(Method):
     def __init__(self, cfg: PseudoLabelSettings, ingredients: Ingredients) -> None:
         super().__init__()
         self.cfg = cfg
-        self.codec = ingredients.codec
+        self.codec: HeatmapCodec = ingredients.codec
         self.teacher = ingredients.make_network(None)
         self.network = ingredients.make_network(None)
         self.ensemble = Ensemble(cfg.ensemble, ingredients.codec, self.teacher)
@@ -105,7 +106,7 @@ class PseudoLabel(Method):
             return Progress(progress.step, first_steps)
         return Progress(progress.step - first_steps, progress.total_steps - first_steps)
 
-    def networks(self) -> dict[str, PoseNet]:
+    def networks(self) -> dict[str, FeatureNet]:
         """The student, which is the final network, and the teacher."""
         return {"student": self.network, "teacher": self.teacher}
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from configs.settings import settings
-from models.net import PoseNet
+from models.net import FeatureNet
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from training.methods.consistency import ConsistencyMethod, ConsistencySettings, PseudoLabels
 from training.methods.method import Ingredients, Inspection, Progress, StepResult
@@ -69,7 +69,7 @@ class Single(ConsistencyMethod):
         """Update the teacher."""
         self.teacher.update(self.network, progress.step + 1)
 
-    def networks(self) -> dict[str, PoseNet]:
+    def networks(self) -> dict[str, FeatureNet]:
         """The network, and the teacher's own if it has one."""
         return {"network": self.network, **self.teacher.networks()}
 

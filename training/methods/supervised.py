@@ -2,35 +2,39 @@
 
 from typing import Literal
 
+import torch
+
 from configs.settings import settings
-from models.net import PoseNet
-from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.methods.method import Ingredients, Method, Progress, StepResult
+from models.net import FeatureNet
+from pipelines.batch import LabelledBatch, LabelledPhotos, UnlabelledBatch
+from training.methods.method import Ingredients, Method, Progress, StepResult, loss_terms
 
 
 class Supervised(Method):
-    """L = L_s: the heatmaps of the labelled batch against their targets."""
+    """L = L_s: the maps of the labelled batch, of people or of whole photos, against their targets."""
 
     def __init__(self, ingredients: Ingredients) -> None:
-        super().__init__()
+        super().__init__(ingredients.random_state)
         self.network = ingredients.make_network(None)
         self.codec = ingredients.codec
 
     def forward(
         self,
-        labelled: LabelledBatch,
+        labelled: LabelledBatch | LabelledPhotos,
         unlabelled: UnlabelledBatch | None,  # noqa: ARG002
         progress: Progress,  # noqa: ARG002
     ) -> StepResult:
         """One step on the labelled batch."""
-        loss = self.codec.supervised_loss(self.network(labelled.image), labelled)
-        return StepResult(loss, {"loss": loss.detach(), "loss_supervised": loss.detach()})
+        parts = self.codec.supervised_losses(self.network(labelled.image), labelled)
+        loss = torch.stack(list(parts.values())).sum()
+        terms = loss_terms({"supervised": loss} | parts)
+        return StepResult(loss, {"loss": loss.detach(), **terms})
 
     def wants_unlabelled(self, progress: Progress) -> bool:  # noqa: ARG002
         """False: the method uses no unlabelled people."""
         return False
 
-    def networks(self) -> dict[str, PoseNet]:
+    def networks(self) -> dict[str, FeatureNet]:
         """The network."""
         return {"network": self.network}
 
@@ -44,6 +48,7 @@ class SupervisedSettings:
     num_networks = 1
     uses_unlabelled = False
     uses_every_parameter = True
+    kinds = ("person", "image")
 
     def settled_from(self, total_steps: int) -> int:  # noqa: ARG002
         """The first step: the loss has its full weight from the start."""

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from configs.settings import settings
 from models.codecs.heatmap import find_peaks
-from models.net import NetSettings, PoseNet
+from models.net import FeatureNet, NetSettings
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.strong.cut_occlude import CutOcclude
 from training.methods.consistency import (
@@ -151,7 +151,7 @@ class Triple(ConsistencyMethod):
         self.previous_a.update(self.labeller_a.source(self.a), done)
         self.previous_b.update(self.labeller_b.source(self.b), done)
 
-    def networks(self) -> dict[str, PoseNet]:
+    def networks(self) -> dict[str, FeatureNet]:
         """The student, which is the final network, and both teachers."""
         return {"student": self.network, "teacher_a": self.a, "teacher_b": self.b}
 

@@ -134,7 +134,9 @@ def test_suppression_is_greedy_by_score(seed: int) -> None:
     score = torch.from_numpy(rng.random((3, count)).astype(np.float32))
     exists = torch.from_numpy(rng.random((3, count)) < 0.8)
     points = torch.from_numpy(rng.random((3, count, 2, 2)).astype(np.float32))
-    people = by_score(Instances(points, torch.ones(3, count, 2), torch.where(exists, score, -1.0), exists))
+    cells = torch.arange(3 * count * 2).view(3, count, 2)
+    scores = torch.where(exists, score, -1.0)
+    people = by_score(Instances(points, torch.ones(3, count, 2), scores, exists, cells))
     assert (people.score.diff(dim=1) <= 0).all()
     overlaps = torch.from_numpy(rng.random((3, count, count)) < 0.25)
     overlaps = overlaps | overlaps.mT

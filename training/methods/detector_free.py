@@ -1,0 +1,252 @@
+"""Detector-free: an averaged teacher's heatmaps and people of whole photos teach a student.
+
+After Wang et al. (Machine Intelligence Research 2025), of which only the abstract is public: one network,
+bottom-up (`ae`) or single-stage (`dekr`, `cid`), is trained end to end, without a detector, by the
+consistency of heatmaps and by people that the teacher found. All constants are ours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from configs.settings import settings
+from models.codecs.instances import InstanceCodec
+from models.net import FeatureNet
+from pipelines.batch import LabelledPhotos, UnlabelledBatch
+from pipelines.people import People
+from pipelines.strong import Colour, StrongAugmentation
+from pipelines.strong.scene import Scene
+from training.methods.consistency import augment
+from training.methods.method import Ingredients, Method, Progress, StepResult, loss_terms
+from training.methods.pseudo_people import (
+    GateSettings,
+    in_strong_view,
+    is_inside,
+    pseudo_people,
+    scene_of,
+)
+from training.methods.ramp import RampSettings
+from training.methods.random_state import RandomState
+from training.methods.thresholds import MixtureSettings, ThresholdSettings
+from training.teacher import AverageTeacherSettings, TeacherSettings
+
+ACTIVE = 0.1
+"""Cells of a heatmap above this show a keypoint."""
+
+
+@settings
+class DetectorFreeSettings(RampSettings):
+    """Consistency of heatmaps and pseudo people on unlabelled whole photos."""
+
+    name: Literal["detector_free"] = "detector_free"
+    burn_in: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    ramp_up: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    teacher: TeacherSettings = AverageTeacherSettings(momentum=0.999)
+    """The network that labels the weak views."""
+    use: Literal["heatmaps", "instances", "both"] = "both"
+    """What teaches the student: the teacher's heatmaps, the people that it found, or both."""
+    heatmap_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the heatmap loss of the unlabelled photos."""
+    instance_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the losses that say which keypoints of the unlabelled photos are one person's."""
+    background_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of heatmap cells of the unlabelled photos where the target shows no keypoint."""
+    thresholds: ThresholdSettings = MixtureSettings()
+    """From which score on the teacher's people are kept, and below which they are dropped."""
+    gates: GateSettings = field(default_factory=GateSettings)
+    """Which of the teacher's keypoints and people count, whatever their score."""
+    path: tuple[StrongAugmentation, ...] = (Colour(),)
+    """The augmentations of the strong view, in order."""
+    passes: Literal["joint", "separate"] = "joint"
+    """Labelled and strong views in one pass of the student, with common batch statistics, or in two."""
+
+    num_networks = 1
+    uses_unlabelled = True
+    uses_every_parameter = True
+    kinds = ("image",)
+
+    def build(self, ingredients: Ingredients) -> "DetectorFree":
+        """The method."""
+        return DetectorFree(self, ingredients)
+
+
+class Labels(NamedTuple):
+    """What a teacher makes of the unlabelled photos, carried into the strong view."""
+
+    warped: list[tuple[Tensor, Tensor]]
+    """For each resolution, its heatmaps (N, C, h, w), and the cells (N, 1, h, w) that both views show."""
+    kept: People
+    """The people who teach the student."""
+    ignored: People
+    """People who may be there: heatmaps are neither taught nor untaught around them."""
+    scene: Scene
+    """For the augmentations."""
+    terms: dict[str, Tensor]
+    """For the report."""
+
+
+class DetectorFree(Method):
+    """L = L_s + ramp (lambda_h L_h + lambda_i L_i)."""
+
+    random_state: RandomState
+    labelled_people: Tensor
+    labelled_photos: Tensor
+
+    def __init__(self, cfg: DetectorFreeSettings, ingredients: Ingredients) -> None:
+        super().__init__(ingredients.random_state)
+        self.cfg = cfg
+        self.codec: InstanceCodec = ingredients.codec
+        self.network = ingredients.make_network(None)
+        self.teacher = cfg.teacher.build(self.network)
+        device = next(self.network.parameters()).device
+        self.thresholds = cfg.thresholds.build().to(device)
+        for name in ("labelled_people", "labelled_photos"):  # of this process, for `people_inflation`
+            self.register_buffer(name, torch.zeros((), dtype=torch.int64, device=device))
+
+    def forward(
+        self, labelled: LabelledPhotos, unlabelled: UnlabelledBatch | None, progress: Progress
+    ) -> StepResult:
+        """One step: weak views (teacher), then labelled and strong views (student)."""
+        cfg, codec = self.cfg, self.codec
+        self.count_people(labelled)
+        if unlabelled is None:
+            supervised = codec.supervised_losses(self.network(labelled.image), labelled)
+            loss = sum_of(supervised)  # L_s
+            return StepResult(loss, {"loss": loss.detach(), **loss_terms({"supervised": loss} | supervised)})
+        labels = self.labels(unlabelled)
+        strong, _ = augment(cfg.path, labels.scene, self.random_state)
+        of_labelled, of_strong = self.student(labelled.image, strong)
+        supervised = codec.supervised_losses(of_labelled, labelled)
+        loss_supervised = sum_of(supervised)  # L_s
+        targets = codec.targets(labels.kept, map_hw(of_strong))
+        loss_heatmaps = self.heatmap_loss(of_strong, targets, labels)  # L_h
+        loss_instances = self.instance_loss(of_strong, targets, labels)  # L_i
+        loss_unlabelled = cfg.heatmap_weight * loss_heatmaps + cfg.instance_weight * loss_instances
+        loss = loss_supervised + cfg.ramp(progress) * loss_unlabelled
+        losses = {"unlabelled_heatmaps": loss_heatmaps, "unlabelled_instances": loss_instances}
+        terms = loss_terms({"supervised": loss_supervised} | supervised | losses)
+        terms |= labels.terms | {"student_mass": student_mass(of_strong.heatmaps, *labels.warped[0])}
+        return StepResult(loss, {"loss": loss.detach(), **terms})
+
+    def student(self, labelled: Tensor, strong: Tensor) -> tuple[Any, Any]:
+        """The student's maps of labelled and strong views (N, 3, H, W)."""
+        if self.cfg.passes == "separate":
+            return self.network(labelled), self.network(strong)
+        return self.codec.split(self.network(torch.cat((labelled, strong))), len(labelled))
+
+    def heatmap_loss(self, of_strong: Any, targets: Any, labels: Labels) -> Tensor:
+        """L_h, summed over resolutions: the student's heatmaps against what the teacher saw and found."""
+        codec = self.codec
+        ignored = codec.targets(labels.ignored, map_hw(of_strong))
+        levels = zip(
+            codec.heatmaps(of_strong),
+            labels.warped,
+            codec.target_heatmaps(targets, of_strong),
+            codec.target_heatmaps(ignored, of_strong),
+            strict=True,
+        )
+        losses = []
+        for predicted, (soft, inside), of_kept, of_ignored in levels:
+            target, weights = heatmap_target(self.cfg, soft, inside, of_kept, of_ignored)
+            losses.append(codec.soft_loss(predicted, target, weights))
+        return torch.stack(losses).sum()
+
+    def instance_loss(self, of_strong: Any, targets: Any, labels: Labels) -> Tensor:
+        """L_i: the family's own loss that says which keypoints are one person's, for the people kept."""
+        if self.cfg.use == "heatmaps":
+            return torch.zeros_like(of_strong.heatmaps[0, 0, 0, 0])
+        return sum_of(self.codec.instance_losses(of_strong, targets, labels.warped[0][1]))
+
+    @torch.no_grad()
+    def labels(self, unlabelled: UnlabelledBatch) -> Labels:
+        """The teacher's heatmaps and people of the weak views, in the strong view.
+
+        The codec `ae` groups people on the host, for which it copies its candidates there once.
+        """
+        cfg, codec, weak = self.cfg, self.codec, unlabelled.weak
+        views = torch.cat((weak, codec.mirror_images(weak)))
+        plain, mirrored = codec.split(self.teacher(views, self.network), len(weak))
+        answers = plain, codec.mirror(mirrored)
+        answer = codec.merge(*answers)
+        pseudo = pseudo_people(cfg.gates, codec, *answers, answer)
+        high, low = self.thresholds(pseudo.score)
+        keep, ignore = pseudo.decide(high, low)
+        kept, ignored = in_strong_view(cfg.gates, pseudo, keep, ignore, unlabelled)
+        terms = pseudo.terms(keep, ignore) | {"tau_high": high, "tau_low": low}
+        terms["people_inflation"] = (
+            terms["kept_people"] * self.labelled_photos / self.labelled_people.clamp(min=1)
+        )
+        terms["teacher_peak"] = answer.heatmaps.amax((2, 3)).mean()
+        terms["teacher_cells"] = (answer.heatmaps > ACTIVE).float().mean()
+        warped = codec.warp(answer, unlabelled.strong_from_weak)
+        return Labels(warped, kept, ignored, scene_of(pseudo, unlabelled), terms)
+
+    def count_people(self, labelled: LabelledPhotos) -> None:
+        """Count the labelled people who could be kept if they were the teacher's."""
+        height, width = labelled.image.shape[-2:]
+        people = labelled.people
+        is_seen = people.marked & is_inside(people.points_xy, (height, width))
+        least = self.cfg.gates.least_keypoints(is_seen.shape[-1])
+        self.labelled_people += (is_seen.sum(-1) >= least).sum()
+        self.labelled_photos += len(labelled.image)
+
+    def wants_unlabelled(self, progress: Progress) -> bool:
+        """True after the burn-in."""
+        return self.cfg.ramp(progress) > 0
+
+    def after_update(self, progress: Progress) -> None:
+        """Update the teacher."""
+        self.teacher.update(self.network, progress.step + 1)
+
+    def networks(self) -> dict[str, FeatureNet]:
+        """The network, and the teacher's own if it has one."""
+        return {"network": self.network, **self.teacher.networks()}
+
+
+def heatmap_target(
+    cfg: DetectorFreeSettings, soft: Tensor, inside: Tensor, of_kept: Tensor, of_ignored: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return what heatmaps of the strong view should be and the weights of their cells, (N, C, h, w).
+
+    soft: the teacher's, warped; of_kept, of_ignored: drawn at the keypoints of people, above 0 only near
+    them. Where the teacher is sure, drawn Gaussians restore the full height that warped ones lose. Near
+    people who are ignored, cells count only as those of the warped heatmaps do, and not where nobody is kept.
+    """
+    is_kept = of_kept > 0
+    if cfg.use == "instances":
+        target, is_foreground = of_kept, is_kept.float()
+    else:
+        target, is_foreground = soft, F.max_pool2d((soft > ACTIVE).float(), 3, stride=1, padding=1)
+        if cfg.use == "both":
+            target, is_foreground = (
+                torch.maximum(soft, of_kept),
+                torch.maximum(is_foreground, is_kept.float()),
+            )
+    weights = inside * (is_foreground + cfg.background_weight * (1 - is_foreground))
+    if cfg.use != "heatmaps":
+        weights = torch.where((of_ignored > 0) & ~is_kept, 0.0, weights)
+    return target, weights
+
+
+def student_mass(student: Tensor, teacher: Tensor, inside: Tensor) -> Tensor:
+    """Return how many active cells the student has for each of the teacher's in the strong view.
+
+    It is 0 if the teacher has none: then it teaches nothing.
+    """
+    of_student, of_teacher = (((maps > ACTIVE) * inside).sum() for maps in (student.detach(), teacher))
+    return torch.where(of_teacher > 0, of_student / of_teacher.clamp(min=1), 0.0)
+
+
+def map_hw(maps: Any) -> tuple[int, int]:
+    """Return the size (h, w) of maps."""
+    return maps.heatmaps.shape[-2], maps.heatmaps.shape[-1]
+
+
+def sum_of(losses: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of losses."""
+    return torch.stack(list(losses.values())).sum()
