@@ -123,7 +123,7 @@ class MixtureThresholds(FixedThresholds):
         share = torch.linspace(0, 1, GRID, device=means.device)
         grid = means[0] + share * (means[1] - means[0])
         is_upper = posterior(grid, self.mixture)[1] > 0.5
-        low = torch.where(is_upper.any(), grid[is_upper.int().argmax()], means[1])
+        low = torch.where(is_upper, grid, means[1]).amin()
         high = means[1].clamp(*HIGH_RANGE)
         low = torch.minimum(low.clamp(min=LEAST_LOW), high)
         is_usable = (self.gathered >= LEAST_SCORES) & (weights[1] >= LEAST_UPPER_WEIGHT)

@@ -1,6 +1,8 @@
 """Detects teachers that teach nothing: those that collapse, and those whose labels never count."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -18,7 +20,8 @@ class CollapseSettings:
     """A teacher has fallen when its smoothed peak or share of active cells is below this share of its
     best."""
     reports: Annotated[int, Field(ge=1)] = 5
-    """Number of consecutive reports after which the run warns about a fallen teacher."""
+    """Number of consecutive reports after which the run warns about a fallen teacher, a student without
+    heatmaps, or too many pseudo people."""
 
 
 class CollapseWatch:
@@ -46,6 +49,58 @@ class CollapseWatch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.smoothed, self.best, self.fallen = state["smoothed"], state["best"], state["fallen"]
+
+
+class LimitWatch:
+    """Detects that a term has been beyond its limit for several reports in a row."""
+
+    def __init__(self, *, reports: int) -> None:
+        self.reports = reports
+        self.beyond = 0
+
+    def update(self, is_beyond: bool) -> bool:
+        """Take whether a report's mean is beyond the limit; True once per episode."""
+        self.beyond = self.beyond + 1 if is_beyond else 0
+        return self.beyond == self.reports
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state to save."""
+        return {"beyond": self.beyond}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.beyond = state["beyond"]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The range of a term of `detector_free`, and what it means to leave it."""
+
+    low: float
+    high: float
+    meaning: str
+
+    def is_beyond(self, value: float) -> bool:
+        """Whether the value is outside the range."""
+        return not self.low <= value <= self.high
+
+
+LIMITS = {
+    "student_mass": Limit(
+        0.5,
+        math.inf,
+        "the student's heatmaps die out beside the teacher's, or the teacher finds nothing. Use a longer "
+        "method.burn_in and method.ramp_up, or smaller weights of the unlabelled losses",
+    ),
+    "people_inflation": Limit(
+        0.0,
+        1.3,
+        "more people are kept per unlabelled photo than labelled photos show, as when parts of people teach "
+        "parts of people. Raise method.thresholds.high or method.gates, or lower method.instance_weight, "
+        "unless your unlabelled photos do show more people",
+    ),
+}
+"""Terms with a range (measured on drawn scenes: people inflate to 1.7 times as many without the gates)."""
 
 
 class TrustWatch:
@@ -78,7 +133,8 @@ class TrustWatch:
         return (
             f"warning: {what} no pseudo label has counted (trusted_share 0), so the network learns nothing "
             f"from the unlabelled people. The teacher's mean peak was {self.highest_peak:.2g} at best "
-            "(teacher_peak): lower method.min_peak below that, or let the teacher learn more first (more "
+            "(teacher_peak): lower method.min_peak below that (detector_free: method.thresholds and "
+            "method.gates.min_confidence), or let the teacher learn more first (more "
             "labelled people or steps, pretrained weights, a longer method.burn_in or method.teacher_share)."
         )
 

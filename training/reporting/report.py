@@ -23,7 +23,7 @@ from configs.errors import InputError
 from sharding.store.files import write_atomic
 from training import checkpoint
 from training.files import METRICS_NAME
-from training.reporting.collapse import CollapseSettings, CollapseWatch, TrustWatch
+from training.reporting.collapse import LIMITS, CollapseSettings, CollapseWatch, LimitWatch, TrustWatch
 from training.reporting.display import Display
 
 WATCHED = ("teacher_peak", "teacher_cells")
@@ -63,6 +63,7 @@ class Report:
         self.watch_from_step = watch_from_step
         self.collapse = collapse or CollapseSettings()
         self.watches: dict[str, CollapseWatch] = {}
+        self.limits = {name: LimitWatch(reports=self.collapse.reports) for name in LIMITS}
         self.trust = TrustWatch()
         self.last_step = 0
         self._interval = Interval()
@@ -174,13 +175,17 @@ class Report:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know: the last step, and the state of the watches."""
         watches = {name: watch.state_dict() for name, watch in self.watches.items()}
-        return {"last_step": self.last_step, "watches": watches, "trust": self.trust.state_dict()}
+        limits = {name: watch.state_dict() for name, watch in self.limits.items()}
+        trust = self.trust.state_dict()
+        return {"last_step": self.last_step, "watches": watches, "limits": limits, "trust": trust}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.last_step = state["last_step"]
         for name, watch_state in state["watches"].items():
             self._watch_of(name).load_state_dict(watch_state)
+        for name, limit_state in state.get("limits", {}).items():
+            self.limits[name].load_state_dict(limit_state)
         self.trust.load_state_dict(state.get("trust", {}))
 
     def _watch_of(self, name: str) -> CollapseWatch:
@@ -196,6 +201,13 @@ class Report:
                     f"warning: {name} has fallen from {watch.best:.3g} to {watch.smoothed:.3g} by step "
                     f"{self.last_step}: the teacher is collapsing. Use an EMA teacher, a weaker weak view, a "
                     "longer burn_in and ramp_up, or smaller weights of the unlabelled losses."
+                )
+        for name, limit in LIMITS.items():
+            if name in means and self.limits[name].update(limit.is_beyond(means[name])):
+                self.note(
+                    f"warning: {name} is {means[name]:.3g} by step {self.last_step}, the report number "
+                    f"{self.collapse.reports} in a row outside {limit.low:g} to {limit.high:g}: "
+                    f"{limit.meaning}."
                 )
 
 

@@ -365,3 +365,25 @@ def test_collapse_is_reported_after_the_ramp_and_across_a_resume(tmp_path, accel
         for step in range(21, 31):
             resumed.step(step, terms(step, teacher_peak=0.01), 0.0, samples=8)
     assert shown(resumed).count("warning: teacher_peak has fallen from 0.4") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "sound", "odd"), [("student_mass", 0.9, 0.4), ("people_inflation", 1.2, 1.4)]
+)
+def test_a_term_outside_its_range_is_reported_once_an_episode_and_across_a_resume(
+    tmp_path, accelerator, name, sound, odd
+):
+    """A student without heatmaps, and pseudo people that multiply (detector_free)."""
+    settings = CollapseSettings(reports=5)
+    report = make(tmp_path, accelerator, every=1, collapse=settings)
+    with report:
+        for step in range(1, 9):
+            report.step(step, terms(step, **{name: sound if step == 4 else odd}), 0.0, samples=8)
+        saved = report.state_dict()
+    assert "warning" not in shown(report)  # four in a row are not five
+    resumed = make(tmp_path, accelerator, every=1, collapse=settings)
+    resumed.load_state_dict(saved)
+    with resumed:
+        for step in range(9, 20):
+            resumed.step(step, terms(step, **{name: odd}), 0.0, samples=8)
+    assert shown(resumed).count(f"warning: {name} is {odd} by step 9") == 1

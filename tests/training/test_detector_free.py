@@ -1,0 +1,299 @@
+"""Detector-free training on whole photos: its losses, who is taught, and that it can learn."""
+
+import math
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from models.codecs.instances import Instances
+from pipelines.batch import UnlabelledBatch
+from pipelines.geometry import apply
+from tests.training.photos import FAMILIES, SIDE, STRIDE, K, draw_scenes, make_batches, make_method
+from training.methods.detector_free import DetectorFreeSettings, heatmap_target, student_mass
+from training.methods.method import Progress, StepResult
+from training.methods.pseudo_people import GateSettings, PseudoPeople, box_area, in_strong_view, pseudo_people
+
+LATE = Progress(step=99, total_steps=100)
+FIXED = {"name": "fixed", "high": 0.35, "low": 0.15}
+USES = ("heatmaps", "instances", "both")
+CELLS = SIDE // STRIDE
+
+
+def train(method: Any, steps: int, total: int, lr: float = 1e-2, since: int = 0) -> list[StepResult]:
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr)
+    results = []
+    for step in range(since, steps):
+        progress = Progress(step, total)
+        labelled, unlabelled = make_batches(step % 8)
+        result = method(labelled, unlabelled if method.wants_unlabelled(progress) else None, progress)
+        optimizer.zero_grad()
+        result.loss.backward()
+        optimizer.step()
+        method.after_update(progress)
+        results.append(result)
+    return results
+
+
+# --- the step
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_is_the_sum_of_its_weighted_parts(family: str, use: str) -> None:
+    method = make_method(family, use=use, heatmap_weight=2.0, instance_weight=3.0, ramp_up=0.1)
+    progress = Progress(step=14, total_steps=100)  # 10 steps burn-in, then 4 of the 10 of the rise
+    terms = method(*make_batches(), progress).terms
+    ramp = 5 / 11
+    expected = terms["loss_supervised"] + ramp * (
+        2 * terms["loss_unlabelled_heatmaps"] + 3 * terms["loss_unlabelled_instances"]
+    )
+    torch.testing.assert_close(terms["loss"], expected)
+    assert all(value.shape == () and not value.requires_grad for value in terms.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_burn_in_is_the_supervised_method(family: str) -> None:
+    """The same network on the same photos: no term of the teacher, the same losses."""
+    labelled, _ = make_batches()
+    method, supervised = make_method(family), make_method(family, "supervised")
+    first = Progress(0, 100)
+    assert not method.wants_unlabelled(first)
+    one, other = method(labelled, None, first), supervised(labelled, None, first)
+    assert one.loss == other.loss
+    assert one.terms == other.terms
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_separate_passes_differ_from_a_joint_one_in_batch_statistics_alone(family: str) -> None:
+    losses = []
+    for passes in ("joint", "separate"):
+        method = make_method(family, passes=passes)
+        method.network.eval()
+        losses.append(method(*make_batches(), LATE).loss)
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_parameter_gets_a_gradient_whoever_is_there(family: str, use: str) -> None:
+    """Several ranks wait for ever for the gradient of a parameter that a step leaves out."""
+    labelled, unlabelled = make_batches()
+    nobody = replace(labelled, people=replace(labelled.people, is_person=labelled.people.is_person & False))
+    for batch in (labelled, nobody):
+        method = make_method(family, use=use, burn_in=0.0)  # untrained: the teacher keeps nobody
+        result = method(batch, unlabelled, LATE)
+        result.loss.backward()
+        assert result.loss.isfinite()
+        assert result.terms["loss_unlabelled_instances"] == 0
+        assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+
+
+# --- the host
+
+
+def moved(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The batch with the function applied to each of its tensors, however deep."""
+    if isinstance(batch, Tensor):
+        return function(batch)
+    return replace(batch, **{f.name: moved(getattr(batch, f.name), function) for f in fields(batch)})
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("family", ["dekr", "cid"])
+def test_a_step_reads_no_number_of_a_tensor(family: str, use: str) -> None:
+    """Fake tensors have shapes only: whoever asks one for its number gets an error."""
+    method, batches = make_method(family, use=use), make_batches()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        labelled, unlabelled = (moved(batch, mode.from_tensor) for batch in batches)
+        assert method(labelled, unlabelled, LATE).loss.shape == ()
+
+
+def test_a_step_of_ae_copies_its_candidates_to_the_host_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, batches = make_method("ae"), make_batches()
+    copies: list[torch.Size] = []
+    to_host = Tensor.cpu
+
+    def cpu(tensor: Tensor) -> Tensor:
+        copies.append(tensor.shape)
+        return to_host(tensor)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a number of a tensor was read")
+
+    monkeypatch.setattr(Tensor, "cpu", cpu)
+    for reader in ("item", "tolist", "nonzero", "__bool__", "__float__", "__int__"):
+        monkeypatch.setattr(Tensor, reader, refuse)
+    method(*batches, LATE).loss.backward()
+    assert len(copies) == 1
+
+
+# --- gates
+
+
+def judged(confidence: list[float], agreement: list[float], score: float = 0.6, **gates: Any) -> Any:
+    """A person whose two answers are apart by what gives these similarities, through the gates."""
+    codec = make_method("dekr").codec
+    corners = torch.tensor([[0.0, 0], [20, 0], [0, 20], [20, 20]])[None, None]
+    people = Instances(
+        corners,
+        torch.tensor([[confidence]]),
+        torch.tensor([[score]]),
+        torch.ones(1, 1) > 0,
+        torch.zeros(1, 1, 2),
+    )
+    is_high = people.confidence >= 0.3
+    area = 0.7 * box_area(corners, is_high).clamp(min=32 / 0.7)
+    distance = torch.sqrt(-2 * torch.tensor(agreement).log() * area) * 2 * 0.1
+
+    class Stub(type(codec)):
+        def decode(self, maps: Any) -> Instances:
+            return people
+
+        def distance(self, *_: Any) -> Tensor:
+            return distance[None]
+
+    stub = Stub(codec.settings, codec.skeleton)
+    merged = type("Maps", (), {"heatmaps": corners})
+    return pseudo_people(GateSettings(**gates), stub, None, None, merged)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "agreement", "counted", "is_sound"),
+    [
+        ([0.9, 0.9, 0.9, 0.9], [1.0, 1.0, 1.0, 1.0], 4, True),
+        ([0.9, 0.29, 0.9, 0.9], [1.0, 1.0, 1.0, 1.0], 3, True),
+        ([0.9, 0.9, 0.9, 0.9], [0.51, 0.49, 1.0, 1.0], 3, True),  # mean of the three: 0.84
+        ([0.9, 0.9, 0.9, 0.9], [0.6, 0.6, 0.6, 0.6], 4, False),  # all count, mean below 0.7
+        ([0.9, 0.9, 0.9, 0.9], [0.1, 0.1, 0.1, 0.9], 1, False),  # fewer than two
+    ],
+)
+def test_keypoints_and_people_pass_the_gates(
+    confidence: list[float], agreement: list[float], counted: int, is_sound: bool
+) -> None:
+    pseudo = judged(confidence, agreement, min_keypoints=2)
+    assert pseudo.keypoints.sum() == counted
+    assert bool(pseudo.is_sound) == is_sound
+
+
+def test_an_agreement_of_a_half_is_a_shift_of_1_18_times_two_sigma_roots_of_the_area() -> None:
+    pseudo = judged([0.9] * 4, [0.5] * 4)
+    torch.testing.assert_close(pseudo.agreement, torch.full((1, 1, 4), 0.5))
+    side = math.sqrt(0.7 * 20 * 20)
+    shift = 1.1774 * 2 * 0.1 * side
+    assert math.exp(-(shift**2) / (2 * side**2 * (2 * 0.1) ** 2)) == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("score", "is_sound", "exists", "expected"),
+    [
+        (0.6, True, True, "keep"),
+        (0.5, True, True, "keep"),
+        (0.49, True, True, "ignore"),
+        (0.9, False, True, "ignore"),
+        (0.25, True, True, "ignore"),
+        (0.24, True, True, "drop"),
+        (0.9, False, False, "drop"),
+    ],
+)
+def test_people_are_kept_ignored_or_dropped(
+    score: float, is_sound: bool, exists: bool, expected: str
+) -> None:
+    one = torch.ones(1, 1)
+    people = Instances(one, one, one, one > (0 if exists else 1), one)
+    pseudo = PseudoPeople(people, one > 0, one > 0, one, one * score, one > (0 if is_sound else 1))
+    keep, ignore = pseudo.decide(torch.tensor(0.5), torch.tensor(0.25))
+    assert {"keep": bool(keep), "ignore": bool(ignore), "drop": not (keep | ignore)}[expected]
+    assert not (keep & ignore)
+
+
+def test_a_thin_person_has_an_area() -> None:
+    points = torch.tensor([[[[0.0, 0], [0, 40]], [[0, 0], [40, 40]]]])
+    counted = torch.ones(1, 2, 2) > 0
+    assert box_area(points, counted).tolist() == [[400.0, 1600.0]]
+    assert box_area(points, ~counted).tolist() == [[0.0, 0.0]]
+
+
+def test_people_move_into_the_strong_view_and_lose_what_it_does_not_show() -> None:
+    points = torch.tensor(
+        [[[[10.0, 10], [20, 10], [62, 10], [30, 30]], [[62.0, 5], [60, 6], [62, 7], [5, 5]]]]
+    )
+    confidence = torch.tensor([[[0.9, 1.2, 0.8, 0.04], [0.9, 0.9, 0.9, 0.9]]])
+    yes = torch.ones(1, 2) > 0
+    people = Instances(points, confidence, confidence[..., 0], yes, torch.zeros(1, 2, 2))
+    counted = confidence > 0.3
+    pseudo = PseudoPeople(people, counted, counted, torch.ones(1, 2, 4), confidence[..., 0], yes)
+    matrix = torch.tensor([[[1.0, 0, 4], [0, 1, -6]]])
+    view = torch.zeros(1, 3, SIDE, SIDE)
+    unlabelled = UnlabelledBatch(view, view, matrix)
+    kept, ignored = in_strong_view(GateSettings(min_keypoints=2), pseudo, yes, yes, unlabelled)
+    torch.testing.assert_close(kept.points_xy[0], apply(matrix.expand(2, 2, 3), points[0]))
+    torch.testing.assert_close(kept.visible, torch.tensor([[[0.9, 1, 0, 0], [0, 0, 0, 0]]]))
+    assert kept.is_person.tolist() == [[True, False]]  # the second has no keypoint left
+    assert ignored.visible.tolist() == [[[1, 1, 0, 0], [0, 0, 0, 0]]]
+
+
+# --- what heatmaps are taught
+
+
+def test_the_heatmap_target_goes_by_use() -> None:
+    """In a row of cells the teacher sees, people are kept, ignored or both, and the last one is outside."""
+    soft = torch.tensor([0.8, 0.0, 0.0, 0.05, 0.0, 0.0, 0.0, 0.0, 0.0, 0.6])
+    kept = torch.tensor([0.0, 0.0, 0.0, 0.9, 0.0, 0.0, 0.7, 0.0, 0.0, 0.0])
+    ignored = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 0.4, 0.0, 0.0])
+    inside = torch.tensor([1.0, 1, 1, 1, 1, 1, 1, 1, 1, 0])
+    row = [each.view(1, 1, 1, -1) for each in (soft, inside, kept, ignored)]
+    expected = {
+        "heatmaps": (soft, [1, 1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 1, 0]),
+        "instances": (kept, [0.1, 0.1, 0.1, 1, 0.1, 0.1, 1, 0, 0.1, 0]),
+        "both": (torch.maximum(soft, kept), [1, 1, 0.1, 1, 0.1, 0.1, 1, 0, 1, 0]),
+    }
+    for use, (target, weights) in expected.items():
+        cfg = DetectorFreeSettings(use=use)  # type: ignore[arg-type]
+        given = heatmap_target(cfg, *row)
+        torch.testing.assert_close(given[0].flatten(), target)
+        torch.testing.assert_close(given[1].flatten(), torch.tensor(weights, dtype=torch.float32))
+
+
+def test_a_teacher_of_zeros_teaches_background_alone() -> None:
+    zeros = torch.zeros(1, K, CELLS, CELLS)
+    _, weights = heatmap_target(DetectorFreeSettings(), zeros, torch.ones(1, 1, CELLS, CELLS), zeros, zeros)
+    assert (weights == torch.tensor(0.1)).all()
+    assert student_mass(torch.ones_like(zeros), zeros, torch.ones(1, 1, CELLS, CELLS)) == 0
+
+
+def test_the_mass_of_the_student_is_counted_where_both_views_look() -> None:
+    teacher, student = torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4)
+    teacher[..., :2] = 0.5
+    student[..., 0] = 0.5
+    inside = torch.tensor([[[[1.0, 1, 1, 1], [1, 0, 1, 1]]]])
+    assert student_mass(student, teacher, inside) == pytest.approx(2 / 3)
+
+
+# --- learning
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["dekr"])
+def test_it_learns_and_keeps_as_many_people_as_there_are(family: str) -> None:
+    """A trained teacher keeps the people that exist, and its points in the strong view are theirs."""
+    changes = {"teacher": {"name": "ema", "momentum": 0.9}, "thresholds": FIXED, "burn_in": 0.8}
+    method = make_method(family, use="both", **changes)
+    results = train(method, 150, 150)
+    late = [result.terms for result in results[-10:]]
+    assert 0.7 < sum(float(terms["people_inflation"]) for terms in late) / 10 < 1.3
+    assert 0.5 < sum(float(terms["student_mass"]) for terms in late) / 10 < 2
+    weak, hidden = draw_scenes(1, 4)
+    _, unlabelled = make_batches(0)
+    assert torch.equal(weak, unlabelled.weak)
+    with method.without_trace():
+        labels = method.labels(unlabelled)
+    truth = hidden.points_xy + 4  # the strong view is shifted by as much
+    errors = (labels.kept.points_xy[:, :, None] - truth[:, None]).norm(dim=-1).mean(-1)
+    errors = torch.where(hidden.is_person[:, None], errors, math.inf).amin(-1)
+    assert labels.kept.is_person.sum() >= 0.7 * hidden.is_person.sum()
+    assert (errors[labels.kept.is_person] < STRIDE).all()
