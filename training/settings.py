@@ -42,6 +42,11 @@ class DataSettings:
     labelled keypoint are skipped."""
     subset_seed: Annotated[int, Field(ge=0)] | None = None
     """Choose the labelled people at random with this seed; null: take the first N."""
+    labelled_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Which share of the whole photos of `train` with annotated people is labelled, chosen by the hash of
+    their names; null: `labelled` says how many."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """Which of the random choices of `labelled_share`; smaller shares are part of larger ones of a fold."""
     unlabelled: str | None = None
     """Shards of the unlabelled people; null: they come from `train`."""
     unlabelled_includes_labelled: bool = True
@@ -172,9 +177,7 @@ def load_run(recipes: Sequence[Path], overrides: Sequence[str] = ()) -> RunSetti
     if cfg.published:
         plain = load(RunSettings, recipes, ["data.train=-", "data.val=-"])
         is_published = all(getattr(cfg, name) == getattr(plain, name) for name in DECIDE_THE_SCORE)
-        is_published &= (cfg.data.labelled, cfg.data.subset_seed) == (
-            plain.data.labelled,
-            plain.data.subset_seed,
-        )
+        choice = ("labelled", "subset_seed", "labelled_share", "fold")
+        is_published &= all(getattr(cfg.data, name) == getattr(plain.data, name) for name in choice)
         cfg = cfg if is_published else replace(cfg, published={})
     return cfg

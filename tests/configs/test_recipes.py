@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from configs import yaml12
-from configs.load import dump, load
+from configs.load import InputError, dump, load
 from configs.schema import fields, is_settings, plugins
 from sharding.build import BuildSettings
 from training.experiments.sweep_plan import SweepSettings, plan
@@ -24,6 +24,8 @@ SWEEPS = [file for folder, file in RECIPES if folder == "sweeps"]
 PROTOCOLS = sorted((CONFIGS / "protocols").glob("*.yaml"))
 METHODS = sorted((CONFIGS / "methods").glob("*.yaml"))
 PAIRS = [(protocol, method) for protocol in PROTOCOLS for method in METHODS]
+OF_PHOTOS = ("detector_free", "supervised")
+"""Methods that run by protocols of whole photos; of these, only the second runs by the others too."""
 
 
 @cache
@@ -81,10 +83,26 @@ def test_recipe_opens_with_what_it_is_for(file):
 
 @pytest.mark.parametrize(("protocol", "method"), PAIRS, ids=name)
 def test_every_method_runs_by_every_protocol(protocol, method, tmp_path):
-    run, bare = load_run([protocol, method]), load(RunSettings, protocol)
+    bare = load(RunSettings, protocol)
+    fits = method.stem in OF_PHOTOS if bare.kind == "image" else method.stem != "detector_free"
+    if not fits:
+        with pytest.raises(InputError, match="choose another method or another protocol"):
+            load_run([protocol, method])
+        return
+    run = load_run([protocol, method])
     assert run.output == f"runs/{protocol.stem}/{method.stem}"
     assert run.protocol == protocol.stem
-    shared = ("data", "net", "heatmap", "evaluation", "labelled_batch", "unlabelled_batch", "metric", "seed")
+    shared = (
+        "data",
+        "net",
+        "heatmap",
+        "codec",
+        "evaluation",
+        "labelled_batch",
+        "unlabelled_batch",
+        "metric",
+        "seed",
+    )
     assert {key: getattr(run, key) for key in shared} == {key: getattr(bare, key) for key in shared}
     (tmp_path / "dumped.yaml").write_text(dump(run))
     assert load_run([tmp_path / "dumped.yaml"]) == run
@@ -106,14 +124,19 @@ def test_published_rows_say_where_their_differences_are_listed():
 def test_a_method_prints_no_number_of_another_one(file):
     """What a base publishes would be printed for the method, unless the method has its own number."""
     text = file.read_text()
-    assert set(load_run([file], ["data.train=a", "data.val=b"]).published) == set(
+    photos = ["net.head.name=dekr", "codec.name=dekr"] if file.stem == "detector_free" else []
+    assert set(load_run([file], ["data.train=a", "data.val=b", *photos]).published) == set(
         (yaml12.parse(text, "").value or {}).get("published", {})
     )
 
 
 @pytest.mark.parametrize("file", [*METHODS, *PROTOCOLS, *sorted((CONFIGS / "base").glob("*.yaml"))], ids=name)
 def test_every_condition_of_a_recipe_can_hold(file):
-    names = {"protocol": {protocol.stem for protocol in PROTOCOLS}, "method.name": set(plugins_of_methods())}
+    names = {
+        "protocol": {protocol.stem for protocol in PROTOCOLS},
+        "method.name": set(plugins_of_methods()),
+        "net.head.name": {"ae", "dekr", "cid"},
+    }
     for setting, choices in yaml12.parse(file.read_text(), "").value.get("when", {}).items():
         for pattern in " ".join(choices).split():
             assert fnmatch.filter(names[setting], pattern), pattern
@@ -199,3 +222,38 @@ def test_bases_are_used():
     texts = [file.read_text() for file in CONFIGS.rglob("*.yaml")]
     for base in (CONFIGS / "base").rglob("*.yaml"):
         assert any(re.search(rf"[ /]{re.escape(base.name)}", text) for text in texts), base
+
+
+@pytest.mark.parametrize("protocol", ["coco-photos", "crowdpose-photos"])
+@pytest.mark.parametrize("method", ["supervised", "detector_free"])
+@pytest.mark.parametrize(("family", "branches"), [("dekr", 4), ("cid", 4), ("ae", 1)])
+def test_a_family_of_whole_photos_takes_one_word(protocol, method, family, branches):
+    recipes = [CONFIGS / "protocols" / f"{protocol}.yaml", CONFIGS / "methods" / f"{method}.yaml"]
+    cfg = load_run(recipes, [f"net.head.name={family}", "data.labelled_share=0.05", "data.fold=3"])
+    assert (cfg.codec.name, cfg.net.head.name, cfg.net.backbone.branches) == (family, family, branches)
+    assert (cfg.kind, cfg.data.labelled_share, cfg.data.fold) == ("image", 0.05, 3)
+
+
+@pytest.mark.parametrize("use", ["heatmaps", "instances", "both"])
+def test_the_ablation_of_detector_free_is_one_setting(use):
+    recipes = [CONFIGS / "protocols" / "coco-photos.yaml", CONFIGS / "methods" / "detector_free.yaml"]
+    assert load_run(recipes, [f"method.use={use}"]).method.use == use
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "message"),
+    [
+        ("coco-photos", ["codec.name=ae"], r"net.head 'dekr' does not give the maps of codec 'ae'"),
+        ("coco-photos", ["codec=null"], r"net.head 'dekr' does not give the maps of single people"),
+        ("coco-1k", ["codec.name=dekr"], r"net.head 'deconv' does not give the maps of codec 'dekr'"),
+        (
+            "coco-photos",
+            ["method.name=dual"],
+            r"method 'dual' trains on single people .*choose another method",
+        ),
+        ("coco-1k", ["method.name=detector_free"], r"method 'detector_free' trains on whole photos"),
+    ],
+)
+def test_head_codec_and_method_must_fit(recipe, words, message):
+    with pytest.raises(InputError, match=message):
+        load_run([CONFIGS / "protocols" / f"{recipe}.yaml"], words)

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from models.codecs.instances import Instances
 from pipelines.batch import UnlabelledBatch
 from pipelines.geometry import apply
-from tests.training.photos import FAMILIES, SIDE, STRIDE, K, draw_scenes, make_batches, make_method
+from tests.training.tiny_photos import FAMILIES, SIDE, STRIDE, K, draw_scenes, make_batches, make_method
 from training.methods.detector_free import DetectorFreeSettings, heatmap_target, student_mass
 from training.methods.method import Progress, StepResult
 from training.methods.pseudo_people import GateSettings, PseudoPeople, box_area, in_strong_view, pseudo_people
