@@ -1,18 +1,24 @@
 """Detector-free training on whole photos: its losses, who is taught, and that it can learn."""
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models.codecs.instances import Instances
+from models.codecs.ae import AEMaps
+from models.codecs.dekr import DEKRMaps
+from models.codecs.instances import Instances, mean_over_ranks
 from pipelines.batch import UnlabelledBatch
 from pipelines.geometry import apply
+from tests.training.test_every_method import compare_with_known
 from tests.training.tiny_photos import FAMILIES, SIDE, STRIDE, K, draw_scenes, make_batches, make_method
 from training.methods.detector_free import DetectorFreeSettings, heatmap_target, student_mass
 from training.methods.method import Progress, StepResult
@@ -297,3 +303,165 @@ def test_it_learns_and_keeps_as_many_people_as_there_are(family: str) -> None:
     errors = torch.where(hidden.is_person[:, None], errors, math.inf).amin(-1)
     assert labels.kept.is_person.sum() >= 0.7 * hidden.is_person.sum()
     assert (errors[labels.kept.is_person] < STRIDE).all()
+
+
+# --- the state
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_restored_method_goes_on_bit_for_bit(family: str) -> None:
+    """Average, ring, mixture, counts and draws, in the middle of the ramp, are all in the saved state."""
+
+    def run(method: Any, optimizer: torch.optim.Optimizer, steps: range) -> list[float]:
+        losses = []
+        for step in steps:
+            labelled, unlabelled = make_batches(step)
+            result = method(labelled, unlabelled if step > 0 else None, Progress(step, 8))
+            optimizer.zero_grad()
+            result.loss.backward()
+            optimizer.step()
+            method.after_update(Progress(step, 8))
+            losses.append(result.loss.item())
+        return losses
+
+    def start() -> tuple[Any, torch.optim.Optimizer]:
+        gates = {"min_confidence": 0.0, "agreement": 0.0, "person_agreement": 0.0}
+        low = {"name": "mixture", "high": 0.0, "low": 0.0, "length": 64}
+        settings = {"burn_in": 0.1, "ramp_up": 0.8, "thresholds": low, "gates": gates}
+        method = make_method(family, has_peaks=True, **settings)
+        return method, torch.optim.Adam([p for p in method.parameters() if p.requires_grad], 1e-2)
+
+    method, optimizer = start()
+    run(method, optimizer, range(3))
+    file = io.BytesIO()
+    torch.save([method.state_dict(), method.rank_state(), optimizer.state_dict()], file)
+    expected = run(method, optimizer, range(3, 6))
+    file.seek(0)
+    state, rank_state, optimizer_state = torch.load(file, weights_only=True)
+    again, other = start()
+    again.load_state_dict(state)
+    again.load_rank_state(rank_state)
+    other.load_state_dict(optimizer_state)
+    assert run(again, other, range(3, 6)) == expected
+    for key, value in method.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+    assert {"labelled_people", "thresholds.ring", "thresholds.mixture"} <= set(state)
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_five_steps_have_the_known_losses(family: str, use: str) -> None:
+    """Run with UPDATE_GOLDEN=1 after a change that is meant to move them, and say why in the commit."""
+    torch.set_num_threads(1)
+    gates = {"min_confidence": 0.0, "agreement": 0.0, "person_agreement": 0.0}
+    thresholds = {"name": "fixed", "high": 1e-6, "low": 0.0}
+    settings = {"burn_in": 0.2, "thresholds": thresholds, "gates": gates}
+    method = make_method(family, use=use, has_peaks=True, **settings)
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 1e-3)
+    losses = []
+    for step in range(5):
+        labelled, unlabelled = make_batches(step)
+        result = method(labelled, unlabelled if step else None, Progress(step, 5))
+        optimizer.zero_grad()
+        result.loss.backward()
+        optimizer.step()
+        method.after_update(Progress(step, 5))
+        losses.append(result.loss.item())
+    assert result.terms["kept_people"] > 0
+    compare_with_known(f"detector_free {family} {use}", losses)
+
+
+# --- two answers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_that_are_equal_are_nowhere_apart(family: str) -> None:
+    method = make_method(family, has_peaks=True)
+    codec, images = method.codec, make_batches()[1].weak
+    method.eval()
+    with torch.no_grad():
+        maps = method.network(images)
+        people = codec.decode(codec.merge(maps, maps))
+        assert people.exists.any()
+        # A quarter shift at the border of the window may differ from none by a hundredth of a pixel.
+        assert codec.distance(maps, maps, people).max() < 1e-4
+
+
+def test_the_offsets_of_dekr_are_apart_by_their_difference_in_view_px() -> None:
+    codec = make_method("dekr").codec
+    plain = DEKRMaps(torch.zeros(1, K + 1, 8, 8), torch.randn(1, 2 * K, 8, 8))
+    mirrored = DEKRMaps(plain.heatmaps, torch.randn(1, 2 * K, 8, 8))
+    cells = torch.tensor([[[3, 5], [7, 0]]])
+    nothing = torch.zeros(1, 2, K)
+    people = Instances(torch.zeros(1, 2, K, 2), nothing, nothing[..., 0], nothing[..., 0] > 0, cells)
+    apart = codec.distance(plain, mirrored, people)
+    for q, (x, y) in enumerate(cells[0].tolist()):
+        for k in range(K):
+            dx, dy = (plain.offsets - mirrored.offsets)[0, 2 * k : 2 * k + 2, y, x].tolist()
+            assert apart[0, q, k] == pytest.approx(STRIDE * math.hypot(dx, dy), rel=1e-5)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2])
+@pytest.mark.parametrize("family", ["ae", "higher"])
+def test_the_peaks_of_ae_are_apart_by_their_shift(family: str, shift: int) -> None:
+    """Higher peaks beyond two cells of the codec are other people's."""
+    codec = make_method(family).codec
+    scale = 2 if family == "higher" else 1
+
+    def answer(x: int) -> AEMaps:
+        heatmaps = torch.zeros(1, K, 16 * scale, 16 * scale)
+        heatmaps[..., 8, x] = 0.8
+        heatmaps[..., 8, 14 * scale] = 1.0
+        coarse, tags = torch.zeros(1, K, 16, 16), torch.zeros(1, K, 1, 16, 16)
+        return AEMaps(heatmaps, tags, None) if scale == 1 else AEMaps(coarse, tags, heatmaps)
+
+    at_first = torch.tensor([6.0, 8.0]) * (STRIDE / scale) - STRIDE * (scale - 1) / (2 * scale)
+    nothing = torch.zeros(1, 1, K)
+    people = Instances(
+        at_first.expand(1, 1, K, 2), nothing, nothing[..., 0], nothing[..., 0] > 0, torch.zeros(1, 1, 2)
+    )
+    apart = codec.distance(answer(6), answer(6 + shift), people)
+    torch.testing.assert_close(apart, torch.full((1, 1, K), shift * STRIDE / scale))
+
+
+def test_kept_people_are_trusted_by_their_keypoints_that_count() -> None:
+    confidence = torch.tensor([[[0.8, 0.6, 0.4, 0.1]]])
+    counted = torch.tensor([[[True, True, False, False]]])
+    one = torch.ones(1, 1)
+    people = Instances(torch.zeros(1, 1, K, 2), confidence, 0.5 * confidence.mean(-1), one > 0, one)
+    score = {family: make_method(family).codec.pseudo_score for family in ("dekr", "cid", "ae")}
+    assert score["dekr"](people, counted) == pytest.approx(0.5 * 0.7)  # times the height of the centre
+    assert score["cid"](people, counted) == pytest.approx(0.7)  # whose confidences hold that height already
+    assert score["ae"](people, counted) == pytest.approx(0.7)  # half of all keypoints is enough
+    one_counts = counted & (torch.arange(K) == 0)
+    assert score["ae"](people, one_counts) == pytest.approx(0.8 / 2)
+
+
+# --- two processes
+
+
+def rank_of_two(rank: int, file: str) -> None:
+    """Rank 1 has nobody. Both must leave with the same counts, mixture and gradient."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    assert mean_over_ranks(torch.tensor(float(rank))) == 0.5
+    for family in ("dekr", "cid", "ae"):
+        method = make_method(family, seed=rank, burn_in=0.0)
+        labelled, unlabelled = make_batches(rank)
+        if rank == 1:
+            nobody = labelled.people.is_person & False
+            labelled = replace(labelled, people=replace(labelled.people, is_person=nobody))
+        result = method(labelled, unlabelled, LATE)
+        result.loss.backward()
+        assert result.loss.isfinite()
+        assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+        ring = method.thresholds.ring[:-1].clone()
+        both = [torch.empty_like(ring) for _ in range(2)]
+        dist.all_gather(both, ring)
+        assert torch.equal(*both)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_of_which_one_has_nobody_agree_and_do_not_wait(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(rank_of_two, (str(tmp_path / "meeting"),), nprocs=2)

@@ -48,15 +48,26 @@ FAMILIES: dict[str, tuple[Any, Any]] = {
 """Each family of heads, with the settings of its codec."""
 
 
-def make_method(family: str, name: str = "detector_free", *, seed: int = 0, **changes: Any) -> Any:
-    """A method in train mode; the same weights at every call."""
+def make_method(
+    family: str, name: str = "detector_free", *, seed: int = 0, has_peaks: bool = False, **changes: Any
+) -> Any:
+    """A method in train mode; the same weights at every call.
+
+    has_peaks: start from such large weights of the head that people are decoded, as from a trained network.
+    """
     torch.manual_seed(0)
     head, codec = FAMILIES[family]
     random_state = RandomState(seed, 0, torch.device("cpu"))
     net = NetSettings(backbone=BACKBONE, head=head)
-    ingredients = Ingredients(
-        lambda other: build_net(other or net, K), codec.build(SKELETON, random_state.generator), random_state
-    )
+
+    def make_network(other: NetSettings | None) -> Any:
+        network = build_net(other or net, K)
+        for name, layer in network.head.named_modules():
+            if has_peaks and isinstance(layer, torch.nn.Conv2d) and "neck" not in name:
+                torch.nn.init.normal_(layer.weight, std=0.2)
+        return network
+
+    ingredients = Ingredients(make_network, codec.build(SKELETON, random_state.generator), random_state)
     return make_settings(name, **changes).build(ingredients).train()
 
 
