@@ -121,6 +121,6 @@ class Method(nn.Module, ABC):
         return self.random_state.state() if self.random_state else {}
 
     def load_rank_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Restore what `rank_state` returned."""
-        if self.random_state:
+        """Restore what `rank_state` returned; supervised runs of older versions saved nothing."""
+        if self.random_state and state:
             self.random_state.load(state)
