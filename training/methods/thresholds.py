@@ -98,10 +98,10 @@ class MixtureThresholds(FixedThresholds):
     def forward(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """High and low for people with scores (N, Q), 0 where nobody is; every process must call this."""
         if self.training:
+            is_new = self.gathered < LEAST_SCORES  # few scores so far: start anew from their extremes
             self._gather(all_ranks(scores).flatten())
             values, places = self.ring[:-1], torch.arange(len(self.ring) - 1, device=scores.device)
             is_there = places < self.gathered
-            is_new = (self.gathered < LEAST_SCORES) | (self.mixture[0].sum() == 0)
             mixture = torch.where(is_new, first_mixture(values, is_there), self.mixture)
             for _ in range(EM_STEPS):
                 mixture = em_step(values, is_there, mixture)
