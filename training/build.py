@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,8 +10,17 @@ from configs.load import InputError
 from models.codecs.heatmap import HeatmapCodec
 from models.codecs.instances import InstanceCodec
 from models.net import FeatureNet, NetSettings, build_net
-from pipelines.loader import ProcessInfo
-from pipelines.source import Split, labelled_split, open_split, unlabelled_split
+from pipelines.batch import UnlabelledBatch
+from pipelines.loader import (
+    EvalLoader,
+    ProcessInfo,
+    TrainLoader,
+    eval_loader,
+    labelled_loader,
+    unlabelled_loader,
+)
+from pipelines.photo_loader import eval_photo_loader, labelled_photo_loader, unlabelled_photo_loader
+from pipelines.source import Split, labelled_share, labelled_split, open_split, unlabelled_split
 from sharding.annotations.skeleton import Skeleton
 from training.methods.method import Ingredients, Method
 from training.methods.random_state import RandomState
@@ -38,19 +48,52 @@ def open_splits(cfg: RunSettings, index_dir: Path) -> tuple[Split, Split | None,
     used.
     """
     data = cfg.data
-    train_people, val = open_split(data.train), open_split(data.val)
+    train_people, val = open_split(data.train, cfg.kind), open_split(data.val, cfg.kind)
     if train_people.skeleton != val.skeleton:
         raise InputError(
             f"{data.train} and {data.val} have different keypoints: build both from one annotation format"
         )
-    labelled = labelled_split(train_people, data.labelled, subset_seed=data.subset_seed, index_dir=index_dir)
+    if data.labelled_share is not None:
+        labelled = labelled_share(train_people, data.labelled_share, fold=data.fold, index_dir=index_dir)
+    else:
+        labelled = labelled_split(
+            train_people, data.labelled, subset_seed=data.subset_seed, index_dir=index_dir
+        )
     unlabelled = None
     if cfg.method.uses_unlabelled and data.unlabelled is not None:
-        unlabelled = open_split(data.unlabelled)
+        unlabelled = open_split(data.unlabelled, cfg.kind)
     elif cfg.method.uses_unlabelled:
         without = None if data.unlabelled_includes_labelled else labelled
         unlabelled = unlabelled_split(train_people, without=without, index_dir=index_dir)
     return labelled, unlabelled, val
+
+
+def labelled_stream(cfg: RunSettings, split: Split, process: ProcessInfo) -> TrainLoader[Any]:
+    """The endless labelled views of a run: of single people, or of whole photos."""
+    options: dict[str, Any] = {"batch_size": cfg.labelled_batch, "seed": cfg.seed}
+    options |= {"process": process, "settings": cfg.loader}
+    if cfg.kind == "image":
+        return labelled_photo_loader(split, cfg.photo_views, **options)
+    return labelled_loader(split, cfg.views, cache=cfg.data.cache, **options)
+
+
+def unlabelled_stream(
+    cfg: RunSettings, split: Split, process: ProcessInfo, batch_size: int | None = None
+) -> TrainLoader[UnlabelledBatch]:
+    """The endless weak and strong views of a run; with a `batch_size` of its own, nothing is cached."""
+    options: dict[str, Any] = {"batch_size": batch_size or cfg.unlabelled_batch, "seed": cfg.seed}
+    options |= {"process": process, "settings": cfg.loader}
+    if cfg.kind == "image":
+        return unlabelled_photo_loader(split, cfg.photo_views, **options)
+    return unlabelled_loader(split, cfg.views, cache="none" if batch_size else cfg.data.cache, **options)
+
+
+def scored_views(cfg: RunSettings, val: Split, process: ProcessInfo) -> EvalLoader:
+    """One pass over the plain views of the people or photos to score."""
+    options: dict[str, Any] = {"batch_size": cfg.labelled_batch, "process": process, "settings": cfg.loader}
+    if cfg.kind == "image":
+        return eval_photo_loader(val, cfg.photo_views, **options)
+    return eval_loader(val, cfg.views, **options)
 
 
 def build_method(cfg: RunSettings, skeleton: Skeleton, process: ProcessInfo, *, fresh: bool = True) -> Method:

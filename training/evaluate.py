@@ -36,12 +36,11 @@ from rich.console import Console
 from configs.disk import named_disk_errors
 from configs.load import InputError, exit_on_input_error, load, read_request
 from configs.settings import settings
-from models.codecs.heatmap import HeatmapCodec
-from pipelines.loader import ProcessInfo, eval_loader
+from pipelines.loader import ProcessInfo
 from pipelines.source import Split, open_split
 from sharding.annotations.skeleton import Skeleton
 from training import checkpoint
-from training.build import build_method, open_splits
+from training.build import build_codec, build_method, open_splits, scored_views
 from training.files import CARD_NAME, SCORES_NAME, read_json, write_json
 from training.predict import Predictions, join, predict
 from training.reporting.setting_warnings import photos_seen
@@ -196,8 +195,8 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     checkpoint.load_weights(method, state, path)
     predictions = predict(
         method.networks(),
-        eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, process=process, settings=cfg.loader),
-        codec=HeatmapCodec(cfg.heatmap, val.skeleton),
+        scored_views(cfg, val, process),
+        codec=build_codec(cfg, val.skeleton),
         ensembles=method.ensembles(),
         flip_test=cfg.evaluation.flip_test,
         autocast=partial(torch.autocast, device.type, _DTYPES.get(cfg.precision), cfg.precision in _DTYPES),
@@ -252,8 +251,8 @@ def _is_free(folder: Path, val: Split) -> bool:
 
 def open_val(cfg: RunSettings, own_val: str) -> Split:
     """The people to score. Raises InputError if they have other keypoints than the recipe's."""
-    val = open_split(cfg.data.val)
-    if cfg.data.val != own_val and open_split(cfg.data.train).skeleton != val.skeleton:
+    val = open_split(cfg.data.val, cfg.kind)
+    if cfg.data.val != own_val and open_split(cfg.data.train, cfg.kind).skeleton != val.skeleton:
         raise InputError(
             f"data.val: {cfg.data.val} has other keypoints than {cfg.data.train}, on which the run was "
             "trained: build both from one annotation format"

@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
 
 from configs.load import InputError
-from models.codecs.heatmap import HeatmapCodec
 from pipelines.batch import LabelledBatch, UnlabelledBatch
 from pipelines.loader import EvalLoader, TrainLoader
 from sharding.annotations.skeleton import Skeleton
 from training import checkpoint, evaluate
+from training.build import build_codec
 from training.files import SCORES_NAME, write_json
 from training.methods.method import Method, Progress
 from training.predict import predict
@@ -130,7 +130,7 @@ def score_networks(job: Job) -> None:
         predictions = predict(
             job.method.networks(),
             job.val,
-            codec=HeatmapCodec(cfg.heatmap, job.skeleton),
+            codec=build_codec(cfg, job.skeleton),
             ensembles=job.method.ensembles(),
             flip_test=cfg.evaluation.flip_test,
             autocast=job.accelerator.autocast,
@@ -165,7 +165,7 @@ def draw_pictures(job: Job) -> None:
         if job.preview is not None and (seen := job.method.inspect(job.preview)) is not None:
             pictures.view_sheet(folder / f"views-{job.step:08d}.png", seen, job.skeleton)
         network = next(iter(job.method.networks().values()))
-        codec = HeatmapCodec(job.cfg.heatmap, job.skeleton)
+        codec = build_codec(job.cfg, job.skeleton)
         path = folder / f"predictions-{job.step:08d}.png"
         pictures.draw_predictions(path, network, next(iter(job.val)), job.ground_truth, codec)
 

@@ -16,10 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from models.codecs.ae import AECodec
-from models.codecs.cid import CIDCodec
-from models.codecs.dekr import DEKRCodec
 from models.codecs.heatmap import HeatmapCodec
-from models.codecs.instances import Instances
+from models.codecs.instances import InstanceCodec, Instances
 from pipelines.batch import EvalBatch
 from pipelines.geometry import apply, invert, linear_scale
 from pipelines.people import are_inside, cells_on_photo
@@ -28,8 +26,7 @@ from training.scoring.truth import keypoints_of, people_of_photos
 Network = Callable[[Tensor], Any]
 """Images (N, 3, H, W) -> what the codec decodes, heatmaps (N, K, h, w) or the maps of whole photos, with
 H = S h and W = S w; modules run in eval mode."""
-PhotoCodec = AECodec | CIDCodec | DEKRCodec
-Codec = HeatmapCodec | PhotoCodec
+Codec = HeatmapCodec | InstanceCodec
 Autocast = Callable[[], AbstractContextManager]
 NO_ENSEMBLES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
@@ -112,7 +109,7 @@ def _rows_of_people(heatmaps: Tensor, batch: EvalBatch, codec: HeatmapCodec) -> 
     }
 
 
-def _rows_of_photos(maps: Any, batch: EvalBatch, codec: PhotoCodec, *, first: int) -> dict[str, Tensor]:
+def _rows_of_photos(maps: Any, batch: EvalBatch, codec: InstanceCodec, *, first: int) -> dict[str, Tensor]:
     """The fields of `Predictions`, of all N Q people of a batch of photos; `samples` is -1 for nobody.
 
     first: the sample of the batch's first photo.
@@ -132,7 +129,7 @@ def _rows_of_photos(maps: Any, batch: EvalBatch, codec: PhotoCodec, *, first: in
     }
 
 
-def decode_photos(maps: Any, batch: EvalBatch, codec: PhotoCodec) -> Instances:
+def decode_photos(maps: Any, batch: EvalBatch, codec: InstanceCodec) -> Instances:
     """The people of a batch of whole photos, in view px; nobody is found beside a photo.
 
     Photos of several sizes fill their views only in part. Training ignores the cells outside a photo, so
@@ -266,7 +263,7 @@ class PhotoBesideTruth:
 
 @torch.no_grad()
 def photos_beside_truth(
-    network: Network, batch: EvalBatch, ground_truth: dict[str, Any], *, codec: PhotoCodec
+    network: Network, batch: EvalBatch, ground_truth: dict[str, Any], *, codec: InstanceCodec
 ) -> list[PhotoBesideTruth]:
     """Predictions and ground truth of each photo of a batch, for a sheet of predictions."""
     with in_eval_mode([network]):

@@ -13,7 +13,18 @@ from training.files import CARD_NAME, read_json
 from training.settings import RunSettings
 
 FIXED = (
-    *("seed", "protocol", "metric", "data", "views", "net", "codec", "evaluation", "heatmap.decode"),
+    *(
+        "seed",
+        "protocol",
+        "metric",
+        "data",
+        "views",
+        "photo_views",
+        "net",
+        "codec",
+        "evaluation",
+        "heatmap.decode",
+    ),
     *("labelled_batch", "unlabelled_batch", "loader.shuffle_buffer"),
     *("method.name", "method.teacher.name", "method.layer"),
     *("method.second_net", "method.teacher_net", "method.second_teacher_net"),

@@ -37,11 +37,20 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from configs.disk import named_disk_errors
 from configs.load import InputError, dump, exit_on_input_error, no_recipe, read_request
 from pipelines.batch import UnlabelledBatch
-from pipelines.loader import ProcessInfo, eval_loader, labelled_loader, unlabelled_loader
+from pipelines.loader import ProcessInfo
 from pipelines.source import Split
 from sharding.store.files import write_atomic
 from training import checkpoint
-from training.build import RECIPE_NAME, build_method, build_optimizer, choose_kernels, open_splits
+from training.build import (
+    RECIPE_NAME,
+    build_method,
+    build_optimizer,
+    choose_kernels,
+    labelled_stream,
+    open_splits,
+    scored_views,
+    unlabelled_stream,
+)
 from training.files import CARD_NAME, write_json
 from training.launcher_options import require_plain_launch
 from training.loop import Job, restore, train, write_scores
@@ -135,18 +144,12 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
     require(cfg.metric, ground_truth, val.skeleton, where=cfg.data.val, kind=val.manifest.kind)
     method = build_method(cfg, labelled.skeleton, process, fresh=fresh)
     wrapped, prepared = accelerator.prepare(method, build_optimizer(method, cfg))
-    loading: dict[str, Any] = {"process": process, "settings": cfg.loader}
-    stream = {"seed": cfg.seed, "cache": cfg.data.cache, **loading}
-    labelled_stream = labelled_loader(labelled, cfg.views, batch_size=cfg.labelled_batch, **stream)
-    unlabelled_stream = None
-    if unlabelled:
-        unlabelled_stream = unlabelled_loader(
-            unlabelled, cfg.views, batch_size=cfg.unlabelled_batch, **stream
-        )
+    labelled_views = labelled_stream(cfg, labelled, process)
+    unlabelled_views = unlabelled_stream(cfg, unlabelled, process) if unlabelled else None
     written: dict[str, Any] = {}
     if accelerator.is_main_process:
-        cached_bytes = labelled_stream.cached_bytes
-        cached_bytes += unlabelled_stream.cached_bytes if unlabelled_stream else 0
+        cached_bytes = labelled_views.cached_bytes
+        cached_bytes += unlabelled_views.cached_bytes if unlabelled_views else 0
         people = (labelled, unlabelled, val, ground_truth)
         written = card.card(cfg, *people, method, process, cached_bytes=cached_bytes)
         report.note(card.describe(written))
@@ -163,10 +166,10 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
         method=method,
         wrapped=wrapped,
         optimizer=prepared,
-        labelled=labelled_stream,
-        unlabelled=unlabelled_stream,
+        labelled=labelled_views,
+        unlabelled=unlabelled_views,
         preview=preview(cfg, unlabelled, accelerator.device) if unlabelled else None,
-        val=eval_loader(val, cfg.views, batch_size=cfg.labelled_batch, **loading),
+        val=scored_views(cfg, val, process),
         ground_truth=ground_truth,
         skeleton=labelled.skeleton,
         report=report,
@@ -176,14 +179,7 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
 
 def preview(cfg: RunSettings, unlabelled: Split, device: torch.device) -> UnlabelledBatch:
     """The same unlabelled people for every sheet of views, from a separate stream."""
-    loader = unlabelled_loader(
-        unlabelled,
-        cfg.views,
-        batch_size=PREVIEW_PEOPLE,
-        seed=cfg.seed,
-        process=ProcessInfo(device=device),
-        settings=cfg.loader,
-    )
+    loader = unlabelled_stream(cfg, unlabelled, ProcessInfo(device=device), PREVIEW_PEOPLE)
     batch = next(loader)
     loader.close()
     return batch

@@ -15,6 +15,7 @@ from models.codecs.dekr import DEKRSettings
 from models.codecs.heatmap import HeatmapSettings
 from models.net import InstanceHead, NetSettings
 from pipelines.loader import Cache, LoaderSettings
+from pipelines.photo_views import PhotoViewSettings
 from pipelines.views import ViewSettings
 from training.methods import MethodSettings
 from training.methods.supervised import SupervisedSettings
@@ -84,6 +85,8 @@ class RunSettings:
     """Which people are labelled, unlabelled and scored."""
     views: ViewSettings = ViewSettings()
     """The size of the views, and how they are drawn."""
+    photo_views: PhotoViewSettings = PhotoViewSettings()
+    """The size of the views of whole photos, and how they are drawn (with a `codec`)."""
     loader: LoaderSettings = LoaderSettings()
     """How shards are read into batches."""
     net: NetSettings = NetSettings()
@@ -158,7 +161,7 @@ class RunSettings:
 
 
 DECIDE_THE_SCORE = (
-    *("protocol", "views", "net", "heatmap", "codec", "evaluation", "method", "optim"),
+    *("protocol", "views", "photo_views", "net", "heatmap", "codec", "evaluation", "method", "optim"),
     *("steps", "labelled_batch", "unlabelled_batch"),
 )
 

@@ -78,6 +78,10 @@ class InstanceCodec(ABC):
         """Return the maps of mirror images as maps of the images, left and right exchanged."""
 
     @abstractmethod
+    def restrict(self, maps: Any, inside: Tensor) -> Any:
+        """The maps without people where inside (N, 1, h, w) bool is false."""
+
+    @abstractmethod
     def merge(self, plain: Any, mirrored: Any) -> Any:
         """Return one answer out of two in the same frame (flip test)."""
 
