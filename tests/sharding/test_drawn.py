@@ -169,6 +169,16 @@ def test_shares_of_crowded_pictures_follow_the_settings(tmp_path: Path) -> None:
         assert all(2 <= size <= 4 for size in sizes[:-1]) if share else set(sizes) == {1}
 
 
+def test_numbers_of_people_follow_their_weights(tmp_path: Path) -> None:
+    cfg = DrawnFormat(folder=tmp_path, people=400, seed=5, size_wh=(48, 48), people_weights=(3, 4, 3))
+    sizes = [len(scene.people) for scene in draw_scenes(cfg)]
+    assert sum(sizes) == 400
+    assert np.bincount(sizes, minlength=4)[1:] / len(sizes) == pytest.approx([0.3, 0.4, 0.3], abs=0.1)
+    for weights in ((1, 1, 1, 1, 1), (0, 0), ()):
+        with pytest.raises(ValueError, match="people_weights: give at most 4 weights, one of them above 0"):
+            DrawnFormat(folder=tmp_path, people_weights=weights)
+
+
 def test_boxes_areas_and_flags_agree_with_the_silhouette() -> None:
     for scene in scenes_of(20, num_people=3, occluded=True):
         assert len(scene.people) == 3

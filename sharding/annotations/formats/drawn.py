@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
@@ -50,12 +50,20 @@ class DrawnFormat:
     """Width and height of each picture in pixels."""
     crowded: float = Field(default=0.35, ge=0, le=1)
     """Share of the pictures that have two to four people close together."""
+    people_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None
+    """How often a picture shows 1, 2, 3, ... people, as weights such as [3, 4, 3]; null: see `crowded`."""
     occluded: float = Field(default=0.35, ge=0, le=1)
     """Share of the pictures that have an object in front of the people."""
 
     def __post_init__(self) -> None:
         if min(self.size_wh) < LEAST_SIDE_PX:
             raise ValueError(f"size_wh: both numbers must be at least {LEAST_SIDE_PX} px, not {self.size_wh}")
+        weights = self.people_weights
+        if weights is not None and (len(weights) > MOST_PEOPLE or not sum(weights)):
+            raise ValueError(
+                f"people_weights: give at most {MOST_PEOPLE} weights, one of them above 0, not "
+                f"{list(weights)}"
+            )
 
     def read(self) -> Annotations:
         """Draw the pictures where they are not there yet, then read them as COCO.
@@ -120,7 +128,12 @@ def draw_scenes(cfg: DrawnFormat) -> Iterator[Scene]:
     while (left := cfg.people - number) > 0:
         rng = np.random.default_rng([cfg.seed, number])
         is_crowded, is_occluded = rng.random(2) < (cfg.crowded, cfg.occluded)
-        num_people = min(left, int(rng.integers(2, MOST_PEOPLE + 1)) if is_crowded else 1)
+        if cfg.people_weights is not None:
+            shares = np.array(cfg.people_weights) / sum(cfg.people_weights)
+            num_people = 1 + int(rng.choice(len(shares), p=shares))
+        else:
+            num_people = int(rng.integers(2, MOST_PEOPLE + 1)) if is_crowded else 1
+        num_people = min(left, num_people)
         scene = draw_scene(rng, size_wh=cfg.size_wh, num_people=num_people, occluded=bool(is_occluded))
         number += num_people
         yield scene
@@ -145,7 +158,7 @@ def _annotations(scene: Scene, image_id: int, *, first_id: int) -> list[dict[str
 
 def _own_settings(cfg: DrawnFormat) -> dict[str, Any]:
     """What decides the drawings, as JSON gives it back."""
-    return {
+    values = {
         "version": VERSION,
         "people": cfg.people,
         "seed": cfg.seed,
@@ -153,6 +166,9 @@ def _own_settings(cfg: DrawnFormat) -> dict[str, Any]:
         "crowded": cfg.crowded,
         "occluded": cfg.occluded,
     }
+    if cfg.people_weights is not None:  # so that older drawings stay what they are
+        values["people_weights"] = list(cfg.people_weights)
+    return values
 
 
 def _drawn_by(folder: Path) -> dict[str, Any] | None:
