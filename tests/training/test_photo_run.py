@@ -1,0 +1,60 @@
+"""The commands of a run on whole photos: train, score, draw; and what does not fit is one sentence."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from configs.load import InputError
+from sharding.annotations.formats.drawn import DrawnFormat
+from sharding.build import BuildSettings, build
+from sharding.samples.crop import WholePhoto
+from training import evaluate
+from training import run as run_module
+from training.run_files import read_scores
+from training.settings import load_run
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+RECIPES = (CONFIGS / "protocols" / "coco-photos.yaml", CONFIGS / "methods" / "detector_free.yaml")
+TINY = (
+    "net.backbone={name: light, stem_channels: 8, channels: [8, 12, 16], blocks: [1, 1, 1]}",
+    *("net.pretrained=false", "precision=no", "photo_views.size=64", "method.burn_in=0.0"),
+    *("data.labelled_share=0.5", "labelled_batch=2", "unlabelled_batch=2", "loader.threads=1"),
+    *("steps=2", "report_every=1", "checkpoint_every=1", "evaluate_every=2"),
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of kind image: drawn scenes."""
+    folder = tmp_path_factory.mktemp("photos")
+    source = DrawnFormat(folder=folder / "coco", people=16, seed=1)
+    settings = BuildSettings(source=source, output=folder / "shards", kind="image", crop=WholePhoto())
+    build(settings, console=Console(quiet=True))
+    return folder / "shards"
+
+
+def words(photos: Path, output: Path, *more: str) -> list[str]:
+    places = (f"data.train={photos}", f"data.val={photos}", f"output={output}")
+    return [*map(str, RECIPES), *places, *TINY, *more]
+
+
+@pytest.mark.parametrize("family", ["dekr", "ae", "cid"])
+def test_every_family_is_trained_scored_and_drawn(family: str, photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run_module.main(words(photos, folder, f"net.head.name={family}"))
+    scores = read_scores(folder)["last"]
+    assert scores["step"] == 2
+    assert set(scores["scores"]) == {"network", "average"}
+    assert "AP" in scores["scores"]["network"]
+    assert list((folder / "pictures").glob("predictions-*.png"))
+    evaluate.main([str(folder)])
+    again = json.loads((folder / "evaluation" / "scores.json").read_text())
+    assert again["scores"]["network"]["AP"] == pytest.approx(scores["scores"]["network"]["AP"])
+
+
+def test_shards_of_people_are_refused_for_whole_photos(drawn_shards: Path, tmp_path: Path) -> None:
+    cfg = load_run(RECIPES, words(drawn_shards / "train", tmp_path / "run")[2:])
+    with pytest.raises(InputError, match="the samples are single people, and this needs whole photos"):
+        run_module.run(cfg, resume=False)
