@@ -9,12 +9,12 @@ import torch
 from models.codecs.ae import AECodec
 from models.codecs.dekr import DEKRCodec
 from models.codecs.heatmap import STRIDE
+from models.codecs.instances import InstanceCodec
 from pipelines.batch import EvalBatch
 from pipelines.geometry import apply, invert
 from pipelines.people import People
 from sharding.annotations.skeleton import COCO_17, Skeleton
 from tests.models.codecs import test_ae, test_cid, test_dekr
-from training.predict import PhotoCodec
 from training.scoring.truth import people_of_photos
 
 
@@ -80,7 +80,7 @@ def batches_of(truth: dict[str, Any], *, batch_size: int, short_px: int) -> Iter
 class PhotoOracle:
     """Answers with the maps of the annotated people, moved by `offset_px` of the view."""
 
-    def __init__(self, truth: dict[str, Any], codec: PhotoCodec, *, offset_px: float = 0.0) -> None:
+    def __init__(self, truth: dict[str, Any], codec: InstanceCodec, *, offset_px: float = 0.0) -> None:
         self.truth, self.codec, self.offset_px = truth, codec, offset_px
         self.batch: EvalBatch | None = None
         self.calls = 0
@@ -117,7 +117,7 @@ class MirrorOracle(PhotoOracle):
         return maps if self.calls % 2 else self.codec.mirror(maps)  # mirroring is its own inverse
 
 
-def answer_of(people: People, hw: tuple[int, int], codec: PhotoCodec) -> Any:
+def answer_of(people: People, hw: tuple[int, int], codec: InstanceCodec) -> Any:
     """The maps of a network that has learned its targets by heart."""
     if isinstance(codec, AECodec):
         return test_ae.answer(people, hw, codec, fine=False)

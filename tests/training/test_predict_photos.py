@@ -15,13 +15,14 @@ import torch
 from models.codecs.ae import AECodec, AESettings
 from models.codecs.cid import CIDCodec, CIDSettings
 from models.codecs.dekr import DEKRCodec, DEKRSettings
+from models.codecs.instances import InstanceCodec
 from pipelines.batch import EvalBatch
 from sharding.annotations.skeleton import COCO_17
 from tests.training.photos import MirrorOracle, PhotoOracle, batches_of, cards_of, truth_of
-from training.predict import PhotoCodec, Predictions, join, predict
+from training.predict import Predictions, join, predict
 from training.scoring.metrics import coco_results
 
-CODECS: dict[str, PhotoCodec] = {
+CODECS: dict[str, InstanceCodec] = {
     "ae": AECodec(AESettings(decode="dark"), COCO_17),
     "dekr": DEKRCodec(DEKRSettings(), COCO_17),
     "cid": CIDCodec(CIDSettings(), COCO_17),
@@ -56,7 +57,7 @@ def some_photos() -> dict[str, Any]:
 
 
 def predicted(
-    truth: dict[str, Any], codec: PhotoCodec, *, batch_size: int = 4, **options: Any
+    truth: dict[str, Any], codec: InstanceCodec, *, batch_size: int = 4, **options: Any
 ) -> Predictions:
     oracle = MirrorOracle(truth, codec) if options.get("flip_test") else PhotoOracle(truth, codec)
     batches = oracle.watch(batches_of(truth, batch_size=batch_size, short_px=256))
