@@ -152,7 +152,7 @@ def _merge_elements(
 
 
 def read_recipes(files: Sequence[Path], problems: list[str]) -> list[Layer]:
-    """The layers of recipes that lie over one another, the bases of each first.
+    """The layers of several recipes, each after its bases and over those before it.
 
     What cannot be read is added to `problems`.
     """
@@ -175,16 +175,16 @@ def in_force(kind: Any, files: list[Layer], words: list[Layer], problems: list[P
     A condition looks at all files and words, but not at other blocks. A setting that `kind` does not have is
     added to `problems`.
     """
+    plain = [layer for layer in files if layer.when is None]
     tree: Any = {}
-    for layer in (*(layer for layer in files if layer.when is None), *words):
+    for layer in (*plain, *words):
         tree = merge(kind, tree, layer.tree, [])
-    blocks = [layer for layer in files if layer.when is not None]
-    for block in blocks:
-        setting = block.when.setting if block.when else ()
-        if setting[0] not in fields(kind):
-            problems.append(Problem(("when", ".".join(setting)), "there is no such setting"))
-    chosen = [block for block in blocks if block.when and block.when.holds(tree)]
-    return [*(layer for layer in files if layer.when is None), *chosen, *words]
+    blocks = [(layer, layer.when) for layer in files if layer.when is not None]
+    for _, condition in blocks:
+        if condition.setting[0] not in fields(kind):
+            name = ".".join(condition.setting)
+            problems.append(Problem(("when", name), "there is no such setting"))
+    return [*plain, *(block for block, condition in blocks if condition.holds(tree)), *words]
 
 
 def _read(
@@ -282,7 +282,7 @@ def no_such_file(file: Path) -> str:
 
 
 def _new_form(file: str) -> str:
-    """What is given now instead of a recipe of version 0.0, which had a file for each pair; or nothing."""
+    """What is given now instead of a recipe of version 0.1, which had a file for each pair; or nothing."""
     if old := OLD_METHOD.fullmatch(file):
         return f"{old['configs']}/methods/{old['method']}.yaml"
     if not (old := OLD_RUN.fullmatch(file)):

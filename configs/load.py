@@ -44,8 +44,8 @@ def load(cls: type[T], recipes: Path | str | Sequence[Path | str] | None, overri
 
     Args:
         cls: a class made by `configs.settings.settings`.
-        recipes: a YAML file relative to the current directory, or several of which each lies over those
-            before it; None takes the defaults.
+        recipes: a YAML file relative to the current directory, or several, in which later ones win; None
+            takes the defaults.
         overrides: `a.b.c=value`; the value of a text or a path is taken as it was typed, any other is read
             as YAML. The last of two for one path holds.
 

@@ -33,6 +33,19 @@ class People:
         """(N, M, K) bool: keypoints of people that have a place."""
         return (self.visible > 0) & self.is_person[..., None]
 
+    def box_sides(self, *, grown: float) -> tuple[Tensor, Tensor]:
+        """Return the sides of each person's box (N, M, 2) in view px, and whether it has one, (N, M) bool.
+
+        Without a box they are the extent of the keypoints, `grown` times as large.
+        """
+        corners, points_xy, marked = self.corners_xy.float(), self.points_xy.float(), self.marked[..., None]
+        sides = (corners[..., 1:3, :] - corners[..., 0:2, :]).norm(dim=-1)
+        has_box = (sides > 0).any(-1)
+        low = torch.where(marked, points_xy, torch.inf).amin(-2)
+        high = torch.where(marked, points_xy, -torch.inf).amax(-2)
+        extent = torch.where(marked.any(-2), high - low, 0.0)
+        return torch.where(has_box[..., None], sides, grown * extent), has_box
+
 
 @dataclass(frozen=True)
 class IgnoredArea:

@@ -285,7 +285,7 @@ def how(cfg: RunSettings, val: Split, ground_truth: dict[str, Any]) -> dict[str,
         **samples,
         "boxes": "none" if kind == "image" else "detector" if is_detected(ground_truth) else annotated,
         "flip_test": cfg.evaluation.flip_test,
-        "decode": cfg.heatmap.decode,
+        "decode": cfg.codec.name if cfg.codec else cfg.heatmap.decode,
         "metric": cfg.metric,
     }
 

@@ -1,4 +1,4 @@
-"""Train a pose network from a protocol and a method, or from any recipes that lie over one another.
+"""Train a pose network from a protocol and a method, or from any recipes, of which later ones win.
 
     python training/run.py PROTOCOL METHOD [key=value ...]
     python training/run.py --resume RUN_DIR [key=value ...]

@@ -1,10 +1,10 @@
-"""A queue of training runs, which goes on where it stopped, and the table of those that are finished.
+"""Train a queue of runs, which continues where it stopped, and print the table of the finished ones.
 
     python training/sweep.py SWEEP.yaml [key=value ...]
 
-Every recipe is run with every value and every seed, one process a run, all of one seed before the next.
-Several sweeps of one recipe, started side by side, share its queue. On SIGTERM, SIGHUP and Ctrl-C the run
-under way saves and the queue ends; started again, it goes on from there.
+Every method is run by every protocol with every value and every seed, one process per run, all runs of one
+seed before the next. Several sweeps of one recipe, started side by side, share its queue. On SIGTERM, SIGHUP
+and Ctrl-C the current run saves and the queue ends; started again, it continues from there.
 """
 
 import sys

@@ -123,7 +123,7 @@ class CIDCodec(InstanceCodec):
             people = _with_a_row(people)
         height, width = map_hw
         centres = find_centres(people, self.stride)
-        sides, has_box = _box_sides(people)
+        sides, has_box = people.box_sides(grown=GROWN)
         radius = gaussian_radius((sides / self.stride - ROUNDING_CELLS).ceil()).floor()
         middle = (centres.cells + 0.5).floor()
         inside = (middle >= 0).all(-1) & (middle[..., 0] < width) & (middle[..., 1] < height)
@@ -306,18 +306,6 @@ def _with_a_row(people: People) -> People:
         people.is_person.new_zeros(num_samples, 1),
         zeros(num_samples, 1, 4, 2),
     )
-
-
-def _box_sides(people: People) -> tuple[Tensor, Tensor]:
-    """Return the sides of each person's box (N, M, 2) in view px and whether it has one, (N, M) bool."""
-    corners = people.corners_xy.float()
-    sides = (corners[..., 1:3, :] - corners[..., 0:2, :]).norm(dim=-1)
-    has_box = (sides > 0).any(-1)
-    marked = people.marked[..., None]
-    low = torch.where(marked, people.points_xy.float(), torch.inf).amin(-2)
-    high = torch.where(marked, people.points_xy.float(), -torch.inf).amax(-2)
-    extent = torch.where(marked.any(-2), high - low, 0.0)
-    return torch.where(has_box[..., None], sides, GROWN * extent), has_box
 
 
 def gaussian_radius(sides: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from sharding.build import BuildSettings, build
 from sharding.samples.crop import WholePhoto
 from training import evaluate
 from training import run as run_module
+from training.reporting.card import describe
 from training.run_files import read_scores
 from training.settings import load_run
 
@@ -49,6 +50,10 @@ def test_every_family_is_trained_scored_and_drawn(family: str, photos: Path, tmp
     assert set(scores["scores"]) == {"network", "average"}
     assert "AP" in scores["scores"]["network"]
     assert list((folder / "pictures").glob("predictions-*.png"))
+    card = json.loads((folder / "card.json").read_text())
+    assert card["labelled"]["choice"] == f"0.5 of the annotated photos of {photos} (fold 0)"
+    assert (card["scoring"]["decode"], card["heatmap_hw"]) == (family, [16, 16])
+    assert " scored as whole photos with no flip test" in describe(card)
     evaluate.main([str(folder)])
     again = json.loads((folder / "evaluation" / "scores.json").read_text())
     assert again["scores"]["network"]["AP"] == pytest.approx(scores["scores"]["network"]["AP"])

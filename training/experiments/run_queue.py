@@ -27,7 +27,7 @@ console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def work(items: list[Item], worker: "Worker") -> dict[Path, str]:
-    """Run what is neither finished nor in the hands of another sweep; what failed, in a sentence each."""
+    """Train every run that is neither finished nor held by another sweep; a message per failed run."""
     failed: dict[Path, str] = {}
     is_moving = True
     while is_moving:  # again after each round, as another sweep may have given up a run meanwhile
@@ -62,7 +62,7 @@ def claim(folder: Path) -> Iterator[int | None]:
 
 
 class Worker:
-    """One sweep's process: at most one run at a time, until its time is up or it is told to stop."""
+    """The process of one sweep: at most one run at a time, until its time is up or a signal stops it."""
 
     def __init__(self, minutes: float | None) -> None:
         self.until = time.monotonic() + 60 * minutes if minutes is not None else float("inf")

@@ -41,7 +41,7 @@ def card(
     ground_truth: of `val`. cached_bytes: the size of the decoded crops that this process keeps.
     """
     network = next(iter(method.networks().values()))
-    height, width = cfg.views.size_hw
+    height, width = (cfg.photo_views if cfg.kind == "image" else cfg.views).size_hw
     return {
         "method": cfg.method.name,
         "seed": cfg.seed,
@@ -75,6 +75,7 @@ def describe(written: dict[str, Any]) -> str:
     """A card in one line for the start of a run: protocol, people and ids, scoring, networks, steps."""
     unlabelled, scoring = written["unlabelled"], written["scoring"]
     flip_test = "the flip test" if scoring["flip_test"] else "no flip test"
+    where = "as whole photos" if scoring["boxes"] == "none" else f"in {scoring['boxes']} boxes"
     networks, cache = written["networks"], written["cache"]
     kept = [f"{cache['bytes'] / 2**30:.3g} GiB of crops kept on the {cache['home']}"] * bool(cache["bytes"])
     return "; ".join(
@@ -82,7 +83,7 @@ def describe(written: dict[str, Any]) -> str:
             f"protocol {written['protocol']}: {written['labelled']['choice']}",
             f"{counted(written['labelled'])} labelled",
             f"{counted(unlabelled)} unlabelled" if unlabelled else "none unlabelled",
-            f"{counted(written['val'])} scored in {scoring['boxes']} boxes with {flip_test}",
+            f"{counted(written['val'])} scored {where} with {flip_test}",
             *kept,
             f"{networks} {'network' if networks == 1 else 'networks'}",
             f"{written['steps']:,} steps",
@@ -100,6 +101,8 @@ def counted(split: dict[str, Any]) -> str:
 def choice(cfg: RunSettings) -> str:
     """How the labelled people were chosen, in words."""
     data = cfg.data
+    if data.labelled_share is not None:
+        return f"{data.labelled_share:.3g} of the annotated photos of {data.train} (fold {data.fold})"
     if data.labelled == "all":
         return f"all people of {data.train}"
     which = "the first" if data.subset_seed is None else f"a random draw (seed {data.subset_seed}) of"

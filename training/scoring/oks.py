@@ -93,7 +93,7 @@ def oks_to_truth(
 ) -> np.ndarray:
     """OKS of P predicted and G annotated people: (P, K, 2), (G, K, 3), (G,) px^2 -> (P, G).
 
-    The mean over the labelled keypoints of an annotated person, each of whom has one; all in one frame.
+    The mean over the labelled keypoints of each annotated person, who has at least one; all in one frame.
     """
     variances = (2 * np.asarray(sigmas, dtype=np.float64)) ** 2
     squared = ((points[:, None].astype(np.float64) - truth[None, ..., :2]) ** 2).sum(axis=-1)

@@ -468,7 +468,7 @@ def test_mirrored_maps_of_the_mirrored_scene_are_the_maps_of_the_scene(num_keypo
 
 
 def test_the_flip_test_compares_people_by_both_tags() -> None:
-    """Two people whom the plain view's tags cannot tell apart, and the mirrored view's can."""
+    """The tags of the plain view cannot tell two people apart, and those of the mirrored view can."""
     rng = np.random.default_rng(0)
     codec, hw = codec_of(17), (40, 60)
     left = np.concatenate((rng.uniform(16, 90, (17, 2)), np.ones((17, 1))), axis=1)

@@ -59,7 +59,7 @@ def scenes(seed: int, count: int) -> tuple[Tensor, People]:
 
 
 def share_found(codec: Any, maps: Any, people: People) -> float:
-    """Share of people of whom somebody decoded has every keypoint within a cell and a half."""
+    """Share of people for which one decoded person has every keypoint within a cell and a half."""
     decoded = codec.decode(maps)
     distance = (decoded.points_xy[:, None] - people.points_xy[:, :, None]).norm(dim=-1).amax(-1)
     distance = torch.where(decoded.exists[:, None], distance, math.inf)
