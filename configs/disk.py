@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from configs.errors import InputError
+from semipose.configs.errors import InputError
 
 _CURES = {
     errno.ENOSPC: "make room on that disk",

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
-from configs.schema import (
+from semipose.configs.schema import (
     arms,
     describe,
     element_kind,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from configs import schema
+from semipose.configs import schema
 
 _NONE = object()  # no value given; None is a value
 

@@ -10,11 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from configs import yaml12
-from configs.errors import InputError
-from configs.explain import Path as KeyPath
-from configs.explain import Problem, found
-from configs.schema import (
+from semipose.configs import yaml12
+from semipose.configs.errors import InputError
+from semipose.configs.explain import Path as KeyPath
+from semipose.configs.explain import Problem, found
+from semipose.configs.schema import (
     arms,
     default_of,
     element_kind,

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from configs import yaml12
-from configs.disk import disk_error
-from configs.errors import InputError
-from configs.explain import Problem, dotted, explain
-from configs.help import help_text, print_help
-from configs.layers import OVERRIDE, Layer, in_force, merge, read_overrides, read_recipes, with_home
-from configs.schema import plain
+from semipose.configs import yaml12
+from semipose.configs.disk import disk_error
+from semipose.configs.errors import InputError
+from semipose.configs.explain import Problem, dotted, explain
+from semipose.configs.help import help_text, print_help
+from semipose.configs.layers import OVERRIDE, Layer, in_force, merge, read_overrides, read_recipes, with_home
+from semipose.configs.schema import plain
 
 __all__ = [
     "InputError",

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from configs.errors import InputError
+from semipose.configs.errors import InputError
 
 Path = tuple[str | int, ...]  # keys and list indices from the root of a document
 MAX_SAID = 200  # characters of the text in an error

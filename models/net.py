@@ -7,20 +7,20 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from configs.load import InputError
-from configs.settings import settings
-from models.backbones.hrnet import HRNet, HRNetSettings
-from models.backbones.light import Light, LightSettings
-from models.backbones.resnet import ResNet, ResNetSettings
-from models.backbones.timm_features import TimmFeatures, TimmSettings
-from models.codecs.heatmap import STRIDE
-from models.heads.ae import AEHeadSettings
-from models.heads.cid import CIDHeadSettings
-from models.heads.deconv import DeconvSettings
-from models.heads.dekr import DEKRHeadSettings
-from models.heads.plain import PlainSettings
-from models.heads.pyramid import PyramidSettings
-from models.normalisation import renormalise_for
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.models.backbones.hrnet import HRNet, HRNetSettings
+from semipose.models.backbones.light import Light, LightSettings
+from semipose.models.backbones.resnet import ResNet, ResNetSettings
+from semipose.models.backbones.timm_features import TimmFeatures, TimmSettings
+from semipose.models.codecs.heatmap import STRIDE
+from semipose.models.heads.ae import AEHeadSettings
+from semipose.models.heads.cid import CIDHeadSettings
+from semipose.models.heads.deconv import DeconvSettings
+from semipose.models.heads.dekr import DEKRHeadSettings
+from semipose.models.heads.plain import PlainSettings
+from semipose.models.heads.pyramid import PyramidSettings
+from semipose.models.normalisation import renormalise_for
 
 Backbone = Annotated[
     ResNetSettings | HRNetSettings | TimmSettings | LightSettings, Field(discriminator="name")

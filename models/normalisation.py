@@ -6,7 +6,7 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from models.backbones.timm_networks import input_statistics
+from semipose.models.backbones.timm_networks import input_statistics
 
 
 class Renormalise(nn.Module):

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipelines.people import IgnoredArea, People
+from semipose.pipelines.people import IgnoredArea, People
 
 
 @dataclass(frozen=True)

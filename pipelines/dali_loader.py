@@ -16,15 +16,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from configs.load import InputError
-from configs.settings import settings
-from pipelines import geometry, graph
-from pipelines.batch import EvalBatch
-from pipelines.graph import Reading
-from pipelines.source import Split
-from pipelines.stream_reader import StreamReader
-from pipelines.train_loader import Batch, TrainLoader
-from pipelines.view_pipeline import ViewPipeline
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.pipelines import geometry, graph
+from semipose.pipelines.batch import EvalBatch
+from semipose.pipelines.graph import Reading
+from semipose.pipelines.source import Split
+from semipose.pipelines.stream_reader import StreamReader
+from semipose.pipelines.train_loader import Batch, TrainLoader
+from semipose.pipelines.view_pipeline import ViewPipeline
 
 
 @dataclass(frozen=True)

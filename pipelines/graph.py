@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.load import InputError
-from pipelines.stream_reader import StreamReader
-from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, AffinePolicy, Border, ViewSettings
-from sharding.samples.crop import BOX_PADDING
-from sharding.store.index import VERSION as INDEX_VERSION
+from semipose.configs.load import InputError
+from semipose.pipelines.stream_reader import StreamReader
+from semipose.pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, AffinePolicy, Border, ViewSettings
+from semipose.sharding.samples.crop import BOX_PADDING
+from semipose.sharding.store.index import VERSION as INDEX_VERSION
 
 try:
     import nvidia.dali

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines import geometry, graph
-from pipelines.batch import LabelledBatch, UnlabelledBatch
-from pipelines.cache.draw import VERSION as CACHE_VERSION
-from pipelines.cache.draw import labelled_plan, unlabelled_plan
-from pipelines.cache.loader import CachedLoader, MakePlan
-from pipelines.cache.store import Home, Store
-from pipelines.cache.store import fill as fill_store
-from pipelines.dali_loader import (
+from semipose.pipelines import geometry, graph
+from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
+from semipose.pipelines.cache.draw import VERSION as CACHE_VERSION
+from semipose.pipelines.cache.draw import labelled_plan, unlabelled_plan
+from semipose.pipelines.cache.loader import CachedLoader, MakePlan
+from semipose.pipelines.cache.store import Home, Store
+from semipose.pipelines.cache.store import fill as fill_store
+from semipose.pipelines.dali_loader import (
     DEFAULTS,
     SINGLE_PROCESS,
     EvalLoader,
@@ -33,12 +33,12 @@ from pipelines.dali_loader import (
     training_reading,
     with_stream_reader,
 )
-from pipelines.graph import Graph, Reading
-from pipelines.source import Split
-from pipelines.stream_reader import StreamReader
-from pipelines.train_loader import Batch, TrainLoader
-from pipelines.view_pipeline import Shown, ViewPipeline
-from pipelines.views import ViewSettings
+from semipose.pipelines.graph import Graph, Reading
+from semipose.pipelines.source import Split
+from semipose.pipelines.stream_reader import StreamReader
+from semipose.pipelines.train_loader import Batch, TrainLoader
+from semipose.pipelines.view_pipeline import Shown, ViewPipeline
+from semipose.pipelines.views import ViewSettings
 
 Cache = Literal["none", "host", "device"]
 """Where decoded crops are kept; without a GPU, device means the host."""

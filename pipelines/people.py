@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines.geometry import apply
+from semipose.pipelines.geometry import apply
 
 
 @dataclass(frozen=True)

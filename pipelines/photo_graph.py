@@ -6,7 +6,7 @@ from the header of its JPEG, so a graph without labels opens no other member of 
 
 from contextlib import suppress
 
-from pipelines.graph import (
+from semipose.pipelines.graph import (
     CROP,
     RECORD,
     Node,
@@ -20,10 +20,10 @@ from pipelines.graph import (
     show,
     warp,
 )
-from pipelines.photo_views import EVAL_MULTIPLE, PhotoPolicy, PhotoViewSettings
-from sharding.samples.ignored_area import GRID
-from sharding.samples.person import BOX_NUMBERS
-from sharding.samples.photo import PEOPLE_HEAD
+from semipose.pipelines.photo_views import EVAL_MULTIPLE, PhotoPolicy, PhotoViewSettings
+from semipose.sharding.samples.ignored_area import GRID
+from semipose.sharding.samples.person import BOX_NUMBERS
+from semipose.sharding.samples.photo import PEOPLE_HEAD
 
 with suppress(ImportError):  # without DALI, graph.Reading refuses to be made
     from nvidia.dali import fn, math

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines import geometry, photo_graph
-from pipelines.batch import LabelledPhotos, UnlabelledBatch
-from pipelines.dali_loader import (
+from semipose.pipelines import geometry, photo_graph
+from semipose.pipelines.batch import LabelledPhotos, UnlabelledBatch
+from semipose.pipelines.dali_loader import (
     DEFAULTS,
     SINGLE_PROCESS,
     EvalLoader,
@@ -21,13 +21,13 @@ from pipelines.dali_loader import (
     signature_of,
     training_reading,
 )
-from pipelines.people import IgnoredArea, People
-from pipelines.photo_views import PhotoViewSettings
-from pipelines.source import Split
-from pipelines.train_loader import TrainLoader
-from pipelines.view_pipeline import Shown, ViewPipeline
-from sharding.samples.person import BOX_NUMBERS
-from sharding.samples.photo import PEOPLE_HEAD
+from semipose.pipelines.people import IgnoredArea, People
+from semipose.pipelines.photo_views import PhotoViewSettings
+from semipose.pipelines.source import Split
+from semipose.pipelines.train_loader import TrainLoader
+from semipose.pipelines.view_pipeline import Shown, ViewPipeline
+from semipose.sharding.samples.person import BOX_NUMBERS
+from semipose.sharding.samples.photo import PEOPLE_HEAD
 
 
 def labelled_photo_loader(

@@ -11,8 +11,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from configs.settings import settings
-from pipelines.views import Border, Share
+from semipose.configs.settings import settings
+from semipose.pipelines.views import Border, Share
 
 VIEW_MULTIPLE = 4
 EVAL_MULTIPLE = 64

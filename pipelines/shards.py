@@ -17,12 +17,12 @@ from typing import Any, NamedTuple, Protocol
 import fsspec
 import msgspec
 
-from configs.load import InputError
-from pipelines import stream
-from pipelines.temporary_folder import make_folder
-from sharding.annotations.formats.rows import read_json
-from sharding.store.index import read_index
-from sharding.store.manifest import (
+from semipose.configs.load import InputError
+from semipose.pipelines import stream
+from semipose.pipelines.temporary_folder import make_folder
+from semipose.sharding.annotations.formats.rows import read_json
+from semipose.sharding.store.index import read_index
+from semipose.sharding.store.manifest import (
     GROUND_TRUTH_NAME,
     MANIFEST_NAME,
     Manifest,
@@ -34,7 +34,7 @@ from sharding.store.manifest import (
     parse_manifest,
     read_manifest,
 )
-from sharding.store.tar_check import check_end, check_header, check_index_alone, end_of
+from semipose.sharding.store.tar_check import check_end, check_header, check_index_alone, end_of
 
 STREAMED = ("http", "https", "pipe")
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}

@@ -20,14 +20,14 @@ import fsspec
 import numpy as np
 from PIL import Image
 
-from configs.load import InputError
-from pipelines.shards import Shards, open_shards
-from pipelines.stream import BrokenStreamError, Payloads, read_tar
-from sharding.annotations.skeleton import Skeleton
-from sharding.check.truth_check import read_truth
-from sharding.samples.ignored_area import decode_ignored
-from sharding.store.index import read_index, subset_index
-from sharding.store.manifest import GROUND_TRUTH_NAME, Manifest
+from semipose.configs.load import InputError
+from semipose.pipelines.shards import Shards, open_shards
+from semipose.pipelines.stream import BrokenStreamError, Payloads, read_tar
+from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.sharding.check.truth_check import read_truth
+from semipose.sharding.samples.ignored_area import decode_ignored
+from semipose.sharding.store.index import read_index, subset_index
+from semipose.sharding.store.manifest import GROUND_TRUTH_NAME, Manifest
 
 
 class TarPart(NamedTuple):

@@ -24,10 +24,10 @@ from urllib.parse import quote
 
 from webdataset.tariterators import tar_file_iterator
 
-from configs.load import InputError
-from sharding.store.index import Component
-from sharding.store.manifest import is_plain_name
-from sharding.store.tar_check import end_of, other_member
+from semipose.configs.load import InputError
+from semipose.sharding.store.index import Component
+from semipose.sharding.store.manifest import is_plain_name
+from semipose.sharding.store.tar_check import end_of, other_member
 
 # curl itself retries what fails before the first byte. The time limits are enforced here.
 CURL = (

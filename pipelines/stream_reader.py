@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from configs.load import InputError
-from pipelines.source import Split, TarPart
-from pipelines.stream import BrokenStreamError, Payloads, read_tar
-from sharding.store.index import read_index
+from semipose.configs.load import InputError
+from semipose.pipelines.source import Split, TarPart
+from semipose.pipelines.stream import BrokenStreamError, Payloads, read_tar
+from semipose.sharding.store.index import read_index
 
 Batch = list[list[np.ndarray]]
 

@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from typing import Any, Generic, TypeVar
 
-from configs.load import InputError
-from pipelines.stream_reader import StreamReader
+from semipose.configs.load import InputError
+from semipose.pipelines.stream_reader import StreamReader
 
 Batch = TypeVar("Batch")
 

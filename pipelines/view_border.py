@@ -9,7 +9,7 @@ device, view_border_numba.py for one view of a CPU batch in a fraction of the ti
 import torch
 from torch import Tensor
 
-from pipelines.geometry import invert
+from semipose.pipelines.geometry import invert
 
 
 def fade(strong: Tensor, strong_from_weak: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pipelines.graph import CROP, Graph, Pipeline, Reading
-from pipelines.view_border import fade
-from pipelines.views import Border
-from pipelines.warp import CpuWarp, View
+from semipose.pipelines.graph import CROP, Graph, Pipeline, Reading
+from semipose.pipelines.view_border import fade
+from semipose.pipelines.views import Border
+from semipose.pipelines.warp import CpuWarp, View
 
 
 class Shown(NamedTuple):

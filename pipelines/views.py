@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.settings import settings
+from semipose.configs.settings import settings
 
 MEAN_RGB = (0.485, 0.456, 0.406)
 """The mean colour of ImageNet, for values in 0..1."""

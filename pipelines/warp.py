@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.recycled_memory import RecycledMemory
-from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, Border
+from semipose.pipelines.recycled_memory import RecycledMemory
+from semipose.pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, Border
 
 NORMALISED_FROM_GREY = np.column_stack(
     [np.diag(1 / (255 * np.array(STD_RGB))), -np.array(MEAN_RGB) / STD_RGB]
@@ -59,7 +59,7 @@ class CpuWarp:
         """
         images = {view.name: self._take(view, len(crops)) for view in views}
         if any(view.from_weak is not None for view in views):
-            import pipelines.view_border_numba  # noqa: F401  # compiled here, before the threads need it
+            import semipose.pipelines.view_border_numba  # noqa: F401  # compiled here, before the threads need it
         starts = range(0, len(crops), SAMPLES_PER_TASK)
         tasks = [self._pool.submit(self._warp, crops, views, images, start) for start in starts]
         return partial(_finish, tasks, images)
@@ -94,7 +94,7 @@ class CpuWarp:
                 np.copyto(level, grey)  # because cv2.transform keeps the dtype
                 cv2.transform(level, NORMALISED_FROM_GREY, dst=images[spec.name][row, :height, :width])
                 if spec.from_weak is not None:
-                    from pipelines.view_border_numba import fade_view
+                    from semipose.pipelines.view_border_numba import fade_view
 
                     fade_view(images[spec.name][row], spec.from_weak[row])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a file, Python looks for packages in this folder instead of its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from sharding.stopping import leave_when_stopped
+    from semipose.sharding.stopping import leave_when_stopped
 
     leave_when_stopped()
 
@@ -22,31 +22,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from configs.disk import named_disk_errors
-from configs.load import InputError, command
-from sharding.annotations.category import describe_keypoints
-from sharding.annotations.checks import inspect_people
-from sharding.annotations.findings import Findings
-from sharding.annotations.record import Annotations
-from sharding.annotations.split import SplitCard, describe_split, take_side
-from sharding.check.report import EFFECTS, check, print_warnings
-from sharding.check.verify import verify_command
-from sharding.samples.plan import make_plan, photos_without_box
-from sharding.samples.sample import PhotoTask, TarSample
-from sharding.samples.worker import PhotoSamples, do_job, make_jobs
-from sharding.settings import BuildSettings
-from sharding.stopping import stoppable
-from sharding.store.executor import map_in_order
-from sharding.store.files import (
+from semipose.configs.disk import named_disk_errors
+from semipose.configs.load import InputError, command
+from semipose.sharding.annotations.category import describe_keypoints
+from semipose.sharding.annotations.checks import inspect_people
+from semipose.sharding.annotations.findings import Findings
+from semipose.sharding.annotations.record import Annotations
+from semipose.sharding.annotations.split import SplitCard, describe_split, take_side
+from semipose.sharding.check.report import EFFECTS, check, print_warnings
+from semipose.sharding.check.verify import verify_command
+from semipose.sharding.samples.plan import make_plan, photos_without_box
+from semipose.sharding.samples.sample import PhotoTask, TarSample
+from semipose.sharding.samples.worker import PhotoSamples, do_job, make_jobs
+from semipose.sharding.settings import BuildSettings
+from semipose.sharding.stopping import stoppable
+from semipose.sharding.store.executor import map_in_order
+from semipose.sharding.store.files import (
     file_sha256,
     follow_links,
     holds_anything,
     making_folder,
     put_in_place,
 )
-from sharding.store.identity import Identity, identify
-from sharding.store.journal import JOURNAL_NAME, Journal, Tally
-from sharding.store.manifest import (
+from semipose.sharding.store.identity import Identity, identify
+from semipose.sharding.store.journal import JOURNAL_NAME, Journal, Tally
+from semipose.sharding.store.manifest import (
     GROUND_TRUTH_NAME,
     MANIFEST_NAME,
     Manifest,
@@ -55,8 +55,8 @@ from sharding.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from sharding.store.truth import write_ground_truth
-from sharding.store.write import write_shards
+from semipose.sharding.store.truth import write_ground_truth
+from semipose.sharding.store.write import write_shards
 
 _DOING = "building"
 _RESUME = "start the same command again; it continues after the last complete shard"

@@ -6,15 +6,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from configs.settings import settings
-from sharding.annotations.boxes import NoBoxes
-from sharding.annotations.detections import Detections
-from sharding.annotations.formats.source import Source
-from sharding.annotations.split import TrainValSplit
-from sharding.samples.crop import Crop, PersonCrop
-from sharding.samples.kinds import KINDS
-from sharding.samples.sample import SampleKind
-from sharding.store.files import require_name
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.boxes import NoBoxes
+from semipose.sharding.annotations.detections import Detections
+from semipose.sharding.annotations.formats.source import Source
+from semipose.sharding.annotations.split import TrainValSplit
+from semipose.sharding.samples.crop import Crop, PersonCrop
+from semipose.sharding.samples.kinds import KINDS
+from semipose.sharding.samples.sample import SampleKind
+from semipose.sharding.store.files import require_name
 
 
 @settings

@@ -3,8 +3,8 @@
 import tarfile
 from pathlib import Path
 
-from sharding.store.index import Component, read_index, write_index
-from sharding.store.manifest import read_manifest
+from semipose.sharding.store.index import Component, read_index, write_index
+from semipose.sharding.store.manifest import read_manifest
 
 
 def build_index(tar_path: Path) -> Path:

@@ -60,7 +60,8 @@ def is_within(name: str, package: str) -> bool:
 @pytest.mark.parametrize("file", FILES)
 def test_imports_keep_to_the_rules(file):
     room = file.split("/")[0]
-    forbidden = ROOMS[ROOMS.index(room) + 1 :]
+    forbidden = [f"semipose.{later}" for later in ROOMS[ROOMS.index(room) + 1 :]]
+    forbidden += ROOMS  # each module has one name, under `semipose`
     forbidden += [library for library, homes in ONLY_IN.items() if file not in homes]
     forbidden += ["torch", "nvidia"] if room in LIGHT_ROOMS and file != LAZY else []
     found = [name for name in imported_modules(file) if any(is_within(name, each) for each in forbidden)]
@@ -69,25 +70,28 @@ def test_imports_keep_to_the_rules(file):
 
 def test_sharding_loads_without_torch():
     """The exempt file imports torch where it detects, and nowhere else."""
-    code = "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None; import sharding.build"
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None; import semipose.sharding.build"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_what_reads_no_shards_imports_without_dali_and_triton():
     """Both exist for Linux alone; sharding, models, scores and tables are used on macOS and Windows too."""
     modules = ", ".join(
-        file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        "semipose." + file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         for file in FILES
         if file.startswith(("configs/", "sharding/", "models/", "training/scoring/"))
     )
     code = f"""if True:
         import sys
         sys.modules |= dict.fromkeys(["nvidia", "nvidia.dali", "triton", "fcntl"])
-        import {modules}, training.settings, training.predict, training.experiments.tables
-        from pipelines.graph import Reading
+        import {modules}
+        import semipose.training.settings, semipose.training.predict, semipose.training.experiments.tables
+        from semipose.pipelines.graph import Reading
         try:
             Reading(tars=(), indices=(), batch_size=1, seed=0)
-        except configs.load.InputError as error:
+        except semipose.configs.load.InputError as error:
             assert "DALI" in str(error) and "Linux" in str(error)
         else:
             raise AssertionError("a reading was made without DALI")"""
@@ -96,7 +100,7 @@ def test_what_reads_no_shards_imports_without_dali_and_triton():
 
 def test_only_masks_on_a_cpu_need_numba():
     """Its compiler takes memory: it is imported where the first mask is painted, and not on a GPU."""
-    modules = "training.bench.loader, training.bench.step_process, training.run"
+    modules = ", ".join(f"semipose.training.{name}" for name in ("bench.loader", "bench.step_process", "run"))
     code = f"import sys; sys.modules['numba'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
@@ -114,7 +118,9 @@ def test_no_paths_of_one_machine(file):
 
 
 def test_importing_a_script_leaves_the_path_of_modules_alone():
-    scripts = [f"training.{name}" for name in ("run", "evaluate", "compare", "sweep", "demo", "gpu_check")]
-    modules = ", ".join(["sharding.build", *scripts])
+    scripts = [
+        f"semipose.training.{name}" for name in ("run", "evaluate", "compare", "sweep", "demo", "gpu_check")
+    ]
+    modules = ", ".join(["semipose.sharding.build", *scripts])
     code = f"import sys; before = list(sys.path); import {modules}; assert sys.path == before, sys.path"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

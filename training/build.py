@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from configs.load import InputError
-from models.codecs.heatmap import HeatmapCodec
-from models.codecs.instances import InstanceCodec
-from models.net import FeatureNet, NetSettings, build_net
-from pipelines.batch import UnlabelledBatch
-from pipelines.loader import (
+from semipose.configs.load import InputError
+from semipose.models.codecs.heatmap import HeatmapCodec
+from semipose.models.codecs.instances import InstanceCodec
+from semipose.models.net import FeatureNet, NetSettings, build_net
+from semipose.pipelines.batch import UnlabelledBatch
+from semipose.pipelines.loader import (
     EvalLoader,
     ProcessInfo,
     TrainLoader,
@@ -19,12 +19,12 @@ from pipelines.loader import (
     labelled_loader,
     unlabelled_loader,
 )
-from pipelines.photo_loader import eval_photo_loader, labelled_photo_loader, unlabelled_photo_loader
-from pipelines.source import Split, labelled_share, labelled_split, open_split, unlabelled_split
-from sharding.annotations.skeleton import Skeleton
-from training.methods.method import Ingredients, Method
-from training.methods.random_state import RandomState
-from training.settings import RunSettings
+from semipose.pipelines.photo_loader import eval_photo_loader, labelled_photo_loader, unlabelled_photo_loader
+from semipose.pipelines.source import Split, labelled_share, labelled_split, open_split, unlabelled_split
+from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.training.methods.method import Ingredients, Method
+from semipose.training.methods.random_state import RandomState
+from semipose.training.settings import RunSettings
 
 RECIPE_NAME = "recipe.yaml"
 MOST_GRAPHS = 64

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from configs.errors import InputError, why_unreadable
-from sharding.store.files import file_sha256, write_atomic
+from semipose.configs.errors import InputError, why_unreadable
+from semipose.sharding.store.files import file_sha256, write_atomic
 
 FOLDER = "checkpoints"
 CHECKSUMS = "checksums.json"

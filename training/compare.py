@@ -15,9 +15,9 @@ if __name__ == "__main__":  # run as a file, Python looks for packages in this f
 
 import os
 
-from configs.disk import named_disk_errors
-from configs.load import InputError, exit_on_input_error, load, read_request
-from training.experiments.tables import CompareSettings, check_baseline, read_all, report
+from semipose.configs.disk import named_disk_errors
+from semipose.configs.load import InputError, exit_on_input_error, load, read_request
+from semipose.training.experiments.tables import CompareSettings, check_baseline, read_all, report
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -21,9 +21,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from configs.load import command
-from configs.settings import settings
-from training.files import SCORES_NAME, write_json
+from semipose.configs.load import command
+from semipose.configs.settings import settings
+from semipose.training.files import SCORES_NAME, write_json
 
 FOLDER = Path("runs/demo")
 METHODS = ("supervised", "adaptive_mixup")

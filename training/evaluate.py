@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 if __name__ == "__main__":  # run as a file, Python looks for packages in this folder instead of its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from configs.openmp import bound_spinning
+from semipose.configs.openmp import bound_spinning
 
 bound_spinning()
 
@@ -33,22 +33,22 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from configs.disk import named_disk_errors
-from configs.load import InputError, exit_on_input_error, load, read_request
-from configs.settings import settings
-from pipelines.loader import ProcessInfo
-from pipelines.source import Split, open_split
-from sharding.annotations.skeleton import Skeleton
-from training import checkpoint
-from training.build import build_codec, build_method, open_splits, scored_views
-from training.files import CARD_NAME, SCORES_NAME, read_json, write_json
-from training.predict import Predictions, join, predict
-from training.reporting.setting_warnings import photos_seen
-from training.run_files import own_recipe, read_scores
-from training.scoring.metrics import coco_results, metrics_of, require, score
-from training.scoring.oks import beyond_limit, num_scored
-from training.scoring.truth import categories_of, category_id_of, is_detected
-from training.settings import Count, RunSettings
+from semipose.configs.disk import named_disk_errors
+from semipose.configs.load import InputError, exit_on_input_error, load, read_request
+from semipose.configs.settings import settings
+from semipose.pipelines.loader import ProcessInfo
+from semipose.pipelines.source import Split, open_split
+from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.training import checkpoint
+from semipose.training.build import build_codec, build_method, open_splits, scored_views
+from semipose.training.files import CARD_NAME, SCORES_NAME, read_json, write_json
+from semipose.training.predict import Predictions, join, predict
+from semipose.training.reporting.setting_warnings import photos_seen
+from semipose.training.run_files import own_recipe, read_scores
+from semipose.training.scoring.metrics import coco_results, metrics_of, require, score
+from semipose.training.scoring.oks import beyond_limit, num_scored
+from semipose.training.scoring.truth import categories_of, category_id_of, is_detected
+from semipose.training.settings import Count, RunSettings
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from configs.errors import InputError
-from sharding.store.files import write_atomic
+from semipose.configs.errors import InputError
+from semipose.sharding.store.files import write_atomic
 
 CARD_NAME = "card.json"
 SCORES_NAME = "scores.json"

@@ -14,9 +14,9 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file, Python looks for packages in this folder instead of its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from configs.load import command
-from training.bench.gpu_check import BEGAN
-from training.bench.gpu_check.check import GpuCheckSettings, main
+from semipose.configs.load import command
+from semipose.training.bench.gpu_check import BEGAN
+from semipose.training.bench.gpu_check.check import GpuCheckSettings, main
 
 if __name__ == "__main__":
     main_since = partial(main, began=BEGAN)

@@ -4,7 +4,7 @@ import os
 
 import psutil
 
-from configs.load import InputError
+from semipose.configs.load import InputError
 
 ACCUMULATION = "gradient_accumulation_steps"
 OTHER_WAYS = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG")

@@ -11,20 +11,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
 
-from configs.load import InputError
-from pipelines.batch import LabelledBatch, UnlabelledBatch
-from pipelines.loader import EvalLoader, TrainLoader
-from sharding.annotations.skeleton import Skeleton
-from training import checkpoint, evaluate
-from training.build import build_codec
-from training.files import SCORES_NAME, write_json
-from training.methods.method import Method, Progress
-from training.predict import predict
-from training.reporting import pictures
-from training.reporting.report import Report
-from training.schedule import is_due
-from training.settings import OptimSettings, RunSettings
-from training.stopping import StopRequest
+from semipose.configs.load import InputError
+from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
+from semipose.pipelines.loader import EvalLoader, TrainLoader
+from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.training import checkpoint, evaluate
+from semipose.training.build import build_codec
+from semipose.training.files import SCORES_NAME, write_json
+from semipose.training.methods.method import Method, Progress
+from semipose.training.predict import predict
+from semipose.training.reporting import pictures
+from semipose.training.reporting.report import Report
+from semipose.training.schedule import is_due
+from semipose.training.settings import OptimSettings, RunSettings
+from semipose.training.stopping import StopRequest
 
 
 @dataclass

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.codecs.ae import AECodec
-from models.codecs.heatmap import HeatmapCodec
-from models.codecs.instances import InstanceCodec, Instances
-from pipelines.batch import EvalBatch
-from pipelines.geometry import apply, invert, linear_scale
-from pipelines.people import are_inside, cells_on_photo
-from training.scoring.truth import keypoints_of, people_of_photos
+from semipose.models.codecs.ae import AECodec
+from semipose.models.codecs.heatmap import HeatmapCodec
+from semipose.models.codecs.instances import InstanceCodec, Instances
+from semipose.pipelines.batch import EvalBatch
+from semipose.pipelines.geometry import apply, invert, linear_scale
+from semipose.pipelines.people import are_inside, cells_on_photo
+from semipose.training.scoring.truth import keypoints_of, people_of_photos
 
 Network = Callable[[Tensor], Any]
 """Images (N, 3, H, W) -> what the codec decodes, heatmaps (N, K, h, w) or the maps of whole photos, with

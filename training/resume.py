@@ -7,10 +7,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from configs.load import InputError
-from configs.schema import plain
-from training.files import CARD_NAME, read_json
-from training.settings import RunSettings
+from semipose.configs.load import InputError
+from semipose.configs.schema import plain
+from semipose.training.files import CARD_NAME, read_json
+from semipose.training.settings import RunSettings
 
 FIXED = (
     *(

@@ -18,7 +18,7 @@ if __name__ == "__main__":  # run as a file, Python looks for packages in this f
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 PARENT = os.getppid()  # read before the imports below, which take seconds
 
-from configs.openmp import bound_spinning
+from semipose.configs.openmp import bound_spinning
 
 bound_spinning()
 
@@ -34,14 +34,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
-from configs.disk import named_disk_errors
-from configs.load import InputError, dump, exit_on_input_error, no_recipe, read_request
-from pipelines.batch import UnlabelledBatch
-from pipelines.loader import ProcessInfo
-from pipelines.source import Split
-from sharding.store.files import write_atomic
-from training import checkpoint
-from training.build import (
+from semipose.configs.disk import named_disk_errors
+from semipose.configs.load import InputError, dump, exit_on_input_error, no_recipe, read_request
+from semipose.pipelines.batch import UnlabelledBatch
+from semipose.pipelines.loader import ProcessInfo
+from semipose.pipelines.source import Split
+from semipose.sharding.store.files import write_atomic
+from semipose.training import checkpoint
+from semipose.training.build import (
     RECIPE_NAME,
     build_method,
     build_optimizer,
@@ -51,18 +51,24 @@ from training.build import (
     scored_views,
     unlabelled_stream,
 )
-from training.files import CARD_NAME, write_json
-from training.launcher_options import require_plain_launch
-from training.loop import Job, restore, train, write_scores
-from training.reporting import card
-from training.reporting.report import Report
-from training.reporting.setting_warnings import limits_of_scoring, setting_warnings
-from training.resume import Resumed
-from training.run_files import own_recipe, read_settings
-from training.run_folder import find_start, held, is_complete, refuse_odd_folder, refuse_other_settings
-from training.scoring.metrics import require
-from training.settings import RunSettings, load_run
-from training.stopping import StopRequest, end_with_launcher, missing_processes
+from semipose.training.files import CARD_NAME, write_json
+from semipose.training.launcher_options import require_plain_launch
+from semipose.training.loop import Job, restore, train, write_scores
+from semipose.training.reporting import card
+from semipose.training.reporting.report import Report
+from semipose.training.reporting.setting_warnings import limits_of_scoring, setting_warnings
+from semipose.training.resume import Resumed
+from semipose.training.run_files import own_recipe, read_settings
+from semipose.training.run_folder import (
+    find_start,
+    held,
+    is_complete,
+    refuse_odd_folder,
+    refuse_other_settings,
+)
+from semipose.training.scoring.metrics import require
+from semipose.training.settings import RunSettings, load_run
+from semipose.training.stopping import StopRequest, end_with_launcher, missing_processes
 
 PREVIEW_PEOPLE = 8
 RECIPES = ("protocols", "methods")

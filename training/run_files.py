@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from configs import yaml12
-from configs.load import InputError, dump, load
-from training import checkpoint
-from training.build import RECIPE_NAME
-from training.files import METRICS_NAME, SCORES_NAME, read_json
-from training.resume import differences
-from training.settings import RunSettings
+from semipose.configs import yaml12
+from semipose.configs.load import InputError, dump, load
+from semipose.training import checkpoint
+from semipose.training.build import RECIPE_NAME
+from semipose.training.files import METRICS_NAME, SCORES_NAME, read_json
+from semipose.training.resume import differences
+from semipose.training.settings import RunSettings
 
 WITHOUT_EFFECT = (
     *("output", "published", "seed"),

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from configs.load import InputError
-from configs.schema import plain
-from training import checkpoint
-from training.build import RECIPE_NAME
-from training.files import SCORES_NAME
-from training.run_files import is_finished, other_settings, read_settings
-from training.settings import RunSettings
+from semipose.configs.load import InputError
+from semipose.configs.schema import plain
+from semipose.training import checkpoint
+from semipose.training.build import RECIPE_NAME
+from semipose.training.files import SCORES_NAME
+from semipose.training.run_files import is_finished, other_settings, read_settings
+from semipose.training.settings import RunSettings
 
 LOCK_NAME = "run.lock"
 _PATIENCE_S = 1.0  # a sweep holds the lock for a moment when it looks whether the folder is free

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.settings import settings
+from semipose.configs.settings import settings
 
 Steps = Annotated[int, Field(ge=0)]
 

@@ -7,21 +7,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.load import load
-from configs.settings import settings
-from models.codecs.ae import AESettings
-from models.codecs.cid import CIDSettings
-from models.codecs.dekr import DEKRSettings
-from models.codecs.heatmap import HeatmapSettings
-from models.net import InstanceHead, NetSettings
-from pipelines.loader import Cache, LoaderSettings
-from pipelines.photo_views import PhotoViewSettings
-from pipelines.views import ViewSettings
-from training.methods import MethodSettings
-from training.methods.supervised import SupervisedSettings
-from training.reporting.collapse import CollapseSettings
-from training.schedule import Milestones, Schedule
-from training.scoring.settings import EvaluationSettings, Metric
+from semipose.configs.load import load
+from semipose.configs.settings import settings
+from semipose.models.codecs.ae import AESettings
+from semipose.models.codecs.cid import CIDSettings
+from semipose.models.codecs.dekr import DEKRSettings
+from semipose.models.codecs.heatmap import HeatmapSettings
+from semipose.models.net import InstanceHead, NetSettings
+from semipose.pipelines.loader import Cache, LoaderSettings
+from semipose.pipelines.photo_views import PhotoViewSettings
+from semipose.pipelines.views import ViewSettings
+from semipose.training.methods import MethodSettings
+from semipose.training.methods.supervised import SupervisedSettings
+from semipose.training.reporting.collapse import CollapseSettings
+from semipose.training.schedule import Milestones, Schedule
+from semipose.training.scoring.settings import EvaluationSettings, Metric
 
 Count = Annotated[int, Field(ge=1)]
 BatchSize = Annotated[int, Field(ge=1, le=16_384)]

@@ -13,11 +13,11 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file, Python looks for packages in this folder instead of its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from configs.disk import named_disk_errors
-from configs.load import command
-from training.experiments.run_queue import Worker, console, work
-from training.experiments.sweep_plan import SweepSettings, plan, refuse_other_runs
-from training.experiments.tables import CompareSettings, read_all, report
+from semipose.configs.disk import named_disk_errors
+from semipose.configs.load import command
+from semipose.training.experiments.run_queue import Worker, console, work
+from semipose.training.experiments.sweep_plan import SweepSettings, plan, refuse_other_runs
+from semipose.training.experiments.tables import CompareSettings, read_all, report
 
 
 def sweep(cfg: SweepSettings) -> None:

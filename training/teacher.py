@@ -13,10 +13,10 @@ from pydantic import Field
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from configs.settings import settings
-from models.codecs.heatmap import HeatmapCodec, warp
-from models.net import FeatureNet
-from pipelines.geometry import invert
+from semipose.configs.settings import settings
+from semipose.models.codecs.heatmap import HeatmapCodec, warp
+from semipose.models.net import FeatureNet
+from semipose.pipelines.geometry import invert
 
 
 class SharedTeacher(nn.Module):

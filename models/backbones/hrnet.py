@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from configs.settings import settings
-from models.backbones.padding import pad_to_multiple
-from models.backbones.timm_networks import build_network
+from semipose.configs.settings import settings
+from semipose.models.backbones.padding import pad_to_multiple
+from semipose.models.backbones.timm_networks import build_network
 
 
 @settings

@@ -11,9 +11,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from configs.settings import settings
-from models.backbones.next_stage import NextStage
-from models.backbones.timm_networks import load_weights
+from semipose.configs.settings import settings
+from semipose.models.backbones.next_stage import NextStage
+from semipose.models.backbones.timm_networks import load_weights
 
 
 @settings

@@ -6,10 +6,10 @@ from typing import Any, Literal
 from timm.models.resnet import ResNet as TimmResNet
 from torch import Tensor, nn
 
-from configs.load import InputError
-from configs.settings import settings
-from models.backbones.next_stage import NextStage
-from models.backbones.timm_networks import build_network
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.models.backbones.next_stage import NextStage
+from semipose.models.backbones.timm_networks import build_network
 
 
 @settings

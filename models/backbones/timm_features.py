@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from configs.errors import InputError, one_line
-from configs.settings import settings
-from models.backbones.padding import pad_to_multiple
-from models.backbones.timm_networks import build_network
+from semipose.configs.errors import InputError, one_line
+from semipose.configs.settings import settings
+from semipose.models.backbones.padding import pad_to_multiple
+from semipose.models.backbones.timm_networks import build_network
 
 FINEST_STRIDE = 4
 

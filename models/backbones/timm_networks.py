@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from torch import Tensor, nn
 
-from configs.errors import InputError, one_line, why_unreadable
+from semipose.configs.errors import InputError, one_line, why_unreadable
 
 REACH_TIMEOUT_S = 5.0
 PACKAGED = dict.fromkeys(

@@ -18,9 +18,9 @@ from pydantic import Field
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from configs.settings import settings
-from models.codecs.heatmap import DecodeMethod, heatmap_loss, peak_step
-from models.codecs.instances import (
+from semipose.configs.settings import settings
+from semipose.models.codecs.heatmap import DecodeMethod, heatmap_loss, peak_step
+from semipose.models.codecs.instances import (
     InstanceCodec,
     Instances,
     encode_people,
@@ -29,8 +29,8 @@ from models.codecs.instances import (
     masked_mean,
     on_device,
 )
-from pipelines.people import People
-from sharding.annotations.skeleton import Skeleton
+from semipose.pipelines.people import People
+from semipose.sharding.annotations.skeleton import Skeleton
 
 PEAK_WINDOW = 5
 """A candidate is the highest of this many cells in a square (published)."""

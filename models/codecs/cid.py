@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from configs.settings import settings
-from models.codecs.heatmap import ROUNDING_CELLS, find_peaks, peak_step
-from models.codecs.instances import (
+from semipose.configs.settings import settings
+from semipose.models.codecs.heatmap import ROUNDING_CELLS, find_peaks, peak_step
+from semipose.models.codecs.instances import (
     InstanceCodec,
     Instances,
     by_score,
@@ -30,8 +30,8 @@ from models.codecs.instances import (
     on_device,
     suppress,
 )
-from pipelines.people import People
-from sharding.annotations.skeleton import Skeleton
+from semipose.pipelines.people import People
+from semipose.sharding.annotations.skeleton import Skeleton
 
 GROWN = 1.2
 """People without a box have that of their keypoints, larger by this factor."""

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from configs.settings import settings
-from models.codecs.heatmap import heatmap_loss
-from models.codecs.instances import (
+from semipose.configs.settings import settings
+from semipose.models.codecs.heatmap import heatmap_loss
+from semipose.models.codecs.instances import (
     LEAST_DIAGONAL_CELLS,
     InstanceCodec,
     Instances,
@@ -34,8 +34,8 @@ from models.codecs.instances import (
     on_device,
     suppress,
 )
-from pipelines.people import People
-from sharding.annotations.skeleton import Skeleton
+from semipose.pipelines.people import People
+from semipose.sharding.annotations.skeleton import Skeleton
 
 SMOOTH_L1_BETA = 1 / 9
 """Errors below this many cells count squared (published)."""

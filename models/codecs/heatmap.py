@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from configs.settings import settings
-from pipelines.batch import LabelledBatch
-from pipelines.geometry import heatmap_matrix, invert
-from sharding.annotations.skeleton import Skeleton
+from semipose.configs.settings import settings
+from semipose.pipelines.batch import LabelledBatch
+from semipose.pipelines.geometry import heatmap_matrix, invert
+from semipose.sharding.annotations.skeleton import Skeleton
 
 STRIDE = 4
 """View px between two cells of a heatmap."""

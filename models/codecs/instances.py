@@ -15,10 +15,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.codecs.heatmap import STRIDE, heatmap_loss, mirror_images, warp
-from pipelines.batch import LabelledPhotos
-from pipelines.people import People
-from sharding.annotations.skeleton import Skeleton
+from semipose.models.codecs.heatmap import STRIDE, heatmap_loss, mirror_images, warp
+from semipose.pipelines.batch import LabelledPhotos
+from semipose.pipelines.people import People
+from semipose.sharding.annotations.skeleton import Skeleton
 
 LEAST_DIAGONAL_CELLS = 2.0
 """The least size of a person that a distance is compared with or divided by."""

@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from configs.settings import settings
-from models.codecs.cid import CIDMaps, InstanceMaps
-from models.heads.neck import JoinSettings, Neck, build_neck, init_head
+from semipose.configs.settings import settings
+from semipose.models.codecs.cid import CIDMaps, InstanceMaps
+from semipose.models.heads.neck import JoinSettings, Neck, build_neck, init_head
 
 LEAST, PRIOR = 1e-4, 0.01
 """Heatmaps stay inside (LEAST, 1 - LEAST), and start at PRIOR (published)."""

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from configs.settings import settings
-from models.backbones.light import ResidualBlock
-from models.codecs.dekr import DEKRMaps
-from models.heads.neck import JoinSettings, Neck, build_neck, init_head
+from semipose.configs.settings import settings
+from semipose.models.backbones.light import ResidualBlock
+from semipose.models.codecs.dekr import DEKRMaps
+from semipose.models.heads.neck import JoinSettings, Neck, build_neck, init_head
 
 
 @settings

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from configs.settings import settings
-from models.heads.pyramid import PyramidSettings
+from semipose.configs.settings import settings
+from semipose.models.heads.pyramid import PyramidSettings
 
 
 @settings

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from configs.settings import settings
+from semipose.configs.settings import settings
 
 
 @settings

@@ -10,7 +10,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.settings import settings
+from semipose.configs.settings import settings
 
 
 @settings

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines import geometry
-from pipelines.cache.store import Store
-from pipelines.views import AffinePolicy, ViewSettings
-from pipelines.warp import View
-from sharding.samples.crop import BOX_PADDING
+from semipose.pipelines import geometry
+from semipose.pipelines.cache.store import Store
+from semipose.pipelines.views import AffinePolicy, ViewSettings
+from semipose.pipelines.warp import View
+from semipose.sharding.samples.crop import BOX_PADDING
 
 VERSION = 1
 """Increased when a change of what is drawn would make an old checkpoint continue a different stream."""

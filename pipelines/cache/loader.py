@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.load import InputError
-from pipelines.cache.draw import Order, Plan, view_generator
-from pipelines.cache.store import Store
-from pipelines.cache.warp.host import HostWarp
-from pipelines.stream_reader import StreamReader
-from pipelines.train_loader import Batch, TrainLoader
+from semipose.configs.load import InputError
+from semipose.pipelines.cache.draw import Order, Plan, view_generator
+from semipose.pipelines.cache.store import Store
+from semipose.pipelines.cache.warp.host import HostWarp
+from semipose.pipelines.stream_reader import StreamReader
+from semipose.pipelines.train_loader import Batch, TrainLoader
 
 MakePlan = Callable[[Store, np.ndarray, np.random.Generator], Plan]
 Outputs = dict[str, Tensor]
@@ -98,7 +98,7 @@ class CachedLoader(TrainLoader[Batch]):
     def _start(self) -> "_Running":
         store = self._fill()
         if self._device.type == "cuda":
-            from pipelines.cache.warp.cuda import CudaWarp
+            from semipose.pipelines.cache.warp.cuda import CudaWarp
 
             warp: Warp = CudaWarp(store, self._size_hw, self._device)
         else:

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from configs.load import InputError
+from semipose.configs.load import InputError
 
 GIB = 2**30
 KEPT_SHARE = {"host": 0.1, "device": 0.25}

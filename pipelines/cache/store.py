@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor
 
-from configs.load import InputError
-from pipelines import graph
-from pipelines.cache.memory_check import require_room
-from pipelines.graph import Graph, Pipeline, Reading
+from semipose.configs.load import InputError
+from semipose.pipelines import graph
+from semipose.pipelines.cache.memory_check import require_room
+from semipose.pipelines.graph import Graph, Pipeline, Reading
 
 Home = Literal["host", "device"]
 

@@ -151,9 +151,9 @@ def mask_keypoints(
 @torch.library.impl("semipose::mask_keypoints", ("cpu", "cuda"))
 def _paint(images: Tensor, *masks: Tensor) -> None:
     if images.is_cuda:
-        from pipelines.masking.triton_kernel import launch
+        from semipose.pipelines.masking.triton_kernel import launch
     else:
-        from pipelines.masking.numba_kernel import launch
+        from semipose.pipelines.masking.numba_kernel import launch
     _check(images, *masks)
     launch(images, *masks)
     torch.autograd.graph.increment_version(images)

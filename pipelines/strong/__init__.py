@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipelines.strong.colour import Colour
-from pipelines.strong.cut_occlude import CutOcclude
-from pipelines.strong.holes import CutMix, Cutout
-from pipelines.strong.joint_cutout import AdaptiveMasks, JointCutout, RandomMasks
-from pipelines.strong.rand_augment import RandAugment
-from pipelines.strong.scene import Scene
+from semipose.pipelines.strong.colour import Colour
+from semipose.pipelines.strong.cut_occlude import CutOcclude
+from semipose.pipelines.strong.holes import CutMix, Cutout
+from semipose.pipelines.strong.joint_cutout import AdaptiveMasks, JointCutout, RandomMasks
+from semipose.pipelines.strong.rand_augment import RandAugment
+from semipose.pipelines.strong.scene import Scene
 
 StrongAugmentation = Annotated[
     AdaptiveMasks | JointCutout | RandomMasks | CutOcclude | Cutout | CutMix | RandAugment | Colour,

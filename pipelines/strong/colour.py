@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from configs.settings import settings
-from pipelines.strong import levels
-from pipelines.strong.scene import Scene
+from semipose.configs.settings import settings
+from semipose.pipelines.strong import levels
+from semipose.pipelines.strong.scene import Scene
 
 Reach = Annotated[float, Field(ge=0, le=1)]
 

@@ -6,11 +6,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from configs.settings import settings
-from pipelines import geometry
-from pipelines.masking.masks import draw_half_sizes, draw_jitter, draw_order
-from pipelines.strong.patches import Patches, paste
-from pipelines.strong.scene import Scene
+from semipose.configs.settings import settings
+from semipose.pipelines import geometry
+from semipose.pipelines.masking.masks import draw_half_sizes, draw_jitter, draw_order
+from semipose.pipelines.strong.patches import Patches, paste
+from semipose.pipelines.strong.scene import Scene
 
 
 @settings

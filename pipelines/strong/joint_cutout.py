@@ -11,9 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from configs.settings import settings
-from pipelines.masking.masks import draw_counts, draw_masks, mask_keypoints
-from pipelines.strong.scene import Scene
+from semipose.configs.settings import settings
+from semipose.pipelines.masking.masks import draw_counts, draw_masks, mask_keypoints
+from semipose.pipelines.strong.scene import Scene
 
 SMALLEST_SPAN = 1e-6
 """Smallest denominator of a relative response, so that equal peaks do not divide by zero."""

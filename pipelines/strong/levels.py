@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from pipelines.views import MEAN_RGB, STD_RGB
+from semipose.pipelines.views import MEAN_RGB, STD_RGB
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey level (ITU-R 601, as in Pillow's mode "L")."""

@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from configs.settings import settings
-from pipelines.masking.masks import PUBLISHED_HEIGHT_PX
-from pipelines.strong import levels as ops
-from pipelines.strong.levels import from_levels, to_levels
-from pipelines.strong.scene import Scene
+from semipose.configs.settings import settings
+from semipose.pipelines.masking.masks import PUBLISHED_HEIGHT_PX
+from semipose.pipelines.strong import levels as ops
+from semipose.pipelines.strong.levels import from_levels, to_levels
+from semipose.pipelines.strong.scene import Scene
 
 LARGEST_MAGNITUDE = 30
 CUTOUT_RGB = (125, 123, 114)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sharding.annotations.findings import Fault, Findings, is_many
+from semipose.sharding.annotations.findings import Fault, Findings, is_many
 
 Array = np.ndarray
 

@@ -9,15 +9,15 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from configs.load import InputError
-from configs.settings import settings
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.formats.rows import RowReader, read_json
-from sharding.annotations.photos import IMAGE_SUFFIXES, Photos
-from sharding.annotations.photos.base import UnreachableError
-from sharding.annotations.record import Photo
-from sharding.annotations.results import Box, FoundBox, PhotoFinder, note_boxes, read_results
-from sharding.samples.decode import photo_sizes
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.formats.rows import RowReader, read_json
+from semipose.sharding.annotations.photos import IMAGE_SUFFIXES, Photos
+from semipose.sharding.annotations.photos.base import UnreachableError
+from semipose.sharding.annotations.record import Photo
+from semipose.sharding.annotations.results import Box, FoundBox, PhotoFinder, note_boxes, read_results
+from semipose.sharding.samples.decode import photo_sizes
 
 AREA_OF_BOX = 0.53
 """Share of its box that a person covers, on average over COCO: the area where an annotation gives none."""

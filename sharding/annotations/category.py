@@ -4,10 +4,17 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from configs.load import InputError
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.flip_pairs import Mirrors, Parts, find_mirrors, joined_name, plain_name, side_of
-from sharding.annotations.skeleton import COCO_17, DEFAULT_SIGMA, LSP_14, Skeleton
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.flip_pairs import (
+    Mirrors,
+    Parts,
+    find_mirrors,
+    joined_name,
+    plain_name,
+    side_of,
+)
+from semipose.sharding.annotations.skeleton import COCO_17, DEFAULT_SIGMA, LSP_14, Skeleton
 
 
 def _published_sigmas() -> dict[Parts | str, float]:

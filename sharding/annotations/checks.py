@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from sharding.annotations.box_fit import (
+from semipose.sharding.annotations.box_fit import (
     AREA_ABOVE,
     AREA_BELOW,
     AREAS_BELOW,
@@ -18,14 +18,14 @@ from sharding.annotations.box_fit import (
     note_fits,
     note_missing,
 )
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.flip_pairs import Side, side_of_first
-from sharding.annotations.joint_boxes import MADE_BOX
-from sharding.annotations.limits import note_ignored, note_limits
-from sharding.annotations.people_arrays import Block, blocks
-from sharding.annotations.record import Annotations, Person
-from sharding.annotations.repeats import note_repeats
-from sharding.annotations.skeleton import Skeleton
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.flip_pairs import Side, side_of_first
+from semipose.sharding.annotations.joint_boxes import MADE_BOX
+from semipose.sharding.annotations.limits import note_ignored, note_limits
+from semipose.sharding.annotations.people_arrays import Block, blocks
+from semipose.sharding.annotations.record import Annotations, Person
+from semipose.sharding.annotations.repeats import note_repeats
+from semipose.sharding.annotations.skeleton import Skeleton
 
 OUTSIDE_TOLERANCE_PX = 0.5
 """How far a joint may be beyond the edge of its photo: some sets count from edges, some from centres."""

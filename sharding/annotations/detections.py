@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.load import InputError
-from configs.settings import settings
-from sharding.annotations.boxes import AREA_OF_BOX, clip_box, sized
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.record import Annotations, Person, Photo
-from sharding.annotations.results import FoundBox, PhotoFinder, note_boxes, read_results
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.boxes import AREA_OF_BOX, clip_box, sized
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.record import Annotations, Person, Photo
+from semipose.sharding.annotations.results import FoundBox, PhotoFinder, note_boxes, read_results
 
 
 @settings

@@ -14,16 +14,16 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import Field
 
-from configs.disk import named_disk_errors
-from configs.errors import InputError, why_unreadable
-from configs.settings import settings
-from sharding.annotations.boxes import Box, FoundBoxes, number_photos, place_boxes, sized
-from sharding.annotations.findings import Findings
-from sharding.annotations.photos import Photos
-from sharding.annotations.record import Photo
-from sharding.samples.decode import decode_photo
-from sharding.store.files import file_sha256, write_atomic
-from sharding.store.progress_file import HashedLines
+from semipose.configs.disk import named_disk_errors
+from semipose.configs.errors import InputError, why_unreadable
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.boxes import Box, FoundBoxes, number_photos, place_boxes, sized
+from semipose.sharding.annotations.findings import Findings
+from semipose.sharding.annotations.photos import Photos
+from semipose.sharding.annotations.record import Photo
+from semipose.sharding.samples.decode import decode_photo
+from semipose.sharding.store.files import file_sha256, write_atomic
+from semipose.sharding.store.progress_file import HashedLines
 
 Result = dict[str, Any]
 """One box as a COCO result: image_id, file_name, category_id, bbox, score."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from configs.load import InputError
+from semipose.configs.load import InputError
 
 Effect = Literal["stops", "warned", "dropped", "corrected", "kept", "passed over"]
 """What happens to a record with the fault: it stops the build, stays with a warning, is left out, is

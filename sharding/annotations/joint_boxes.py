@@ -5,8 +5,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from configs.settings import settings
-from sharding.annotations.findings import Fault
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.findings import Fault
 
 MARGIN = 0.1
 """Share of the longer side of the joints' extent that a box reaches beyond them on each side."""

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.people_arrays import Block
-from sharding.annotations.record import Person
-from sharding.annotations.skeleton import Skeleton
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.people_arrays import Block
+from semipose.sharding.annotations.record import Person
+from semipose.sharding.annotations.skeleton import Skeleton
 
 REACH = 2.0
 """How far a labelled joint may be beyond the edges of its photo, in sizes of the photo: some sets guess

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sharding.annotations.record import Person
+from semipose.sharding.annotations.record import Person
 
 _PEOPLE_AT_ONCE = 4096
 

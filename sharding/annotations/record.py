@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from sharding.annotations.findings import Findings
-from sharding.annotations.photos import Photos
-from sharding.annotations.skeleton import Skeleton
+from semipose.sharding.annotations.findings import Findings
+from semipose.sharding.annotations.photos import Photos
+from semipose.sharding.annotations.skeleton import Skeleton
 
 
 class Person(msgspec.Struct, frozen=True, eq=False, kw_only=True, gc=False):

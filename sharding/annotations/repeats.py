@@ -6,8 +6,8 @@ from itertools import chain
 
 import numpy as np
 
-from sharding.annotations.findings import Fault
-from sharding.annotations.record import Annotations, Person, photo_key
+from semipose.sharding.annotations.findings import Fault
+from semipose.sharding.annotations.record import Annotations, Person, photo_key
 
 MOST_APART_PX = 1.0
 """By how much joints and box of one person may differ from row to row in x and in y: files round them."""

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from configs.load import InputError
-from sharding.annotations.box_fit import are_percent
-from sharding.annotations.findings import Fault, Findings, is_many
-from sharding.annotations.formats.rows import RowReader, read_json
-from sharding.annotations.record import Photo, photo_key
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.box_fit import are_percent
+from semipose.sharding.annotations.findings import Fault, Findings, is_many
+from semipose.sharding.annotations.formats.rows import RowReader, read_json
+from semipose.sharding.annotations.record import Photo, photo_key
 
 Box = tuple[float, float, float, float]
 """x, y, w, h in pixels of the photo."""

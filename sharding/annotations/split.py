@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.load import InputError
-from configs.settings import settings
-from sharding.annotations.findings import Fault
-from sharding.annotations.record import Annotations, Person, photo_key
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.findings import Fault
+from semipose.sharding.annotations.record import Annotations, Person, photo_key
 
 Side = Literal["train", "val"]
 Group = Literal["photo", "folder", "sequence"]

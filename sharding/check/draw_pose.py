@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 
-from sharding.annotations.checks import joint_sides
-from sharding.annotations.flip_pairs import Side
-from sharding.annotations.skeleton import Skeleton
+from semipose.sharding.annotations.checks import joint_sides
+from semipose.sharding.annotations.flip_pairs import Side
+from semipose.sharding.annotations.skeleton import Skeleton
 
 PAPER, INK = (28, 28, 28), (235, 235, 235)
 Colour = tuple[int, int, int]

@@ -11,17 +11,17 @@ from typing import Literal, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from configs.load import InputError
-from sharding.annotations.findings import Effect, Fault, Findings
-from sharding.annotations.photos import Photos
-from sharding.annotations.photos.base import LeadsOutError, safe_name
-from sharding.annotations.photos.similar_names import NearNames
-from sharding.annotations.record import Annotations, Photo, photo_key
-from sharding.samples.crop import PersonCrop, person_region
-from sharding.samples.decode import PhotoSizeError, decode_photo
-from sharding.samples.plan import photo_tasks, wanted_tasks
-from sharding.settings import BuildSettings
-from sharding.store.executor import map_in_order
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.findings import Effect, Fault, Findings
+from semipose.sharding.annotations.photos import Photos
+from semipose.sharding.annotations.photos.base import LeadsOutError, safe_name
+from semipose.sharding.annotations.photos.similar_names import NearNames
+from semipose.sharding.annotations.record import Annotations, Photo, photo_key
+from semipose.sharding.samples.crop import PersonCrop, person_region
+from semipose.sharding.samples.decode import PhotoSizeError, decode_photo
+from semipose.sharding.samples.plan import photo_tasks, wanted_tasks
+from semipose.sharding.settings import BuildSettings
+from semipose.sharding.store.executor import map_in_order
 
 PHOTOS_PER_JOB = 8
 SAME_BYTES = Fault(

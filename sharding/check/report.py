@@ -11,16 +11,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from configs.load import InputError
-from sharding.annotations.category import describe_keypoints, list_keypoints
-from sharding.annotations.checks import inspect_people
-from sharding.annotations.findings import Effect, Finding, Findings
-from sharding.annotations.split import describe_split, take_side
-from sharding.check.photo_check import survey_photos
-from sharding.check.sheet import draw_sheet
-from sharding.samples.plan import make_plan
-from sharding.settings import BuildSettings
-from sharding.store.files import write_atomic
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.category import describe_keypoints, list_keypoints
+from semipose.sharding.annotations.checks import inspect_people
+from semipose.sharding.annotations.findings import Effect, Finding, Findings
+from semipose.sharding.annotations.split import describe_split, take_side
+from semipose.sharding.check.photo_check import survey_photos
+from semipose.sharding.check.sheet import draw_sheet
+from semipose.sharding.samples.plan import make_plan
+from semipose.sharding.settings import BuildSettings
+from semipose.sharding.store.files import write_atomic
 
 EFFECTS: dict[Effect, tuple[str, str]] = {
     "stops": ("ERROR", "bold red"),

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
-from configs.load import InputError
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.limits import FAR, is_far
-from sharding.samples.crop import move_box, move_keypoints
-from sharding.samples.decode import decode_photo
-from sharding.samples.ignored_area import MASK_BYTES
-from sharding.samples.sample import Card, Poses, SampleKind
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.limits import FAR, is_far
+from semipose.sharding.samples.crop import move_box, move_keypoints
+from semipose.sharding.samples.decode import decode_photo
+from semipose.sharding.samples.ignored_area import MASK_BYTES
+from semipose.sharding.samples.sample import Card, Poses, SampleKind
 
 _CURE = "build the shards again"
 TRUTH_TOLERANCE_PX = 0.05

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from configs.load import InputError
-from sharding.annotations.findings import Fault, Findings
-from sharding.check.sample_check import check_sample
-from sharding.samples.sample import SampleKind
-from sharding.store.files import file_sha256
-from sharding.store.index import Component, read_index
-from sharding.store.manifest import ShardEntry
-from sharding.store.tar_check import check_tar
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.check.sample_check import check_sample
+from semipose.sharding.samples.sample import SampleKind
+from semipose.sharding.store.files import file_sha256
+from semipose.sharding.store.index import Component, read_index
+from semipose.sharding.store.manifest import ShardEntry
+from semipose.sharding.store.tar_check import check_tar
 
 _CURE = "copy it again or build the shards again"
 

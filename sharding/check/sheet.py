@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sharding.annotations.checks import joint_sides
-from sharding.annotations.flip_pairs import Side
-from sharding.annotations.record import Annotations, Person
-from sharding.annotations.skeleton import Skeleton
-from sharding.check.draw_pose import COLOURS, INK, PAPER, SHIFT, draw_pose, fixed_point
-from sharding.check.fonts import legible
-from sharding.samples.decode import decode_photo
-from sharding.store.files import write_atomic
+from semipose.sharding.annotations.checks import joint_sides
+from semipose.sharding.annotations.flip_pairs import Side
+from semipose.sharding.annotations.record import Annotations, Person
+from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.sharding.check.draw_pose import COLOURS, INK, PAPER, SHIFT, draw_pose, fixed_point
+from semipose.sharding.check.fonts import legible
+from semipose.sharding.samples.decode import decode_photo
+from semipose.sharding.store.files import write_atomic
 
 COLUMNS = ROWS = 4
 TILE_WH = (420, 480)

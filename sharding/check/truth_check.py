@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.formats.rows import RowReader, read_json
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.formats.rows import RowReader, read_json
 
 _CURE = "copy it again or build the shards again"
 UNKNOWN_IMAGE = Fault("it is on a photo that `images` does not list", cure=_CURE)

@@ -12,17 +12,23 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import Progress
 
-from configs.load import InputError, exit_on_input_error, load, read_request
-from configs.settings import settings
-from sharding.annotations.findings import Fault, Findings
-from sharding.check.report import beside, print_table, write_json
-from sharding.check.shard_check import MISSING_FILE, OTHER_HASH, ShardJob, ShardReport, check_shard
-from sharding.check.truth_check import TruthFile, read_truth
-from sharding.samples.sample import SampleKind
-from sharding.stopping import stoppable
-from sharding.store.executor import map_in_order
-from sharding.store.files import file_sha256
-from sharding.store.manifest import GROUND_TRUTH_NAME, MANIFEST_NAME, Manifest, check_keypoints, read_manifest
+from semipose.configs.load import InputError, exit_on_input_error, load, read_request
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.check.report import beside, print_table, write_json
+from semipose.sharding.check.shard_check import MISSING_FILE, OTHER_HASH, ShardJob, ShardReport, check_shard
+from semipose.sharding.check.truth_check import TruthFile, read_truth
+from semipose.sharding.samples.sample import SampleKind
+from semipose.sharding.stopping import stoppable
+from semipose.sharding.store.executor import map_in_order
+from semipose.sharding.store.files import file_sha256
+from semipose.sharding.store.manifest import (
+    GROUND_TRUTH_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    check_keypoints,
+    read_manifest,
+)
 
 _CURE = "copy it again or build the shards again"
 EXTRA_FILE = Fault("file that the manifest does not name", cure="move it elsewhere", subject="file")

@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 from pydantic import Field
 
-from configs.settings import settings
+from semipose.configs.settings import settings
 
 BOX_PADDING = 1.25
 """Published factor from a person's box, extended to the aspect ratio, to the view at scale 1."""

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from configs.load import InputError
-from sharding.annotations.findings import Fault
-from sharding.annotations.photos.file_kinds import say_why
-from sharding.samples.jpeg import decode_jpeg, find_excess
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.findings import Fault
+from semipose.sharding.annotations.photos.file_kinds import say_why
+from semipose.sharding.samples.jpeg import decode_jpeg, find_excess
 
 MOST_PIXELS = 64_000_000
 """Photos with more pixels are refused by their header; so many need half a gigabyte for decoding."""

@@ -12,7 +12,7 @@ import cv2
 import msgspec
 import numpy as np
 
-from configs.load import InputError
+from semipose.configs.load import InputError
 
 GRID = 128
 MASK_BYTES = GRID * GRID // 8

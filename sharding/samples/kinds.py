@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from sharding.samples.person import PersonKind
-from sharding.samples.photo import PhotoKind
-from sharding.samples.sample import SampleKind
+from semipose.sharding.samples.person import PersonKind
+from semipose.sharding.samples.photo import PhotoKind
+from semipose.sharding.samples.sample import SampleKind
 
 KINDS: Mapping[str, SampleKind] = {kind.name: kind for kind in (PersonKind(), PhotoKind())}

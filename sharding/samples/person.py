@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 from typing_extensions import override
 
-from configs.load import InputError
-from sharding.annotations.record import Annotations, Person
-from sharding.samples.crop import (
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.record import Annotations, Person
+from semipose.sharding.samples.crop import (
     Crop,
     PersonCrop,
     cut,
@@ -19,7 +19,7 @@ from sharding.samples.crop import (
     move_keypoints,
     person_region,
 )
-from sharding.samples.sample import (
+from semipose.sharding.samples.sample import (
     Card,
     CardRow,
     PhotoTask,

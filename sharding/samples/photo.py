@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 from typing_extensions import override
 
-from configs.load import InputError
-from sharding.annotations.record import Annotations
-from sharding.samples.crop import Crop, WholePhoto, move_box, move_keypoints
-from sharding.samples.ignored_area import encode_ignored
-from sharding.samples.person import BOX_NUMBERS, encode_pose
-from sharding.samples.sample import (
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.record import Annotations
+from semipose.sharding.samples.crop import Crop, WholePhoto, move_box, move_keypoints
+from semipose.sharding.samples.ignored_area import encode_ignored
+from semipose.sharding.samples.person import BOX_NUMBERS, encode_pose
+from semipose.sharding.samples.sample import (
     Card,
     CardRow,
     PhotoTask,

@@ -4,13 +4,13 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from configs.load import InputError
-from sharding.annotations.photos import Photos
-from sharding.annotations.photos.base import safe_name
-from sharding.annotations.photos.similar_names import NearNames
-from sharding.annotations.record import Annotations, Photo
-from sharding.samples.sample import PhotoTask
-from sharding.settings import BuildSettings
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.photos import Photos
+from semipose.sharding.annotations.photos.base import safe_name
+from semipose.sharding.annotations.photos.similar_names import NearNames
+from semipose.sharding.annotations.record import Annotations, Photo
+from semipose.sharding.samples.sample import PhotoTask
+from semipose.sharding.settings import BuildSettings
 
 
 def make_plan(settings: BuildSettings, annotations: Annotations, dropped: Counter[str]) -> list[PhotoTask]:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from configs.load import InputError
-from sharding.annotations.limits import FAR, first_far_joint
-from sharding.annotations.record import Annotations, Person, Photo
-from sharding.samples.crop import Crop, WholePhoto, cut, encode_jpeg, image_from_stored, photo_region
-from sharding.store.index import Component
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.limits import FAR, first_far_joint
+from semipose.sharding.annotations.record import Annotations, Person, Photo
+from semipose.sharding.samples.crop import Crop, WholePhoto, cut, encode_jpeg, image_from_stored, photo_region
+from semipose.sharding.store.index import Component
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from configs.load import InputError
-from sharding.annotations.photos import Photos
-from sharding.annotations.record import Annotations
-from sharding.samples.crop import Crop
-from sharding.samples.decode import decode_photo
-from sharding.samples.sample import PhotoTask, SampleKind, TarSample, frame
-from sharding.settings import BuildSettings
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.photos import Photos
+from semipose.sharding.annotations.record import Annotations
+from semipose.sharding.samples.crop import Crop
+from semipose.sharding.samples.decode import decode_photo
+from semipose.sharding.samples.sample import PhotoTask, SampleKind, TarSample, frame
+from semipose.sharding.settings import BuildSettings
 
 PERSONS_PER_JOB = 24
 """Enough work to outweigh the transfer of a job to a worker and back, little enough to balance the load."""

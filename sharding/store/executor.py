@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 
-from configs.load import InputError
-from sharding.stopping import held_signals
+from semipose.configs.load import InputError
+from semipose.sharding.stopping import held_signals
 
 if TYPE_CHECKING:
     from distributed import Client

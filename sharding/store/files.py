@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from configs.load import InputError
+from semipose.configs.load import InputError
 
 
 def write_atomic(path: Path, content: bytes) -> Path:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from sharding.annotations.record import Annotations
-from sharding.settings import EXECUTION, BuildSettings
+from semipose.sharding.annotations.record import Annotations
+from semipose.sharding.settings import EXECUTION, BuildSettings
 
 
 class Identity(NamedTuple):

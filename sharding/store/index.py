@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from configs.load import InputError
-from sharding.store.files import write_atomic
+from semipose.configs.load import InputError
+from semipose.sharding.store.files import write_atomic
 
 VERSION = "v1.2"
 

@@ -4,11 +4,11 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from configs.load import InputError
-from sharding.store.files import file_sha256
-from sharding.store.identity import Identity
-from sharding.store.manifest import ShardEntry, read_manifest
-from sharding.store.progress_file import HashedLines
+from semipose.configs.load import InputError
+from semipose.sharding.store.files import file_sha256
+from semipose.sharding.store.identity import Identity
+from semipose.sharding.store.manifest import ShardEntry, read_manifest
+from semipose.sharding.store.progress_file import HashedLines
 
 SHARDS = "shards"
 """The folder inside a building folder that becomes the output."""

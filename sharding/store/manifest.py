@@ -10,17 +10,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from configs.load import InputError
-from sharding.annotations.findings import Findings
-from sharding.annotations.formats.rows import read_json
-from sharding.annotations.skeleton import Skeleton, to_category
-from sharding.annotations.split import SplitCard
-from sharding.samples.crop import Crop
-from sharding.samples.kinds import KINDS
-from sharding.samples.sample import SampleKind
-from sharding.store.files import file_sha256, write_atomic
-from sharding.store.index import Component, read_index, read_lines
-from sharding.store.tar_check import check_tar, refuse
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.findings import Findings
+from semipose.sharding.annotations.formats.rows import read_json
+from semipose.sharding.annotations.skeleton import Skeleton, to_category
+from semipose.sharding.annotations.split import SplitCard
+from semipose.sharding.samples.crop import Crop
+from semipose.sharding.samples.kinds import KINDS
+from semipose.sharding.samples.sample import SampleKind
+from semipose.sharding.store.files import file_sha256, write_atomic
+from semipose.sharding.store.index import Component, read_index, read_lines
+from semipose.sharding.store.tar_check import check_tar, refuse
 
 MANIFEST_NAME = "dataset.json"
 GROUND_TRUTH_NAME = "ground_truth.json"

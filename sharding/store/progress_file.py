@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sharding.store.files import write_atomic
+from semipose.sharding.store.files import write_atomic
 
 
 class HashedLines:

@@ -10,9 +10,9 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
-from configs.load import InputError
-from sharding.annotations.findings import Fault, Findings
-from sharding.store.index import Component
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.store.index import Component
 
 _BUILD = "build the shards again"
 _CURE = f"copy it again or {_BUILD}"

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from sharding.annotations.record import Annotations, Person, Photo
-from sharding.annotations.skeleton import to_category
-from sharding.samples.sample import PhotoTask
-from sharding.store.files import write_atomic_parts
+from semipose.sharding.annotations.record import Annotations, Person, Photo
+from semipose.sharding.annotations.skeleton import to_category
+from semipose.sharding.samples.sample import PhotoTask
+from semipose.sharding.store.files import write_atomic_parts
 
 StoredPhotos = Sequence[tuple[PhotoTask, tuple[int, int]]]
 """The photos with their stored persons, in order, each with its width and height."""

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from sharding.samples.sample import TarSample
-from sharding.store.files import file_sha256
-from sharding.store.index import Component, write_index
-from sharding.store.manifest import ShardEntry
+from semipose.sharding.samples.sample import TarSample
+from semipose.sharding.store.files import file_sha256
+from semipose.sharding.store.index import Component, write_index
+from semipose.sharding.store.manifest import ShardEntry
 
 
 def write_shards(

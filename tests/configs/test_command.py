@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.disk import named_disk_errors
-from configs.load import InputError, Request, command, exit_on_input_error, no_recipe, read_request
-from configs.settings import settings
+from semipose.configs.disk import named_disk_errors
+from semipose.configs.load import InputError, Request, command, exit_on_input_error, no_recipe, read_request
+from semipose.configs.settings import settings
 
 
 @settings
@@ -109,7 +109,7 @@ def test_a_missing_recipe_lists_the_known_ones(tmp_path, monkeypatch, capsys):
     (tmp_path / "run" / "coco").mkdir(parents=True)
     (tmp_path / "run" / "coco" / "single.yaml").touch()
     (tmp_path / "run" / "demo.yaml").touch()
-    monkeypatch.setattr("configs.load.CONFIGS", tmp_path)
+    monkeypatch.setattr("semipose.configs.load.CONFIGS", tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as left:
         call("steps=3")
@@ -125,7 +125,7 @@ def test_the_help_breaks_no_name_of_a_recipe(tmp_path, monkeypatch, capsys):
     (tmp_path / "run").mkdir()
     long = "a-name-of-many-words-" * 8
     (tmp_path / "run" / f"{long}.yaml").touch()
-    monkeypatch.setattr("configs.load.CONFIGS", tmp_path)
+    monkeypatch.setattr("semipose.configs.load.CONFIGS", tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         call("--help")

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.load import help_text, load
-from configs.settings import settings
+from semipose.configs.load import help_text, load
+from semipose.configs.settings import settings
 
 
 @settings

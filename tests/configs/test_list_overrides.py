@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from configs.load import InputError, load
-from configs.settings import settings
+from semipose.configs.load import InputError, load
+from semipose.configs.settings import settings
 
 
 @settings

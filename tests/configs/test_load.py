@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from configs.load import InputError, dump, load
-from configs.settings import settings
+from semipose.configs.load import InputError, dump, load
+from semipose.configs.settings import settings
 
 
 @settings

@@ -25,9 +25,9 @@ WATCH = """if True:
 @pytest.mark.parametrize(
     "command",
     [
-        "import training.run",
-        "import training.evaluate",
-        "import training.bench.__main__ as bench; bench.main(['steps'])",
+        "import semipose.training.run",
+        "import semipose.training.evaluate",
+        "import semipose.training.bench.__main__ as bench; bench.main(['steps'])",
     ],
 )
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from configs.schema import plain
-from pipelines.views import ViewSettings
-from training.settings import load_run
+from semipose.configs.schema import plain
+from semipose.pipelines.views import ViewSettings
+from semipose.training.settings import load_run
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PEOPLE, AIC_PEOPLE = 149_813, 377_600  # of train2017; of AI Challenger about 378,000, as the recipe says
@@ -216,8 +216,8 @@ def test_the_adaptive_masks_of_the_paper_are_the_defaults() -> None:
     """Of the part, and of the rule that it hands its numbers to (docs/methods.md 9, rows 2, 3, 5 and 6)."""
     import inspect
 
-    from pipelines.strong import AdaptiveMasks
-    from pipelines.strong.joint_cutout import adaptive_mask_counts
+    from semipose.pipelines.strong import AdaptiveMasks
+    from semipose.pipelines.strong.joint_cutout import adaptive_mask_counts
 
     assert plain(AdaptiveMasks()) == ADAPTIVE
     words = inspect.signature(adaptive_mask_counts).parameters

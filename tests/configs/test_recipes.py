@@ -8,13 +8,13 @@ from typing import Any, get_args
 
 import pytest
 
-from configs import yaml12
-from configs.load import InputError, dump, load
-from configs.schema import fields, is_settings, plugins
-from sharding.build import BuildSettings
-from training.experiments.sweep_plan import SweepSettings, plan
-from training.methods.consistency import ConsistencySettings
-from training.settings import RunSettings, load_run
+from semipose.configs import yaml12
+from semipose.configs.load import InputError, dump, load
+from semipose.configs.schema import fields, is_settings, plugins
+from semipose.sharding.build import BuildSettings
+from semipose.training.experiments.sweep_plan import SweepSettings, plan
+from semipose.training.methods.consistency import ConsistencySettings
+from semipose.training.settings import RunSettings, load_run
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"

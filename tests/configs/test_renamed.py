@@ -2,8 +2,8 @@
 
 import pytest
 
-from configs.load import InputError, load
-from training.settings import RunSettings
+from semipose.configs.load import InputError, load
+from semipose.training.settings import RunSettings
 
 
 def test_the_old_name_of_a_setting_is_answered_with_the_new_one(tmp_path):

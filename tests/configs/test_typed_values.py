@@ -10,8 +10,8 @@ from hypothesis import settings as rules
 from hypothesis import strategies as st
 from pydantic import Field
 
-from configs.load import InputError, load
-from configs.settings import settings
+from semipose.configs.load import InputError, load
+from semipose.configs.settings import settings
 
 
 @settings

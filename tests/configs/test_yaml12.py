@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs import yaml12
-from configs.errors import InputError
+from semipose.configs import yaml12
+from semipose.configs.errors import InputError
 
 
 @pytest.mark.parametrize(

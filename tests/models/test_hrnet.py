@@ -6,11 +6,11 @@ import pytest
 import timm
 import torch
 
-from configs.load import InputError
-from models.backbones.hrnet import HRNetSettings
-from models.heads.deconv import DeconvSettings
-from models.heads.plain import PlainSettings
-from models.net import NetSettings, build_net
+from semipose.configs.load import InputError
+from semipose.models.backbones.hrnet import HRNetSettings
+from semipose.models.heads.deconv import DeconvSettings
+from semipose.models.heads.plain import PlainSettings
+from semipose.models.net import NetSettings, build_net
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.load import InputError
-from models.backbones.hrnet import HRNetSettings
-from models.backbones.light import LightSettings
-from models.backbones.resnet import ResNetSettings
-from models.backbones.timm_features import TimmSettings
-from models.codecs.cid import CIDMaps
-from models.heads.ae import AEHeadSettings
-from models.heads.cid import CIDHeadSettings
-from models.heads.dekr import AdaptiveBlock, DEKRHeadSettings, GroupedBlock
-from models.heads.neck import Join
-from models.heads.pyramid import PyramidSettings
-from models.net import InstanceNet
+from semipose.configs.load import InputError
+from semipose.models.backbones.hrnet import HRNetSettings
+from semipose.models.backbones.light import LightSettings
+from semipose.models.backbones.resnet import ResNetSettings
+from semipose.models.backbones.timm_features import TimmSettings
+from semipose.models.codecs.cid import CIDMaps
+from semipose.models.heads.ae import AEHeadSettings
+from semipose.models.heads.cid import CIDHeadSettings
+from semipose.models.heads.dekr import AdaptiveBlock, DEKRHeadSettings, GroupedBlock
+from semipose.models.heads.neck import Join
+from semipose.models.heads.pyramid import PyramidSettings
+from semipose.models.net import InstanceNet
 
 K = 5
 BACKBONES = {

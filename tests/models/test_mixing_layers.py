@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.backbones.hrnet import HRNetSettings
-from models.backbones.light import LightSettings
-from models.backbones.resnet import ResNetSettings
-from models.backbones.timm_features import TimmSettings
-from models.heads.plain import PlainSettings
-from models.heads.pyramid import PyramidSettings
-from models.net import NetSettings, PoseNet, build_net
-from training.methods.mixup import FeatureMixer
+from semipose.models.backbones.hrnet import HRNetSettings
+from semipose.models.backbones.light import LightSettings
+from semipose.models.backbones.resnet import ResNetSettings
+from semipose.models.backbones.timm_features import TimmSettings
+from semipose.models.heads.plain import PlainSettings
+from semipose.models.heads.pyramid import PyramidSettings
+from semipose.models.net import NetSettings, PoseNet, build_net
+from semipose.training.methods.mixup import FeatureMixer
 
 ALPHA = torch.tensor(0.3)
 PARTNERS = torch.tensor([2, 0, 1])

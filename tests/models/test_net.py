@@ -7,15 +7,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from configs.load import InputError
-from models.backbones.hrnet import HRNetSettings
-from models.backbones.light import LightSettings
-from models.backbones.resnet import ResNetSettings
-from models.backbones.timm_features import TimmSettings
-from models.heads.deconv import DeconvSettings
-from models.heads.plain import PlainSettings
-from models.heads.pyramid import PyramidSettings
-from models.net import NetSettings, PoseNet, build_net
+from semipose.configs.load import InputError
+from semipose.models.backbones.hrnet import HRNetSettings
+from semipose.models.backbones.light import LightSettings
+from semipose.models.backbones.resnet import ResNetSettings
+from semipose.models.backbones.timm_features import TimmSettings
+from semipose.models.heads.deconv import DeconvSettings
+from semipose.models.heads.plain import PlainSettings
+from semipose.models.heads.pyramid import PyramidSettings
+from semipose.models.net import NetSettings, PoseNet, build_net
 
 SIMPLE_BASELINE = {  # docs/methods.md 8: measured parameters for 17, 16 and 24 outputs
     18: (15_376_721, 15_376_464, 15_378_520),

@@ -9,20 +9,20 @@ import timm
 import timm.data
 import torch
 
-from models.backbones import timm_networks
-from models.backbones.hrnet import HRNetSettings
-from models.backbones.resnet import ResNetSettings
-from models.backbones.timm_features import TimmSettings
-from models.heads.deconv import DeconvSettings
-from models.net import NetSettings, PoseNet, build_net
-from models.normalisation import renormalise_for
-from pipelines.loader import ProcessInfo
-from pipelines.views import MEAN_RGB, STD_RGB
+from semipose.models.backbones import timm_networks
+from semipose.models.backbones.hrnet import HRNetSettings
+from semipose.models.backbones.resnet import ResNetSettings
+from semipose.models.backbones.timm_features import TimmSettings
+from semipose.models.heads.deconv import DeconvSettings
+from semipose.models.net import NetSettings, PoseNet, build_net
+from semipose.models.normalisation import renormalise_for
+from semipose.pipelines.loader import ProcessInfo
+from semipose.pipelines.views import MEAN_RGB, STD_RGB
+from semipose.training.build import build_method
+from semipose.training.methods.method import Ingredients
+from semipose.training.methods.random_state import RandomState
+from semipose.training.settings import DataSettings, RunSettings
 from tests.training.tiny import CODEC, LATE, SKELETON, make_batches, make_settings
-from training.build import build_method
-from training.methods.method import Ingredients
-from training.methods.random_state import RandomState
-from training.settings import DataSettings, RunSettings
 
 HALF = "test_resnet"  # a small network of timm whose weights expect a mean and a deviation of 0.5
 HEAD = DeconvSettings(width=8)

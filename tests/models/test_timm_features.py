@@ -6,14 +6,14 @@ import pytest
 import timm
 import torch
 
-from configs.load import InputError
-from models.backbones import timm_networks
-from models.backbones.resnet import ResNetSettings
-from models.backbones.timm_features import TimmSettings
-from models.heads.deconv import DeconvSettings
-from models.heads.plain import PlainSettings
-from models.heads.pyramid import PyramidSettings
-from models.net import NetSettings, build_net
+from semipose.configs.load import InputError
+from semipose.models.backbones import timm_networks
+from semipose.models.backbones.resnet import ResNetSettings
+from semipose.models.backbones.timm_features import TimmSettings
+from semipose.models.heads.deconv import DeconvSettings
+from semipose.models.heads.plain import PlainSettings
+from semipose.models.heads.pyramid import PyramidSettings
+from semipose.models.net import NetSettings, build_net
 
 FEATURES = {  # timm name: channels, strides
     "vit_tiny_patch16_224": ((192,), (16,)),

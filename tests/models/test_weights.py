@@ -18,13 +18,13 @@ import timm
 import torch
 import torchvision
 
-from configs.load import InputError
-from models.backbones import timm_networks
-from models.backbones.light import LightSettings
-from models.backbones.resnet import ResNetSettings
-from models.backbones.timm_features import TimmSettings
-from models.heads.pyramid import PyramidSettings
-from models.net import NetSettings, build_net
+from semipose.configs.load import InputError
+from semipose.models.backbones import timm_networks
+from semipose.models.backbones.light import LightSettings
+from semipose.models.backbones.resnet import ResNetSettings
+from semipose.models.backbones.timm_features import TimmSettings
+from semipose.models.heads.pyramid import PyramidSettings
+from semipose.models.net import NetSettings, build_net
 
 TINY = ResNetSettings(model="resnet10t")
 PYRAMID = PyramidSettings(width=8, convolutions=1)
@@ -168,7 +168,8 @@ def test_weights_are_downloaded_once_through_timm(tmp_path: Path) -> None:
     theirs = timm.create_model("resnet10t").state_dict()
     Hub.content = safetensors.torch.save(theirs)
     code = (
-        "import sys, torch; from models.backbones import timm_networks; from models.net import *;"
+        "import sys, torch; from semipose.models.backbones import timm_networks;"
+        "from semipose.models.net import *;"
         "cfg = NetSettings(backbone=ResNetSettings(model='resnet10t'), pretrained=True);"
         "first = build_net(cfg, 17).backbone.state_dict();"
         "timm_networks.constants.ENDPOINT = 'http://127.0.0.1:9';"

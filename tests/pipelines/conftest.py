@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import stream
-from sharding.annotations.skeleton import Skeleton
-from sharding.samples.crop import PersonCrop
-from sharding.samples.person import encode_pose
-from sharding.store.manifest import Manifest, ShardEntry, file_sha256, write_manifest
+from semipose.pipelines import stream
+from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.sharding.samples.crop import PersonCrop
+from semipose.sharding.samples.person import encode_pose
+from semipose.sharding.store.manifest import Manifest, ShardEntry, file_sha256, write_manifest
 from tests.pipelines.servers import FileServer, pipe_of, serve
 from tests.tars import build_index
 

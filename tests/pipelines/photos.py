@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.skeleton import Skeleton, to_category
-from sharding.build import build
-from sharding.samples.crop import WholePhoto
-from sharding.settings import BuildSettings
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.skeleton import Skeleton, to_category
+from semipose.sharding.build import build
+from semipose.sharding.samples.crop import WholePhoto
+from semipose.sharding.settings import BuildSettings
 
 SKELETON = Skeleton(names=("nose", "left", "right"), flip_pairs=((1, 2),), bones=(), sigmas=(0.05,) * 3)
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from pipelines import geometry
+from semipose.pipelines import geometry
 
 
 def rotation(degrees: float, scale: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)) -> torch.Tensor:

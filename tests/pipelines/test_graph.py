@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import geometry
-from pipelines import graph as graph_module
-from pipelines.graph import Graph, Pipeline, Reading, labelled_graph, unlabelled_graph
-from pipelines.source import Split, open_split
-from pipelines.views import MEAN_RGB, PUBLISHED_STRONG, PUBLISHED_WEAK, STD_RGB, AffinePolicy, ViewSettings
+from semipose.pipelines import geometry
+from semipose.pipelines import graph as graph_module
+from semipose.pipelines.graph import Graph, Pipeline, Reading, labelled_graph, unlabelled_graph
+from semipose.pipelines.source import Split, open_split
+from semipose.pipelines.views import (
+    MEAN_RGB,
+    PUBLISHED_STRONG,
+    PUBLISHED_WEAK,
+    STD_RGB,
+    AffinePolicy,
+    ViewSettings,
+)
 from tests.pipelines.conftest import MakeShards, encode
 
 SIZES_HW = [(256, 192), (96, 96), (64, 160)]

@@ -19,12 +19,12 @@ from urllib.parse import quote
 
 import pytest
 
-from configs.load import InputError
-from pipelines import shards, stream
-from pipelines.loader import eval_loader, labelled_loader
-from pipelines.source import labelled_split, open_split
-from pipelines.temporary_folder import make_folder
-from sharding.store.index import read_index
+from semipose.configs.load import InputError
+from semipose.pipelines import shards, stream
+from semipose.pipelines.loader import eval_loader, labelled_loader
+from semipose.pipelines.source import labelled_split, open_split
+from semipose.pipelines.temporary_folder import make_folder
+from semipose.sharding.store.index import read_index
 from tests.pipelines.conftest import PEOPLE
 from tests.pipelines.servers import FileServer, Handler, drip, hang_up, pipe_of, redirect, send, silent
 from tests.pipelines.test_loader import VIEWS, shown_samples
@@ -323,7 +323,7 @@ def test_temporary_folders_of_killed_processes_go_at_the_next_start(
     (temporary / "semipose-other").mkdir()
     (temporary / "semipose-link").symlink_to(people_folder)
     script = f"""
-from pipelines.shards import open_shards
+from semipose.pipelines.shards import open_shards
 kept = open_shards({pipe_of(people_folder)!r})
 print(kept.folder, flush=True)
 input()

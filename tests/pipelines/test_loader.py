@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from configs.load import InputError
-from pipelines import geometry
-from pipelines.batch import LabelledBatch, UnlabelledBatch
-from pipelines.loader import (
+from semipose.configs.load import InputError
+from semipose.pipelines import geometry
+from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
+from semipose.pipelines.loader import (
     LoaderSettings,
     ProcessInfo,
     TrainLoader,
@@ -21,8 +21,8 @@ from pipelines.loader import (
     labelled_loader,
     unlabelled_loader,
 )
-from pipelines.source import labelled_split, open_split, unlabelled_split
-from pipelines.views import MEAN_RGB, STD_RGB, ViewSettings
+from semipose.pipelines.source import labelled_split, open_split, unlabelled_split
+from semipose.pipelines.views import MEAN_RGB, STD_RGB, ViewSettings
 from tests.pipelines.conftest import MakeShards, grey_photos
 
 VIEWS = ViewSettings(size_hw=(64, 48))

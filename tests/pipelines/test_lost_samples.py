@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from configs.load import InputError
-from pipelines.loader import LoaderSettings, TrainLoader, eval_loader, labelled_loader
-from pipelines.source import Split, open_split
-from sharding.store.index import read_index
+from semipose.configs.load import InputError
+from semipose.pipelines.loader import LoaderSettings, TrainLoader, eval_loader, labelled_loader
+from semipose.pipelines.source import Split, open_split
+from semipose.sharding.store.index import read_index
 from tests.pipelines.conftest import PEOPLE
 from tests.pipelines.servers import FileServer, cut, pipe_of, swap
 from tests.pipelines.test_loader import VIEWS, bits, shown_samples

@@ -2,7 +2,7 @@
 
 import torch
 
-from pipelines.recycled_memory import RecycledMemory
+from semipose.pipelines.recycled_memory import RecycledMemory
 
 
 def test_memory_comes_back_when_nobody_holds_it() -> None:

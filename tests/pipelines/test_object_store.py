@@ -7,9 +7,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from configs.load import InputError
-from pipelines.loader import LoaderSettings, eval_loader, labelled_loader, unlabelled_loader
-from pipelines.source import labelled_split, open_split
+from semipose.configs.load import InputError
+from semipose.pipelines.loader import LoaderSettings, eval_loader, labelled_loader, unlabelled_loader
+from semipose.pipelines.source import labelled_split, open_split
 from tests.pipelines.conftest import PEOPLE
 from tests.pipelines.servers import BUCKET, cut, serve_apart, swap
 from tests.pipelines.test_loader import VIEWS, bits

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.people import IgnoredArea
+from semipose.pipelines.people import IgnoredArea
 
 
 def area(grid: np.ndarray, view_from_stored: np.ndarray, stored_hw: tuple[int, int]) -> IgnoredArea:

@@ -14,19 +14,19 @@ import pytest
 import torch
 from rich.console import Console
 
-from configs.load import InputError
-from pipelines import geometry, photo_graph
-from pipelines.batch import LabelledPhotos, UnlabelledBatch
-from pipelines.loader import LoaderSettings, ProcessInfo
-from pipelines.photo_loader import eval_photo_loader, labelled_photo_loader, unlabelled_photo_loader
-from pipelines.photo_views import PhotoPolicy, PhotoViewSettings
-from pipelines.source import labelled_share, labelled_split, open_split, unlabelled_split
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.crowdpose import CrowdPoseFormat
-from sharding.build import build
-from sharding.samples.crop import WholePhoto
-from sharding.settings import BuildSettings
-from sharding.store.manifest import read_manifest, write_manifest
+from semipose.configs.load import InputError
+from semipose.pipelines import geometry, photo_graph
+from semipose.pipelines.batch import LabelledPhotos, UnlabelledBatch
+from semipose.pipelines.loader import LoaderSettings, ProcessInfo
+from semipose.pipelines.photo_loader import eval_photo_loader, labelled_photo_loader, unlabelled_photo_loader
+from semipose.pipelines.photo_views import PhotoPolicy, PhotoViewSettings
+from semipose.pipelines.source import labelled_share, labelled_split, open_split, unlabelled_split
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.crowdpose import CrowdPoseFormat
+from semipose.sharding.build import build
+from semipose.sharding.samples.crop import WholePhoto
+from semipose.sharding.settings import BuildSettings
+from semipose.sharding.store.manifest import read_manifest, write_manifest
 from tests.pipelines.conftest import MakeShards, encode, grey_photos
 from tests.pipelines.photos import person, write_photos
 from tests.pipelines.servers import pipe_of, serve

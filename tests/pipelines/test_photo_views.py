@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import geometry
-from pipelines.batch import LabelledPhotos
-from pipelines.graph import Pipeline
-from pipelines.photo_graph import eval_photo_graph, labelled_photo_graph, unlabelled_photo_graph
-from pipelines.photo_loader import eval_photo_loader, labelled_photo_loader
-from pipelines.photo_views import NEARLY_PLAIN, PhotoPolicy, PhotoViewSettings
-from pipelines.source import open_split
-from pipelines.view_pipeline import Shown, ViewPipeline
+from semipose.pipelines import geometry
+from semipose.pipelines.batch import LabelledPhotos
+from semipose.pipelines.graph import Pipeline
+from semipose.pipelines.photo_graph import eval_photo_graph, labelled_photo_graph, unlabelled_photo_graph
+from semipose.pipelines.photo_loader import eval_photo_loader, labelled_photo_loader
+from semipose.pipelines.photo_views import NEARLY_PLAIN, PhotoPolicy, PhotoViewSettings
+from semipose.pipelines.source import open_split
+from semipose.pipelines.view_pipeline import Shown, ViewPipeline
 from tests.pipelines.conftest import encode
 from tests.pipelines.photos import person, write_photos
 from tests.pipelines.test_graph import centroids, pixels_of, reading_of

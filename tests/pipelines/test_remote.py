@@ -11,13 +11,19 @@ import pytest
 import torch
 from rich.console import Console
 
-from configs.load import InputError
-from pipelines import stream
-from pipelines.loader import LoaderSettings, ProcessInfo, eval_loader, labelled_loader, unlabelled_loader
-from pipelines.source import labelled_split, open_split, unlabelled_split
-from sharding.annotations.formats.drawn import DrawnFormat
-from sharding.build import build
-from sharding.settings import BuildSettings
+from semipose.configs.load import InputError
+from semipose.pipelines import stream
+from semipose.pipelines.loader import (
+    LoaderSettings,
+    ProcessInfo,
+    eval_loader,
+    labelled_loader,
+    unlabelled_loader,
+)
+from semipose.pipelines.source import labelled_split, open_split, unlabelled_split
+from semipose.sharding.annotations.formats.drawn import DrawnFormat
+from semipose.sharding.build import build
+from semipose.sharding.settings import BuildSettings
 from tests.pipelines.conftest import PEOPLE
 from tests.pipelines.servers import FileServer, pipe_of
 from tests.pipelines.test_loader import LOADERS, VIEWS, bits, shown_samples

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from configs.load import InputError
-from pipelines.source import open_split
-from sharding.annotations.findings import Fault
-from sharding.check.report import beside
-from sharding.check.verify import VerifySettings, verify
-from sharding.store import tar_check
-from sharding.store.files import file_sha256
-from sharding.store.index import read_index
-from sharding.store.manifest import read_manifest, write_manifest
+from semipose.configs.load import InputError
+from semipose.pipelines.source import open_split
+from semipose.sharding.annotations.findings import Fault
+from semipose.sharding.check.report import beside
+from semipose.sharding.check.verify import VerifySettings, verify
+from semipose.sharding.store import tar_check
+from semipose.sharding.store.files import file_sha256
+from semipose.sharding.store.index import read_index
+from semipose.sharding.store.manifest import read_manifest, write_manifest
 from tests.pipelines.conftest import MakeShards, grey_photos
 
 FAULTY = "test-000001.tar"  # the samples 4 to 7

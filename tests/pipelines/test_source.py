@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.load import InputError
-from pipelines.source import labelled_split, open_split, unlabelled_split
+from semipose.configs.load import InputError
+from semipose.pipelines.source import labelled_split, open_split, unlabelled_split
 from tests.pipelines.conftest import MakeShards, grey_photos
 
 

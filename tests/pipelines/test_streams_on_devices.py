@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines.loader import LoaderSettings, ProcessInfo, labelled_loader, unlabelled_loader
-from pipelines.source import open_split
-from pipelines.views import STD_RGB, ViewSettings
+from semipose.pipelines.loader import LoaderSettings, ProcessInfo, labelled_loader, unlabelled_loader
+from semipose.pipelines.source import open_split
+from semipose.pipelines.views import STD_RGB, ViewSettings
 from tests.devices import DEVICES, refusing_to_wait
 from tests.pipelines.conftest import MakeShards
 

@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines import geometry
-from pipelines.cache.draw import unlabelled_plan
-from pipelines.cache.store import Store
-from pipelines.cache.warp.host import HostWarp
-from pipelines.loader import unlabelled_loader
-from pipelines.source import open_split
-from pipelines.view_border import fade
-from pipelines.view_border_numba import fade_view
-from pipelines.view_pipeline import Shown, ViewPipeline
-from pipelines.views import MEAN_RGB, PUBLISHED_STRONG, PUBLISHED_WEAK, STD_RGB, ViewSettings
-from pipelines.warp import CpuWarp, View
+from semipose.pipelines import geometry
+from semipose.pipelines.cache.draw import unlabelled_plan
+from semipose.pipelines.cache.store import Store
+from semipose.pipelines.cache.warp.host import HostWarp
+from semipose.pipelines.loader import unlabelled_loader
+from semipose.pipelines.source import open_split
+from semipose.pipelines.view_border import fade
+from semipose.pipelines.view_border_numba import fade_view
+from semipose.pipelines.view_pipeline import Shown, ViewPipeline
+from semipose.pipelines.views import MEAN_RGB, PUBLISHED_STRONG, PUBLISHED_WEAK, STD_RGB, ViewSettings
+from semipose.pipelines.warp import CpuWarp, View
 from tests.pipelines.conftest import MakeShards, encode
 from tests.pipelines.test_graph import SIZES_HW
 
@@ -171,7 +171,7 @@ def test_a_pixel_of_the_view_is_faded_whatever_the_number_of_threads() -> None:
 
 @pytest.mark.gpu
 def test_a_gpu_fades_as_the_cpu_does() -> None:
-    from pipelines.cache.warp.cuda import CudaWarp
+    from semipose.pipelines.cache.warp.cuda import CudaWarp
 
     device, size_hw = torch.device("cuda:0"), (128, 96)
     store, views = crop_store([smooth_photo(i) for i in range(8)]), replace(PUBLISHED, size_hw=size_hw)

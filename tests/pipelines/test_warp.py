@@ -8,11 +8,11 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from pipelines.graph import Pipeline, labelled_graph, unlabelled_graph
-from pipelines.loader import labelled_loader, unlabelled_loader
-from pipelines.source import open_split
-from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, ViewSettings
-from pipelines.warp import CpuWarp, View
+from semipose.pipelines.graph import Pipeline, labelled_graph, unlabelled_graph
+from semipose.pipelines.loader import labelled_loader, unlabelled_loader
+from semipose.pipelines.source import open_split
+from semipose.pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, ViewSettings
+from semipose.pipelines.warp import CpuWarp, View
 from tests.pipelines.conftest import MakeShards, encode
 from tests.pipelines.test_graph import SIZES_HW, pixels_of, reading_of
 

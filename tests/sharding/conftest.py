@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.skeleton import COCO_17, to_category
-from sharding.build import BuildSettings
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.skeleton import COCO_17, to_category
+from semipose.sharding.build import BuildSettings
 
 SIZE_WH = (200, 150)
 

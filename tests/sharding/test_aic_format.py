@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from configs.load import InputError
-from sharding.annotations.formats.aic import AicFormat
-from sharding.annotations.skeleton import AIC_14
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.formats.aic import AicFormat
+from semipose.sharding.annotations.skeleton import AIC_14
 
 
 def joints(flag: int = 1) -> list[int]:

@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-import sharding.annotations.formats.lsp
-import sharding.build
-import sharding.samples.worker
-from configs.load import InputError
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.lsp import LspFormat
-from sharding.build import BuildSettings, build
-from sharding.samples.crop import WholePhoto
-from sharding.samples.person import decode_pose
-from sharding.store.index import read_index
-from sharding.store.manifest import check_shards, read_manifest
+import semipose.sharding.annotations.formats.lsp
+import semipose.sharding.build
+import semipose.sharding.samples.worker
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.lsp import LspFormat
+from semipose.sharding.build import BuildSettings, build
+from semipose.sharding.samples.crop import WholePhoto
+from semipose.sharding.samples.person import decode_pose
+from semipose.sharding.store.index import read_index
+from semipose.sharding.store.manifest import check_shards, read_manifest
 from tests.tars import stored_samples
 
 
@@ -97,9 +97,9 @@ class TestContent:
     @pytest.mark.parametrize("order", ["file", "shuffle"])
     def test_photo_is_decoded_once_for_its_persons(self, small, output, quiet, monkeypatch, order):
         calls = []
-        real = sharding.samples.worker.decode_photo
+        real = semipose.sharding.samples.worker.decode_photo
         monkeypatch.setattr(
-            sharding.samples.worker, "decode_photo", lambda *a, **k: calls.append(1) or real(*a, **k)
+            semipose.sharding.samples.worker, "decode_photo", lambda *a, **k: calls.append(1) or real(*a, **k)
         )
         build(small.settings(output, order=order, samples_per_shard=3), console=quiet)
         assert len(calls) == 5
@@ -267,8 +267,10 @@ class TestFaults:
         """LSP gives no sizes, so only the photo shows that a box is beyond it."""
         folder = shared_data / "lspet"
         source = LspFormat(joints=folder / "joints.mat", images=folder / "images", last=1)
-        real = sharding.annotations.formats.lsp.joint_box
-        monkeypatch.setattr("sharding.annotations.formats.lsp.joint_box", lambda *a: (9000.0, *real(*a)[1:]))
+        real = semipose.sharding.annotations.formats.lsp.joint_box
+        monkeypatch.setattr(
+            "semipose.sharding.annotations.formats.lsp.joint_box", lambda *a: (9000.0, *real(*a)[1:])
+        )
         with pytest.raises(InputError, match=r"im00001\.jpg: the box of annotation 1 is outside the photo"):
             build(BuildSettings(source=source, output=output, workers=1), console=quiet)
 
@@ -284,7 +286,7 @@ class TestFaults:
 
 
 def test_command_builds_and_exits_2_on_bad_input(small, output):
-    root = Path(sharding.build.__file__).parents[1]
+    root = Path(semipose.sharding.build.__file__).parents[1]
     recipe = small.folder / "recipe.yaml"
     recipe.write_text(
         f"source: {{name: coco, annotations: {small.annotations}, images: {small.images}}}\n"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from sharding.annotations.checks import (
+from semipose.sharding.annotations.checks import (
     ALL_SWAPPED,
     JOINT_OUTSIDE,
     LEAST_PEOPLE,
@@ -14,12 +14,12 @@ from sharding.annotations.checks import (
     joint_sides,
     sided_pairs,
 )
-from sharding.annotations.findings import Findings
-from sharding.annotations.formats.coco import read_coco
-from sharding.annotations.formats.lsp import LspFormat
-from sharding.annotations.photos import open_photos
-from sharding.annotations.record import Annotations, Person
-from sharding.annotations.skeleton import COCO_17, LSP_14, Skeleton
+from semipose.sharding.annotations.findings import Findings
+from semipose.sharding.annotations.formats.coco import read_coco
+from semipose.sharding.annotations.formats.lsp import LspFormat
+from semipose.sharding.annotations.photos import open_photos
+from semipose.sharding.annotations.record import Annotations, Person
+from semipose.sharding.annotations.skeleton import COCO_17, LSP_14, Skeleton
 
 
 def annotations_of(skeleton, keypoints, *, size_wh=(100, 80)):
@@ -103,7 +103,7 @@ def test_without_a_size_no_joint_is_outside():
 
 
 def test_people_beyond_the_first_block_are_seen(monkeypatch):
-    monkeypatch.setattr("sharding.annotations.people_arrays._PEOPLE_AT_ONCE", 2)
+    monkeypatch.setattr("semipose.sharding.annotations.people_arrays._PEOPLE_AT_ONCE", 2)
     points = np.tile(np.array([20, 20, 2], float), (5, 14, 1))
     points[3:, 0] = 500, 20, 2
     assert found(annotations_of(LSP_14, points), JOINT_OUTSIDE) == [4, 5]

@@ -8,9 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from configs.load import InputError
-from sharding.annotations.boxes import AREA_OF_BOX
-from sharding.annotations.formats.coco import TURNED_BOX, CocoFormat
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.boxes import AREA_OF_BOX
+from semipose.sharding.annotations.formats.coco import TURNED_BOX, CocoFormat
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def test_hostile_json(small, monkeypatch):
     small.annotations.write_text('{"images": [], "annotations": ' + "[" * 10_000)
     with pytest.raises(InputError, match="nested too deeply"):
         small.source.read()
-    monkeypatch.setattr("sharding.annotations.formats.rows.LARGEST_VALUE", 10_000)
+    monkeypatch.setattr("semipose.sharding.annotations.formats.rows.LARGEST_VALUE", 10_000)
     small.content["images"][0]["file_name"] = "a" * 30_000
     with pytest.raises(InputError, match=r"one value at byte .* has more than"):
         read(small)

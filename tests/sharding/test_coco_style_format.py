@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from rich.console import Console
 
-from configs.load import InputError, load
-from sharding.annotations.boxes import AREA_OF_BOX
-from sharding.annotations.checks import inspect_people
-from sharding.annotations.formats.coco import EMPTY_BOX
-from sharding.annotations.formats.coco_style import CocoStyleFormat
-from sharding.annotations.formats.own_rows import VISIBILITY_ADDED
-from sharding.annotations.joint_boxes import JointBoxes, joint_box
-from sharding.annotations.results import SHARE_BOX
-from sharding.annotations.skeleton import DEFAULT_SIGMA
-from sharding.build import build
-from sharding.settings import BuildSettings
+from semipose.configs.load import InputError, load
+from semipose.sharding.annotations.boxes import AREA_OF_BOX
+from semipose.sharding.annotations.checks import inspect_people
+from semipose.sharding.annotations.formats.coco import EMPTY_BOX
+from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
+from semipose.sharding.annotations.formats.own_rows import VISIBILITY_ADDED
+from semipose.sharding.annotations.joint_boxes import JointBoxes, joint_box
+from semipose.sharding.annotations.results import SHARE_BOX
+from semipose.sharding.annotations.skeleton import DEFAULT_SIGMA
+from semipose.sharding.build import build
+from semipose.sharding.settings import BuildSettings
 
 HORSE = {
     "id": 7,

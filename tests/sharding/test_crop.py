@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sharding.annotations.record import Person
-from sharding.samples.crop import (
+from semipose.sharding.annotations.record import Person
+from semipose.sharding.samples.crop import (
     PersonCrop,
     Region,
     WholePhoto,
@@ -16,7 +16,7 @@ from sharding.samples.crop import (
     person_region,
     scale_down,
 )
-from sharding.samples.person import decode_pose, person_sample
+from semipose.sharding.samples.person import decode_pose, person_sample
 
 SIZE_WH = (640, 480)
 

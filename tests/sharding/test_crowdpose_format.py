@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from configs.load import InputError
-from sharding.annotations.boxes import AREA_OF_BOX
-from sharding.annotations.formats.crowdpose import CrowdPoseFormat
-from sharding.annotations.skeleton import CROWDPOSE_14
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.boxes import AREA_OF_BOX
+from semipose.sharding.annotations.formats.crowdpose import CrowdPoseFormat
+from semipose.sharding.annotations.skeleton import CROWDPOSE_14
 
 COCO_BONES = [[16, 14], [14, 12], [17, 15], [15, 13], [12, 13]]
 

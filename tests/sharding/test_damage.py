@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import sharding.build
-from configs.load import InputError
-from sharding.build import build
-from sharding.check.truth_check import read_truth
-from sharding.check.verify import VerifySettings, verify
-from sharding.samples.crop import WholePhoto
-from sharding.store.files import file_sha256
-from sharding.store.index import read_lines
-from sharding.store.journal import JOURNAL_NAME
-from sharding.store.manifest import Manifest, check_shards, read_manifest, write_manifest
-from sharding.store.progress_file import HashedLines
+import semipose.sharding.build
+from semipose.configs.load import InputError
+from semipose.sharding.build import build
+from semipose.sharding.check.truth_check import read_truth
+from semipose.sharding.check.verify import VerifySettings, verify
+from semipose.sharding.samples.crop import WholePhoto
+from semipose.sharding.store.files import file_sha256
+from semipose.sharding.store.index import read_lines
+from semipose.sharding.store.journal import JOURNAL_NAME
+from semipose.sharding.store.manifest import Manifest, check_shards, read_manifest, write_manifest
+from semipose.sharding.store.progress_file import HashedLines
 
 ODD_VALUES = (None, True, [], {}, "x", -1, 0, 0.5, 1e300, 10**30, [[]], [1], {"a": 1}, [None] * 4)
 
@@ -85,7 +85,7 @@ def test_a_journal_altered_in_any_way_gives_the_same_bytes(make_set, tmp_path, q
     small, output = make_set(4), tmp_path / "small"
     building = tmp_path / ".small.building"
     with monkeypatch.context() as patch:
-        patch.setattr(sharding.build, "write_manifest", lambda *_: 1 / 0)
+        patch.setattr(semipose.sharding.build, "write_manifest", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(small.settings(output, samples_per_shard=2), console=quiet)
     stopped = tmp_path / "stopped"

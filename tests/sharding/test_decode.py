@@ -13,8 +13,8 @@ import PIL
 import pytest
 from PIL import Image
 
-from configs.load import InputError
-from sharding.samples.decode import MOST_PIXELS, decode_photo
+from semipose.configs.load import InputError
+from semipose.sharding.samples.decode import MOST_PIXELS, decode_photo
 
 
 def encoded(pixels, kind="JPEG", orientation=None, mode="RGB", **options):
@@ -214,8 +214,8 @@ def hostile_payloads():
 
 BOUNDED = """
 import pickle, resource, sys
-from configs.load import InputError
-from sharding.samples.decode import decode_photo
+from semipose.configs.load import InputError
+from semipose.sharding.samples.decode import decode_photo
 decode_photo(sys.stdin.buffer.read(int(sys.argv[1])), size_wh=None, where="p")
 payloads = pickle.load(sys.stdin.buffer)
 in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -247,9 +247,9 @@ def test_small_files_that_unpack_to_much(pixels):
 
 def test_the_largest_photo(monkeypatch, pixels):
     assert MOST_PIXELS >= 8192 * 6144, "50-megapixel cameras are on sale"
-    monkeypatch.setattr("sharding.samples.decode.MOST_PIXELS", 40 * 30)
+    monkeypatch.setattr("semipose.sharding.samples.decode.MOST_PIXELS", 40 * 30)
     decode_photo(encoded(pixels), size_wh=None, where="p")
-    monkeypatch.setattr("sharding.samples.decode.MOST_PIXELS", 40 * 30 - 1)
+    monkeypatch.setattr("semipose.sharding.samples.decode.MOST_PIXELS", 40 * 30 - 1)
     with pytest.raises(InputError, match=r"too large .40x30., at most 1,199 pixels"):
         decode_photo(encoded(pixels), size_wh=None, where="p")
 

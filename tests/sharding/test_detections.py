@@ -6,16 +6,16 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from configs.load import InputError
-from sharding.annotations.detections import Detections
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.coco_style import CocoStyleFormat
-from sharding.annotations.formats.crowdpose import CrowdPoseFormat
-from sharding.annotations.skeleton import COCO_17, to_category
-from sharding.build import build
-from sharding.check.verify import VerifySettings, verify
-from sharding.samples.crop import WholePhoto
-from sharding.settings import BuildSettings
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.detections import Detections
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
+from semipose.sharding.annotations.formats.crowdpose import CrowdPoseFormat
+from semipose.sharding.annotations.skeleton import COCO_17, to_category
+from semipose.sharding.build import build
+from semipose.sharding.check.verify import VerifySettings, verify
+from semipose.sharding.samples.crop import WholePhoto
+from semipose.sharding.settings import BuildSettings
 from tests.sharding.test_round_trips import samples_of
 
 

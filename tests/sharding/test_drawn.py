@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 import pytest
 
-from configs.load import InputError, load
-from sharding.annotations.drawing.body import draw_body
-from sharding.annotations.drawing.paint import draw_wardrobe, paint_body
-from sharding.annotations.drawing.scene import KEYPOINTS, Scene, draw_scene
-from sharding.annotations.formats.drawn import DrawnFormat, draw_scenes
-from sharding.annotations.skeleton import LSP_14
-from sharding.build import BuildSettings
+from semipose.configs.load import InputError, load
+from semipose.sharding.annotations.drawing.body import draw_body
+from semipose.sharding.annotations.drawing.paint import draw_wardrobe, paint_body
+from semipose.sharding.annotations.drawing.scene import KEYPOINTS, Scene, draw_scene
+from semipose.sharding.annotations.formats.drawn import DrawnFormat, draw_scenes
+from semipose.sharding.annotations.skeleton import LSP_14
+from semipose.sharding.build import BuildSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,7 +79,7 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     def fail(*_: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sharding.annotations.formats.drawn.cv2.imencode", fail)
+    monkeypatch.setattr("semipose.sharding.annotations.formats.drawn.cv2.imencode", fail)
     with pytest.raises(KeyboardInterrupt):
         DrawnFormat(folder=tmp_path / "people", people=3).read()
     assert list(tmp_path.iterdir()) == []
@@ -88,7 +88,7 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 KILLER = """
 import json, signal, sys
 from pathlib import Path
-from sharding.annotations.formats.drawn import DrawnFormat
+from semipose.sharding.annotations.formats.drawn import DrawnFormat
 from tests.killing import run_and_die
 
 folder, start = Path(sys.argv[1]), sys.argv[2]
@@ -117,7 +117,8 @@ def test_killed_at_any_moment_it_is_drawn_anew_and_nothing_is_left(tmp_path: Pat
 def test_two_builds_of_one_source_draw_it_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "people"
     code = (
-        "import sys, time; from pathlib import Path; import sharding.annotations.formats.drawn as drawn\n"
+        "import sys, time; from pathlib import Path\n"
+        "import semipose.sharding.annotations.formats.drawn as drawn\n"
         "real = drawn._draw\n"
         "def draw(*args): print('drawing', flush=True); sys.stdin.read(1); real(*args)\n"
         "drawn._draw = draw; drawn.DrawnFormat(folder=Path(sys.argv[1]), people=3).read()"
@@ -248,7 +249,7 @@ def test_a_scene_holds_one_to_four() -> None:
 
 def test_people_who_cannot_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person of the least height is wider than the picture."""
-    monkeypatch.setattr("sharding.annotations.drawing.scene.MOST_TRIES", 20)
+    monkeypatch.setattr("semipose.sharding.annotations.drawing.scene.MOST_TRIES", 20)
     with pytest.raises(InputError, match=r"source\.size_wh: a picture of 48x2000 px had no room"):
         DrawnFormat(folder=tmp_path / "drawn", people=1, crowded=0, size_wh=(48, 2000)).read()
     assert not list(tmp_path.iterdir())

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import InputError
-from sharding.build import build
-from sharding.store.executor import AHEAD, map_in_order
+from semipose.configs.load import InputError
+from semipose.sharding.build import build
+from semipose.sharding.store.executor import AHEAD, map_in_order
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -95,7 +95,7 @@ def test_dead_worker_is_one_sentence():
 
 
 def test_unreachable_cluster_is_one_sentence(monkeypatch):
-    monkeypatch.setattr("sharding.store.executor.ANSWER_TIMEOUT_S", 1)
+    monkeypatch.setattr("semipose.sharding.store.executor.ANSWER_TIMEOUT_S", 1)
     with pytest.raises(InputError, match=r"dask://127\.0\.0\.1:9: no Dask scheduler answers .*: start one"):
         list(map_in_order(square_with_pid, [1], executor="dask://127.0.0.1:9", workers=1))
 
@@ -103,8 +103,8 @@ def test_unreachable_cluster_is_one_sentence(monkeypatch):
 def test_a_cluster_that_loses_its_workers_is_said_and_ends(monkeypatch, capfd):
     from distributed import LocalCluster
 
-    monkeypatch.setattr("sharding.store.executor.LOOK_EVERY_S", 0.1)
-    monkeypatch.setattr("sharding.store.executor.WORKERS_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("semipose.sharding.store.executor.LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr("semipose.sharding.store.executor.WORKERS_TIMEOUT_S", 0.5)
     with LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address=None
     ) as alone:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from sharding.annotations.box_fit import (
+from semipose.sharding.annotations.box_fit import (
     ALL_PERCENT,
     AREA_ABOVE,
     AREA_BELOW,
@@ -19,16 +19,16 @@ from sharding.annotations.box_fit import (
     READINGS,
     UNLABELLED,
 )
-from sharding.annotations.checks import inspect_people
-from sharding.annotations.findings import Findings, is_many
-from sharding.annotations.formats.aic import AicFormat
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.crowdpose import CrowdPoseFormat
-from sharding.annotations.formats.lsp import LspFormat
-from sharding.annotations.formats.mpii import MpiiFormat
-from sharding.annotations.photos import open_photos
-from sharding.annotations.record import Annotations, Person
-from sharding.annotations.skeleton import COCO_17
+from semipose.sharding.annotations.checks import inspect_people
+from semipose.sharding.annotations.findings import Findings, is_many
+from semipose.sharding.annotations.formats.aic import AicFormat
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.crowdpose import CrowdPoseFormat
+from semipose.sharding.annotations.formats.lsp import LspFormat
+from semipose.sharding.annotations.formats.mpii import MpiiFormat
+from semipose.sharding.annotations.photos import open_photos
+from semipose.sharding.annotations.record import Annotations, Person
+from semipose.sharding.annotations.skeleton import COCO_17
 
 CORNERS, CENTRE, CORNER_AS_CENTRE, CORNERS_AS_CENTRE, ORIGIN, BOX_PERCENT, EXCHANGED = list(READINGS)[:7]
 SHARES, PERCENT, OF_BOX, MIRRORED, UPSIDE_DOWN = list(READINGS)[7:]

@@ -13,15 +13,15 @@ from PIL import Image
 from rich.console import Console
 from torchvision.models import get_model
 
-import sharding.annotations.detector
-from configs.load import InputError
-from sharding.annotations.boxes import AREA_OF_BOX, ResultsBoxes, WholePhotoBoxes
-from sharding.annotations.detector import DetectorBoxes
-from sharding.annotations.formats.folder import FolderFormat
-from sharding.annotations.skeleton import COCO_17, LSP_14, MPII_16, to_category
-from sharding.build import build
-from sharding.check.report import check
-from sharding.settings import BuildSettings
+import semipose.sharding.annotations.detector
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.boxes import AREA_OF_BOX, ResultsBoxes, WholePhotoBoxes
+from semipose.sharding.annotations.detector import DetectorBoxes
+from semipose.sharding.annotations.formats.folder import FolderFormat
+from semipose.sharding.annotations.skeleton import COCO_17, LSP_14, MPII_16, to_category
+from semipose.sharding.build import build
+from semipose.sharding.check.report import check
+from semipose.sharding.settings import BuildSettings
 
 SIZE_WH = (80, 60)
 QUARTER_TURN = 6
@@ -314,9 +314,9 @@ def detector(weights, tmp_path):
 def count_photos(monkeypatch):
     """The names of the photos that are decoded for the detector from now on."""
     decoded = []
-    decode = sharding.annotations.detector._decode
+    decode = semipose.sharding.annotations.detector._decode
     monkeypatch.setattr(
-        sharding.annotations.detector,
+        semipose.sharding.annotations.detector,
         "_decode",
         lambda photo, photos: decoded.append(photo.file_name) or decode(photo, photos),
     )
@@ -358,7 +358,7 @@ class TestDetector:
     def test_goes_on_from_where_it_was_stopped(self, photos, detector, monkeypatch):
         whole = read(photos, detector(cache=photos.parent / "whole.json"))
         with monkeypatch.context() as patch:
-            patch.setattr(sharding.annotations.detector, "_results", fail_at(NAMES[2]))
+            patch.setattr(semipose.sharding.annotations.detector, "_results", fail_at(NAMES[2]))
             with pytest.raises(KeyboardInterrupt):
                 read(photos, detector())
         part = detector().cache.with_name("boxes.json.part")
@@ -402,7 +402,7 @@ class TestDetector:
 
 
 def fail_at(name):
-    results = sharding.annotations.detector._results
+    results = semipose.sharding.annotations.detector._results
 
     def fail(photo, output, cfg):
         if photo.file_name == name:

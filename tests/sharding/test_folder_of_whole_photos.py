@@ -10,15 +10,15 @@ from PIL import Image
 from pydantic import ValidationError
 from rich.console import Console
 
-from configs.load import InputError, load
-from pipelines.photo_loader import eval_photo_loader, unlabelled_photo_loader
-from pipelines.photo_views import PhotoViewSettings
-from pipelines.source import labelled_split, open_split
-from sharding.build import build
-from sharding.check.report import check
-from sharding.check.verify import VerifySettings, verify
-from sharding.samples.photo import decode_people
-from sharding.settings import BuildSettings
+from semipose.configs.load import InputError, load
+from semipose.pipelines.photo_loader import eval_photo_loader, unlabelled_photo_loader
+from semipose.pipelines.photo_views import PhotoViewSettings
+from semipose.pipelines.source import labelled_split, open_split
+from semipose.sharding.build import build
+from semipose.sharding.check.report import check
+from semipose.sharding.check.verify import VerifySettings, verify
+from semipose.sharding.samples.photo import decode_people
+from semipose.sharding.settings import BuildSettings
 from tests.tars import stored_samples
 from tests.test_architecture import ROOT
 

@@ -3,19 +3,19 @@
 import pytest
 from PIL import ImageDraw, ImageFont
 
-import sharding.check.fonts
-from sharding.check.fonts import in_ascii, legible
-from sharding.check.sheet import draw_person
+import semipose.sharding.check.fonts
+from semipose.sharding.check.fonts import in_ascii, legible
+from semipose.sharding.check.sheet import draw_person
 from tests.sharding.test_sheet import with_joints
 
 
 @pytest.fixture
 def no_fonts(monkeypatch):
     """A machine with no font but the one that PIL brings."""
-    sharding.check.fonts._font_with.cache_clear()
-    monkeypatch.setattr(sharding.check.fonts, "_fonts", tuple)
+    semipose.sharding.check.fonts._font_with.cache_clear()
+    monkeypatch.setattr(semipose.sharding.check.fonts, "_fonts", tuple)
     yield
-    sharding.check.fonts._font_with.cache_clear()
+    semipose.sharding.check.fonts._font_with.cache_clear()
 
 
 def is_missing(font: ImageFont.FreeTypeFont, letter: str) -> bool:
@@ -67,7 +67,7 @@ def test_names_that_cannot_be_written_have_their_number(no_fonts, make_set, monk
 def test_a_damaged_font_is_passed_over(tmp_path, monkeypatch):
     broken = tmp_path / "broken.ttf"
     broken.write_bytes(b"no font")
-    fonts = (str(broken), *sharding.check.fonts._fonts())
-    monkeypatch.setattr(sharding.check.fonts, "_fonts", lambda: fonts)
-    sharding.check.fonts._font_with.cache_clear()
+    fonts = (str(broken), *semipose.sharding.check.fonts._fonts())
+    monkeypatch.setattr(semipose.sharding.check.fonts, "_fonts", lambda: fonts)
+    semipose.sharding.check.fonts._font_with.cache_clear()
     assert legible("глаз", 13)[0] == "глаз"

@@ -12,13 +12,19 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from configs.load import InputError
-from sharding.annotations.formats.categories import CATEGORY_ID_ADDED, READ_TOGETHER
-from sharding.annotations.formats.coco_rows import ABSOLUTE_NAME, NESTED, NO_SIZE, NULL_KEYPOINTS, SIZE_ADDED
-from sharding.annotations.formats.coco_style import CocoStyleFormat
-from sharding.annotations.formats.rows import NUMBER_SPELLING
-from sharding.build import build
-from sharding.settings import BuildSettings
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.formats.categories import CATEGORY_ID_ADDED, READ_TOGETHER
+from semipose.sharding.annotations.formats.coco_rows import (
+    ABSOLUTE_NAME,
+    NESTED,
+    NO_SIZE,
+    NULL_KEYPOINTS,
+    SIZE_ADDED,
+)
+from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
+from semipose.sharding.annotations.formats.rows import NUMBER_SPELLING
+from semipose.sharding.build import build
+from semipose.sharding.settings import BuildSettings
 
 POINTS = [[20.5, 30.0, 2], [60.0, 31.5, 2], [0, 0, 0], [55.25, 80.0, 1]]
 FLAT = [number for point in POINTS for number in point]

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_masks
 
-from configs.load import InputError
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.build import build
-from sharding.samples.crop import WholePhoto
-from sharding.samples.ignored_area import MASK_BYTES, decode_ignored, encode_ignored
-from sharding.settings import BuildSettings
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.build import build
+from semipose.sharding.samples.crop import WholePhoto
+from semipose.sharding.samples.ignored_area import MASK_BYTES, decode_ignored, encode_ignored
+from semipose.sharding.settings import BuildSettings
 from tests.tars import stored_samples
 
 

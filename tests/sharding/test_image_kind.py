@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from configs.load import InputError
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.build import build
-from sharding.samples.crop import WholePhoto
-from sharding.samples.ignored_area import decode_ignored
-from sharding.samples.photo import decode_people, encode_people
-from sharding.settings import BuildSettings
-from sharding.store.manifest import read_manifest, write_manifest
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.build import build
+from semipose.sharding.samples.crop import WholePhoto
+from semipose.sharding.samples.ignored_area import decode_ignored
+from semipose.sharding.samples.photo import decode_people, encode_people
+from semipose.sharding.settings import BuildSettings
+from semipose.sharding.store.manifest import read_manifest, write_manifest
 from tests.tars import stored_samples
 
 

@@ -3,11 +3,11 @@ import tarfile
 import pytest
 import webdataset as wds
 
-from configs.load import InputError
-from sharding.samples.sample import Sample, frame
-from sharding.store.index import Component, read_index, subset_index
-from sharding.store.tar_check import check_index_alone
-from sharding.store.write import write_shards
+from semipose.configs.load import InputError
+from semipose.sharding.samples.sample import Sample, frame
+from semipose.sharding.store.index import Component, read_index, subset_index
+from semipose.sharding.store.tar_check import check_index_alone
+from semipose.sharding.store.write import write_shards
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.load import InputError
-from sharding.samples.decode import MADE_SOUND, decode_photo, photo_sizes
-from sharding.samples.jpeg import MOST_SCANS, decode_jpeg
+from semipose.configs.load import InputError
+from semipose.sharding.samples.decode import MADE_SOUND, decode_photo, photo_sizes
+from semipose.sharding.samples.jpeg import MOST_SCANS, decode_jpeg
 
 END = b"\xff\xd9"
 

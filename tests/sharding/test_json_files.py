@@ -7,10 +7,10 @@ import re
 import msgspec
 import pytest
 
-from configs.load import InputError
-from sharding.annotations.findings import Findings
-from sharding.annotations.formats import json_faults
-from sharding.annotations.formats.rows import NUMBER_SPELLING, RowReader, read_json
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.findings import Findings
+from semipose.sharding.annotations.formats import json_faults
+from semipose.sharding.annotations.formats.rows import NUMBER_SPELLING, RowReader, read_json
 
 TEXT = b'{"images": [\n  {"id": 7, "x": 1.5},\n  {"id": 8, "x": 2.5}\n]}'
 
@@ -141,7 +141,7 @@ def test_column_counts_characters(read):
 
 
 def test_a_gzip_file_of_endless_length_is_refused(read, monkeypatch):
-    monkeypatch.setattr("sharding.annotations.formats.rows.LARGEST_UNPACKED", 1 << 21)
+    monkeypatch.setattr("semipose.sharding.annotations.formats.rows.LARGEST_UNPACKED", 1 << 21)
     with pytest.raises(InputError, match="the gzip file holds more than"):
         read(gzip.compress(bytes(1 << 23)))
 

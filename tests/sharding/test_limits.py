@@ -12,20 +12,20 @@ import scipy.io
 from PIL import Image
 from rich.console import Console
 
-from configs.load import InputError
-from sharding.annotations.detections import Detections
-from sharding.annotations.formats.aic import AicFormat
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.crowdpose import CrowdPoseFormat
-from sharding.annotations.formats.lsp import LspFormat
-from sharding.annotations.formats.mpii import MpiiFormat
-from sharding.annotations.limits import REACH
-from sharding.annotations.skeleton import CROWDPOSE_14
-from sharding.build import build
-from sharding.check.report import check
-from sharding.check.verify import VerifySettings, verify
-from sharding.samples.crop import WholePhoto
-from sharding.settings import BuildSettings
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.detections import Detections
+from semipose.sharding.annotations.formats.aic import AicFormat
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.crowdpose import CrowdPoseFormat
+from semipose.sharding.annotations.formats.lsp import LspFormat
+from semipose.sharding.annotations.formats.mpii import MpiiFormat
+from semipose.sharding.annotations.limits import REACH
+from semipose.sharding.annotations.skeleton import CROWDPOSE_14
+from semipose.sharding.build import build
+from semipose.sharding.check.report import check
+from semipose.sharding.check.verify import VerifySettings, verify
+from semipose.sharding.samples.crop import WholePhoto
+from semipose.sharding.settings import BuildSettings
 
 WIDTH, HEIGHT = 200, 150
 ODD = (1e9, -1e9, 1e39, -1e39, 1e200, 1e300, 1e-46, 1e-50, -0.0, 3.4028235e38)

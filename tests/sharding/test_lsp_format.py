@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from configs.load import InputError
-from sharding.annotations.formats.lsp import LspFormat
-from sharding.annotations.skeleton import LSP_14
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.formats.lsp import LspFormat
+from semipose.sharding.annotations.skeleton import LSP_14
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ import shutil
 
 import pytest
 
-from configs.load import InputError
-from sharding.build import build
-from sharding.store.manifest import MANIFEST_NAME, check_shards, read_manifest, write_manifest
+from semipose.configs.load import InputError
+from semipose.sharding.build import build
+from semipose.sharding.store.manifest import MANIFEST_NAME, check_shards, read_manifest, write_manifest
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import scipy.io
 
-from configs.load import InputError
-from sharding.annotations.boxes import AREA_OF_BOX
-from sharding.annotations.formats.mpii import MpiiFormat
-from sharding.annotations.skeleton import MPII_16
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.boxes import AREA_OF_BOX
+from semipose.sharding.annotations.formats.mpii import MpiiFormat
+from semipose.sharding.annotations.skeleton import MPII_16
 
 
 def joints_of(seed: int) -> np.ndarray:

@@ -5,8 +5,8 @@ import zipfile
 
 import pytest
 
-from sharding.annotations.photos import Photos, open_photos
-from sharding.annotations.photos.similar_names import NearNames
+from semipose.sharding.annotations.photos import Photos, open_photos
+from semipose.sharding.annotations.photos.similar_names import NearNames
 
 THERE = [
     "0001.JPG",

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-import sharding.build
-from configs.load import InputError, load
-from sharding.build import build
-from sharding.settings import BuildSettings
-from sharding.store.files import put_in_place, write_atomic
-from sharding.store.manifest import check_shards, read_manifest
+import semipose.sharding.build
+from semipose.configs.load import InputError, load
+from semipose.sharding.build import build
+from semipose.sharding.settings import BuildSettings
+from semipose.sharding.store.files import put_in_place, write_atomic
+from semipose.sharding.store.manifest import check_shards, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,7 +54,7 @@ def test_a_link_that_leads_nowhere_is_refused_before_the_work(small, tmp_path, q
     link = tmp_path / "coco"
     link.symlink_to(link if leads_to == "itself" else tmp_path / "unmounted" / "coco")
     output = link / "train" if leads_to == "a folder on it" else link
-    monkeypatch.setattr(sharding.build, "_build_aside", None)
+    monkeypatch.setattr(semipose.sharding.build, "_build_aside", None)
     with pytest.raises(
         InputError, match=r"the link .*coco leads to .*mount that disk, correct the link"
     ) as e:
@@ -74,13 +74,13 @@ def test_a_folder_that_is_there_stays_and_is_filled(small, tmp_path, quiet, monk
             raise OSError(errno.EBUSY, "Device or resource busy", str(output))
         return real(source, target)
 
-    def write_manifest(*args, real=sharding.build.write_manifest):
+    def write_manifest(*args, real=semipose.sharding.build.write_manifest):
         assert names_in(output.parent) == ["coco"], "made beside it, on what may be another disk"
         return real(*args)
 
     monkeypatch.setattr(os, "rename", rename)
     monkeypatch.setattr(os, "replace", rename)
-    monkeypatch.setattr(sharding.build, "write_manifest", write_manifest)
+    monkeypatch.setattr(semipose.sharding.build, "write_manifest", write_manifest)
     build(small.settings(output), console=quiet)
     expected = files_of(output)
     (output / "coco-000001.tar").write_bytes(b"damaged")
@@ -116,7 +116,7 @@ def test_a_manifest_stands_only_beside_whole_shards(tmp_path, monkeypatch, moved
 def test_a_folder_that_appears_during_the_build_is_filled_across_disks(small, tmp_path, quiet, monkeypatch):
     """A disk that is mounted at the output after a build was stopped."""
     output = tmp_path / "shards" / "coco"
-    real = sharding.build.write_manifest
+    real = semipose.sharding.build.write_manifest
 
     def write_manifest(*args):
         output.mkdir()
@@ -127,7 +127,7 @@ def test_a_folder_that_appears_during_the_build_is_filled_across_disks(small, tm
             raise OSError(errno.EXDEV, "Invalid cross-device link", str(source))
         return real(source, target)
 
-    monkeypatch.setattr(sharding.build, "write_manifest", write_manifest)
+    monkeypatch.setattr(semipose.sharding.build, "write_manifest", write_manifest)
     monkeypatch.setattr(os, "rename", rename)
     build(small.settings(output), console=quiet)
     check_shards(output, read_manifest(output))
@@ -158,10 +158,10 @@ def test_a_mount_point_is_filled(small, tmp_path):
         import os
         from pathlib import Path
         from rich.console import Console
-        from sharding.build import build
-        from sharding.annotations.formats.coco import CocoFormat
-        from sharding.store.manifest import check_shards, read_manifest
-        from sharding.settings import BuildSettings
+        from semipose.sharding.build import build
+        from semipose.sharding.annotations.formats.coco import CocoFormat
+        from semipose.sharding.store.manifest import check_shards, read_manifest
+        from semipose.sharding.settings import BuildSettings
 
         folder, output = Path({str(small.folder)!r}), Path({str(output)!r})
         source = CocoFormat(annotations=folder / "annotations.json", images=folder / "images")

@@ -16,8 +16,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from configs.load import InputError
-from sharding.annotations.photos import FolderPhotos, Photos, UrlPhotos, ZipPhotos, open_photos
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.photos import FolderPhotos, Photos, UrlPhotos, ZipPhotos, open_photos
 
 CONTENT = {
     "a.jpg": b"first",
@@ -116,7 +116,9 @@ class TestEverySource:
     def test_too_large(self, photos, monkeypatch):
         for module in ("base", "folder", "zipped", "url"):
             monkeypatch.setattr(
-                sys.modules[f"sharding.annotations.photos.{module}"], "MOST_BYTES", len(b"in a folder")
+                sys.modules[f"semipose.sharding.annotations.photos.{module}"],
+                "MOST_BYTES",
+                len(b"in a folder"),
             )
         assert photos.read("val2017/000000000139.jpg") == b"in a folder"
         with pytest.raises(InputError, match=r"b 2\.JPG: the photo is larger than"):

@@ -14,10 +14,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from configs.load import InputError
-from sharding.annotations.boxes import ResultsBoxes
-from sharding.annotations.formats.folder import FolderFormat
-from sharding.annotations.photos import open_photos, url
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.boxes import ResultsBoxes
+from semipose.sharding.annotations.formats.folder import FolderFormat
+from semipose.sharding.annotations.photos import open_photos, url
 from tests.pipelines.servers import BUCKET, drip, hang_up, redirect, send, serve, silent
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,7 +191,7 @@ class TestAddresses:
     )
     def test_absent_package(self, address, package):
         script = f"import sys; sys.modules['{package}'] = None; "
-        script += f"from sharding.annotations.photos import open_photos; open_photos('{address}')"
+        script += f"from semipose.sharding.annotations.photos import open_photos; open_photos('{address}')"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
         last = done.stderr.splitlines()[-1]
         assert last.endswith(f"not installed: pip install {package}")

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from configs.load import InputError
-from sharding.samples.person import decode_pose, encode_pose
+from semipose.configs.load import InputError
+from semipose.sharding.samples.person import decode_pose, encode_pose
 
 
 @pytest.mark.parametrize("num_keypoints", [1, 14, 17, 133])

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sharding.annotations.checks import inspect_people
-from sharding.annotations.record import Person, photo_key
-from sharding.annotations.repeats import SAME_PERSON, SAME_PHOTO, _repeated
-from sharding.annotations.split import TrainValSplit, take_side
+from semipose.sharding.annotations.checks import inspect_people
+from semipose.sharding.annotations.record import Person, photo_key
+from semipose.sharding.annotations.repeats import SAME_PERSON, SAME_PHOTO, _repeated
+from semipose.sharding.annotations.split import TrainValSplit, take_side
 
 
 @pytest.fixture

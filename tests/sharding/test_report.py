@@ -11,15 +11,15 @@ import scipy.io
 from PIL import Image
 from rich.console import Console
 
-from configs.load import InputError
-from sharding.annotations.findings import Fault
-from sharding.annotations.formats.aic import AicFormat
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.lsp import LspFormat
-from sharding.build import BuildSettings, build
-from sharding.check.report import beside, check
-from sharding.check.sheet import TILE_WH
-from sharding.store.identity import identify
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.findings import Fault
+from semipose.sharding.annotations.formats.aic import AicFormat
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.lsp import LspFormat
+from semipose.sharding.build import BuildSettings, build
+from semipose.sharding.check.report import beside, check
+from semipose.sharding.check.sheet import TILE_WH
+from semipose.sharding.store.identity import identify
 
 BUILD = Path(__file__).parents[2] / "sharding" / "build.py"
 
@@ -186,7 +186,7 @@ class TestAnnotationFaults:
         """No damage that corrupt_images=skip would leave out: a build stops here."""
         path = photo(small, 2)
         path.write_bytes(path.read_bytes() + bytes(10**5))
-        monkeypatch.setattr("sharding.annotations.photos.folder.MOST_BYTES", 10**5)
+        monkeypatch.setattr("semipose.sharding.annotations.photos.folder.MOST_BYTES", 10**5)
         fault = "photo cannot be read"
         self.has(small, output, fault=fault, effect="stops", ids=[path.name], corrupt_images="skip")
 

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.load import InputError
-from sharding.annotations.boxes import CLIPPED, ResultsBoxes
-from sharding.annotations.detections import Detections
-from sharding.annotations.findings import Findings
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.folder import FolderFormat
-from sharding.annotations.record import Photo
-from sharding.annotations.results import FoundBox, PhotoFinder, ResultRow, note_boxes
-from sharding.build import build
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.boxes import CLIPPED, ResultsBoxes
+from semipose.sharding.annotations.detections import Detections
+from semipose.sharding.annotations.findings import Findings
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.folder import FolderFormat
+from semipose.sharding.annotations.record import Photo
+from semipose.sharding.annotations.results import FoundBox, PhotoFinder, ResultRow, note_boxes
+from semipose.sharding.build import build
 
 
 @pytest.fixture(params=["unlabelled", "unlabelled, with a list", "scored"])

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-import sharding.build
-from configs.load import InputError
-from sharding.build import build
-from sharding.store.manifest import check_shards, read_manifest
+import semipose.sharding.build
+from semipose.configs.load import InputError
+from semipose.sharding.build import build
+from semipose.sharding.store.manifest import check_shards, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,9 +23,9 @@ KILLER = """
 import json, shutil, signal, sys
 from pathlib import Path
 from rich.console import Console
-from sharding.build import build
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.settings import BuildSettings
+from semipose.sharding.build import build
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.settings import BuildSettings
 from tests.killing import run_and_die
 
 folder, output = Path(sys.argv[1]), Path(sys.argv[2])
@@ -110,9 +110,9 @@ def test_killed_build_takes_its_workers_along(make_set, tmp_path):
     script = textwrap.dedent(f"""
         from pathlib import Path
         from rich.console import Console
-        from sharding.build import build
-        from sharding.annotations.formats.coco import CocoFormat
-        from sharding.settings import BuildSettings
+        from semipose.sharding.build import build
+        from semipose.sharding.annotations.formats.coco import CocoFormat
+        from semipose.sharding.settings import BuildSettings
 
         if __name__ == "__main__":
             folder = Path({str(small.folder)!r})
@@ -182,8 +182,10 @@ def test_full_disk_is_one_sentence_and_the_next_build_goes_on(whole, tmp_path, q
 def test_a_kill_after_the_rename_leaves_nothing_behind(whole, tmp_path, quiet, monkeypatch):
     small, expected = whole
     output = tmp_path / "renamed" / "small"
-    real = sharding.build.put_in_place
-    monkeypatch.setattr(sharding.build, "put_in_place", lambda *args, **keys: real(*args, **keys) or 1 / 0)
+    real = semipose.sharding.build.put_in_place
+    monkeypatch.setattr(
+        semipose.sharding.build, "put_in_place", lambda *args, **keys: real(*args, **keys) or 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         build(small.settings(output), console=quiet)
     monkeypatch.undo()
@@ -207,7 +209,7 @@ def test_second_build_of_one_output_refuses(whole, tmp_path, quiet):
 def test_only_intact_shards_of_the_same_build_are_gone_on_from(whole, tmp_path, quiet, monkeypatch, damage):
     small, expected = whole
     output = tmp_path / "x" / "small"
-    monkeypatch.setattr(sharding.build, "write_manifest", lambda *_: 1 / 0)
+    monkeypatch.setattr(semipose.sharding.build, "write_manifest", lambda *_: 1 / 0)
     first = small.settings(output, seed=1) if damage == "other settings" else small.settings(output)
     with pytest.raises(ZeroDivisionError):
         build(first, console=quiet)

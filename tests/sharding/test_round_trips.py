@@ -9,20 +9,20 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from sharding.annotations.boxes import ResultsBoxes, WholePhotoBoxes
-from sharding.annotations.formats.aic import AicFormat
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.coco_style import CocoStyleFormat
-from sharding.annotations.formats.crowdpose import CrowdPoseFormat
-from sharding.annotations.formats.folder import FolderFormat
-from sharding.annotations.formats.lsp import LspFormat
-from sharding.annotations.formats.mpii import MpiiFormat
-from sharding.build import build
-from sharding.check.verify import VerifySettings, verify
-from sharding.samples.crop import PersonCrop, WholePhoto
-from sharding.samples.person import decode_pose
-from sharding.settings import BuildSettings
-from sharding.store.manifest import read_manifest
+from semipose.sharding.annotations.boxes import ResultsBoxes, WholePhotoBoxes
+from semipose.sharding.annotations.formats.aic import AicFormat
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
+from semipose.sharding.annotations.formats.crowdpose import CrowdPoseFormat
+from semipose.sharding.annotations.formats.folder import FolderFormat
+from semipose.sharding.annotations.formats.lsp import LspFormat
+from semipose.sharding.annotations.formats.mpii import MpiiFormat
+from semipose.sharding.build import build
+from semipose.sharding.check.verify import VerifySettings, verify
+from semipose.sharding.samples.crop import PersonCrop, WholePhoto
+from semipose.sharding.samples.person import decode_pose
+from semipose.sharding.settings import BuildSettings
+from semipose.sharding.store.manifest import read_manifest
 
 COCO_PEOPLE = 60
 

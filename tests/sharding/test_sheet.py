@@ -5,10 +5,10 @@ import pytest
 from msgspec import structs
 from PIL import Image, ImageDraw
 
-import sharding.check.sheet
-from sharding.annotations.skeleton import Skeleton
-from sharding.check.draw_pose import COLOURS
-from sharding.check.sheet import TILE_WH, draw_person, draw_sheet, frame, short_name
+import semipose.sharding.check.sheet
+from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.sharding.check.draw_pose import COLOURS
+from semipose.sharding.check.sheet import TILE_WH, draw_person, draw_sheet, frame, short_name
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ class TestPerson:
         draw_person(person, one)
         assert len(boxes) == count if count < 30 else len(boxes) > 20
         for index, a in enumerate(boxes):
-            assert not any(sharding.check.sheet._overlap(a, b) for b in boxes[:index])
+            assert not any(semipose.sharding.check.sheet._overlap(a, b) for b in boxes[:index])
 
 
 class TestSheet:

@@ -1,7 +1,7 @@
 import pytest
 
-from configs.load import InputError
-from sharding.annotations.category import (
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.category import (
     AGAINST_NAMES,
     BAD_BONES,
     BONES_FROM_ZERO,
@@ -11,8 +11,8 @@ from sharding.annotations.category import (
     describe_keypoints,
     from_category,
 )
-from sharding.annotations.findings import Findings
-from sharding.annotations.skeleton import (
+from semipose.sharding.annotations.findings import Findings
+from semipose.sharding.annotations.skeleton import (
     AIC_14,
     COCO_17,
     CROWDPOSE_14,

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from configs.load import InputError
-from sharding.annotations.detections import Detections
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.lsp import LspFormat
-from sharding.annotations.split import TrainValSplit, take_side
-from sharding.build import build
-from sharding.check.report import beside, check
-from sharding.check.verify import VerifySettings, verify
-from sharding.store.manifest import MANIFEST_NAME, check_shards, read_manifest
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.detections import Detections
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.lsp import LspFormat
+from semipose.sharding.annotations.split import TrainValSplit, take_side
+from semipose.sharding.build import build
+from semipose.sharding.check.report import beside, check
+from semipose.sharding.check.verify import VerifySettings, verify
+from semipose.sharding.store.manifest import MANIFEST_NAME, check_shards, read_manifest
 from tests.tars import stored_samples
 
 SIDES = ("train", "val")

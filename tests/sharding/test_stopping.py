@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sharding import stopping
-from sharding.stopping import LINE, held_signals, stoppable
+from semipose.sharding import stopping
+from semipose.sharding.stopping import LINE, held_signals, stoppable
 
 ROOT = Path(__file__).resolve().parents[2]
 

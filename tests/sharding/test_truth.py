@@ -7,10 +7,10 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.samples.plan import photo_tasks
-from sharding.settings import BuildSettings
-from sharding.store.truth import write_ground_truth
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.samples.plan import photo_tasks
+from semipose.sharding.settings import BuildSettings
+from semipose.sharding.store.truth import write_ground_truth
 
 
 def average_precision(truth, predictions):

@@ -8,19 +8,19 @@ import pytest
 from PIL import Image, ImageOps
 from rich.console import Console
 
-from sharding.annotations.boxes import ResultsBoxes
-from sharding.annotations.detections import Detections
-from sharding.annotations.detector import _decode
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.folder import FolderFormat
-from sharding.annotations.formats.yolo_pose import YoloPoseFormat
-from sharding.annotations.photos import open_photos
-from sharding.annotations.record import Photo
-from sharding.build import build
-from sharding.check.report import check
-from sharding.samples.crop import PersonCrop, WholePhoto
-from sharding.samples.decode import decode_photo, photo_sizes
-from sharding.settings import BuildSettings
+from semipose.sharding.annotations.boxes import ResultsBoxes
+from semipose.sharding.annotations.detections import Detections
+from semipose.sharding.annotations.detector import _decode
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.folder import FolderFormat
+from semipose.sharding.annotations.formats.yolo_pose import YoloPoseFormat
+from semipose.sharding.annotations.photos import open_photos
+from semipose.sharding.annotations.record import Photo
+from semipose.sharding.build import build
+from semipose.sharding.check.report import check
+from semipose.sharding.samples.crop import PersonCrop, WholePhoto
+from semipose.sharding.samples.decode import decode_photo, photo_sizes
+from semipose.sharding.settings import BuildSettings
 from tests.sharding.test_round_trips import samples_of
 
 KINDS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif"}
@@ -208,7 +208,7 @@ def test_a_build_that_goes_on_counts_as_one_that_was_not_stopped(make_set, tmp_p
     whole = build(small.settings(tmp_path / "whole" / "s"), console=Console(quiet=True))
     settings = small.settings(tmp_path / "stopped" / "s")
     with monkeypatch.context() as patch:
-        patch.setattr("sharding.build.write_ground_truth", lambda *_, **__: 1 / 0)
+        patch.setattr("semipose.sharding.build.write_ground_truth", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(settings, console=Console(quiet=True))
     assert build(settings, console=Console(quiet=True)).problems == whole.problems == {NOT_OBEYED: 4}

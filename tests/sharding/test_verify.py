@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from configs.load import InputError
-from sharding.build import build
-from sharding.check.report import beside
-from sharding.check.verify import VerifySettings, verify
-from sharding.samples.crop import WholePhoto
-from sharding.store.files import file_sha256
-from sharding.store.index import read_lines
-from sharding.store.manifest import check_shards, read_manifest, write_manifest
+from semipose.configs.load import InputError
+from semipose.sharding.build import build
+from semipose.sharding.check.report import beside
+from semipose.sharding.check.verify import VerifySettings, verify
+from semipose.sharding.samples.crop import WholePhoto
+from semipose.sharding.store.files import file_sha256
+from semipose.sharding.store.index import read_lines
+from semipose.sharding.store.manifest import check_shards, read_manifest, write_manifest
 from tests.tars import build_index
 
 BUILD = Path(__file__).parents[2] / "sharding" / "build.py"

@@ -8,14 +8,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from configs.load import InputError
-from sharding.annotations.boxes import AREA_OF_BOX
-from sharding.annotations.category import UNMIRRORED
-from sharding.annotations.checks import inspect_people
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.yolo_pose import CORNER, NO_LABELS, REPEATED, YoloPoseFormat
-from sharding.annotations.joint_boxes import JointBoxes
-from sharding.annotations.skeleton import COCO_17, to_category
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.boxes import AREA_OF_BOX
+from semipose.sharding.annotations.category import UNMIRRORED
+from semipose.sharding.annotations.checks import inspect_people
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.yolo_pose import CORNER, NO_LABELS, REPEATED, YoloPoseFormat
+from semipose.sharding.annotations.joint_boxes import JointBoxes
+from semipose.sharding.annotations.skeleton import COCO_17, to_category
 
 SIZE_WH = (200, 100)
 NAMES = ["nose", "left_eye", "right_eye"]

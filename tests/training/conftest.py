@@ -9,10 +9,10 @@ import pytest
 from accelerate.state import AcceleratorState
 from rich.console import Console
 
-from configs.load import load
-from sharding.annotations.formats.drawn import DrawnFormat
-from sharding.build import BuildSettings, build
-from training.settings import RunSettings
+from semipose.configs.load import load
+from semipose.sharding.annotations.formats.drawn import DrawnFormat
+from semipose.sharding.build import BuildSettings, build
+from semipose.training.settings import RunSettings
 
 TINY = """
 views: {size_hw: [64, 48]}

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from models.codecs.heatmap import encode
-from pipelines.batch import EvalBatch
-from pipelines.geometry import apply, invert
-from training.scoring.truth import keypoints_of
+from semipose.models.codecs.heatmap import encode
+from semipose.pipelines.batch import EvalBatch
+from semipose.pipelines.geometry import apply, invert
+from semipose.training.scoring.truth import keypoints_of
 
 
 class Oracle:

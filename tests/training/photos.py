@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.codecs.ae import AECodec
-from models.codecs.dekr import DEKRCodec
-from models.codecs.heatmap import STRIDE
-from models.codecs.instances import InstanceCodec
-from pipelines.batch import EvalBatch
-from pipelines.geometry import apply, invert
-from pipelines.people import People
-from sharding.annotations.skeleton import COCO_17, Skeleton
+from semipose.models.codecs.ae import AECodec
+from semipose.models.codecs.dekr import DEKRCodec
+from semipose.models.codecs.heatmap import STRIDE
+from semipose.models.codecs.instances import InstanceCodec
+from semipose.pipelines.batch import EvalBatch
+from semipose.pipelines.geometry import apply, invert
+from semipose.pipelines.people import People
+from semipose.sharding.annotations.skeleton import COCO_17, Skeleton
+from semipose.training.scoring.truth import people_of_photos
 from tests.models.codecs import test_ae, test_cid, test_dekr
-from training.scoring.truth import people_of_photos
 
 
 def truth_of(photos: Sequence[dict[str, Any]], skeleton: Skeleton = COCO_17) -> dict[str, Any]:

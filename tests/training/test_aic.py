@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from sharding.annotations.formats.aic import AicFormat
-from sharding.annotations.skeleton import AIC_14
-from training.scoring.aic import head_pck, mean_precision
+from semipose.sharding.annotations.formats.aic import AicFormat
+from semipose.sharding.annotations.skeleton import AIC_14
+from semipose.training.scoring.aic import head_pck, mean_precision
 
 DELTAS = 2 * np.array(
     [

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from configs.load import InputError
-from pipelines.cache import memory_check
-from training.run import run
-from training.settings import RunSettings
+from semipose.configs.load import InputError
+from semipose.pipelines.cache import memory_check
+from semipose.training.run import run
+from semipose.training.settings import RunSettings
 
 MakeRun = Callable[..., RunSettings]
 

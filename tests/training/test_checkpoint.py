@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from configs.load import InputError
-from training import checkpoint
+from semipose.configs.load import InputError
+from semipose.training import checkpoint
 
 # Kills a saver before each of its file operations in turn, and looks at what it left; prints one JSON line.
 KILLER = """
@@ -22,7 +22,7 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 from tests.killing import run_and_die
-from training import checkpoint
+from semipose.training import checkpoint
 
 run = Path(sys.argv[1])
 def state(step):  # small: a forked child cannot share the work among torch's threads

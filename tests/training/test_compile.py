@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from models.net import PoseNet
-from pipelines.batch import LabelledBatch, UnlabelledBatch
+from semipose.models.net import PoseNet
+from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
+from semipose.training.build import compile_networks
+from semipose.training.methods.method import Method, Progress
+from semipose.training.run import run
+from semipose.training.settings import RunSettings
 from tests.training.tiny import LATE, METHODS, make_batches, make_method
-from training.build import compile_networks
-from training.methods.method import Method, Progress
-from training.run import run
-from training.settings import RunSettings
 
 EVERYWHERE = {"layers": ["input", "backbone.layer2", "backbone.layer3"], "passes": "all"}
 OTHER_NET = {

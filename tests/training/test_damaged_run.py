@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from configs.load import dump
-from training import checkpoint, compare, evaluate
-from training import run as run_module
-from training.settings import RunSettings
+from semipose.configs.load import dump
+from semipose.training import checkpoint, compare, evaluate
+from semipose.training import run as run_module
+from semipose.training.settings import RunSettings
 
 MakeRun = Callable[..., RunSettings]
 CONTENTS = [b"", b"\xff\xfe\x00", b"[]", b'{"last": null, "files": 3}', b"[" * 100_000]

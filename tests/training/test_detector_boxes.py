@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from configs.load import InputError
-from models.codecs.heatmap import HeatmapCodec, HeatmapSettings
-from pipelines.loader import eval_loader
-from pipelines.source import Split, open_split
-from pipelines.views import ViewSettings
-from sharding.annotations.detections import Detections
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.build import build
-from sharding.settings import BuildSettings
+from semipose.configs.load import InputError
+from semipose.models.codecs.heatmap import HeatmapCodec, HeatmapSettings
+from semipose.pipelines.loader import eval_loader
+from semipose.pipelines.source import Split, open_split
+from semipose.pipelines.views import ViewSettings
+from semipose.sharding.annotations.detections import Detections
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.build import build
+from semipose.sharding.settings import BuildSettings
+from semipose.training import evaluate
+from semipose.training.predict import Predictions, beside_truth, predict
+from semipose.training.run import run
+from semipose.training.scoring.metrics import coco_results, metrics_of, score
+from semipose.training.settings import RunSettings
 from tests.training.oracle import Oracle
 from tests.training.test_metrics import plain_pycocotools
-from training import evaluate
-from training.predict import Predictions, beside_truth, predict
-from training.run import run
-from training.scoring.metrics import coco_results, metrics_of, score
-from training.settings import RunSettings
 
 DECODING = HeatmapSettings(decode="dark")
 

@@ -13,16 +13,22 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models.codecs.ae import AEMaps
-from models.codecs.dekr import DEKRMaps
-from models.codecs.instances import Instances, mean_over_ranks
-from pipelines.batch import UnlabelledBatch
-from pipelines.geometry import apply
+from semipose.models.codecs.ae import AEMaps
+from semipose.models.codecs.dekr import DEKRMaps
+from semipose.models.codecs.instances import Instances, mean_over_ranks
+from semipose.pipelines.batch import UnlabelledBatch
+from semipose.pipelines.geometry import apply
+from semipose.training.methods.detector_free import DetectorFreeSettings, heatmap_target, student_mass
+from semipose.training.methods.method import Progress, StepResult
+from semipose.training.methods.pseudo_people import (
+    GateSettings,
+    PseudoPeople,
+    box_area,
+    in_strong_view,
+    pseudo_people,
+)
 from tests.training.test_every_method import compare_with_known
 from tests.training.tiny_photos import FAMILIES, SIDE, STRIDE, K, draw_scenes, make_batches, make_method
-from training.methods.detector_free import DetectorFreeSettings, heatmap_target, student_mass
-from training.methods.method import Progress, StepResult
-from training.methods.pseudo_people import GateSettings, PseudoPeople, box_area, in_strong_view, pseudo_people
 
 LATE = Progress(step=99, total_steps=100)
 FIXED = {"name": "fixed", "high": 0.35, "low": 0.15}

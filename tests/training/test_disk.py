@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.load import dump
-from training import checkpoint, compare, evaluate
-from training import run as run_module
-from training.experiments.sweep_plan import SweepSettings
-from training.settings import RunSettings
-from training.sweep import sweep
+from semipose.configs.load import dump
+from semipose.training import checkpoint, compare, evaluate
+from semipose.training import run as run_module
+from semipose.training.experiments.sweep_plan import SweepSettings
+from semipose.training.settings import RunSettings
+from semipose.training.sweep import sweep
 
 MakeRun = Callable[..., RunSettings]
 SHORT = ("steps=2", "checkpoint_every=1", "evaluate_every=1", "keep_checkpoints=1")

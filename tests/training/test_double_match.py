@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from configs.load import InputError
-from models.codecs.heatmap import heatmap_loss, warp
-from pipelines.batch import UnlabelledBatch
+from semipose.configs.load import InputError
+from semipose.models.codecs.heatmap import heatmap_loss, warp
+from semipose.pipelines.batch import UnlabelledBatch
 from tests.training.tiny import CODEC, LATE, make_batches, make_method
 
 

@@ -4,7 +4,9 @@ import copy
 
 import torch
 
-from models.codecs.heatmap import heatmap_loss, warp
+from semipose.models.codecs.heatmap import heatmap_loss, warp
+from semipose.training.methods.consistency import strong_view
+from semipose.training.methods.method import Progress
 from tests.training.tiny import (
     CODEC,
     LATE,
@@ -13,8 +15,6 @@ from tests.training.tiny import (
     make_batches,
     make_method,
 )
-from training.methods.consistency import strong_view
-from training.methods.method import Progress
 
 
 def test_the_loss_is_cross_teaching_with_half_the_supervised_losses() -> None:

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from configs.load import InputError, dump
-from pipelines.source import open_split
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.drawn import DrawnFormat
-from sharding.annotations.formats.folder import FolderFormat
-from sharding.build import build
-from sharding.settings import BuildSettings
-from sharding.store.files import file_sha256
-from sharding.store.manifest import read_manifest, write_manifest
-from training import checkpoint, evaluate
-from training.experiments.runs import read_run
-from training.predict import Predictions
-from training.run import run
-from training.settings import RunSettings
+from semipose.configs.load import InputError, dump
+from semipose.pipelines.source import open_split
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.drawn import DrawnFormat
+from semipose.sharding.annotations.formats.folder import FolderFormat
+from semipose.sharding.build import build
+from semipose.sharding.settings import BuildSettings
+from semipose.sharding.store.files import file_sha256
+from semipose.sharding.store.manifest import read_manifest, write_manifest
+from semipose.training import checkpoint, evaluate
+from semipose.training.experiments.runs import read_run
+from semipose.training.predict import Predictions
+from semipose.training.run import run
+from semipose.training.settings import RunSettings
 
 MakeRun = Callable[..., RunSettings]
 

@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from models.backbones.light import LightSettings
-from models.codecs.heatmap import HeatmapCodec, HeatmapSettings, decode
-from models.heads.pyramid import PyramidSettings
-from models.net import NetSettings, PoseNet, build_net
-from pipelines.batch import LabelledBatch, UnlabelledBatch
-from pipelines.loader import labelled_loader, unlabelled_loader
-from pipelines.source import Split, open_split
-from pipelines.views import PLAIN, ViewSettings
+from semipose.models.backbones.light import LightSettings
+from semipose.models.codecs.heatmap import HeatmapCodec, HeatmapSettings, decode
+from semipose.models.heads.pyramid import PyramidSettings
+from semipose.models.net import NetSettings, PoseNet, build_net
+from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
+from semipose.pipelines.loader import labelled_loader, unlabelled_loader
+from semipose.pipelines.source import Split, open_split
+from semipose.pipelines.views import PLAIN, ViewSettings
+from semipose.training.methods.method import Ingredients, Method, Progress
+from semipose.training.methods.random_state import RandomState
+from semipose.training.settings import load_run
 from tests.training.tiny import METHODS, NET, SIGMA, SIZE_HW, make_batches, make_settings
 from tests.training.tiny import make_method as make_tiny_method
-from training.methods.method import Ingredients, Method, Progress
-from training.methods.random_state import RandomState
-from training.settings import load_run
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "five_steps.json"
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

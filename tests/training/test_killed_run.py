@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from configs.load import dump
-from training.settings import RunSettings
+from semipose.configs.load import dump
+from semipose.training.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 MakeRun = Callable[..., RunSettings]
@@ -24,7 +24,7 @@ import torch
 torch.set_num_threads(1)  # a forked child cannot share the work among torch's threads
 import cv2, nvidia.dali, pycocotools.cocoeval, torch.utils.tensorboard
 from tests.killing import run_and_die
-from training import checkpoint, run
+from semipose.training import checkpoint, run
 
 recipe, scratch, every, kills_a_run = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 CLOCK = {"samples_per_s", "data_wait_share", "seconds_per_step", "peak_memory_gib"}

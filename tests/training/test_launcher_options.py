@@ -11,11 +11,11 @@ import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
-from configs.load import InputError
-from training import launcher_options
-from training.launcher_options import option_of_launcher, require_plain_launch
-from training.run import run
-from training.settings import RunSettings
+from semipose.configs.load import InputError
+from semipose.training import launcher_options
+from semipose.training.launcher_options import option_of_launcher, require_plain_launch
+from semipose.training.run import run
+from semipose.training.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = (sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet", "--cpu")
@@ -101,7 +101,7 @@ def test_options_that_the_launcher_drops_are_read_off_its_command_line(
 def test_the_launcher_itself_is_refused_though_it_drops_the_option(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from training.launcher_options import require_plain_launch\nrequire_plain_launch('no')\n"
+        "from semipose.training.launcher_options import require_plain_launch\nrequire_plain_launch('no')\n"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
     ended = subprocess.run(

@@ -12,18 +12,18 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from configs.load import InputError
-from models.codecs.heatmap import HeatmapCodec, HeatmapSettings
-from pipelines.loader import eval_loader
-from pipelines.source import open_split
-from pipelines.views import ViewSettings
-from sharding.annotations.skeleton import AIC_14, COCO_17, LSP_14, MPII_16, Skeleton
+from semipose.configs.load import InputError
+from semipose.models.codecs.heatmap import HeatmapCodec, HeatmapSettings
+from semipose.pipelines.loader import eval_loader
+from semipose.pipelines.source import open_split
+from semipose.pipelines.views import ViewSettings
+from semipose.sharding.annotations.skeleton import AIC_14, COCO_17, LSP_14, MPII_16, Skeleton
+from semipose.training.predict import Predictions, predict
+from semipose.training.scoring import aic
+from semipose.training.scoring.metrics import coco_results, metrics_of, require, score
+from semipose.training.scoring.pck import pck
+from semipose.training.scoring.pckh import pckh
 from tests.training.oracle import Oracle
-from training.predict import Predictions, predict
-from training.scoring import aic
-from training.scoring.metrics import coco_results, metrics_of, require, score
-from training.scoring.pck import pck
-from training.scoring.pckh import pckh
 
 TAIL = Skeleton(names=("nose", "tail"), flip_pairs=(), bones=(), sigmas=(0.05, 0.05))
 

@@ -9,9 +9,9 @@ from scipy import stats
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from configs.load import InputError
-from pipelines.masking.masks import draw_order
-from training.methods.mixup import FeatureMixer, draw_alpha, mix
+from semipose.configs.load import InputError
+from semipose.pipelines.masking.masks import draw_order
+from semipose.training.methods.mixup import FeatureMixer, draw_alpha, mix
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 
-from configs.load import InputError
-from models.codecs.heatmap import heatmap_loss, warp
-from pipelines.masking.masks import draw_order
+from semipose.configs.load import InputError
+from semipose.models.codecs.heatmap import heatmap_loss, warp
+from semipose.pipelines.masking.masks import draw_order
+from semipose.training.methods.consistency import augment, strong_view, what_to_mix
+from semipose.training.methods.mixup import draw_alpha, mix, mix_labels
 from tests.training.tiny import LATE, K, make_batches, make_method
-from training.methods.consistency import augment, strong_view, what_to_mix
-from training.methods.mixup import draw_alpha, mix, mix_labels
 
 
 def example(seed: int, *, weights: bool) -> tuple[torch.Tensor, ...]:

@@ -9,8 +9,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from configs.load import InputError
-from training.scoring.oks import (
+from semipose.configs.load import InputError
+from semipose.training.scoring.oks import (
     MOST_PEOPLE,
     SCORE_NAMES,
     beyond_limit,

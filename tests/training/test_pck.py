@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from configs.load import InputError
-from training.scoring.pck import has_torso, pck, torso_joints
+from semipose.configs.load import InputError
+from semipose.training.scoring.pck import has_torso, pck, torso_joints
 
 NAMES = ("head", "left_shoulder", "right_hip")
 

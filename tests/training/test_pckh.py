@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sharding.annotations.skeleton import MPII_16
-from training.scoring.pckh import pckh
+from semipose.sharding.annotations.skeleton import MPII_16
+from semipose.training.scoring.pckh import pckh
 
 NAMES = MPII_16.names
 PUBLISHED_ROWS = {

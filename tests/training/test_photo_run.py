@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from configs.load import InputError
-from sharding.annotations.formats.drawn import DrawnFormat
-from sharding.build import BuildSettings, build
-from sharding.samples.crop import WholePhoto
-from training import evaluate
-from training import run as run_module
-from training.reporting.card import describe
-from training.run_files import read_scores
-from training.settings import load_run
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.formats.drawn import DrawnFormat
+from semipose.sharding.build import BuildSettings, build
+from semipose.sharding.samples.crop import WholePhoto
+from semipose.training import evaluate
+from semipose.training import run as run_module
+from semipose.training.reporting.card import describe
+from semipose.training.run_files import read_scores
+from semipose.training.settings import load_run
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RECIPES = (CONFIGS / "protocols" / "coco-photos.yaml", CONFIGS / "methods" / "detector_free.yaml")

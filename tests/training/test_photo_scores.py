@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from configs.load import InputError
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.crowdpose import CrowdPoseFormat
-from sharding.annotations.skeleton import COCO_17, CROWDPOSE_14, Skeleton
-from sharding.build import build
-from sharding.samples.crop import WholePhoto
-from sharding.settings import BuildSettings
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.crowdpose import CrowdPoseFormat
+from semipose.sharding.annotations.skeleton import COCO_17, CROWDPOSE_14, Skeleton
+from semipose.sharding.build import build
+from semipose.sharding.samples.crop import WholePhoto
+from semipose.sharding.settings import BuildSettings
+from semipose.training.predict import Predictions
+from semipose.training.scoring import crowd, oks
+from semipose.training.scoring.metrics import coco_results, metrics_of, require, score
+from semipose.training.scoring.truth import categories_of
 from tests.training.photos import cards_of, truth_of
-from training.predict import Predictions
-from training.scoring import crowd, oks
-from training.scoring.metrics import coco_results, metrics_of, require, score
-from training.scoring.truth import categories_of
 
 FOUR = Skeleton(names=("a", "b", "c", "d"), flip_pairs=(), bones=((0, 1),), sigmas=(0.03, 0.06, 0.09, 0.12))
 Found = list[tuple[int, np.ndarray, float]]

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from models.codecs.heatmap import HeatmapCodec, HeatmapSettings, decode
-from pipelines.batch import EvalBatch
-from pipelines.loader import eval_loader
-from pipelines.source import open_split
-from pipelines.views import ViewSettings
-from sharding.annotations.skeleton import Skeleton
+from semipose.models.codecs.heatmap import HeatmapCodec, HeatmapSettings, decode
+from semipose.pipelines.batch import EvalBatch
+from semipose.pipelines.loader import eval_loader
+from semipose.pipelines.source import open_split
+from semipose.pipelines.views import ViewSettings
+from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.training.predict import Predictions, beside_truth, heatmaps_of, in_eval_mode, join, predict
+from semipose.training.scoring.truth import keypoints_of
 from tests.training.oracle import Oracle
-from training.predict import Predictions, beside_truth, heatmaps_of, in_eval_mode, join, predict
-from training.scoring.truth import keypoints_of
 
 DARK = HeatmapSettings(sigma=2.0, decode="dark")
 HANDS = Skeleton(names=("left", "right", "nose"), flip_pairs=((0, 1),), bones=(), sigmas=(0.05,) * 3)

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from models.codecs.ae import AECodec, AESettings
-from models.codecs.cid import CIDCodec, CIDSettings
-from models.codecs.dekr import DEKRCodec, DEKRSettings
-from models.codecs.instances import InstanceCodec
-from pipelines.batch import EvalBatch
-from sharding.annotations.skeleton import COCO_17
+from semipose.models.codecs.ae import AECodec, AESettings
+from semipose.models.codecs.cid import CIDCodec, CIDSettings
+from semipose.models.codecs.dekr import DEKRCodec, DEKRSettings
+from semipose.models.codecs.instances import InstanceCodec
+from semipose.pipelines.batch import EvalBatch
+from semipose.sharding.annotations.skeleton import COCO_17
+from semipose.training.predict import Predictions, join, predict
+from semipose.training.scoring.metrics import coco_results
 from tests.training.photos import MirrorOracle, PhotoOracle, batches_of, cards_of, truth_of
-from training.predict import Predictions, join, predict
-from training.scoring.metrics import coco_results
 
 CODECS: dict[str, InstanceCodec] = {
     "ae": AECodec(AESettings(decode="dark"), COCO_17),
@@ -185,7 +185,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tests.training.photos import PhotoOracle, batches_of
 from tests.training.test_predict_photos import CODECS, some_photos
-from training.predict import join, predict
+from semipose.training.predict import join, predict
 
 torch.set_num_threads(1)  # a forked child cannot share the work among torch's threads
 child = os.fork()

@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 
-from models.codecs.heatmap import decode, encode, heatmap_loss
-from pipelines.batch import UnlabelledBatch
-from pipelines.geometry import apply, compose, invert
+from semipose.models.codecs.heatmap import decode, encode, heatmap_loss
+from semipose.pipelines.batch import UnlabelledBatch
+from semipose.pipelines.geometry import apply, compose, invert
+from semipose.training.methods.method import Progress
+from semipose.training.teacher import copy_matrix
 from tests.training.tiny import CODEC, SIGMA, SKELETON, K, make_batches, make_method
-from training.methods.method import Progress
-from training.teacher import copy_matrix
 
 FIRST, SECOND = Progress(9, 30), Progress(10, 30)
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from configs.load import dump
-from training.settings import RunSettings
+from semipose.configs.load import dump
+from semipose.training.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,10 +22,10 @@ torch.set_num_threads(1)  # a forked child cannot share the work among torch's t
 import cv2, nvidia.dali, pycocotools.cocoeval, torch.utils.tensorboard
 from accelerate.state import AcceleratorState
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-from configs.load import load
-from training import checkpoint
-from training.run import run
-from training.settings import RunSettings
+from semipose.configs.load import load
+from semipose.training import checkpoint
+from semipose.training.run import run
+from semipose.training.settings import RunSettings
 
 def digest(tensors):
     found = hashlib.sha256()

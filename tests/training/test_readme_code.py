@@ -10,12 +10,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from models.net import build_net
-from sharding.annotations.formats.folder import FolderFormat
-from sharding.build import build
-from sharding.settings import BuildSettings
-from training.run import run
-from training.settings import RunSettings
+from semipose.models.net import build_net
+from semipose.sharding.annotations.formats.folder import FolderFormat
+from semipose.sharding.build import build
+from semipose.sharding.settings import BuildSettings
+from semipose.training.run import run
+from semipose.training.settings import RunSettings
 
 README = Path(__file__).resolve().parents[2] / "training" / "README.md"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from configs.load import load
-from sharding.build import BuildSettings, build
-from training.run import run
-from training.settings import RunSettings
+from semipose.configs.load import load
+from semipose.sharding.build import BuildSettings, build
+from semipose.training.run import run
+from semipose.training.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,18 +8,18 @@ import pytest
 import scipy.io
 from rich.console import Console
 
-from models.codecs.heatmap import HeatmapCodec, HeatmapSettings
-from pipelines.loader import eval_loader
-from pipelines.source import Split, open_split
-from pipelines.views import ViewSettings
-from sharding.annotations.formats.aic import AicFormat
-from sharding.annotations.formats.mpii import MpiiFormat
-from sharding.build import build
-from sharding.settings import BuildSettings
+from semipose.models.codecs.heatmap import HeatmapCodec, HeatmapSettings
+from semipose.pipelines.loader import eval_loader
+from semipose.pipelines.source import Split, open_split
+from semipose.pipelines.views import ViewSettings
+from semipose.sharding.annotations.formats.aic import AicFormat
+from semipose.sharding.annotations.formats.mpii import MpiiFormat
+from semipose.sharding.build import build
+from semipose.sharding.settings import BuildSettings
+from semipose.training.predict import Predictions, predict
+from semipose.training.scoring.metrics import coco_results, metrics_of, score
 from tests.training.oracle import Oracle
 from tests.training.test_aic import plainly
-from training.predict import Predictions, predict
-from training.scoring.metrics import coco_results, metrics_of, score
 
 
 def shards(source: MpiiFormat | AicFormat, output: Path) -> Split:

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipelines.source import open_split
-from sharding.annotations.formats.coco_style import CocoStyleFormat
-from sharding.annotations.formats.folder import FolderFormat
-from sharding.build import build
-from sharding.settings import BuildSettings
-from sharding.store.identity import identify
+from semipose.pipelines.source import open_split
+from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
+from semipose.sharding.annotations.formats.folder import FolderFormat
+from semipose.sharding.build import build
+from semipose.sharding.settings import BuildSettings
+from semipose.sharding.store.identity import identify
+from semipose.training import evaluate
+from semipose.training.predict import Predictions
+from semipose.training.run import run
+from semipose.training.scoring.metrics import coco_results, score
+from semipose.training.scoring.truth import categories_of, category_id_of
+from semipose.training.settings import RunSettings
 from tests.training.test_metrics import plain_pycocotools
-from training import evaluate
-from training.predict import Predictions
-from training.run import run
-from training.scoring.metrics import coco_results, score
-from training.scoring.truth import categories_of, category_id_of
-from training.settings import RunSettings
 
 
 def build_own(folder: Path, drawn: Path, ids: Sequence[int]) -> Path:

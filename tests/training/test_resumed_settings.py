@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from configs.load import InputError
-from configs.schema import plain
-from sharding.annotations.formats.drawn import DrawnFormat
-from sharding.build import build
-from sharding.settings import BuildSettings
-from training.experiments.tables import CompareSettings, read_all, report
-from training.resume import Resumed, compare_settings
-from training.run import run
-from training.settings import RunSettings
+from semipose.configs.load import InputError
+from semipose.configs.schema import plain
+from semipose.sharding.annotations.formats.drawn import DrawnFormat
+from semipose.sharding.build import build
+from semipose.sharding.settings import BuildSettings
+from semipose.training.experiments.tables import CompareSettings, read_all, report
+from semipose.training.resume import Resumed, compare_settings
+from semipose.training.run import run
+from semipose.training.settings import RunSettings
 
 MakeRun = Callable[..., RunSettings]
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from configs.load import InputError, dump, load
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.build import BuildSettings, build
-from training import run as run_module
-from training.run import main, run
-from training.settings import RunSettings, load_run
+from semipose.configs.load import InputError, dump, load
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.build import BuildSettings, build
+from semipose.training import run as run_module
+from semipose.training.run import main, run
+from semipose.training.settings import RunSettings, load_run
 
 ROOT = Path(__file__).resolve().parents[2]
 MakeRun = Callable[..., RunSettings]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import InputError, dump
-from training import checkpoint
-from training.run_folder import LOCK_NAME, find_start, held, is_held, refuse_odd_folder
-from training.settings import RunSettings
+from semipose.configs.load import InputError, dump
+from semipose.training import checkpoint
+from semipose.training.run_folder import LOCK_NAME, find_start, held, is_held, refuse_odd_folder
+from semipose.training.settings import RunSettings
 
 MakeRun = Callable[..., RunSettings]
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from configs.load import dump
-from training.run import run
-from training.settings import RunSettings
+from semipose.configs.load import dump
+from semipose.training.run import run
+from semipose.training.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 MakeRun = Callable[..., RunSettings]

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from configs.load import InputError, load
-from training.schedule import Cosine, Milestones, is_due
-from training.settings import RunSettings
+from semipose.configs.load import InputError, load
+from semipose.training.schedule import Cosine, Milestones, is_due
+from semipose.training.settings import RunSettings
 
 
 def test_published_milestones_fall_at_epochs_20_and_25_of_30() -> None:

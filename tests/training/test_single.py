@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.codecs.heatmap import decode, encode, heatmap_loss, warp
+from semipose.models.codecs.heatmap import decode, encode, heatmap_loss, warp
+from semipose.training.methods.consistency import augment, strong_view
+from semipose.training.methods.method import Method, Progress
 from tests.training.tiny import (
     CODEC,
     LATE,
@@ -17,8 +19,6 @@ from tests.training.tiny import (
     make_batches,
     make_method,
 )
-from training.methods.consistency import augment, strong_view
-from training.methods.method import Method, Progress
 
 PARTS = {
     "none": [],

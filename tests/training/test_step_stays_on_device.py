@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from pipelines.batch import LabelledBatch, UnlabelledBatch
+from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
+from semipose.training.methods.method import Method
 from tests.training.tiny import LATE, METHODS, make_batches, make_method
-from training.methods.method import Method
 
 
 def step(method: Method, batches: tuple[LabelledBatch, UnlabelledBatch]) -> torch.Tensor:
@@ -83,7 +83,7 @@ def test_step_calls_nothing_that_reads_a_tensor(name: str, monkeypatch: pytest.M
 
     # the CPU kernel of the masks takes numpy's arrays; what a GPU would run is its caller
     for part in ("joint_cutout", "holes"):
-        monkeypatch.setattr(f"pipelines.strong.{part}.mask_keypoints", lambda *_: None)
+        monkeypatch.setattr(f"semipose.pipelines.strong.{part}.mask_keypoints", lambda *_: None)
     for reader in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__"):
         monkeypatch.setattr(torch.Tensor, reader, refuse)
     step(method, batches)

@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 import torch
 
-from models.backbones.resnet import ResNetSettings
-from models.codecs.heatmap import HeatmapCodec, HeatmapSettings
-from models.heads.deconv import DeconvSettings
-from models.net import NetSettings, build_net
-from pipelines.loader import ProcessInfo, labelled_loader, unlabelled_loader
-from pipelines.source import Split, open_split
-from pipelines.views import ViewSettings
+from semipose.models.backbones.resnet import ResNetSettings
+from semipose.models.codecs.heatmap import HeatmapCodec, HeatmapSettings
+from semipose.models.heads.deconv import DeconvSettings
+from semipose.models.net import NetSettings, build_net
+from semipose.pipelines.loader import ProcessInfo, labelled_loader, unlabelled_loader
+from semipose.pipelines.source import Split, open_split
+from semipose.pipelines.views import ViewSettings
+from semipose.training.build import choose_kernels
+from semipose.training.methods.method import Ingredients, Method
+from semipose.training.methods.random_state import RandomState
+from semipose.training.reporting.report import Interval
+from semipose.training.settings import RunSettings
 from tests.devices import DEVICES, refusing_to_wait
 from tests.training.tiny import LATE, METHODS, NET, SIGMA, SIZE_HW, make_settings
-from training.build import choose_kernels
-from training.methods.method import Ingredients, Method
-from training.methods.random_state import RandomState
-from training.reporting.report import Interval
-from training.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU = partial(pytest.param, marks=pytest.mark.gpu)

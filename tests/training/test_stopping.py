@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from configs.load import dump
-from training import stopping
-from training.run import main
-from training.settings import RunSettings
-from training.stopping import StopRequest, end_with_launcher, missing_processes
+from semipose.configs.load import dump
+from semipose.training import stopping
+from semipose.training.run import main
+from semipose.training.settings import RunSettings
+from semipose.training.stopping import StopRequest, end_with_launcher, missing_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 MakeRun = Callable[..., RunSettings]

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from training.run import run
-from training.settings import RunSettings
+from semipose.training.run import run
+from semipose.training.settings import RunSettings
 
 
 def test_streamed_run_equals_local_run_and_resumes(

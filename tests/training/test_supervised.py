@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from pipelines.batch import LabelledBatch
+from semipose.pipelines.batch import LabelledBatch
 from tests.training.tiny import LATE, SIGMA, SIZE_HW, K, make_batches, make_method
 
 

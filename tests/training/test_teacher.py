@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from training.teacher import AverageTeacherSettings, SharedTeacherSettings
+from semipose.training.teacher import AverageTeacherSettings, SharedTeacherSettings
 
 
 def make_network() -> nn.Module:

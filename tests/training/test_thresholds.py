@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from configs.load import InputError
-from tests.training.tiny import make_settings
-from training.methods.thresholds import (
+from semipose.configs.load import InputError
+from semipose.training.methods.thresholds import (
     FixedSettings,
     MixtureSettings,
     MixtureThresholds,
     em_step,
     first_mixture,
 )
+from tests.training.tiny import make_settings
 
 
 def scores(

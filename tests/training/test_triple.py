@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from models.codecs.heatmap import heatmap_loss, warp
+from semipose.models.codecs.heatmap import heatmap_loss, warp
+from semipose.training.methods.method import Progress
+from semipose.training.methods.triple import closest_pair_mean, position_inconsistency
 from tests.training.tiny import CODEC, LATE, make_batches, make_method
-from training.methods.method import Progress
-from training.methods.triple import closest_pair_mean, position_inconsistency
 
 PLAIN: dict[str, Any] = {"paths": [[]], "epoch_steps": 10, "min_peak": 0.0}
 

@@ -5,15 +5,15 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from models.backbones.light import LightSettings
-from models.codecs.heatmap import HeatmapCodec, HeatmapSettings
-from models.heads.pyramid import PyramidSettings
-from models.net import NetSettings, PoseNet, build_net
-from pipelines.batch import LabelledBatch, UnlabelledBatch
-from sharding.annotations.skeleton import Skeleton
-from training.methods import MethodSettings
-from training.methods.method import Ingredients, Progress
-from training.methods.random_state import RandomState
+from semipose.models.backbones.light import LightSettings
+from semipose.models.codecs.heatmap import HeatmapCodec, HeatmapSettings
+from semipose.models.heads.pyramid import PyramidSettings
+from semipose.models.net import NetSettings, PoseNet, build_net
+from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
+from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.training.methods import MethodSettings
+from semipose.training.methods.method import Ingredients, Progress
+from semipose.training.methods.random_state import RandomState
 
 SKELETON = Skeleton(
     names=("nose", "left_hip", "right_hip", "left_knee", "right_knee"),

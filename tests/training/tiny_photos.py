@@ -7,22 +7,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.backbones.light import LightSettings
-from models.codecs.ae import AESettings
-from models.codecs.cid import CIDSettings
-from models.codecs.dekr import DEKRSettings
-from models.heads.ae import AEHeadSettings
-from models.heads.cid import CIDHeadSettings
-from models.heads.dekr import DEKRHeadSettings
-from models.heads.pyramid import PyramidSettings
-from models.net import NetSettings, build_net
-from pipelines.batch import LabelledPhotos, UnlabelledBatch
-from pipelines.people import IgnoredArea, People
-from sharding.annotations.skeleton import Skeleton
+from semipose.models.backbones.light import LightSettings
+from semipose.models.codecs.ae import AESettings
+from semipose.models.codecs.cid import CIDSettings
+from semipose.models.codecs.dekr import DEKRSettings
+from semipose.models.heads.ae import AEHeadSettings
+from semipose.models.heads.cid import CIDHeadSettings
+from semipose.models.heads.dekr import DEKRHeadSettings
+from semipose.models.heads.pyramid import PyramidSettings
+from semipose.models.net import NetSettings, build_net
+from semipose.pipelines.batch import LabelledPhotos, UnlabelledBatch
+from semipose.pipelines.people import IgnoredArea, People
+from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.training.methods.method import Ingredients
+from semipose.training.methods.random_state import RandomState
 from tests.models.codecs.scenes import pad
 from tests.training.tiny import make_settings
-from training.methods.method import Ingredients
-from training.methods.random_state import RandomState
 
 K, SIDE, STRIDE = 4, 64, 4
 SKELETON = Skeleton(

@@ -1,4 +1,4 @@
-"""Measure: `python -m training.bench BENCH [key=value ...]`; README.md explains the rows."""
+"""Measure: `python -m semipose.training.bench BENCH [key=value ...]`; README.md explains the rows."""
 
 import sys
 from importlib import import_module
@@ -18,20 +18,22 @@ def main(words: list[str]) -> None:
     if name not in BENCHES:
         wants_help = name in ("-h", "--help")
         benches = "\n".join(f"  {bench:<14} {description}" for bench, description in BENCHES.items())
-        text = f"usage: python -m training.bench BENCH [key.path=value ...]\n\nbenchmarks:\n{benches}\n"
+        text = (
+            f"usage: python -m semipose.training.bench BENCH [key.path=value ...]\n\nbenchmarks:\n{benches}\n"
+        )
         (sys.stdout if wants_help else sys.stderr).write(text)
         raise SystemExit(0 if wants_help else 2)
 
     if name in ("steps", "step-growth"):
-        from configs.openmp import bound_spinning
+        from semipose.configs.openmp import bound_spinning
 
         bound_spinning()  # before torch is imported; the measured processes inherit it
     from rich.console import Console
 
-    from configs.load import command
+    from semipose.configs.load import command
 
-    bench = import_module(f"training.bench.{name.replace('-', '_')}")
-    sys.argv[0] = f"python -m training.bench {name}"
+    bench = import_module(f"semipose.training.bench.{name.replace('-', '_')}")
+    sys.argv[0] = f"python -m semipose.training.bench {name}"
     command(bench.Settings, lambda cfg: bench.run(cfg, Console()), description=BENCHES[name], argv=settings)
 
 

@@ -15,23 +15,23 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from configs.schema import plain
-from pipelines import graph
-from pipelines.graph import Pipeline, Reading
-from pipelines.loader import LoaderSettings, ProcessInfo, unlabelled_loader
-from pipelines.source import Split
-from pipelines.views import ViewSettings
-from training.bench import masking
-from training.bench.machine import describe_machine, gpu_limits
-from training.bench.people import People, open_people
-from training.bench.result import Result, Row, compare, make_row, write_result
-from training.bench.rivals import kornia_views
-from training.bench.rivals.classic_loader import ClassicDataset, endless_batches
-from training.bench.rivals.published_masking import mask_as_published
-from training.bench.rivals.torchvision_v2 import TorchvisionDataset
-from training.bench.settings import LoaderBenchSettings as Settings
-from training.bench.tables import finish
-from training.bench.timing import NextBatch, Variant, measure
+from semipose.configs.schema import plain
+from semipose.pipelines import graph
+from semipose.pipelines.graph import Pipeline, Reading
+from semipose.pipelines.loader import LoaderSettings, ProcessInfo, unlabelled_loader
+from semipose.pipelines.source import Split
+from semipose.pipelines.views import ViewSettings
+from semipose.training.bench import masking
+from semipose.training.bench.machine import describe_machine, gpu_limits
+from semipose.training.bench.people import People, open_people
+from semipose.training.bench.result import Result, Row, compare, make_row, write_result
+from semipose.training.bench.rivals import kornia_views
+from semipose.training.bench.rivals.classic_loader import ClassicDataset, endless_batches
+from semipose.training.bench.rivals.published_masking import mask_as_published
+from semipose.training.bench.rivals.torchvision_v2 import TorchvisionDataset
+from semipose.training.bench.settings import LoaderBenchSettings as Settings
+from semipose.training.bench.tables import finish
+from semipose.training.bench.timing import NextBatch, Variant, measure
 
 CLASSIC = "classic loader"
 TORCHVISION = "torchvision v2 on our crops"

@@ -15,18 +15,18 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from configs.schema import plain
-from pipelines.loader import LoaderSettings, ProcessInfo, TrainLoader, unlabelled_loader
-from pipelines.source import Split, open_split
-from training.bench import masking
-from training.bench.loader import devices, on
-from training.bench.machine import describe_machine
-from training.bench.people import cut_people
-from training.bench.result import Result, Row, beside_first, make_row
-from training.bench.settings import KEYPOINTS
-from training.bench.settings import LoaderGrowthSettings as Settings
-from training.bench.tables import finish
-from training.bench.timing import NextBatch, Variant, measure
+from semipose.configs.schema import plain
+from semipose.pipelines.loader import LoaderSettings, ProcessInfo, TrainLoader, unlabelled_loader
+from semipose.pipelines.source import Split, open_split
+from semipose.training.bench import masking
+from semipose.training.bench.loader import devices, on
+from semipose.training.bench.machine import describe_machine
+from semipose.training.bench.people import cut_people
+from semipose.training.bench.result import Result, Row, beside_first, make_row
+from semipose.training.bench.settings import KEYPOINTS
+from semipose.training.bench.settings import LoaderGrowthSettings as Settings
+from semipose.training.bench.tables import finish
+from semipose.training.bench.timing import NextBatch, Variant, measure
 
 LONGEST_S = 300.0
 """A rank that is not ready by then has failed, and the others stop waiting for it."""

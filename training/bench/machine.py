@@ -12,10 +12,10 @@ from typing import Any
 import psutil
 import torch
 
-from configs.versions import versions
-from pipelines.masking.masks import Masks, mask_keypoints
-from training.bench import masking
-from training.bench.settings import LoaderBenchSettings
+from semipose.configs.versions import versions
+from semipose.pipelines.masking.masks import Masks, mask_keypoints
+from semipose.training.bench import masking
+from semipose.training.bench.settings import LoaderBenchSettings
 
 PACKAGES = (
     "torch",

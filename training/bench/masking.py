@@ -7,9 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pipelines.masking.masks import Masks, draw_masks, draw_order, mask_keypoints
-from pipelines.strong.joint_cutout import adaptive_mask_counts
-from training.methods.mixup import draw_alpha, mix
+from semipose.pipelines.masking.masks import Masks, draw_masks, draw_order, mask_keypoints
+from semipose.pipelines.strong.joint_cutout import adaptive_mask_counts
+from semipose.training.methods.mixup import draw_alpha, mix
 
 STRIDE = 4
 SIGMA_HM = 2.0

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from configs.load import InputError
-from pipelines.source import Split, open_split
-from pipelines.views import ViewSettings
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.record import Annotations, Person
-from sharding.annotations.skeleton import DEFAULT_SIGMA, Skeleton, to_category
-from sharding.build import BuildSettings, build
-from sharding.samples.crop import PersonCrop, WholePhoto
-from training.bench.settings import PeopleSettings
+from semipose.configs.load import InputError
+from semipose.pipelines.source import Split, open_split
+from semipose.pipelines.views import ViewSettings
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.record import Annotations, Person
+from semipose.sharding.annotations.skeleton import DEFAULT_SIGMA, Skeleton, to_category
+from semipose.sharding.build import BuildSettings, build
+from semipose.sharding.samples.crop import PersonCrop, WholePhoto
+from semipose.training.bench.settings import PeopleSettings
 
 
 @dataclass(frozen=True)

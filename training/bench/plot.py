@@ -4,8 +4,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from sharding.store.files import write_atomic
-from training.bench.result import Result, Row, short
+from semipose.sharding.store.files import write_atomic
+from semipose.training.bench.result import Result, Row, short
 
 INCHES_PER_BAR = 0.3
 WIDTH_INCHES = 9.0

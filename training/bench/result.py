@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from configs.load import InputError
-from training.files import write_json
+from semipose.configs.load import InputError
+from semipose.training.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)

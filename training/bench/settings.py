@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from configs.load import InputError
-from configs.settings import settings
-from pipelines.views import ViewSettings
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.drawn import DrawnFormat
-from sharding.annotations.formats.source import Source
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.pipelines.views import ViewSettings
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.drawn import DrawnFormat
+from semipose.sharding.annotations.formats.source import Source
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -132,7 +132,7 @@ class StepBenchSettings(PeopleSettings):
     output: Path = Path("runs/bench/steps.json")
     """The result file; the plot goes beside it."""
     loader: Path = Path("runs/bench/loader.json")
-    """The result of `python -m training.bench loader`, for the table of targets."""
+    """The result of `python -m semipose.training.bench loader`, for the table of targets."""
     protocol: str = "coco-1k"
     """Network, sizes and views of the steps: the name of a file under configs/protocols."""
     supervised: str = "supervised"

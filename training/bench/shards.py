@@ -17,20 +17,20 @@ from typing import Any
 
 from rich.console import Console
 
-import sharding.build
-import sharding.samples.person
-import sharding.samples.worker
-from configs.schema import plain
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.record import Person
-from sharding.samples.crop import PersonCrop
-from sharding.samples.plan import photo_tasks
-from sharding.settings import BuildSettings
-from training.bench.machine import describe_machine
-from training.bench.result import Result, compare, make_row
-from training.bench.rivals.plain_shards import plain_loop
-from training.bench.settings import ShardBenchSettings as Settings
-from training.bench.tables import finish
+import semipose.sharding.build
+import semipose.sharding.samples.person
+import semipose.sharding.samples.worker
+from semipose.configs.schema import plain
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.record import Person
+from semipose.sharding.samples.crop import PersonCrop
+from semipose.sharding.samples.plan import photo_tasks
+from semipose.sharding.settings import BuildSettings
+from semipose.training.bench.machine import describe_machine
+from semipose.training.bench.result import Result, compare, make_row
+from semipose.training.bench.rivals.plain_shards import plain_loop
+from semipose.training.bench.settings import ShardBenchSettings as Settings
+from semipose.training.bench.tables import finish
 
 QUIET = Console(quiet=True)
 
@@ -79,7 +79,7 @@ def time_both(cfg: Settings, folder: Path) -> tuple[list[float], list[float]]:
         plain_loop(photo_tasks(made, people), people, made.crop, output, cfg.samples_per_shard)
 
     def build() -> None:
-        sharding.build.build(build_settings(cfg, annotations, output, cfg.workers), console=QUIET)
+        semipose.sharding.build.build(build_settings(cfg, annotations, output, cfg.workers), console=QUIET)
 
     def timed(run: Callable[[], None]) -> float:
         shutil.rmtree(output, ignore_errors=True)
@@ -136,15 +136,15 @@ def time_shares(cfg: Settings, folder: Path) -> dict[str, float]:
         return run
 
     places = (
-        (sharding.samples.worker, "decode_photo", "decode_share"),
-        (sharding.samples.person, "encode_jpeg", "encode_share"),
+        (semipose.sharding.samples.worker, "decode_photo", "decode_share"),
+        (semipose.sharding.samples.person, "encode_jpeg", "encode_share"),
     )
     real = [getattr(module, function) for module, function, _ in places]
     try:
         for module, function, name in places:
             setattr(module, function, timed(name, getattr(module, function)))
         start = time.perf_counter()
-        sharding.build.build(
+        semipose.sharding.build.build(
             build_settings(cfg, cfg.annotations, folder / "shares", workers=1), console=QUIET
         )
         total = time.perf_counter() - start
@@ -157,7 +157,7 @@ def time_shares(cfg: Settings, folder: Path) -> dict[str, float]:
 def stored_bytes(cfg: Settings, folder: Path, persons: Sequence[Person]) -> dict[str, float]:
     """Bytes of the shards that `time_shares` has built, and of the photos that they were cut from."""
     made = build_settings(cfg, cfg.annotations, folder / "shares", workers=1)
-    manifest = sharding.build.build(made, console=QUIET)
+    manifest = semipose.sharding.build.build(made, console=QUIET)
     photos = {person.file_name for person in persons}
     return {
         "persons": manifest.num_samples,
@@ -179,7 +179,7 @@ def peak_memory(cfg: Settings, folder: Path) -> dict[str, float]:
         repeat_rows(cfg.annotations, times, annotations)
         words = ["source.name=coco", f"source.annotations={annotations}", f"source.images={cfg.images}"]
         words += [f"output={output}", f"workers={cfg.workers}"]
-        script = str(Path(sharding.build.__file__))
+        script = str(Path(semipose.sharding.build.__file__))
         shown = subprocess.check_output(
             [sys.executable, "-c", measure, sys.executable, script, str(recipe), *words],
             stderr=subprocess.DEVNULL,

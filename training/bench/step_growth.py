@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from configs.load import InputError
-from configs.schema import plain
-from training.bench.machine import describe_machine
-from training.bench.people import cut_people
-from training.bench.result import Result, beside_first, make_row
-from training.bench.settings import KEYPOINTS, StepSpec
-from training.bench.settings import StepGrowthSettings as Settings
-from training.bench.steps import make_spec, measure_steps, views_of
-from training.bench.tables import finish
+from semipose.configs.load import InputError
+from semipose.configs.schema import plain
+from semipose.training.bench.machine import describe_machine
+from semipose.training.bench.people import cut_people
+from semipose.training.bench.result import Result, beside_first, make_row
+from semipose.training.bench.settings import KEYPOINTS, StepSpec
+from semipose.training.bench.settings import StepGrowthSettings as Settings
+from semipose.training.bench.steps import make_spec, measure_steps, views_of
+from semipose.training.bench.tables import finish
 
 PATH = "[{name: adaptive_masks}]"
 

@@ -1,4 +1,4 @@
-"""One measured process: `python -m training.bench.step_process SPEC.json`; steps.py starts it."""
+"""One measured process: `python -m semipose.training.bench.step_process SPEC.json`; steps.py starts it."""
 
 import os
 import sys
@@ -12,19 +12,19 @@ import torch
 from accelerate import Accelerator
 from pydantic import TypeAdapter
 
-from configs.load import load
-from configs.schema import plain
-from pipelines.batch import LabelledBatch, UnlabelledBatch
-from pipelines.loader import ProcessInfo, labelled_loader, unlabelled_loader
-from training.bench.rivals.classic_loader import endless_batches
-from training.bench.rivals.classic_step import PairDataset, classic_step
-from training.bench.settings import StepSpec, StepTimes
-from training.bench.timing import wait_for_gpu
-from training.build import build_method, build_optimizer, choose_kernels, open_splits
-from training.files import write_json
-from training.loop import train_step
-from training.methods.method import Progress
-from training.settings import RunSettings
+from semipose.configs.load import load
+from semipose.configs.schema import plain
+from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
+from semipose.pipelines.loader import ProcessInfo, labelled_loader, unlabelled_loader
+from semipose.training.bench.rivals.classic_loader import endless_batches
+from semipose.training.bench.rivals.classic_step import PairDataset, classic_step
+from semipose.training.bench.settings import StepSpec, StepTimes
+from semipose.training.bench.timing import wait_for_gpu
+from semipose.training.build import build_method, build_optimizer, choose_kernels, open_splits
+from semipose.training.files import write_json
+from semipose.training.loop import train_step
+from semipose.training.methods.method import Progress
+from semipose.training.settings import RunSettings
 
 GPU_WARMUP = 20
 STRETCH = {"cpu": 1, "cuda": 10}

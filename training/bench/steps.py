@@ -12,21 +12,21 @@ import torch
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from configs.load import CONFIGS, InputError, load
-from configs.schema import plain
-from pipelines.views import ViewSettings
-from training.bench.loader import NO_PHOTOS
-from training.bench.machine import describe_machine
-from training.bench.people import open_people
-from training.bench.processes import run_command
-from training.bench.result import Result, Row, compare, make_row, read_result, write_result
-from training.bench.settings import PeopleSettings, StepName, StepSpec, StepTimes
-from training.bench.settings import StepBenchSettings as Settings
-from training.bench.tables import finish
-from training.bench.targets import targets
-from training.bench.timing import turns
-from training.files import write_json
-from training.settings import RunSettings
+from semipose.configs.load import CONFIGS, InputError, load
+from semipose.configs.schema import plain
+from semipose.pipelines.views import ViewSettings
+from semipose.training.bench.loader import NO_PHOTOS
+from semipose.training.bench.machine import describe_machine
+from semipose.training.bench.people import open_people
+from semipose.training.bench.processes import run_command
+from semipose.training.bench.result import Result, Row, compare, make_row, read_result, write_result
+from semipose.training.bench.settings import PeopleSettings, StepName, StepSpec, StepTimes
+from semipose.training.bench.settings import StepBenchSettings as Settings
+from semipose.training.bench.tables import finish
+from semipose.training.bench.targets import targets
+from semipose.training.bench.timing import turns
+from semipose.training.files import write_json
+from semipose.training.settings import RunSettings
 
 CPU_BATCHES = (8,)
 GPU_BATCHES = (32, 256)
@@ -183,7 +183,7 @@ def run_measured(spec: StepSpec, *, longest_s: float) -> Measured:
     spec.output.unlink(missing_ok=True)
     told = spec.output.with_suffix(".told.json")
     write_json(told, plain(spec))
-    words, environment = ["-m", "training.bench.step_process", str(told)], {}
+    words, environment = ["-m", "semipose.training.bench.step_process", str(told)], {}
     if spec.processes > 1:
         environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // spec.processes))
         words = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={spec.processes}", *words]

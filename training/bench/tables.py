@@ -6,8 +6,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from training.bench.plot import plot
-from training.bench.result import Result, Row, Target, short, write_result
+from semipose.training.bench.plot import plot
+from semipose.training.bench.result import Result, Row, Target, short, write_result
 
 UNITS = {"mib": "MiB", "gib": "GiB", "mb": "MB", "gb/s": "GB/s"}
 COLUMNS = {"measured": "measured", "quartiles": "quartiles", "times": "x base", "beside": "beside it"}

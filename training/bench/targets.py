@@ -5,8 +5,8 @@ from functools import partial
 
 import torch
 
-from training.bench import loader as names
-from training.bench.result import Result, Row, Target
+from semipose.training.bench import loader as names
+from semipose.training.bench.result import Result, Row, Target
 
 WHOLE, CACHED, MASKS, MASKS_SHARE, WAIT_SHARE, BUSY_SHARE = 3.0, 8.0, 10.0, 0.02, 0.02, 0.95
 LONGEST_HOURS = 1.0

@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sharding.store.files import write_atomic
+from semipose.sharding.store.files import write_atomic
 
 INCHES = (8.0, 4.5)
 MARKERS = "osD^vPX<>*h"  # eleven for ten colours, so that their pairs repeat late

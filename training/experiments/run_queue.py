@@ -13,10 +13,10 @@ from typing import Literal
 
 from rich.console import Console
 
-from training import checkpoint
-from training.experiments.sweep_plan import Item
-from training.run_folder import is_held
-from training.stopping import STOPS
+from semipose.training import checkpoint
+from semipose.training.experiments.sweep_plan import Item
+from semipose.training.run_folder import is_held
+from semipose.training.stopping import STOPS
 
 RUN_SCRIPT = Path(__file__).resolve().parents[1] / "run.py"
 LOG_NAME = "log.txt"

@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from configs.load import InputError
-from training.build import RECIPE_NAME
-from training.files import CARD_NAME, read_json
-from training.resume import in_words
-from training.run_files import (
+from semipose.configs.load import InputError
+from semipose.training.build import RECIPE_NAME
+from semipose.training.files import CARD_NAME, read_json
+from semipose.training.resume import in_words
+from semipose.training.run_files import (
     CURE,
     has_effect,
     identity,

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from configs.load import CONFIGS, InputError
-from configs.schema import plain
-from configs.settings import settings
-from training.build import RECIPE_NAME
-from training.experiments.tables import Plot
-from training.run_files import is_finished, other_settings, read_settings
-from training.settings import RunSettings, load_run
+from semipose.configs.load import CONFIGS, InputError
+from semipose.configs.schema import plain
+from semipose.configs.settings import settings
+from semipose.training.build import RECIPE_NAME
+from semipose.training.experiments.tables import Plot
+from semipose.training.run_files import is_finished, other_settings, read_settings
+from semipose.training.settings import RunSettings, load_run
 
 
 @settings

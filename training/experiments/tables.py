@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from configs.load import InputError
-from configs.settings import settings
-from sharding.store.files import write_atomic
-from training.experiments.plot import Curve, Point, draw_curves, draw_labels, draw_parameters, plot
-from training.experiments.runs import Group, Protocol, Run, find_runs, group_runs, mean_sd, read_run
-from training.run_files import read_losses
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.sharding.store.files import write_atomic
+from semipose.training.experiments.plot import Curve, Point, draw_curves, draw_labels, draw_parameters, plot
+from semipose.training.experiments.runs import Group, Protocol, Run, find_runs, group_runs, mean_sd, read_run
+from semipose.training.run_files import read_losses
 
 SECTIONS = ("one network", "several networks")
 ALWAYS_SHOWN = ("AP", "AR", "AP-easy", "AP-medium", "AP-hard")

@@ -4,13 +4,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from training.methods.detector_free import DetectorFreeSettings
-from training.methods.double_match import DoubleMatchSettings
-from training.methods.dual import DualSettings
-from training.methods.pseudo_label import PseudoLabelSettings
-from training.methods.single import SingleSettings
-from training.methods.supervised import SupervisedSettings
-from training.methods.triple import TripleSettings
+from semipose.training.methods.detector_free import DetectorFreeSettings
+from semipose.training.methods.double_match import DoubleMatchSettings
+from semipose.training.methods.dual import DualSettings
+from semipose.training.methods.pseudo_label import PseudoLabelSettings
+from semipose.training.methods.single import SingleSettings
+from semipose.training.methods.supervised import SupervisedSettings
+from semipose.training.methods.triple import TripleSettings
 
 MethodSettings = Annotated[
     SupervisedSettings

@@ -13,19 +13,19 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from configs.settings import settings
-from models.codecs.heatmap import HeatmapCodec, find_peaks, warp
-from models.net import FeatureNet
-from pipelines.batch import UnlabelledBatch
-from pipelines.geometry import apply
-from pipelines.strong import StrongAugmentation
-from pipelines.strong.joint_cutout import AdaptiveMasks
-from pipelines.strong.scene import Scene
-from training.methods.method import Ingredients, Inspection, Method, Progress
-from training.methods.mixup import MixupBranch, MixupSettings
-from training.methods.ramp import RampSettings
-from training.methods.random_state import RandomState
-from training.teacher import EnsembleSettings, SharedTeacherSettings, TeacherSettings
+from semipose.configs.settings import settings
+from semipose.models.codecs.heatmap import HeatmapCodec, find_peaks, warp
+from semipose.models.net import FeatureNet
+from semipose.pipelines.batch import UnlabelledBatch
+from semipose.pipelines.geometry import apply
+from semipose.pipelines.strong import StrongAugmentation
+from semipose.pipelines.strong.joint_cutout import AdaptiveMasks
+from semipose.pipelines.strong.scene import Scene
+from semipose.training.methods.method import Ingredients, Inspection, Method, Progress
+from semipose.training.methods.mixup import MixupBranch, MixupSettings
+from semipose.training.methods.ramp import RampSettings
+from semipose.training.methods.random_state import RandomState
+from semipose.training.teacher import EnsembleSettings, SharedTeacherSettings, TeacherSettings
 
 StrongPath = tuple[StrongAugmentation, ...]
 

@@ -14,26 +14,26 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from configs.settings import settings
-from models.codecs.instances import InstanceCodec
-from models.net import FeatureNet
-from pipelines.batch import LabelledPhotos, UnlabelledBatch
-from pipelines.people import People
-from pipelines.strong import Colour, StrongAugmentation
-from pipelines.strong.scene import Scene
-from training.methods.consistency import augment
-from training.methods.method import Ingredients, Method, Progress, StepResult, loss_terms
-from training.methods.pseudo_people import (
+from semipose.configs.settings import settings
+from semipose.models.codecs.instances import InstanceCodec
+from semipose.models.net import FeatureNet
+from semipose.pipelines.batch import LabelledPhotos, UnlabelledBatch
+from semipose.pipelines.people import People
+from semipose.pipelines.strong import Colour, StrongAugmentation
+from semipose.pipelines.strong.scene import Scene
+from semipose.training.methods.consistency import augment
+from semipose.training.methods.method import Ingredients, Method, Progress, StepResult, loss_terms
+from semipose.training.methods.pseudo_people import (
     GateSettings,
     in_strong_view,
     is_inside,
     pseudo_people,
     scene_of,
 )
-from training.methods.ramp import RampSettings
-from training.methods.random_state import RandomState
-from training.methods.thresholds import MixtureSettings, ThresholdSettings
-from training.teacher import AverageTeacherSettings, TeacherSettings
+from semipose.training.methods.ramp import RampSettings
+from semipose.training.methods.random_state import RandomState
+from semipose.training.methods.thresholds import MixtureSettings, ThresholdSettings
+from semipose.training.teacher import AverageTeacherSettings, TeacherSettings
 
 ACTIVE = 0.1
 """Cells of a heatmap above this show a keypoint."""

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from configs.load import InputError
-from configs.settings import settings
-from models.codecs.heatmap import warp
-from models.net import FeatureNet
-from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.methods.consistency import ConsistencySettings
-from training.methods.method import Ingredients, Progress, StepResult
-from training.methods.single import Single
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.models.codecs.heatmap import warp
+from semipose.models.net import FeatureNet
+from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
+from semipose.training.methods.consistency import ConsistencySettings
+from semipose.training.methods.method import Ingredients, Progress, StepResult
+from semipose.training.methods.single import Single
 
 PROBE_PX = 64
 

@@ -7,12 +7,12 @@ from typing import Literal
 
 import torch
 
-from configs.settings import settings
-from models.net import FeatureNet, NetSettings
-from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.methods.consistency import ConsistencyMethod, ConsistencySettings, PseudoLabels, marked
-from training.methods.method import Ingredients, Inspection, Progress, StepResult
-from training.teacher import Ensemble
+from semipose.configs.settings import settings
+from semipose.models.net import FeatureNet, NetSettings
+from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
+from semipose.training.methods.consistency import ConsistencyMethod, ConsistencySettings, PseudoLabels, marked
+from semipose.training.methods.method import Ingredients, Inspection, Progress, StepResult
+from semipose.training.teacher import Ensemble
 
 
 @settings

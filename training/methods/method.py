@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.net import FeatureNet, NetSettings
-from pipelines.batch import UnlabelledBatch
-from training.methods.random_state import RandomState
+from semipose.models.net import FeatureNet, NetSettings
+from semipose.pipelines.batch import UnlabelledBatch
+from semipose.training.methods.random_state import RandomState
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from configs.load import InputError
-from configs.settings import settings
-from models.codecs.heatmap import HeatmapCodec
-from models.net import FeatureNet
-from pipelines.masking.masks import draw_order
-from training.methods.random_state import RandomState
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.models.codecs.heatmap import HeatmapCodec
+from semipose.models.net import FeatureNet
+from semipose.pipelines.masking.masks import draw_order
+from semipose.training.methods.random_state import RandomState
 
 INPUT = "input"
 PROBE_PX = 64

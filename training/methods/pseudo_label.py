@@ -12,13 +12,13 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from configs.settings import settings
-from models.codecs.heatmap import HeatmapCodec, find_peaks
-from models.net import FeatureNet
-from pipelines.batch import LabelledBatch, UnlabelledBatch
-from pipelines.geometry import apply
-from training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
-from training.teacher import Ensemble, EnsembleSettings
+from semipose.configs.settings import settings
+from semipose.models.codecs.heatmap import HeatmapCodec, find_peaks
+from semipose.models.net import FeatureNet
+from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
+from semipose.pipelines.geometry import apply
+from semipose.training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
+from semipose.training.teacher import Ensemble, EnsembleSettings
 
 
 @settings

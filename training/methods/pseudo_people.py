@@ -12,12 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from configs.settings import settings
-from models.codecs.instances import InstanceCodec, Instances, masked_mean, on_device
-from pipelines.batch import UnlabelledBatch
-from pipelines.geometry import apply
-from pipelines.people import People
-from pipelines.strong.scene import Scene
+from semipose.configs.settings import settings
+from semipose.models.codecs.instances import InstanceCodec, Instances, masked_mean, on_device
+from semipose.pipelines.batch import UnlabelledBatch
+from semipose.pipelines.geometry import apply
+from semipose.pipelines.people import People
+from semipose.pipelines.strong.scene import Scene
 
 Share = Annotated[float, Field(ge=0, le=1)]
 LEAST_AREA = 32.0

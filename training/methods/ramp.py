@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from configs.settings import settings
-from training.methods.method import Progress
+from semipose.configs.settings import settings
+from semipose.training.methods.method import Progress
 
 
 @settings

@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.settings import settings
-from models.net import FeatureNet
-from pipelines.batch import LabelledBatch, UnlabelledBatch
-from training.methods.consistency import ConsistencyMethod, ConsistencySettings, PseudoLabels
-from training.methods.method import Ingredients, Inspection, Progress, StepResult
-from training.methods.mixup import MixupSettings
-from training.teacher import Ensemble
+from semipose.configs.settings import settings
+from semipose.models.net import FeatureNet
+from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
+from semipose.training.methods.consistency import ConsistencyMethod, ConsistencySettings, PseudoLabels
+from semipose.training.methods.method import Ingredients, Inspection, Progress, StepResult
+from semipose.training.methods.mixup import MixupSettings
+from semipose.training.teacher import Ensemble
 
 
 @settings

@@ -4,10 +4,10 @@ from typing import Literal
 
 import torch
 
-from configs.settings import settings
-from models.net import FeatureNet
-from pipelines.batch import LabelledBatch, LabelledPhotos, UnlabelledBatch
-from training.methods.method import Ingredients, Method, Progress, StepResult, loss_terms
+from semipose.configs.settings import settings
+from semipose.models.net import FeatureNet
+from semipose.pipelines.batch import LabelledBatch, LabelledPhotos, UnlabelledBatch
+from semipose.training.methods.method import Ingredients, Method, Progress, StepResult, loss_terms
 
 
 class Supervised(Method):

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 
-from configs.settings import settings
+from semipose.configs.settings import settings
 
 Score = Annotated[float, Field(ge=0)]
 LEAST_SCORE = 0.05

@@ -12,20 +12,20 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from configs.settings import settings
-from models.codecs.heatmap import find_peaks
-from models.net import FeatureNet, NetSettings
-from pipelines.batch import LabelledBatch, UnlabelledBatch
-from pipelines.strong.cut_occlude import CutOcclude
-from training.methods.consistency import (
+from semipose.configs.settings import settings
+from semipose.models.codecs.heatmap import find_peaks
+from semipose.models.net import FeatureNet, NetSettings
+from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
+from semipose.pipelines.strong.cut_occlude import CutOcclude
+from semipose.training.methods.consistency import (
     ConsistencyMethod,
     ConsistencySettings,
     PseudoLabels,
     StrongPath,
     marked,
 )
-from training.methods.method import Ingredients, Inspection, Progress, StepResult
-from training.teacher import Ensemble, PreviousEpochTeacherSettings
+from semipose.training.methods.method import Ingredients, Inspection, Progress, StepResult
+from semipose.training.teacher import Ensemble, PreviousEpochTeacherSettings
 
 
 @settings

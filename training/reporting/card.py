@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from configs.versions import versions
-from pipelines.loader import ProcessInfo
-from pipelines.source import Split
-from training.evaluate import how
-from training.methods.method import Method
-from training.settings import RunSettings
+from semipose.configs.versions import versions
+from semipose.pipelines.loader import ProcessInfo
+from semipose.pipelines.source import Split
+from semipose.training.evaluate import how
+from semipose.training.methods.method import Method
+from semipose.training.settings import RunSettings
 
 PACKAGES = (
     "semipose",

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from configs.settings import settings
+from semipose.configs.settings import settings
 
 SMOOTHING = 0.7
 

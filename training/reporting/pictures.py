@@ -14,15 +14,23 @@ import cv2
 import numpy as np
 import torch
 
-from models.codecs.heatmap import HeatmapCodec
-from pipelines.batch import EvalBatch
-from pipelines.views import MEAN_RGB, STD_RGB
-from sharding.annotations.skeleton import Skeleton
-from sharding.check.draw_pose import INK, PAPER, SHIFT, Colour, colours_of_person, draw_pose, fixed_point
-from sharding.store.files import write_atomic
-from training.methods.method import Inspection
-from training.predict import Codec, Network, PhotoBesideTruth, beside_truth, photos_beside_truth
-from training.scoring.oks import oks_to_truth, person_score
+from semipose.models.codecs.heatmap import HeatmapCodec
+from semipose.pipelines.batch import EvalBatch
+from semipose.pipelines.views import MEAN_RGB, STD_RGB
+from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.sharding.check.draw_pose import (
+    INK,
+    PAPER,
+    SHIFT,
+    Colour,
+    colours_of_person,
+    draw_pose,
+    fixed_point,
+)
+from semipose.sharding.store.files import write_atomic
+from semipose.training.methods.method import Inspection
+from semipose.training.predict import Codec, Network, PhotoBesideTruth, beside_truth, photos_beside_truth
+from semipose.training.scoring.oks import oks_to_truth, person_score
 
 TILE_HEIGHT = 280
 CAPTION_HEIGHT = 18

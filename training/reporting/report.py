@@ -19,12 +19,18 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker
 from rich.console import Console
 
-from configs.errors import InputError
-from sharding.store.files import write_atomic
-from training import checkpoint
-from training.files import METRICS_NAME
-from training.reporting.collapse import LIMITS, CollapseSettings, CollapseWatch, LimitWatch, TrustWatch
-from training.reporting.display import Display
+from semipose.configs.errors import InputError
+from semipose.sharding.store.files import write_atomic
+from semipose.training import checkpoint
+from semipose.training.files import METRICS_NAME
+from semipose.training.reporting.collapse import (
+    LIMITS,
+    CollapseSettings,
+    CollapseWatch,
+    LimitWatch,
+    TrustWatch,
+)
+from semipose.training.reporting.display import Display
 
 WATCHED = ("teacher_peak", "teacher_cells")
 

@@ -3,11 +3,11 @@
 import math
 from typing import Any
 
-from pipelines.source import Split
-from sharding.samples.crop import PersonCrop
-from training.reporting.shared_photos import shared_photos
-from training.scoring.oks import beyond_limit
-from training.settings import RunSettings
+from semipose.pipelines.source import Split
+from semipose.sharding.samples.crop import PersonCrop
+from semipose.training.reporting.shared_photos import shared_photos
+from semipose.training.scoring.oks import beyond_limit
+from semipose.training.settings import RunSettings
 
 NAMES_SHOWN = 3
 

@@ -22,10 +22,10 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from pipelines.source import Split
-from sharding.samples.crop import WholePhoto
-from sharding.store.index import Component, read_index
-from sharding.store.manifest import GROUND_TRUTH_NAME
+from semipose.pipelines.source import Split
+from semipose.sharding.samples.crop import WholePhoto
+from semipose.sharding.store.index import Component, read_index
+from semipose.sharding.store.manifest import GROUND_TRUTH_NAME
 
 MOST_LOOKED_AT = 500
 """The number of scored photos whose candidates are compared; of more photos, evenly spaced ones."""

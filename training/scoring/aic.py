@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from training.scoring.pckh import THRESHOLD, errors_in_heads, rows
+from semipose.training.scoring.pckh import THRESHOLD, errors_in_heads, rows
 
 OKS_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 UNKNOWN_HEAD_PX = 95.0

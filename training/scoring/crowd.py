@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from training.scoring import oks
+from semipose.training.scoring import oks
 
 LEAST_CROWD_INDEX = {"AP-easy": 0.0, "AP-medium": 0.2, "AP-hard": 0.8}
 """From which crowd index on a photo belongs to a score. The paper's text says 0.1 and 0.8; its evaluator and

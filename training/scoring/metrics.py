@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from configs.load import InputError
-from sharding.annotations.skeleton import AIC_14, Skeleton
-from training.predict import Predictions
-from training.scoring import aic, crowd, oks, pck, pckh
-from training.scoring.settings import Metric
-from training.scoring.truth import head_diagonals_of, is_detected, keypoints_of
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.skeleton import AIC_14, Skeleton
+from semipose.training.predict import Predictions
+from semipose.training.scoring import aic, crowd, oks, pck, pckh
+from semipose.training.scoring.settings import Metric
+from semipose.training.scoring.truth import head_diagonals_of, is_detected, keypoints_of
 
 NEEDS: dict[Metric, str] = {
     "AP": "annotated keypoints",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from configs.load import InputError
+from semipose.configs.load import InputError
 
 THRESHOLD = 0.2
 TORSO = ("left_shoulder", "right_hip")

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from configs.settings import settings
+from semipose.configs.settings import settings
 
 Metric = Literal["AP", "PCK", "PCKh", "AIC"]
 """The scores by which the best scoring of a run can be chosen: OKS average precision of COCO, PCK@0.2 of the

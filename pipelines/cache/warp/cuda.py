@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.cache.draw import Plan
-from pipelines.cache.store import Store
-from pipelines.cache.warp.triton_kernel import launch
-from pipelines.view_border import fade
-from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB
+from semipose.pipelines.cache.draw import Plan
+from semipose.pipelines.cache.store import Store
+from semipose.pipelines.cache.warp.triton_kernel import launch
+from semipose.pipelines.view_border import fade
+from semipose.pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB
 
 
 class CudaWarp:

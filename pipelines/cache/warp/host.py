@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from pipelines.cache.draw import Plan
-from pipelines.cache.store import Store
-from pipelines.warp import CpuWarp
+from semipose.pipelines.cache.draw import Plan
+from semipose.pipelines.cache.store import Store
+from semipose.pipelines.warp import CpuWarp
 
 
 class HostWarp:

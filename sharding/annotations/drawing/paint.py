@@ -7,7 +7,7 @@ import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
 
-from sharding.annotations.drawing.body import CAPSULES, Body, Part, Vector
+from semipose.sharding.annotations.drawing.body import CAPSULES, Body, Part, Vector
 
 Picture = MatLike
 """(H, W, 3) uint8, BGR."""

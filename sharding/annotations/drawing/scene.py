@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.load import InputError
-from sharding.annotations.drawing.body import Body, Vector, draw_body
-from sharding.annotations.drawing.paint import (
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.drawing.body import Body, Vector, draw_body
+from semipose.sharding.annotations.drawing.paint import (
     MOST_PEOPLE,
     OCCLUDER,
     PART_NAMES,
@@ -18,7 +18,7 @@ from sharding.annotations.drawing.paint import (
     draw_wardrobe,
     paint_body,
 )
-from sharding.annotations.skeleton import LSP_14
+from semipose.sharding.annotations.skeleton import LSP_14
 
 KEYPOINTS = LSP_14.names
 

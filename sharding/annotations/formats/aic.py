@@ -7,13 +7,13 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from configs.settings import settings
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.formats.coco import NO_KEYPOINTS
-from sharding.annotations.formats.rows import RowReader, read_json
-from sharding.annotations.photos import open_photos
-from sharding.annotations.record import Annotations, Person, Photo
-from sharding.annotations.skeleton import AIC_14
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.formats.coco import NO_KEYPOINTS
+from semipose.sharding.annotations.formats.rows import RowReader, read_json
+from semipose.sharding.annotations.photos import open_photos
+from semipose.sharding.annotations.record import Annotations, Person, Photo
+from semipose.sharding.annotations.skeleton import AIC_14
 
 NO_JOINTS = Fault("it has a box but no joints (`keypoint_annotations`)", cure="add them", subject="human")
 NO_BOX = Fault("it has joints but no box (`human_annotations`)", cure="add it", subject="human")

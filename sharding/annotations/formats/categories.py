@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from configs.load import InputError
-from sharding.annotations.category import whole
-from sharding.annotations.findings import Fault, Findings
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.category import whole
+from semipose.sharding.annotations.findings import Fault, Findings
 
 Category = dict[str, Any]
 """A row of `categories`."""

@@ -7,18 +7,18 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from configs.settings import settings
-from sharding.annotations.boxes import AREA_OF_BOX
-from sharding.annotations.category import from_category
-from sharding.annotations.detections import Detections
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.formats.categories import (
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.boxes import AREA_OF_BOX
+from semipose.sharding.annotations.category import from_category
+from semipose.sharding.annotations.detections import Detections
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.formats.categories import (
     READ_TOGETHER,
     Categories,
     choose_categories,
     count_missing_id,
 )
-from sharding.annotations.formats.coco_rows import (
+from semipose.sharding.annotations.formats.coco_rows import (
     NULL,
     AnnotationRow,
     CocoFile,
@@ -27,10 +27,10 @@ from sharding.annotations.formats.coco_rows import (
     has_keypoints,
     read_file,
 )
-from sharding.annotations.photos import Photos, open_photos
-from sharding.annotations.record import Annotations, Person, Photo
-from sharding.annotations.results import SHARE_BOX, is_share
-from sharding.annotations.skeleton import COCO_17, Skeleton, to_category
+from semipose.sharding.annotations.photos import Photos, open_photos
+from semipose.sharding.annotations.record import Annotations, Person, Photo
+from semipose.sharding.annotations.results import SHARE_BOX, is_share
+from semipose.sharding.annotations.skeleton import COCO_17, Skeleton, to_category
 
 CROWD = Fault("crowd", "dropped", "")
 NO_KEYPOINTS = Fault("no labelled keypoints", "dropped", "")

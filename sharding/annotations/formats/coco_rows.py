@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from configs.load import InputError
-from sharding.annotations.boxes import sized
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.formats.rows import RowReader, read_json
-from sharding.annotations.photos import Photos, below_location
-from sharding.annotations.record import Photo
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.boxes import sized
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.formats.rows import RowReader, read_json
+from semipose.sharding.annotations.photos import Photos, below_location
+from semipose.sharding.annotations.record import Photo
 
 UNKNOWN_IMAGE = Fault("it names an image that `images` does not list", cure="add the row or remove this one")
 BAD_IMAGE = Fault("width or height is not above 0", subject="image")

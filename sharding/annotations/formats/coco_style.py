@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
-from configs.settings import settings
-from sharding.annotations.detections import Detections
-from sharding.annotations.formats.coco import read_coco
-from sharding.annotations.formats.own_rows import OwnRows
-from sharding.annotations.record import Annotations
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.detections import Detections
+from semipose.sharding.annotations.formats.coco import read_coco
+from semipose.sharding.annotations.formats.own_rows import OwnRows
+from semipose.sharding.annotations.record import Annotations
 
 
 @settings

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from configs.load import InputError
-from configs.settings import settings
-from sharding.annotations.detections import Detections
-from sharding.annotations.findings import Findings
-from sharding.annotations.formats.coco import read_coco
-from sharding.annotations.record import Annotations
-from sharding.annotations.skeleton import CROWDPOSE_14, Skeleton
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.detections import Detections
+from semipose.sharding.annotations.findings import Findings
+from semipose.sharding.annotations.formats.coco import read_coco
+from semipose.sharding.annotations.record import Annotations
+from semipose.sharding.annotations.skeleton import CROWDPOSE_14, Skeleton
 
 
 @settings

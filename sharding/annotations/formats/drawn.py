@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from configs.disk import named_disk_errors
-from configs.load import InputError
-from configs.settings import settings
-from sharding.annotations.drawing.paint import MOST_PEOPLE
-from sharding.annotations.drawing.scene import Scene, draw_scene
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.record import Annotations
-from sharding.annotations.skeleton import LSP_14, to_category
-from sharding.store.files import (
+from semipose.configs.disk import named_disk_errors
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.drawing.paint import MOST_PEOPLE
+from semipose.sharding.annotations.drawing.scene import Scene, draw_scene
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.record import Annotations
+from semipose.sharding.annotations.skeleton import LSP_14, to_category
+from semipose.sharding.store.files import (
     follow_links,
     holds_anything,
     making_folder,

@@ -7,16 +7,16 @@ import msgspec
 import numpy as np
 from pydantic import Field
 
-from configs.load import InputError
-from configs.settings import settings
-from sharding.annotations.boxes import AREA_OF_BOX, NoBoxes, ResultsBoxes, WholePhotoBoxes
-from sharding.annotations.category import from_category
-from sharding.annotations.detector import DetectorBoxes
-from sharding.annotations.formats.categories import choose_categories
-from sharding.annotations.formats.rows import read_json
-from sharding.annotations.photos import open_photos
-from sharding.annotations.record import Annotations, Person
-from sharding.annotations.skeleton import AIC_14, COCO_17, CROWDPOSE_14, LSP_14, MPII_16, Skeleton
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.boxes import AREA_OF_BOX, NoBoxes, ResultsBoxes, WholePhotoBoxes
+from semipose.sharding.annotations.category import from_category
+from semipose.sharding.annotations.detector import DetectorBoxes
+from semipose.sharding.annotations.formats.categories import choose_categories
+from semipose.sharding.annotations.formats.rows import read_json
+from semipose.sharding.annotations.photos import open_photos
+from semipose.sharding.annotations.record import Annotations, Person
+from semipose.sharding.annotations.skeleton import AIC_14, COCO_17, CROWDPOSE_14, LSP_14, MPII_16, Skeleton
 
 SKELETONS = {"coco": COCO_17, "lsp": LSP_14, "mpii": MPII_16, "aic": AIC_14, "crowdpose": CROWDPOSE_14}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from configs.load import InputError
+from semipose.configs.load import InputError
 
 Content = bytes | memoryview
 """The bytes of a file; of a mapped one a view, so that no more is copied than what is looked at."""

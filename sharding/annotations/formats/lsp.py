@@ -7,14 +7,14 @@ import numpy as np
 import scipy.io
 from pydantic import Field
 
-from configs.load import InputError
-from configs.settings import settings
-from sharding.annotations.boxes import AREA_OF_BOX
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.joint_boxes import MARGIN, joint_box
-from sharding.annotations.photos import open_photos
-from sharding.annotations.record import Annotations, Person
-from sharding.annotations.skeleton import LSP_14
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.boxes import AREA_OF_BOX
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.joint_boxes import MARGIN, joint_box
+from semipose.sharding.annotations.photos import open_photos
+from semipose.sharding.annotations.record import Annotations, Person
+from semipose.sharding.annotations.skeleton import LSP_14
 
 MIN_VISIBLE = 2
 """Joints that a box can be made of."""

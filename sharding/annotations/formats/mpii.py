@@ -7,14 +7,14 @@ from typing import Literal
 
 import numpy as np
 
-from configs.settings import settings
-from sharding.annotations.boxes import AREA_OF_BOX
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.formats.mpii_rows import MpiiRow, read_list, read_mat
-from sharding.annotations.limits import LARGEST
-from sharding.annotations.photos import open_photos
-from sharding.annotations.record import Annotations, Person, Photo
-from sharding.annotations.skeleton import MPII_16
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.boxes import AREA_OF_BOX
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.formats.mpii_rows import MpiiRow, read_list, read_mat
+from semipose.sharding.annotations.limits import LARGEST
+from semipose.sharding.annotations.photos import open_photos
+from semipose.sharding.annotations.record import Annotations, Person, Photo
+from semipose.sharding.annotations.skeleton import MPII_16
 
 SCALE_PX = 200.0
 """Pixels of a scale of 1, by definition of the set."""

@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 import scipy.io
 
-from configs.load import InputError
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.formats.rows import RowReader, read_json
-from sharding.annotations.skeleton import MPII_16
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.formats.rows import RowReader, read_json
+from semipose.sharding.annotations.skeleton import MPII_16
 
 K = MPII_16.num_keypoints
 BAD_VISIBILITY = Fault("joints_vis is not 0 or 1", subject="person")

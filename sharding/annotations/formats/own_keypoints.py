@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from configs.load import InputError
-from configs.settings import settings
-from sharding.annotations.category import from_category
-from sharding.annotations.findings import Findings
-from sharding.annotations.skeleton import Skeleton
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.category import from_category
+from semipose.sharding.annotations.findings import Findings
+from semipose.sharding.annotations.skeleton import Skeleton
 
 NamePair = tuple[str, str]
 Sigma = Annotated[float, Field(gt=0)]

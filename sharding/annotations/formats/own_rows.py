@@ -4,13 +4,13 @@ from typing import Literal
 
 import numpy as np
 
-from configs.settings import settings
-from sharding.annotations.boxes import AREA_OF_BOX, clip_box
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.formats.coco import Rule
-from sharding.annotations.formats.coco_rows import AnnotationRow, ImageRow
-from sharding.annotations.formats.own_keypoints import OwnKeypoints
-from sharding.annotations.joint_boxes import MADE_BOX, JointBoxes, joint_box
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.boxes import AREA_OF_BOX, clip_box
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.formats.coco import Rule
+from semipose.sharding.annotations.formats.coco_rows import AnnotationRow, ImageRow
+from semipose.sharding.annotations.formats.own_keypoints import OwnKeypoints
+from semipose.sharding.annotations.joint_boxes import MADE_BOX, JointBoxes, joint_box
 
 VISIBILITY_ADDED = Fault("keypoints without the third number, taken as visible", "corrected", "")
 AREA_ZERO = Fault(f"area not above 0, taken as {AREA_OF_BOX} of the box", "corrected", "")

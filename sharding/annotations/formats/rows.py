@@ -15,9 +15,9 @@ from typing import IO, Any, Generic, TypeVar
 
 import msgspec
 
-from configs.load import InputError
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.formats.json_faults import is_json_lines, json_error, json_lines_error
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.formats.json_faults import is_json_lines, json_error, json_lines_error
 
 Row = TypeVar("Row", bound=msgspec.Struct)
 Content = TypeVar("Content")

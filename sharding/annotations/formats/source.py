@@ -4,15 +4,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sharding.annotations.formats.aic import AicFormat
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.coco_style import CocoStyleFormat
-from sharding.annotations.formats.crowdpose import CrowdPoseFormat
-from sharding.annotations.formats.drawn import DrawnFormat
-from sharding.annotations.formats.folder import FolderFormat
-from sharding.annotations.formats.lsp import LspFormat
-from sharding.annotations.formats.mpii import MpiiFormat
-from sharding.annotations.formats.yolo_pose import YoloPoseFormat
+from semipose.sharding.annotations.formats.aic import AicFormat
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
+from semipose.sharding.annotations.formats.crowdpose import CrowdPoseFormat
+from semipose.sharding.annotations.formats.drawn import DrawnFormat
+from semipose.sharding.annotations.formats.folder import FolderFormat
+from semipose.sharding.annotations.formats.lsp import LspFormat
+from semipose.sharding.annotations.formats.mpii import MpiiFormat
+from semipose.sharding.annotations.formats.yolo_pose import YoloPoseFormat
 
 Source = Annotated[
     CocoFormat

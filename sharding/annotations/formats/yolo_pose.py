@@ -8,17 +8,17 @@ from typing import Any, Literal
 
 import yaml
 
-from configs.load import InputError
-from configs.settings import settings
-from sharding.annotations.boxes import AREA_OF_BOX, sized
-from sharding.annotations.findings import Fault, Findings
-from sharding.annotations.formats.categories import choose_categories
-from sharding.annotations.formats.coco import Rule, judge_rows
-from sharding.annotations.formats.coco_rows import NO_SIZE, AnnotationRow, ImageRow
-from sharding.annotations.formats.own_rows import OwnRows
-from sharding.annotations.photos import Photos, below_location, open_photos
-from sharding.annotations.record import Annotations, Photo
-from sharding.annotations.skeleton import COCO_17, to_category
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.boxes import AREA_OF_BOX, sized
+from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.formats.categories import choose_categories
+from semipose.sharding.annotations.formats.coco import Rule, judge_rows
+from semipose.sharding.annotations.formats.coco_rows import NO_SIZE, AnnotationRow, ImageRow
+from semipose.sharding.annotations.formats.own_rows import OwnRows
+from semipose.sharding.annotations.photos import Photos, below_location, open_photos
+from semipose.sharding.annotations.record import Annotations, Photo
+from semipose.sharding.annotations.skeleton import COCO_17, to_category
 
 BAD_NUMBERS = Fault("the line holds something that is no number", subject="line")
 UNKNOWN_CLASS = Fault("class that `names` does not have", cure="correct it, or `names`", subject="line")

@@ -9,10 +9,16 @@ import os
 import re
 from pathlib import Path
 
-from sharding.annotations.photos.base import IMAGE_SUFFIXES, MOST_BYTES, Photos, below_location, no_location
-from sharding.annotations.photos.folder import FolderPhotos
-from sharding.annotations.photos.url import UrlPhotos, file_system
-from sharding.annotations.photos.zipped import ZipPhotos
+from semipose.sharding.annotations.photos.base import (
+    IMAGE_SUFFIXES,
+    MOST_BYTES,
+    Photos,
+    below_location,
+    no_location,
+)
+from semipose.sharding.annotations.photos.folder import FolderPhotos
+from semipose.sharding.annotations.photos.url import UrlPhotos, file_system
+from semipose.sharding.annotations.photos.zipped import ZipPhotos
 
 __all__ = [
     "IMAGE_SUFFIXES",

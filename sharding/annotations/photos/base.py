@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import NamedTuple
 
-from configs.load import InputError
+from semipose.configs.load import InputError
 
 MOST_BYTES = 256_000_000
 """One photo holds at most so many bytes, so that memory stays bounded whatever the source says."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from configs.load import InputError
-from sharding.annotations.photos.base import (
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.photos.base import (
     MOST_BYTES,
     LeadsOutError,
     Listing,

@@ -7,8 +7,8 @@ from collections import defaultdict
 from functools import cached_property
 from urllib.parse import unquote
 
-from configs.load import InputError
-from sharding.annotations.photos.base import Photos, is_photo
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.photos.base import Photos, is_photo
 
 _LABEL_STUDIO = re.compile(r"^[0-9a-f]{8}-")
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")

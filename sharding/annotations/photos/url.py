@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import fsspec
 
-from configs.load import InputError
-from sharding.annotations.photos.base import (
+from semipose.configs.load import InputError
+from semipose.sharding.annotations.photos.base import (
     MOST_BYTES,
     Listing,
     Photos,

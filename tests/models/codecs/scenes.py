@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.codecs.instances import Instances
-from pipelines.people import People
-from sharding.annotations.skeleton import COCO_17, CROWDPOSE_14, Skeleton
+from semipose.models.codecs.instances import Instances
+from semipose.pipelines.people import People
+from semipose.sharding.annotations.skeleton import COCO_17, CROWDPOSE_14, Skeleton
 
 STRIDE = 4
 SKELETONS = {

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models.codecs.ae import AECodec, AEMaps, AESettings, group, grouping_order
-from models.codecs.instances import encode_people
-from pipelines.people import People
-from sharding.annotations.skeleton import COCO_17, CROWDPOSE_14, LSP_14, MPII_16, Skeleton
+from semipose.models.codecs.ae import AECodec, AEMaps, AESettings, group, grouping_order
+from semipose.models.codecs.instances import encode_people
+from semipose.pipelines.people import People
+from semipose.sharding.annotations.skeleton import COCO_17, CROWDPOSE_14, LSP_14, MPII_16, Skeleton
 from tests.models.codecs.scenes import SKELETONS, STRIDE, one_photo, pad, people_of, random_batch
 from tests.models.codecs.test_instances import draw_by_loop
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models.backbones.light import LightSettings
-from models.codecs.cid import (
+from semipose.models.backbones.light import LightSettings
+from semipose.models.codecs.cid import (
     CIDCodec,
     CIDMaps,
     CIDSettings,
@@ -23,9 +23,9 @@ from models.codecs.cid import (
     gaussian_radius,
     similarity,
 )
-from models.heads.cid import CIDHeadSettings
-from models.net import InstanceNet
-from pipelines.people import People
+from semipose.models.heads.cid import CIDHeadSettings
+from semipose.models.net import InstanceNet
+from semipose.pipelines.people import People
 from tests.models.codecs.scenes import SKELETONS, STRIDE, one_photo, pad, people_of, random_batch
 
 HW = (20, 26)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models.codecs.dekr import DEKRCodec, DEKRMaps, DEKRSettings, DEKRTargets, share_keypoints
-from pipelines.people import People
+from semipose.models.codecs.dekr import DEKRCodec, DEKRMaps, DEKRSettings, DEKRTargets, share_keypoints
+from semipose.pipelines.people import People
 from tests.models.codecs.scenes import SKELETONS, STRIDE, one_photo, pad, people_of, random_batch
 from tests.models.codecs.test_instances import draw_by_loop
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.codecs.heatmap import decode, encode, find_peaks, warp
-from pipelines.geometry import apply
+from semipose.models.codecs.heatmap import decode, encode, find_peaks, warp
+from semipose.pipelines.geometry import apply
 
 STRIDE = 4
 ROUND_TRIPS = [  # K, (h, w)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.codecs.heatmap import heatmap_loss
+from semipose.models.codecs.heatmap import heatmap_loss
 
 
 def test_equals_a_plain_loop_of_the_published_kernel() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.codecs.heatmap import encode
-from models.codecs.instances import (
+from semipose.models.codecs.heatmap import encode
+from semipose.models.codecs.instances import (
     Instances,
     by_score,
     encode_people,

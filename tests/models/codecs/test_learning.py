@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.backbones.light import LightSettings
-from models.codecs.ae import AECodec, AESettings
-from models.codecs.cid import CIDCodec, CIDSettings
-from models.codecs.dekr import DEKRCodec, DEKRSettings
-from models.heads.ae import AEHeadSettings
-from models.heads.cid import CIDHeadSettings
-from models.heads.dekr import DEKRHeadSettings
-from models.heads.pyramid import PyramidSettings
-from models.net import InstanceNet
-from pipelines.people import People
+from semipose.models.backbones.light import LightSettings
+from semipose.models.codecs.ae import AECodec, AESettings
+from semipose.models.codecs.cid import CIDCodec, CIDSettings
+from semipose.models.codecs.dekr import DEKRCodec, DEKRSettings
+from semipose.models.heads.ae import AEHeadSettings
+from semipose.models.heads.cid import CIDHeadSettings
+from semipose.models.heads.dekr import DEKRHeadSettings
+from semipose.models.heads.pyramid import PyramidSettings
+from semipose.models.net import InstanceNet
+from semipose.pipelines.people import People
 from tests.models.codecs.scenes import SKELETONS, STRIDE, pad
 
 K, SIDE = 4, 64

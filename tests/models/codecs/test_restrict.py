@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from models.codecs.ae import AECodec, AEMaps, AESettings
-from models.codecs.cid import CIDCodec, CIDMaps, CIDSettings, InstanceMaps
-from models.codecs.dekr import DEKRCodec, DEKRMaps, DEKRSettings
-from sharding.annotations.skeleton import COCO_17
+from semipose.models.codecs.ae import AECodec, AEMaps, AESettings
+from semipose.models.codecs.cid import CIDCodec, CIDMaps, CIDSettings, InstanceMaps
+from semipose.models.codecs.dekr import DEKRCodec, DEKRMaps, DEKRSettings
+from semipose.sharding.annotations.skeleton import COCO_17
 
 HW = (8, 12)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from pipelines import geometry
-from pipelines.cache.draw import (
+from semipose.pipelines import geometry
+from semipose.pipelines.cache.draw import (
     Order,
     draw_angle_deg,
     draw_flip,
@@ -20,9 +20,9 @@ from pipelines.cache.draw import (
     view_from_stored,
     view_generator,
 )
-from pipelines.cache.store import Store
-from pipelines.graph import unlabelled_graph
-from pipelines.views import PLAIN, PUBLISHED_STRONG, PUBLISHED_WEAK, AffinePolicy, ViewSettings
+from semipose.pipelines.cache.store import Store
+from semipose.pipelines.graph import unlabelled_graph
+from semipose.pipelines.views import PLAIN, PUBLISHED_STRONG, PUBLISHED_WEAK, AffinePolicy, ViewSettings
 from tests.pipelines.conftest import encode, write_shards
 from tests.pipelines.test_graph import SIZES_HW, batch_of
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from configs.load import InputError
-from pipelines import geometry
-from pipelines.cache import memory_check, store
-from pipelines.loader import LoaderSettings, ProcessInfo, labelled_loader, unlabelled_loader
-from pipelines.source import labelled_split, open_split
-from pipelines.views import PUBLISHED_WEAK, STD_RGB, ViewSettings
+from semipose.configs.load import InputError
+from semipose.pipelines import geometry
+from semipose.pipelines.cache import memory_check, store
+from semipose.pipelines.loader import LoaderSettings, ProcessInfo, labelled_loader, unlabelled_loader
+from semipose.pipelines.source import labelled_split, open_split
+from semipose.pipelines.views import PUBLISHED_WEAK, STD_RGB, ViewSettings
 from tests.pipelines.conftest import PEOPLE, MakeShards, encode, grey_photos
 from tests.pipelines.servers import pipe_of
 from tests.pipelines.test_graph import BLACK_STRONG, SIZES_HW, centroids, draw_dots

@@ -12,13 +12,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.cache.draw import Plan, unlabelled_plan
-from pipelines.cache.store import Store, fill
-from pipelines.cache.warp.host import HostWarp
-from pipelines.graph import unlabelled_graph
-from pipelines.source import open_split
-from pipelines.views import BORDER_GREYS, MEAN_RGB, PUBLISHED_STRONG, PUBLISHED_WEAK, STD_RGB, ViewSettings
-from pipelines.warp import View
+from semipose.pipelines.cache.draw import Plan, unlabelled_plan
+from semipose.pipelines.cache.store import Store, fill
+from semipose.pipelines.cache.warp.host import HostWarp
+from semipose.pipelines.graph import unlabelled_graph
+from semipose.pipelines.source import open_split
+from semipose.pipelines.views import (
+    BORDER_GREYS,
+    MEAN_RGB,
+    PUBLISHED_STRONG,
+    PUBLISHED_WEAK,
+    STD_RGB,
+    ViewSettings,
+)
+from semipose.pipelines.warp import View
 from tests.devices import refusing_to_wait
 from tests.pipelines.conftest import MakeShards, encode
 from tests.pipelines.test_graph import SIZES_HW, batch_of, pixels_of, reading_of
@@ -96,7 +103,7 @@ def test_views_do_not_depend_on_threads() -> None:
 INTERPRETED = """
 import sys
 import torch
-from pipelines.cache.warp.triton_kernel import launch
+from semipose.pipelines.cache.warp.triton_kernel import launch
 cases = torch.load(sys.argv[1])
 torch.save([launch(*case) for case in cases], sys.argv[1])
 """
@@ -108,7 +115,7 @@ def colours(border: str) -> Tensor:
 
 
 def test_triton_kernel_equals_cpu_kernel_in_the_interpreter(tmp_path: Path) -> None:
-    from pipelines.cache.warp.cuda import invert
+    from semipose.pipelines.cache.warp.cuda import invert
 
     rng = np.random.default_rng(0)
     store = store_of([rng.integers(0, 255, (60 + 5 * i, 40 + i, 3), np.uint8) for i in range(3)])
@@ -143,7 +150,7 @@ def test_triton_kernel_compiles_without_a_gpu(capability: int) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from pipelines.cache.warp.triton_kernel import BLOCK, warp
+    from semipose.pipelines.cache.warp.triton_kernel import BLOCK, warp
 
     constants = {"WIDTH": 192, "VALUES": BLOCK}
     signature = dict.fromkeys(warp.arg_names, "*fp32") | {
@@ -163,7 +170,7 @@ def test_triton_kernel_compiles_without_a_gpu(capability: int) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("home", ["host", "device"])
 def test_cuda_views_equal_cpu_views(make_shards: MakeShards, home: str) -> None:
-    from pipelines.cache.warp.cuda import CudaWarp
+    from semipose.pipelines.cache.warp.cuda import CudaWarp
 
     cuda, size_hw = torch.device("cuda:0"), (256, 192)
     folder = make_shards(noise_photos([(240 - 3 * i, 150 + i) for i in range(11)]))
@@ -185,7 +192,7 @@ def test_cuda_views_equal_cpu_views(make_shards: MakeShards, home: str) -> None:
 
 def test_crops_are_packed_and_matrices_inverted_for_a_gpu() -> None:
     """What the copy to the device is made of, where there is none."""
-    from pipelines.cache.warp.cuda import invert, pack
+    from semipose.pipelines.cache.warp.cuda import invert, pack
 
     crops = [np.random.default_rng(i).integers(0, 255, (9 + i, 7, 3), np.uint8) for i in range(4)]
     places = np.array([2, 0, 2])

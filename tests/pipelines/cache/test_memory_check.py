@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.load import InputError
-from pipelines.cache import memory_check
-from pipelines.cache.memory_check import GIB, cgroup_memory, host_memory, require_room
+from semipose.configs.load import InputError
+from semipose.pipelines.cache import memory_check
+from semipose.pipelines.cache.memory_check import GIB, cgroup_memory, host_memory, require_room
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines import geometry
-from pipelines.masking.masks import mask_keypoints
+from semipose.pipelines import geometry
+from semipose.pipelines.masking.masks import mask_keypoints
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -225,7 +225,7 @@ def test_images_that_need_gradients_are_refused() -> None:
 INTERPRETED = """
 import sys
 import torch
-from pipelines.masking.triton_kernel import launch
+from semipose.pipelines.masking.triton_kernel import launch
 case = torch.load(sys.argv[1])
 for images, masks in case:
     launch(images, *masks)
@@ -266,7 +266,7 @@ def test_triton_kernel_compiles_without_a_gpu(capability: int, unit_stride: str)
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from pipelines.masking.triton_kernel import TILE_HW, paint
+    from semipose.pipelines.masking.triton_kernel import TILE_HW, paint
 
     # strides of 1 are constants at a launch: contiguous images have one such, channels-last another
     constants = {"TILE_H": TILE_HW[0], "TILE_W": TILE_HW[1], unit_stride: 1}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipelines.masking.masks import (
+from semipose.pipelines.masking.masks import (
     Masks,
     draw_half_sizes,
     draw_jitter,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from pipelines.strong import Scene
+from semipose.pipelines.strong import Scene
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from pipelines.strong import Colour
-from pipelines.strong.colour import ColourFactors, jitter_colours
-from pipelines.strong.levels import from_levels, to_levels
+from semipose.pipelines.strong import Colour
+from semipose.pipelines.strong.colour import ColourFactors, jitter_colours
+from semipose.pipelines.strong.levels import from_levels, to_levels
 
 
 def seeded(seed: int = 0) -> torch.Generator:

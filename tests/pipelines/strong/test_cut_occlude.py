@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from pipelines.strong import CutOcclude
-from pipelines.strong.cut_occlude import draw_joint_patches
-from pipelines.strong.patches import Patches
+from semipose.pipelines.strong import CutOcclude
+from semipose.pipelines.strong.cut_occlude import draw_joint_patches
+from semipose.pipelines.strong.patches import Patches
 
 VIEW_HW = (256, 192)
 APART_PX = 1000.0

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from pipelines.strong import CutMix, Cutout
-from pipelines.strong.holes import draw_holes
+from semipose.pipelines.strong import CutMix, Cutout
+from semipose.pipelines.strong.holes import draw_holes
 
 VIEW_HW = (256, 192)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from pipelines.masking.masks import draw_counts, draw_masks, mask_keypoints
-from pipelines.strong import AdaptiveMasks, JointCutout, RandomMasks, Scene, StrongAugmentation
+from semipose.pipelines.masking.masks import draw_counts, draw_masks, mask_keypoints
+from semipose.pipelines.strong import AdaptiveMasks, JointCutout, RandomMasks, Scene, StrongAugmentation
 
 ANY_AUGMENTATION: TypeAdapter = TypeAdapter(StrongAugmentation)
 EASY_THEN_HARD = torch.stack([torch.ones(17), torch.zeros(17)])

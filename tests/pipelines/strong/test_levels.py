@@ -6,8 +6,8 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from pipelines.strong import levels
-from pipelines.views import MEAN_RGB, STD_RGB
+from semipose.pipelines.strong import levels
+from semipose.pipelines.views import MEAN_RGB, STD_RGB
 
 ENHANCERS = {
     levels.brightness: ImageEnhance.Brightness,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipelines.strong.joint_cutout import adaptive_mask_counts, fixed_mask_counts
+from semipose.pipelines.strong.joint_cutout import adaptive_mask_counts, fixed_mask_counts
 
 PAPER_TABLE = [2, 2, 2, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8]
 """Masks for n = 1..16 easy joints of 17, at most 8."""

@@ -10,9 +10,9 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipelines.masking.masks import draw_order
-from pipelines.strong import Scene, StrongAugmentation
-from training.methods.mixup import draw_alpha, mix
+from semipose.pipelines.masking.masks import draw_order
+from semipose.pipelines.strong import Scene, StrongAugmentation
+from semipose.training.methods.mixup import draw_alpha, mix
 
 AUGMENTATIONS = [augmentation() for augmentation in get_args(get_args(StrongAugmentation)[0])]
 SHAPES = [(4, 3, 64, 48), (4, 17), (4, 17, 2), (4, 2, 3)]
@@ -70,8 +70,8 @@ def test_augmentation_makes_no_tensor_from_the_host_and_reads_none(augmentation)
         torch.tensor([1.0, 2.0])
     # the CPU kernel of the masks takes numpy's arrays; what a GPU would run is its caller
     kernel = (
-        mock.patch("pipelines.strong.joint_cutout.mask_keypoints"),
-        mock.patch("pipelines.strong.holes.mask_keypoints"),
+        mock.patch("semipose.pipelines.strong.joint_cutout.mask_keypoints"),
+        mock.patch("semipose.pipelines.strong.holes.mask_keypoints"),
     )
     with kernel[0], kernel[1], NoHostCopies(), refused(READERS):
         augment_and_mix(augmentation, torch.Generator().manual_seed(0), views)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.strong.patches import Patches, paste
+from semipose.pipelines.strong.patches import Patches, paste
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 WILD = [float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 3e9, -3e9]

@@ -8,9 +8,9 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from pipelines.strong import RandAugment, Scene
-from pipelines.strong.levels import from_levels
-from pipelines.strong.rand_augment import OPERATIONS, Operations, apply_operations, draw_operations
+from semipose.pipelines.strong import RandAugment, Scene
+from semipose.pipelines.strong.levels import from_levels
+from semipose.pipelines.strong.rand_augment import OPERATIONS, Operations, apply_operations, draw_operations
 
 NAMES = [operation.__name__.removeprefix("_") for operation in OPERATIONS]
 

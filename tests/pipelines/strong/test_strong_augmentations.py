@@ -7,12 +7,12 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from pipelines import geometry
-from pipelines.masking.masks import draw_masks, draw_order, mask_keypoints
-from pipelines.strong import CutMix, CutOcclude, Cutout, JointCutout, Scene, StrongAugmentation
-from pipelines.strong.cut_occlude import draw_joint_patches
-from pipelines.strong.holes import draw_holes
-from pipelines.strong.patches import Patches, paste
+from semipose.pipelines import geometry
+from semipose.pipelines.masking.masks import draw_masks, draw_order, mask_keypoints
+from semipose.pipelines.strong import CutMix, CutOcclude, Cutout, JointCutout, Scene, StrongAugmentation
+from semipose.pipelines.strong.cut_occlude import draw_joint_patches
+from semipose.pipelines.strong.holes import draw_holes
+from semipose.pipelines.strong.patches import Patches, paste
 
 AUGMENTATIONS = [augmentation() for augmentation in get_args(get_args(StrongAugmentation)[0])]
 PLACED = [

@@ -12,23 +12,28 @@ import pytest
 import torch
 from rich.console import Console
 
-from configs.load import InputError, load
-from pipelines import geometry, graph
-from pipelines.graph import Pipeline, Reading
-from pipelines.loader import eval_loader, labelled_loader
-from pipelines.masking.masks import mask_keypoints
-from pipelines.views import PLAIN, ViewSettings
-from sharding.annotations.formats.coco import CocoFormat
+from semipose.configs.load import InputError, load
+from semipose.pipelines import geometry, graph
+from semipose.pipelines.graph import Pipeline, Reading
+from semipose.pipelines.loader import eval_loader, labelled_loader
+from semipose.pipelines.masking.masks import mask_keypoints
+from semipose.pipelines.views import PLAIN, ViewSettings
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.training.bench import loader, loader_growth, masking
+from semipose.training.bench.loader import run
+from semipose.training.bench.people import People, cut_people, open_people
+from semipose.training.bench.result import compare, make_row, read_result
+from semipose.training.bench.rivals.classic_loader import (
+    ClassicDataset,
+    cut_out_joints,
+    normalise,
+    read_photo,
+)
+from semipose.training.bench.rivals.published_masking import count_in_a_loop, paint_in_a_loop
+from semipose.training.bench.rivals.torchvision_v2 import TorchvisionDataset
+from semipose.training.bench.settings import LoaderBenchSettings, LoaderGrowthSettings
+from semipose.training.bench.timing import Variant, measure
 from tests.pipelines.conftest import encode
-from training.bench import loader, loader_growth, masking
-from training.bench.loader import run
-from training.bench.people import People, cut_people, open_people
-from training.bench.result import compare, make_row, read_result
-from training.bench.rivals.classic_loader import ClassicDataset, cut_out_joints, normalise, read_photo
-from training.bench.rivals.published_masking import count_in_a_loop, paint_in_a_loop
-from training.bench.rivals.torchvision_v2 import TorchvisionDataset
-from training.bench.settings import LoaderBenchSettings, LoaderGrowthSettings
-from training.bench.timing import Variant, measure
 
 QUIET = Console(quiet=True)
 K = 3
@@ -78,8 +83,8 @@ def people(coco: CocoFormat, tmp_path_factory: pytest.TempPathFactory) -> People
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timings as short as they come."""
-    monkeypatch.setattr("training.bench.timing.SHORTEST_TIMING_S", 1e-9)
-    monkeypatch.setattr("training.bench.timing.settle", lambda: None)
+    monkeypatch.setattr("semipose.training.bench.timing.SHORTEST_TIMING_S", 1e-9)
+    monkeypatch.setattr("semipose.training.bench.timing.settle", lambda: None)
 
 
 def tiny(output: Path, **changes: Any) -> LoaderBenchSettings:
@@ -189,7 +194,7 @@ def test_published_loop_paints_what_the_op_paints() -> None:
 
 @pytest.mark.usefixtures("no_waiting")
 def test_bench_writes_every_row(people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.bench.loader.open_people", lambda *_: people)
+    monkeypatch.setattr("semipose.training.bench.loader.open_people", lambda *_: people)
     cfg = tiny(tmp_path / "out")
     result = run(cfg, QUIET)
     assert read_result(cfg.output) == result
@@ -221,9 +226,9 @@ def test_a_bench_cut_short_leaves_its_whole_rounds(
         raise KeyboardInterrupt
 
     masking = Variant(loader.MASKS, "masking", lambda: None, 1, 1, 0)
-    monkeypatch.setattr("training.bench.loader.open_people", lambda *_: people)
-    monkeypatch.setattr("training.bench.loader.all_variants", lambda *_: ([masking], {}))
-    monkeypatch.setattr("training.bench.loader.measure", measured)
+    monkeypatch.setattr("semipose.training.bench.loader.open_people", lambda *_: people)
+    monkeypatch.setattr("semipose.training.bench.loader.all_variants", lambda *_: ([masking], {}))
+    monkeypatch.setattr("semipose.training.bench.loader.measure", measured)
     cfg = tiny(tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         run(cfg, QUIET)

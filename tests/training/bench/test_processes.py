@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from training.bench import processes
-from training.bench.processes import run_command
+from semipose.training.bench import processes
+from semipose.training.bench.processes import run_command
 
 REAL_SLEEP = time.sleep
 HANGS = "import time; print('begun', flush=True); time.sleep(600)"
@@ -33,7 +33,9 @@ def dies(pid: int) -> bool:
 
 
 def test_what_ends_well_has_no_problem_and_finds_the_project(tmp_path: Path) -> None:
-    ended = run_command(["-c", "import training.files; print('yes')"], tmp_path / "a.log", seconds=60)
+    ended = run_command(
+        ["-c", "import semipose.training.files; print('yes')"], tmp_path / "a.log", seconds=60
+    )
     assert (ended.code, ended.hit_limit, ended.problem) == (0, False, None)
     assert ended.log.read_text() == "yes\n"
 

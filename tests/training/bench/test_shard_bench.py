@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from sharding.annotations.formats.coco import CocoFormat
-from training.bench import shards
-from training.bench.result import read_result
-from training.bench.rivals.plain_shards import plain_loop
-from training.bench.settings import ShardBenchSettings
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.training.bench import shards
+from semipose.training.bench.result import read_result
+from semipose.training.bench.rivals.plain_shards import plain_loop
+from semipose.training.bench.settings import ShardBenchSettings
 
 QUIET = Console(quiet=True)
 

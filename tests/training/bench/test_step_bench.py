@@ -10,14 +10,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from configs.load import InputError, load
-from models.codecs.heatmap import encode, heatmap_loss
-from pipelines.views import PLAIN, AffinePolicy, ViewSettings
-from sharding.annotations.formats.coco import CocoFormat
-from training.bench import step_growth, steps
-from training.bench.result import Result, make_row, read_result
-from training.bench.rivals.classic_step import PairDataset, accuracy, draw_targets, joint_loss
-from training.bench.settings import (
+from semipose.configs.load import InputError, load
+from semipose.models.codecs.heatmap import encode, heatmap_loss
+from semipose.pipelines.views import PLAIN, AffinePolicy, ViewSettings
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.training.bench import step_growth, steps
+from semipose.training.bench.result import Result, make_row, read_result
+from semipose.training.bench.rivals.classic_step import PairDataset, accuracy, draw_targets, joint_loss
+from semipose.training.bench.settings import (
     PeopleSettings,
     StepBenchSettings,
     StepGrowthSettings,
@@ -25,10 +25,10 @@ from training.bench.settings import (
     StepSpec,
     StepTimes,
 )
-from training.bench.step_process import covered_share, measure
-from training.bench.steps import Measured, all_steps, recipes, run_measured
-from training.bench.targets import targets
-from training.methods.method import Progress
+from semipose.training.bench.step_process import covered_share, measure
+from semipose.training.bench.steps import Measured, all_steps, recipes, run_measured
+from semipose.training.bench.targets import targets
+from semipose.training.methods.method import Progress
 
 QUIET = Console(quiet=True)
 SMALL = (
@@ -104,7 +104,7 @@ def test_steps_are_those_after_a_burn_in(
         shares.append(step / total_steps)
         return Progress(step, total_steps)
 
-    monkeypatch.setattr("training.bench.step_process.Progress", recorded)
+    monkeypatch.setattr("semipose.training.bench.step_process.Progress", recorded)
     measure(replace(spec("semi"), changes=(*SMALL, "method.burn_in=0.5", "method.ramp_up=0.1")))
     assert 0.6 <= min(shares) < 0.61
 

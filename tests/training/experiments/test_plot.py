@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from training.experiments.plot import Curve, Point, draw_curves, draw_labels, draw_parameters, plot
+from semipose.training.experiments.plot import Curve, Point, draw_curves, draw_labels, draw_parameters, plot
 
 POINTS = [
     Point("PCK", "dual", 500, 40.0, 1.0, True),

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from configs.load import CONFIGS, InputError, dump, load
-from training import sweep as sweep_command
-from training.experiments import run_queue
-from training.experiments.run_queue import Worker, claim, work
-from training.experiments.sweep_plan import SweepSettings, as_name, plan, short_names
-from training.run_folder import held
-from training.settings import RunSettings
-from training.sweep import sweep
+from semipose.configs.load import CONFIGS, InputError, dump, load
+from semipose.training import sweep as sweep_command
+from semipose.training.experiments import run_queue
+from semipose.training.experiments.run_queue import Worker, claim, work
+from semipose.training.experiments.sweep_plan import SweepSettings, as_name, plan, short_names
+from semipose.training.run_folder import held
+from semipose.training.settings import RunSettings
+from semipose.training.sweep import sweep
 
 # Takes run.py's words, keeps checkpoints and scores.json as run.py does, goes on from them, saves on SIGTERM.
 STAND_IN = """

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from configs.load import InputError, dump, load
-from training.compare import main
-from training.experiments.runs import find_runs, group_runs, read_run
-from training.experiments.tables import (
+from semipose.configs.load import InputError, dump, load
+from semipose.training.compare import main
+from semipose.training.experiments.runs import find_runs, group_runs, read_run
+from semipose.training.experiments.tables import (
     CompareSettings,
     binned,
     make_curves,
@@ -20,7 +20,7 @@ from training.experiments.tables import (
     read_all,
     report,
 )
-from training.settings import RunSettings
+from semipose.training.settings import RunSettings
 
 Write = Callable[..., Path]
 

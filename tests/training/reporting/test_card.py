@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.loader import ProcessInfo
-from sharding.annotations.skeleton import COCO_17
-from training.build import build_method, open_splits
-from training.reporting.card import card, choice, describe, trained_parameters
-from training.settings import RunSettings, load_run
+from semipose.pipelines.loader import ProcessInfo
+from semipose.sharding.annotations.skeleton import COCO_17
+from semipose.training.build import build_method, open_splits
+from semipose.training.reporting.card import card, choice, describe, trained_parameters
+from semipose.training.settings import RunSettings, load_run
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 MakeRun = Callable[..., RunSettings]

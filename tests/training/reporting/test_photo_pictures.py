@@ -8,15 +8,15 @@ import cv2
 import numpy as np
 import pytest
 
-from models.codecs.dekr import DEKRCodec, DEKRSettings
-from sharding.annotations.skeleton import COCO_17, Skeleton
-from sharding.check.draw_pose import PEOPLE_COLOURS, colours_of_person
+from semipose.models.codecs.dekr import DEKRCodec, DEKRSettings
+from semipose.sharding.annotations.skeleton import COCO_17, Skeleton
+from semipose.sharding.check.draw_pose import PEOPLE_COLOURS, colours_of_person
+from semipose.training.predict import PhotoBesideTruth, photos_beside_truth
+from semipose.training.reporting.pictures import CAPTION_HEIGHT, MARGIN, draw_predictions, photo_sheet
+from semipose.training.scoring.oks import oks_to_truth
 from tests.training.photos import PhotoOracle, batches_of, cards_of
 from tests.training.reporting.test_pictures import grey, read
 from tests.training.test_predict_photos import some_photos
-from training.predict import PhotoBesideTruth, photos_beside_truth
-from training.reporting.pictures import CAPTION_HEIGHT, MARGIN, draw_predictions, photo_sheet
-from training.scoring.oks import oks_to_truth
 
 TWO = Skeleton(names=("a", "b"), flip_pairs=(), bones=(), sigmas=(0.1, 0.1))
 SIDE = 280  # as high as a tile, so that drawn px are view px

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.views import MEAN_RGB, STD_RGB
-from sharding.annotations.checks import joint_sides
-from sharding.annotations.skeleton import COCO_17, Skeleton
-from sharding.check.draw_pose import COLOURS
-from training.methods.method import Inspection
-from training.reporting.pictures import (
+from semipose.pipelines.views import MEAN_RGB, STD_RGB
+from semipose.sharding.annotations.checks import joint_sides
+from semipose.sharding.annotations.skeleton import COCO_17, Skeleton
+from semipose.sharding.check.draw_pose import COLOURS
+from semipose.training.methods.method import Inspection
+from semipose.training.reporting.pictures import (
     CAPTION_HEIGHT,
     MARGIN,
     TILE_HEIGHT,

@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from semipose.training.reporting import report as report_module
+from semipose.training.reporting.collapse import CollapseSettings, CollapseWatch
+from semipose.training.reporting.display import LABELS
+from semipose.training.reporting.report import Interval, JsonLines, NonFiniteLoss, Report
 from tests.training.tiny import LATE, METHODS, make_batches, make_method
-from training.reporting import report as report_module
-from training.reporting.collapse import CollapseSettings, CollapseWatch
-from training.reporting.display import LABELS
-from training.reporting.report import Interval, JsonLines, NonFiniteLoss, Report
 
 
 @pytest.fixture

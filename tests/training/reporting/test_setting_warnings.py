@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pipelines.source import Split
-from sharding.annotations.split import SideCount, SplitCard
+from semipose.pipelines.source import Split
+from semipose.sharding.annotations.split import SideCount, SplitCard
+from semipose.training.build import open_splits
+from semipose.training.reporting.setting_warnings import limits_of_scoring, setting_warnings
+from semipose.training.settings import RunSettings
 from tests.training.test_oks import make_ground_truth
-from training.build import open_splits
-from training.reporting.setting_warnings import limits_of_scoring, setting_warnings
-from training.settings import RunSettings
 
 MakeRun = Callable[..., RunSettings]
 

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image, ImageOps
 from rich.console import Console
 
-from pipelines.source import Split, labelled_split, open_split
-from sharding.annotations.formats.coco import CocoFormat
-from sharding.annotations.formats.folder import FolderFormat
-from sharding.annotations.formats.lsp import LspFormat
-from sharding.build import build
-from sharding.samples.crop import Crop, PersonCrop, WholePhoto
-from sharding.settings import BuildSettings
-from training.reporting.shared_photos import looks_same, plain_name, shared_photos
+from semipose.pipelines.source import Split, labelled_split, open_split
+from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.folder import FolderFormat
+from semipose.sharding.annotations.formats.lsp import LspFormat
+from semipose.sharding.build import build
+from semipose.sharding.samples.crop import Crop, PersonCrop, WholePhoto
+from semipose.sharding.settings import BuildSettings
+from semipose.training.reporting.shared_photos import looks_same, plain_name, shared_photos
 
 Rows = dict[str, Any]
 

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from configs.load import InputError
-from training.bench.processes import GRACE_S, ROOT, run_command
-from training.bench.result import read_result
+from semipose.configs.load import InputError
+from semipose.training.bench.processes import GRACE_S, ROOT, run_command
+from semipose.training.bench.result import read_result
 
 ROWS = (
     "semi, bf16 compiled, batch 32",
@@ -18,10 +18,10 @@ ROWS = (
 )
 """Of the steps, what matters most first: all rows would take longer than the whole check."""
 BENCHES: Mapping[str, tuple[str, ...]] = {
-    "loader": ("-m", "training.bench", "loader", "rounds=2", "batches=6"),
+    "loader": ("-m", "semipose.training.bench", "loader", "rounds=2", "batches=6"),
     "steps": (
         "-m",
-        "training.bench",
+        "semipose.training.bench",
         "steps",
         f"only={json.dumps(ROWS)}",
         "rounds=1",

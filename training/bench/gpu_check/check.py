@@ -11,16 +11,16 @@ import torch
 from pydantic import Field
 from rich.console import Console
 
-from configs.load import InputError
-from configs.settings import settings
-from sharding.store.files import write_atomic
-from training.bench.gpu_check.benches import run_benches
-from training.bench.gpu_check.markdown import to_markdown
-from training.bench.gpu_check.marked_tests import run_tests
-from training.bench.gpu_check.short_run import run_short
-from training.bench.machine import describe_machine
-from training.bench.processes import ROOT
-from training.files import write_json
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.sharding.store.files import write_atomic
+from semipose.training.bench.gpu_check.benches import run_benches
+from semipose.training.bench.gpu_check.markdown import to_markdown
+from semipose.training.bench.gpu_check.marked_tests import run_tests
+from semipose.training.bench.gpu_check.short_run import run_short
+from semipose.training.bench.machine import describe_machine
+from semipose.training.bench.processes import ROOT
+from semipose.training.files import write_json
 
 PartName = Literal["tests", "bench", "train"]
 Part = Callable[[Path, float], Iterator[dict[str, Any]]]

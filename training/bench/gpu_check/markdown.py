@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from training.bench import tables
-from training.bench.result import to_result
+from semipose.training.bench import tables
+from semipose.training.bench.result import to_result
 
 Line = tuple[str, str, str, str]
 COLUMNS: Line = ("part", "what", "result", "beside it")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from training.bench.processes import GRACE_S, ROOT, Ended, run_command
+from semipose.training.bench.processes import GRACE_S, ROOT, Ended, run_command
 
 CORES_PER_PROCESS = 2
 STARTED = re.compile(r"^(\S+::\S.*?) *$", re.MULTILINE)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.bench.processes import GRACE_S, ROOT, Ended, run_command
-from training.files import SCORES_NAME
+from semipose.training.bench.processes import GRACE_S, ROOT, Ended, run_command
+from semipose.training.files import SCORES_NAME
 
 SHARDS: Mapping[str, tuple[str, ...]] = {"train": ("source.people=1500",), "val": ("source.people=300",)}
 METHODS = ("supervised", "adaptive_mixup")

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms.v2 import functional
 
-from pipelines.masking.masks import HALF_SIDE_PX, JITTER_SD_PX, PUBLISHED_HEIGHT_PX
-from pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, AffinePolicy, ViewSettings
-from sharding.annotations.record import Annotations
-from sharding.samples.crop import BOX_PADDING
+from semipose.pipelines.masking.masks import HALF_SIDE_PX, JITTER_SD_PX, PUBLISHED_HEIGHT_PX
+from semipose.pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB, AffinePolicy, ViewSettings
+from semipose.sharding.annotations.record import Annotations
+from semipose.sharding.samples.crop import BOX_PADDING
 
 MASKS = 5
 """Joints cut out of a crop, as published."""

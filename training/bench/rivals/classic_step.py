@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from models.codecs.heatmap import find_peaks
-from models.codecs.heatmap import warp as warp_by_matrix
-from pipelines.masking.masks import draw_order
-from pipelines.views import ViewSettings
-from sharding.annotations.record import Annotations
-from training.bench.masking import STRIDE, MaskingStep
-from training.bench.rivals import classic_loader
-from training.bench.rivals.published_masking import mask_as_published
-from training.methods.mixup import draw_alpha, mix
+from semipose.models.codecs.heatmap import find_peaks
+from semipose.models.codecs.heatmap import warp as warp_by_matrix
+from semipose.pipelines.masking.masks import draw_order
+from semipose.pipelines.views import ViewSettings
+from semipose.sharding.annotations.record import Annotations
+from semipose.training.bench.masking import STRIDE, MaskingStep
+from semipose.training.bench.rivals import classic_loader
+from semipose.training.bench.rivals.published_masking import mask_as_published
+from semipose.training.methods.mixup import draw_alpha, mix
 
 
 class PairDataset(Dataset[dict[str, Tensor]]):

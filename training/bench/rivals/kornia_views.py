@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from pipelines.source import Split
-from pipelines.views import MEAN_RGB, STD_RGB, ViewSettings
-from training.bench.rivals.classic_loader import draw_strong, draw_view, endless_batches
-from training.bench.rivals.torchvision_v2 import stored_crops
+from semipose.pipelines.source import Split
+from semipose.pipelines.views import MEAN_RGB, STD_RGB, ViewSettings
+from semipose.training.bench.rivals.classic_loader import draw_strong, draw_view, endless_batches
+from semipose.training.bench.rivals.torchvision_v2 import stored_crops
 
 
 def why_not() -> str | None:

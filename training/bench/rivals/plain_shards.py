@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from webdataset.writer import ShardWriter
 
-from sharding.annotations.record import Annotations
-from sharding.samples.crop import (
+from semipose.sharding.annotations.record import Annotations
+from semipose.sharding.samples.crop import (
     JPEG_QUALITY,
     PersonCrop,
     cut,
@@ -17,8 +17,8 @@ from sharding.samples.crop import (
     move_keypoints,
     person_region,
 )
-from sharding.samples.person import encode_pose
-from sharding.samples.sample import PhotoTask, invert_axis_aligned
+from semipose.sharding.samples.person import encode_pose
+from semipose.sharding.samples.sample import PhotoTask, invert_axis_aligned
 
 
 def plain_loop(

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from pipelines import geometry
-from pipelines.masking.masks import HALF_SIDE_PX, JITTER_SD_PX
-from training.bench.masking import MaskingStep
+from semipose.pipelines import geometry
+from semipose.pipelines.masking.masks import HALF_SIDE_PX, JITTER_SD_PX
+from semipose.training.bench.masking import MaskingStep
 
 
 def mask_as_published(step: MaskingStep) -> Tensor:

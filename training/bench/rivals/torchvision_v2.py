@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from pipelines.source import Split
-from pipelines.views import MEAN_RGB, STD_RGB, AffinePolicy, ViewSettings
-from sharding.samples.crop import BOX_PADDING
-from sharding.samples.person import decode_pose
-from sharding.store.index import Component, read_index
-from training.bench.rivals.classic_loader import MEAN_COLOUR, draw_angle_deg, draw_scale
+from semipose.pipelines.source import Split
+from semipose.pipelines.views import MEAN_RGB, STD_RGB, AffinePolicy, ViewSettings
+from semipose.sharding.samples.crop import BOX_PADDING
+from semipose.sharding.samples.person import decode_pose
+from semipose.sharding.store.index import Component, read_index
+from semipose.training.bench.rivals.classic_loader import MEAN_COLOUR, draw_angle_deg, draw_scale
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from configs.load import load
-from training.bench.gpu_check.benches import BENCHES, run_benches
-from training.bench.gpu_check.markdown import to_markdown
-from training.bench.settings import LoaderBenchSettings, StepBenchSettings
-from training.bench.steps import all_steps
+from semipose.configs.load import load
+from semipose.training.bench.gpu_check.benches import BENCHES, run_benches
+from semipose.training.bench.gpu_check.markdown import to_markdown
+from semipose.training.bench.settings import LoaderBenchSettings, StepBenchSettings
+from semipose.training.bench.steps import all_steps
 
 RESULT = {
     "bench": "loader",

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from training.bench.gpu_check import check as checking
-from training.bench.gpu_check.check import GpuCheckSettings, check, main, parts_of
-from training.bench.processes import ROOT
+from semipose.training.bench.gpu_check import check as checking
+from semipose.training.bench.gpu_check.check import GpuCheckSettings, check, main, parts_of
+from semipose.training.bench.processes import ROOT
 
 GOOD = {"files": 1, "passed": 2, "failed": 0, "skipped": 0, "skip_reasons": [], "problems": []}
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from training.bench.gpu_check.marked_tests import read, run_tests
-from training.bench.processes import run_command
+from semipose.training.bench.gpu_check.marked_tests import read, run_tests
+from semipose.training.bench.processes import run_command
 
 PASSES = """
 import pytest

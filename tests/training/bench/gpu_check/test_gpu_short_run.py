@@ -5,11 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import load
-from sharding.build import BuildSettings
-from training.bench.gpu_check.short_run import METHODS, SHARDS, drawing, read_run, run_short, training
-from training.bench.processes import Ended
-from training.settings import RunSettings
+from semipose.configs.load import load
+from semipose.sharding.build import BuildSettings
+from semipose.training.bench.gpu_check.short_run import (
+    METHODS,
+    SHARDS,
+    drawing,
+    read_run,
+    run_short,
+    training,
+)
+from semipose.training.bench.processes import Ended
+from semipose.training.settings import RunSettings
 
 TINY = (
     *("views.size_hw=[64, 48]", "net.backbone.channels=[8, 12, 16]", "net.backbone.blocks=[1, 1, 1]"),
