@@ -41,20 +41,24 @@ class Milestones:
 
 @settings
 class Cosine:
-    """Half a cosine from the base rate to zero."""
+    """Half a cosine from the base rate to zero, after a share of the run at the base rate."""
 
     name: Literal["cosine"] = "cosine"
+    hold: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the run at the base rate, before the rate falls."""
     warm_up_steps: Steps = 0
     """Steps over which the rate rises linearly from zero."""
 
     def scale(self, step: int, total_steps: int) -> float:
         """The factor of the base rate in step `step` (counted from 0) of `total_steps`."""
-        return warm_up(step, self.warm_up_steps) * 0.5 * (1 + math.cos(math.pi * step / total_steps))
+        held = self.hold * total_steps
+        angle = math.pi * max(0.0, step - held) / (total_steps - held)
+        return warm_up(step, self.warm_up_steps) * 0.5 * (1 + math.cos(angle))
 
     @property
     def words(self) -> str:
-        """The schedule in words."""
-        return "half a cosine to 0"
+        """`half a cosine to 0 from 0.8 of the schedule on`."""
+        return "half a cosine to 0" + (f" from {self.hold:g} of the schedule on" if self.hold else "")
 
 
 Schedule = Annotated[Milestones | Cosine, Field(discriminator="name")]

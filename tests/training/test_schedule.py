@@ -25,6 +25,15 @@ def test_cosine_falls_from_one_to_nearly_zero_by_half_at_the_middle() -> None:
     assert 0 < scale(99, 100) < 0.001
 
 
+def test_cosine_can_hold_the_base_rate_for_a_share_of_the_run_first() -> None:
+    """Like the whole cosine over the steps that are left."""
+    held, short = Cosine(hold=0.8), Cosine()
+    assert [held.scale(step, 100) for step in range(80)] == [1] * 80
+    assert [held.scale(80 + step, 100) for step in range(20)] == pytest.approx(
+        [short.scale(step, 20) for step in range(20)]
+    )
+
+
 def test_warm_up_is_a_line_that_ends_at_the_base_rate() -> None:
     scale = Milestones(warm_up_steps=4).scale
     assert [scale(step, 1000) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
