@@ -1,4 +1,4 @@
-"""What the READMEs name is there."""
+"""What the READMEs name exists, and their code can be imported and run."""
 
 import re
 import subprocess
@@ -39,6 +39,14 @@ def test_every_code_folder_has_a_readme() -> None:
 def test_the_example_runs(folder: str) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / folder / "README.md").read_text(), flags=re.DOTALL)
     exec(code, {})
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_code_in_a_readme_imports_names_of_the_package(readme: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", readme.read_text(), flags=re.DOTALL)
+    for line in re.findall(r"^(?:from|import) .+$", "".join(blocks), flags=re.MULTILINE):
+        assert not re.match(rf"(?:from|import) (?:{FOLDERS})\b", line), f"{line}: begin with semipose."
+        exec(line, {})
 
 
 def nearest_readme(file: Path) -> Path:
