@@ -34,7 +34,7 @@ APART = 0.05
 LEAST_PEOPLE = 20
 """The number of people in which a pair must be comparable before it is judged."""
 MOST_SWAPPED = 0.7
-"""Share of them in whom a pair may disagree with the other pairs. Of real sets, the worst pair (ankles, as
+"""Share of them in which a pair may disagree with the other pairs. Of real sets, the worst pair (ankles, as
 legs cross) disagrees in 0.16 on COCO and LSPET, and with its names swapped any pair in 0.84 or more."""
 
 JOINT_OUTSIDE = Fault("labelled joint outside the photo", "kept", "correct the keypoint, or the photo's size")

@@ -198,7 +198,7 @@ def test_bases_that_name_each_other_many_times_are_read_once(tmp_path):
     ]
 
 
-def test_a_fault_of_a_base_that_two_files_name_is_told_once(tmp_path):
+def test_a_fault_of_a_base_that_two_files_name_is_listed_once(tmp_path):
     write(tmp_path, "root.yaml", "lr: [\n")
     write(tmp_path, "x.yaml", "base: root.yaml\n")
     write(tmp_path, "y.yaml", "base: root.yaml\n")

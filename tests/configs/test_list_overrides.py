@@ -66,7 +66,7 @@ def test_another_name_starts_from_that_parts_defaults(recipe):
     assert load(Run, recipe, ["paths.0.0.name=cutout"]).paths[0][0] == Cutout()
 
 
-def test_indices_lie_over_a_whole_list_of_the_same_command_line():
+def test_indices_change_a_whole_list_of_the_same_command_line():
     words = ["paths.0.0.count=1", "paths=[[{name: cutout}], []]"]
     assert load(Run, None, words).paths == load(Run, None, words[::-1]).paths == ((Cutout(count=1),), ())
 
@@ -88,7 +88,7 @@ def test_a_wrong_index_or_value_is_one_line_with_its_place(recipe, word, line):
     assert str(error.value) == f"command line: {line}"
 
 
-def test_a_wrong_index_is_told_with_all_other_errors(recipe):
+def test_a_wrong_index_is_listed_with_all_other_errors(recipe):
     with pytest.raises(InputError) as error:
         load(Run, recipe, ["paths.7=1", "size_hw=3"])
     assert len(str(error.value).splitlines()) == 2

@@ -214,7 +214,7 @@ def test_settings_are_frozen_and_strict_in_python_too():
         load(Run, None, ["lr=.nan"])
 
 
-def test_recipes_lie_over_one_another_and_words_over_all_of_them(tmp_path):
+def test_later_recipes_win_and_the_command_line_wins_over_all(tmp_path):
     (tmp_path / "protocol.yaml").write_text("base: low.yaml\ntitle: protocol\n")
     (tmp_path / "low.yaml").write_text("title: low\n")
     (tmp_path / "method.yaml").write_text("base: low.yaml\ntitle: method\n")

@@ -34,7 +34,7 @@ WATCH = """if True:
     ("said", "expected"),
     [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
 )
-def test_threads_that_wait_are_told_so_before_torch_is_loaded(
+def test_how_long_threads_spin_is_set_before_torch_is_loaded(
     command: str, said: dict[str, str], expected: str
 ) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("GOMP", "OMP"))}

@@ -121,7 +121,7 @@ def test_a_flipped_bit_stops_the_run_at_the_end_of_its_tar(
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, PEOPLE])
-def test_a_flipped_bit_in_the_last_tar_is_told_before_scoring_ends(
+def test_a_flipped_bit_in_the_last_tar_is_named_before_scoring_ends(
     people_folder: Path, root: str, batch_size: int
 ) -> None:
     split = open_split(root)
@@ -253,7 +253,7 @@ def test_a_trainer_that_does_not_ask_is_not_waited_for(
         (lambda handler: send(handler, b"{", Content_Length="9"), "the transfer broke off", 4),
     ],
 )
-def test_refusals_are_said_in_words(
+def test_a_servers_refusal_is_explained_in_words(
     server: FileServer, answer: Callable[[Handler], None], says: str, asked: int
 ) -> None:
     """What another try would not change is not tried again."""

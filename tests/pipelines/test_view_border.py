@@ -65,7 +65,7 @@ def test_views_of_one_colour_are_those_of_a_second_warp(size_hw: tuple[int, int]
     for view, matrix in zip(on_cpu, matrices, strict=True):
         fade_view(view, matrix)
     np.testing.assert_allclose(on_cpu, expected.numpy(), atol=1e-4)
-    # the plain one loses nothing, and the others much of a corner but for a zoom in
+    # the plain one loses nothing, and the others much of a corner unless they zoom in
     assert (on_cpu[0] == colour.numpy()).all()
     lost = (on_cpu == 0).all(-1).mean((1, 2))
     assert lost.max() > 0.1

@@ -190,7 +190,7 @@ class TestOutput:
         ):
             build(small.settings(output.with_name(name)), console=quiet)
 
-    def test_names_that_no_command_takes_are_told_before_the_work(self, small, output):
+    def test_names_that_no_command_takes_are_refused_before_the_work(self, small, output):
         """Over http they are read: tests/pipelines/test_hostile_streams.py."""
         for name, is_told in (("my set", True), ("set[1]", True), ("ä", True), ("train_2017.v1", False)):
             shown = io.StringIO()

@@ -255,7 +255,7 @@ def test_the_largest_photo(monkeypatch, pixels):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
-def test_any_damage_is_told_in_a_sentence(pixels, kind):
+def test_any_damage_is_described_in_a_sentence(pixels, kind):
     """Bytes altered and files cut at random end as pixels or as an InputError, never as another error."""
     rng = np.random.default_rng(7)
     payload = np.frombuffer(

@@ -207,7 +207,7 @@ def test_what_stands_in_front_hides_joints() -> None:
     assert in_a_crowd > alone + 0.05
 
 
-def test_left_is_told_by_the_direction_that_a_person_faces() -> None:
+def test_left_and_right_follow_the_direction_that_a_person_faces() -> None:
     facing, leftward = [], []
     for seed in range(200):
         body = draw_body(np.random.default_rng(seed))

@@ -100,7 +100,7 @@ def test_unreachable_cluster_is_one_sentence(monkeypatch):
         list(map_in_order(square_with_pid, [1], executor="dask://127.0.0.1:9", workers=1))
 
 
-def test_a_cluster_that_loses_its_workers_is_said_and_ends(monkeypatch, capfd):
+def test_a_cluster_that_loses_its_workers_ends_the_build_with_a_sentence(monkeypatch, capfd):
     from distributed import LocalCluster
 
     monkeypatch.setattr("semipose.sharding.store.executor.LOOK_EVERY_S", 0.1)

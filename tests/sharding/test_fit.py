@@ -204,7 +204,7 @@ def test_labelled_joints_where_missing_ones_are_written(place, v):
     assert found == {(AT_ORIGIN.what, "warned"): list(range(1, 21, 2))}
 
 
-def test_unlabelled_joints_lie_anywhere():
+def test_unlabelled_joints_may_be_anywhere():
     keypoints, boxes = people(20)
     keypoints[:, 3] = 0, 0, 0
     keypoints[:, 4] = 600, 2, 0

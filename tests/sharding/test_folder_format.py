@@ -424,6 +424,6 @@ def test_real_photos_with_detector_boxes(shared_data):
         left, top, width, height = person.box_xywh
         published = [row["bbox"] for row in rows if row["image_id"] == number]
         near = [np.abs(np.subtract(each, person.box_xywh)).max() for each in published]
-        assert min(near) < 5  # but for the clipping
+        assert min(near) < 5  # px, by which clipping moves them
         assert left + width <= person.source_size_wh[0] - 1
         assert top + height <= person.source_size_wh[1] - 1

@@ -95,7 +95,7 @@ def test_another_outline_makes_other_shards(small, tmp_path, quiet):
         build_images(small, tmp_path / "x", quiet)
 
 
-def test_shards_of_before_there_were_masks_are_refused(small, tmp_path, quiet):
+def test_shards_without_masks_are_refused(small, tmp_path, quiet):
     manifest = build_images(small, tmp_path / "x", quiet)
     write_manifest(tmp_path / "x", dataclasses.replace(manifest, format_version=1))
     with pytest.raises(InputError, match=r"version 1, .* reads 2 of kind image: build the shards again"):

@@ -1,4 +1,4 @@
-"""JPEG files whose wrapping is faulty, told from those whose pixels are."""
+"""JPEG files with intact pixels in a faulty file, distinguished from those with faulty pixels."""
 
 import io
 

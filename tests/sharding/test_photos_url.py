@@ -168,7 +168,7 @@ class TestFaultyServers:
             (hang_up, "the server gave no answer"),
         ],
     )
-    def test_refusals_are_said_in_words(self, faulty, answer, says):
+    def test_a_servers_refusal_is_explained_in_words(self, faulty, answer, says):
         faulty.answers["a.jpg"] = answer
         with pytest.raises(InputError) as error:
             open_photos(faulty.url).read("a.jpg")

@@ -401,7 +401,7 @@ class TestWarnings:
         if command is build:
             assert places[0] < next(index for index, line in enumerate(lines) if "samples" in line)
 
-    def test_are_said_again_when_the_shards_are_there(self, corners, output):
+    def test_are_repeated_at_the_end_of_the_build(self, corners, output):
         settings = corners.settings(output)
         first = self.told(build, settings)
         again = self.told(build, settings)

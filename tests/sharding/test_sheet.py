@@ -62,7 +62,7 @@ class TestFrame:
 
 class TestPerson:
     @pytest.mark.parametrize(("joint", "side"), [(0, "left"), (1, "right"), (2, None)])
-    def test_joint_has_the_colour_of_its_side_where_it_lies(self, annotations, joint, side):
+    def test_a_joint_is_drawn_at_its_place_in_the_colour_of_its_side(self, annotations, joint, side):
         for v, is_full in ((2, True), (1, False)):
             points = np.zeros((3, 3))
             points[joint] = 60, 50, v

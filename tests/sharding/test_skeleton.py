@@ -221,7 +221,7 @@ class TestSigmas:
     def test_follow_from_names_however_they_are_spelt(self, names, sigma):
         assert from_category({"keypoints": names}, where="f").sigmas == (sigma,) * len(names)
 
-    def test_and_pairs_are_told(self):
+    def test_and_pairs_are_listed(self):
         names = ["Left Eye", "Right Eye", "tail", "ear_l", "ear_r"]
         told = describe_keypoints(from_category({"keypoints": names}, where="f"))
         assert told["mirror pairs"] == "Left Eye/Right Eye, ear_l/ear_r; in none: tail"

@@ -39,7 +39,7 @@ class TestLaw:
                 expected, spread = 4000 * val_share, (4000 * val_share * (1 - val_share)) ** 0.5
                 assert abs(len(val_of(names(4000), val_share=val_share, seed=seed)) - expected) < 5 * spread
 
-    def test_a_larger_share_keeps_whom_a_smaller_one_took(self):
+    def test_a_larger_share_contains_a_smaller_one(self):
         assert val_of(names(500), val_share=0.1) < val_of(names(500), val_share=0.3)
 
     def test_another_seed_is_another_division(self):
@@ -219,7 +219,7 @@ def test_copies_of_one_photo_are_one_photo():
         ("photo", "{}_jpg.rf.0a1b2c.jpg", (1, 1, 12)),
     ],
 )
-def test_how_much_a_group_holds_is_told_and_noted_where_it_is_one_photo(
+def test_the_size_of_groups_is_printed_with_a_note_if_it_is_one_photo(
     make_set, tmp_path, group, pattern, sizes
 ):
     small = make_set(photos=12)
@@ -300,7 +300,7 @@ class TestBuild:
             scored = (row for row in known["annotations"] if row["num_keypoints"] and not row["iscrowd"])
             assert ids(stored) == ids(scored)
 
-    def test_the_manifest_and_the_terminal_tell_both_sides(self, small, tmp_path, quiet):
+    def test_the_manifest_and_the_terminal_describe_both_sides(self, small, tmp_path, quiet):
         folders = both(small, tmp_path, quiet, seed=3)
         cards = [read_manifest(folder).split for folder in folders]
         assert [card.take for card in cards] == list(SIDES)

@@ -132,7 +132,7 @@ def test_photos_that_nobody_annotated_are_upright(photos, tmp_path):
         assert manifest.problems == {TURNED: 7 * len(KINDS)}
 
 
-def test_labels_of_yolo_pose_lie_in_the_upright_photo(tmp_path):
+def test_labels_of_yolo_pose_are_in_the_frame_of_the_upright_photo(tmp_path):
     """As Ultralytics reads them: each stored joint has the colour of its place in the upright picture."""
     sizes_wh = {f"{size_wh[0]}-{tag}.jpg": size_wh for size_wh in SIZES_WH for tag in (1, 3, 6, 8)}
     points = np.array([[40.0, 10.0], [46.0, 20.0], [38.0, 36.0]])

@@ -173,7 +173,7 @@ class TestWhereThePhotosAre:
         with pytest.raises(InputError, match=r"the photo is absent \(9\.jpg\)"):
             annotations.findings.raise_errors()
 
-    def test_labels_lie_beside_photos_that_are_in_no_images_folder(self, folder, read):
+    def test_labels_are_beside_photos_that_are_in_no_images_folder(self, folder, read):
         (folder / "images/train").rename(folder / "pictures")
         (folder / "labels/train/1.txt").rename(folder / "pictures/1.txt")
         assert len(read({"train": "pictures"})[0].persons) == 1
@@ -198,7 +198,7 @@ class TestWhereThePhotosAre:
             ({"train": "labels/train"}, "there are no photos"),
         ],
     )
-    def test_that_are_nowhere_is_said(self, read, changes, words):
+    def test_that_are_nowhere_are_named(self, read, changes, words):
         with pytest.raises(InputError, match=words):
             read(changes)
 
@@ -226,7 +226,7 @@ class TestKeypointNames:
         skeleton = read(keypoints=names, bones=(("tip", "left_wing"),), sigmas=0.1)[0].skeleton
         assert (skeleton.names, skeleton.bones, skeleton.sigmas) == (names, ((0, 1),), (0.1,) * 3)
 
-    def test_no_flip_idx_is_noted_where_names_tell_no_pairs(self, read):
+    def test_no_flip_idx_is_noted_if_names_give_no_pairs(self, read):
         assert read(without=("flip_idx",))[0].skeleton.flip_pairs == ((1, 2),)
         assert UNMIRRORED.what in read(without=("flip_idx", "kpt_names"))[1]
         assert UNMIRRORED.what not in read({"flip_idx": [0, 1, 2]}, without=("kpt_names",))[1]

@@ -19,7 +19,7 @@ DELTAS = 2 * np.array(
 
 
 def some_photos(photos: int = 15) -> tuple[dict, np.ndarray, list[int]]:
-    """Photos of 0 to 4 people of whom 0 to 5 were predicted."""
+    """Photos of 0 to 4 people, with 0 to 5 predictions each."""
     rng = np.random.default_rng(5)
     annotations, points, image_ids = [], [], []
     for image_id in range(1, photos + 1):

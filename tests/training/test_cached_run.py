@@ -1,4 +1,4 @@
-"""Runs whose people are decoded once: resumed to the bit, told on the card, refused where they do not fit."""
+"""Runs whose people are decoded once: resumed bit for bit, named on the card, refused if they do not fit."""
 
 import json
 import shutil

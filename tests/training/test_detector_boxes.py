@@ -30,11 +30,11 @@ DECODING = HeatmapSettings(decode="dark")
 
 
 class Detected(NamedTuple):
-    """Shards by a detector's boxes, and for the oracle whom each box shows, by the box's id."""
+    """Shards by a detector's boxes, and for the oracle the person in each box, by the box's id."""
 
     shards: Path
     annotations: Path
-    whom: dict[str, Any]
+    shown: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -45,25 +45,25 @@ def detected(drawn_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> De
     people = json.loads(annotations.read_text())["annotations"]
     missed = people[-1]["image_id"]
     rng = np.random.default_rng(0)
-    rows, whom = [], []
+    rows, shown = [], []
     for person in [people[0], *people]:
         if person["image_id"] != missed:
             x, y, w, h = np.array(person["bbox"]) + rng.uniform(-2, 2, 4)
             score = 0.2 if not rows else float(rng.uniform(0.5, 1))
             rows.append({"image_id": person["image_id"], "bbox": [x, y, w, h], "score": score})
-            whom.append({"id": len(rows), "keypoints": person["keypoints"]})
+            shown.append({"id": len(rows), "keypoints": person["keypoints"]})
     (folder / "found.json").write_text(json.dumps(rows))
     boxes = Detections(results=folder / "found.json")
     source = CocoFormat(annotations=annotations, images=annotations.parent / "images", boxes=boxes)
     build(BuildSettings(source=source, output=folder / "val", workers=1), console=Console(quiet=True))
-    return Detected(folder / "val", annotations, {"annotations": whom})
+    return Detected(folder / "val", annotations, {"annotations": shown})
 
 
 @pytest.fixture(scope="module")
 def predicted(detected: Detected) -> tuple[Split, Predictions]:
     """What the oracle says of each box."""
     split = open_split(detected.shards)
-    oracle = Oracle(detected.whom, 14)
+    oracle = Oracle(detected.shown, 14)
     batches = oracle.watch(eval_loader(split, ViewSettings(), batch_size=5))
     return split, predict({"a": oracle}, batches, codec=HeatmapCodec(DECODING, split.skeleton))["a"]
 
@@ -98,7 +98,7 @@ def test_card_and_sheet_know_that_boxes_have_no_truth(detected: Detected) -> Non
     truth = split.ground_truth()
     assert split.annotation_ids == tuple(row["id"] for row in truth["detections"])
     assert metrics_of(truth, split.skeleton) == ("AP",)
-    oracle = Oracle(detected.whom, 14)
+    oracle = Oracle(detected.shown, 14)
     batch = next(oracle.watch(eval_loader(split, ViewSettings(), batch_size=5)))
     seen = beside_truth(oracle, batch, truth, codec=HeatmapCodec(DECODING, split.skeleton))
     assert not seen["visible"].any()

@@ -249,7 +249,7 @@ def test_keypoints_that_are_not_finite_are_named_with_their_network_and_photo(
     assert "checkpoint=STEP" in error
 
 
-def test_more_people_in_a_photo_than_the_scorer_looks_at_are_told(
+def test_a_note_counts_people_beyond_the_twenty_that_are_scored(
     finished: Path, drawn_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads((drawn_shards / "train-coco" / "annotations.json").read_text())
@@ -262,10 +262,10 @@ def test_more_people_in_a_photo_than_the_scorer_looks_at_are_told(
     assert "4 of the 24 people who are scored are beyond the 20 in a photo" in capsys.readouterr().err
 
 
-def test_people_that_the_run_was_trained_on_are_told(
+def test_evaluate_names_scored_photos_that_the_run_was_trained_on(
     finished: Path, drawn_shards: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The run tells it of its own val set alone, at its start."""
+    """At its start, a run says so only of its own val set."""
     scored(finished, f"data.val={drawn_shards / 'train'}", into="train")
     told = capsys.readouterr().err
     assert "5 of 14 photos of the people who are scored are also trained on" in told
@@ -329,7 +329,7 @@ def test_a_metric_that_the_people_cannot_give_stops_the_command(
     assert not (finished / "evaluation").exists()
 
 
-def test_people_whom_nobody_annotated_are_predicted_alone(
+def test_people_without_annotations_are_predicted_and_not_scored(
     finished: Path, tmp_path: Path, drawn_shards: Path
 ) -> None:
     coco = drawn_shards / "val-coco"

@@ -109,7 +109,7 @@ def one_thread() -> Iterator[None]:
 
 def in_double(method: Method) -> Method:
     """Let the networks compute in float64, where Adam does not turn a CPU's rounding into whole steps: what
-    has no gradient but for rounding, such as a bias before a normalisation, would take some in float32."""
+    has no gradient except by rounding, such as a bias before a normalisation, would take some in float32."""
     for module in method.double().modules():
         if isinstance(module, PoseNet):
             module.register_forward_pre_hook(lambda _, views: (views[0].double(), *views[1:]))

@@ -415,7 +415,7 @@ def test_real_crowdpose_photos(shared_data: Path, tmp_path: Path) -> None:
     assert (scores["AP"], scores["AP-medium"]) == pytest.approx((expected, expected), abs=1e-6)
 
 
-def test_the_limit_of_people_is_said_of_photos_too() -> None:
+def test_the_limit_of_people_per_photo_is_noted_for_whole_photos_too() -> None:
     truth = truth_of([{"size_wh": (3000, 200), "people": [square(110.0 * i, 10) for i in range(25)]}], FOUR)
     assert oks.num_scored(truth) == 25
     assert (oks.beyond_limit(truth) or "").startswith("5 of the 25 people")

@@ -1,4 +1,4 @@
-"""A run that goes on with other settings: what is refused, and what is told, kept and marked."""
+"""A run that continues with other settings: which changes are refused, printed, recorded and shown."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ RECORDED = {
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """The content of a run's folder, but for the lists of samples, which every start writes anew."""
+    """The content of a run's folder, without the lists of samples, which every start writes anew."""
     found = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
     return {str(name): path.read_bytes() for name, path in found.items() if name.parts[0] != "index"}
 
@@ -75,7 +75,7 @@ def test_what_a_checkpoint_cannot_be_read_without_is_refused_by_its_name(tiny_ru
         )
 
 
-def test_all_other_settings_are_told_and_kept_with_their_step(tiny_run: MakeRun) -> None:
+def test_all_other_changes_are_printed_and_recorded_with_their_step(tiny_run: MakeRun) -> None:
     told: list[str] = []
     was = plain(tiny_run("supervised"))
     resumed = Resumed(tiny_run("supervised", *RECORDED, "output=moved"), was)

@@ -117,7 +117,7 @@ def test_hidden_labels_change_no_loss(
     assert metrics(clean.folder) == metrics(other.folder)
 
 
-def test_a_run_leaves_what_design_promises(tiny_run: MakeRun, drawn_shards: Path) -> None:
+def test_a_run_leaves_the_files_that_the_readme_lists(tiny_run: MakeRun, drawn_shards: Path) -> None:
     folder = run(tiny_run("everything", "steps=2", "evaluate_every=1"), resume=False).folder
     card = json.loads((folder / "card.json").read_text())
     assert card["labelled"]["people"] == 10

@@ -10,7 +10,7 @@ from semipose.training.scoring.pckh import THRESHOLD, errors_in_heads, rows
 OKS_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 UNKNOWN_HEAD_PX = 95.0
 VISIBLE = 2
-"""The visibility that sharding gives a joint of the list's flag 1 (2, occluded, becomes 1)."""
+"""The visibility that sharding gives to joints with flag 1 in the list (flag 2, occluded, becomes 1)."""
 
 
 def mean_precision(
@@ -21,8 +21,8 @@ def mean_precision(
     points_xy (M, K, 2) of all predicted people, source px, and their photos. Every annotated person takes the
     best OKS of any prediction of its photo; the score is the mean over the thresholds 0.5, 0.55 .. 0.95 of
     (annotated people with a greater OKS) / (sum over photos of the larger of both counts). OKS as in the
-    challenge's scorer: over the visible joints alone (not the occluded ones), by the box's area + 1; who has
-    no visible joint has an OKS of 0 and counts. Neither confidence nor suppression of duplicates play a part.
+    challenge's scorer: over the visible joints alone (not the occluded ones), by the box's area + 1; a person
+    without a visible joint has an OKS of 0 and counts. Confidences play no part, and duplicates are kept.
     """
     of_photo: dict[Any, list[int]] = {row["id"]: [] for row in ground_truth["images"]}
     for index, image_id in enumerate(image_ids):
@@ -57,7 +57,7 @@ def head_pck(predicted: np.ndarray, truth: np.ndarray, names: Sequence[str]) -> 
     """Share of joints within half a head of the truth: "AIC-PCKh" and its rows, in 0..1.
 
     `predicted` (N, K, 2), `truth` (N, K, 3: x, y, v), source px. The head is the distance from the top of the
-    head to the neck, 95 px where one of them is not labelled, without MPII's 0.6 (docs/methods.md 7).
+    head to the neck, 95 px if one of them is not labelled, without MPII's 0.6 (docs/methods.md 7).
     Labelled joints count, visible or occluded, each as often as it is labelled.
     """
     top, neck = truth[:, names.index("head_top")], truth[:, names.index("neck")]

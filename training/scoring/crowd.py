@@ -6,8 +6,8 @@ from typing import Any
 from semipose.training.scoring import oks
 
 LEAST_CROWD_INDEX = {"AP-easy": 0.0, "AP-medium": 0.2, "AP-hard": 0.8}
-"""From which crowd index on a photo belongs to a score. The paper's text says 0.1 and 0.8; its evaluator and
-with it all published numbers are at 0.2 and 0.8."""
+"""The least crowd index of the photos of each score. The paper's text says 0.1 and 0.8; its evaluator, and
+with it all published numbers, use 0.2 and 0.8."""
 
 
 def score(
@@ -17,8 +17,8 @@ def score(
 
     `ground_truth` and `predictions` are as in `oks.score`. A part is left out if none of its photos shows a
     person who is scored (CrowdPose's evaluator gives it -1); nothing is returned unless the annotation file
-    gives every photo a `crowdIndex`. That cannot be computed instead: CrowdPose's own are not exactly what
-    its annotations give.
+    gives every photo a `crowdIndex`. It cannot be computed instead: CrowdPose's own indices are not exactly
+    what its annotations give.
     """
     images = ground_truth["images"]
     if not all("crowdIndex" in image for image in images):

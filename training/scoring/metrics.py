@@ -1,4 +1,4 @@
-"""Which metrics the people of a split can be scored by, and all their scores: decided here alone."""
+"""Decides which metrics the people of a split can be scored by, and computes all scores."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,8 +24,8 @@ def metrics_of(ground_truth: dict[str, Any], skeleton: Skeleton, kind: str = "pe
     """The metrics that a split with this truth, and samples of this kind, can give.
 
     PCK and PCKh compare each person with the truth of the same person, so people with a detector's box, who
-    belong to no annotated person, have neither; AP and AIC match people by their photo. Whole photos have AP
-    alone: AIC counts all people that are found, without regard to their scores.
+    belong to no annotated person, have neither; AP and AIC match people within a photo. Whole photos have
+    only AP, because AIC counts all predicted people whatever their scores.
     """
     rows = ground_truth["annotations"]
     if not any(row.get("num_keypoints") and not row.get("iscrowd") for row in rows):
@@ -45,7 +45,7 @@ def metrics_of(ground_truth: dict[str, Any], skeleton: Skeleton, kind: str = "pe
 def require(
     metric: Metric, ground_truth: dict[str, Any], skeleton: Skeleton, *, where: str, kind: str = "person"
 ) -> None:
-    """Raise InputError where the split `where`, with samples of this kind, cannot give the metric."""
+    """Raise InputError if the split `where`, with samples of this kind, cannot give the metric."""
     given = metrics_of(ground_truth, skeleton, kind)
     if metric not in given:
         boxes = ", and its people come from a detector" if is_detected(ground_truth) else ""
@@ -65,8 +65,8 @@ def coco_results(
     ground truth of shards, `truth.categories_of` for the annotation file.
     A person's score is that of its box (1 for an annotated one) times the mean of its peaks above 0.2; in a
     whole photo it is the codec's, which has dropped duplicates too. The third number of a keypoint is its
-    peak. No `bbox`: pycocotools then takes the extent of the keypoints as
-    the detection's area. The published entries carry one, which moves APM and APL a little and nothing else.
+    peak. There is no `bbox`: pycocotools then takes the extent of the keypoints as the detection's area. The
+    published entries have one, which changes APM and APL a little and nothing else.
     """
     records, scores = predictions.record_rows, predictions.scores
     if scores is None:

@@ -1,4 +1,4 @@
-"""COCO's keypoint metric (average precision over object keypoint similarity) and what leads up to it.
+"""COCO's keypoint metric, average precision over object keypoint similarity (OKS), scores of people, and NMS.
 
 K keypoints of any number: the sigmas come from the skeleton. All coordinates are source image pixels.
 """
@@ -17,7 +17,7 @@ from semipose.configs.load import InputError
 
 SCORE_NAMES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 MOST_PEOPLE = 20
-"""People found in one photo that pycocotools looks at, those with the highest scores."""
+"""pycocotools looks at so many predicted people of a photo, those with the highest scores."""
 PEAK_IN_SCORE = 0.2
 DUPLICATE_OKS = 0.9
 
@@ -47,7 +47,7 @@ def score(
 
 
 def beyond_limit(ground_truth: dict[str, Any]) -> str | None:
-    """A sentence where photos show more people than pycocotools looks at, and what AR can reach at best."""
+    """A sentence if photos show more people than pycocotools looks at, with the highest AR that is left."""
     counts = Counter(row["image_id"] for row in ground_truth["annotations"] if is_scored(row))
     full = {image: count - MOST_PEOPLE for image, count in counts.items() if count > MOST_PEOPLE}
     if not full:
@@ -62,7 +62,7 @@ def beyond_limit(ground_truth: dict[str, Any]) -> str | None:
 
 
 def num_scored(ground_truth: dict[str, Any]) -> int:
-    """The number of people who are to be found."""
+    """The number of people that scoring expects to be found."""
     return sum(map(is_scored, ground_truth["annotations"]))
 
 
@@ -77,7 +77,7 @@ def person_score(box_score: np.ndarray, peaks: np.ndarray) -> np.ndarray:
 
 
 def oks_matrix(keypoints: np.ndarray, areas: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:
-    """OKS of every two of M predicted persons: keypoints (M, K, 2 or more), areas (M,) in px^2 -> (M, M).
+    """OKS of all pairs of M predicted persons: keypoints (M, K, 2 or more), areas (M,) in px^2 -> (M, M).
 
     The area of a pair is the mean of both; every keypoint counts, for predictions have no visibility.
     """
@@ -139,7 +139,7 @@ def _greedy(similarity: np.ndarray, scores: np.ndarray, threshold: float) -> lis
 
 
 def _truth_index(ground_truth: dict[str, Any], num_keypoints: int) -> COCO:
-    """The ground truth as pycocotools wants it, in copies, for the evaluator writes into its records."""
+    """A copy of the ground truth in the form of pycocotools, which writes into its records."""
     persons = []
     for number, person in enumerate(ground_truth["annotations"], start=1):
         name = f"ground truth annotation {person.get('id')}"
@@ -169,12 +169,12 @@ def _num_labelled(person: dict[str, Any]) -> int:
 
 
 def is_scored(person: dict[str, Any]) -> bool:
-    """Whether a person counts as one to be found: neither a crowd nor without a labelled keypoint."""
+    """Whether scoring expects a person to be found: no crowd, and with a labelled keypoint."""
     return not person.get("iscrowd", 0) and person.get("num_keypoints", _num_labelled(person)) > 0
 
 
 def _result_index(truth: COCO, predictions: list[dict[str, Any]], num_keypoints: int) -> COCO:
-    """The predictions as pycocotools wants them; it cannot load an empty list itself."""
+    """The predictions in the form of pycocotools, which cannot load an empty list itself."""
     if not predictions:
         return _coco(
             {"images": truth.dataset["images"], "categories": truth.dataset["categories"], "annotations": []}

@@ -16,7 +16,7 @@ def has_torso(names: Sequence[str]) -> bool:
 
 
 def torso_joints(names: Sequence[str]) -> tuple[int, int]:
-    """Indices of the left shoulder and the right hip; InputError where the skeleton has no such joints."""
+    """Indices of the left shoulder and the right hip. Raises InputError if the skeleton lacks one of them."""
     plain = _plain(names)
     if not has_torso(names):
         raise InputError(
@@ -31,11 +31,11 @@ def pck(
 ) -> dict[str, float]:
     """Share of joints with distance(predicted, truth) <= threshold * distance(left shoulder, right hip).
 
-    `predicted` (N, K, 2) and `truth` (N, K, 3: x, y, v) in one frame (source pixels). A joint counts where it
-    is labelled (v > 0), whether visible or occluded. A prediction that is not finite counts as a miss. People
-    without a usable torso are left out: one of its two joints is unlabelled, or both lie on one spot. Returns
+    `predicted` (N, K, 2) and `truth` (N, K, 3: x, y, v) in one frame (source pixels). A joint counts if it is
+    labelled (v > 0), whether visible or occluded. A prediction that is not finite is a miss. People without a
+    usable torso are left out: one of its two joints is unlabelled, or both are at the same point. Returns
     shares in 0..1: "PCK" (over all counted joints), "PCK/<joint>" for every joint that is labelled; nothing
-    where nobody can be scored. Raises InputError where the skeleton has no torso.
+    if nobody can be scored. Raises InputError if the skeleton has no torso.
     """
     shoulder, hip = torso_joints(names)
     if predicted.shape != (*truth.shape[:2], 2) or truth.shape[1:] != (len(names), 3):

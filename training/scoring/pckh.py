@@ -26,10 +26,10 @@ def pckh(
 ) -> dict[str, float]:
     """MPII's PCKh@0.5 (docs/methods.md 7): head size 0.6 of the head diagonal, no pelvis or thorax.
 
-    `predicted` (N, K, 2) and `truth` (N, K, 3: x, y, v) in source px, `head_diagonals` (N,) px, NaN for who
-    has no head box and so is not scored. Joints count where they are labelled (v > 0). Returns shares in
-    0..1: "PCKh" (over all counted joints, so joints weigh by how often they are labelled), "PCKh@0.1", and
-    "PCKh/<row>" for each row of the tables that has labelled joints. Nothing where nobody can be scored.
+    `predicted` (N, K, 2) and `truth` (N, K, 3: x, y, v) in source px, `head_diagonals` (N,) px, NaN for
+    people without a head box, who are not scored. Joints count if they are labelled (v > 0). Returns shares
+    in 0..1: "PCKh" (over all counted joints, so joints weigh by how often they are labelled), "PCKh@0.1", and
+    "PCKh/<row>" for each row of the tables that has labelled joints. Nothing if nobody can be scored.
     Differs from the published code: its column 0.1 reads 0.11.
     """
     head_px = HEAD_OF_DIAGONAL * np.asarray(head_diagonals, np.float64)

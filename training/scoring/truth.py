@@ -7,7 +7,7 @@ import numpy as np
 
 
 def is_detected(ground_truth: dict[str, Any]) -> bool:
-    """Whether the people of the split are a detector's boxes, which no annotated person belongs to."""
+    """Whether the people of the split are a detector's boxes, which belong to no annotated person."""
     return "detections" in ground_truth
 
 
@@ -56,7 +56,7 @@ def people_of_photos(
 
 
 def head_diagonals_of(records: list[dict[str, Any]], ground_truth: dict[str, Any]) -> np.ndarray:
-    """The diagonals (M,) of the head boxes, float64, source px; NaN for who has none."""
+    """The diagonals (M,) of the head boxes, float64, source px; NaN for people without one."""
     by_id = {row["id"]: row["head_bbox"] for row in ground_truth["annotations"] if "head_bbox" in row}
     none = (np.nan,) * 4
     boxes = np.array([by_id.get(record["id"], none) for record in records], np.float64).reshape(-1, 4)

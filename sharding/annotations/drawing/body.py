@@ -85,7 +85,7 @@ def _turn(pitch_deg: float, yaw_deg: float, roll_deg: float) -> Vector:
 
 
 def _draw_stance(rng: np.random.Generator) -> Vector:
-    """Facing the viewer in three of five, away in one of four, else sideways; now and then leaning far."""
+    """The turn of a body: towards the viewer, away from it, or sideways; sometimes leaning far."""
     kind = rng.random()
     yaw_deg = rng.normal(0, 22) if kind < 0.6 else rng.normal(180, 22) if kind < 0.85 else rng.normal(0, 15)
     if kind >= 0.85:
@@ -97,7 +97,7 @@ def _draw_stance(rng: np.random.Generator) -> Vector:
 def _trunk(
     rng: np.random.Generator, pelvis: Vector, chest: Vector, skull: Vector, build: float, head_radius: float
 ) -> dict[str, Vector]:
-    """Hips, shoulders, neck, head, and the marks that tell front from back."""
+    """Hips, shoulders, neck, head, and the marks that distinguish front from back."""
     length = 0.29 * rng.uniform(0.9, 1.1)
     shoulder, hip = 0.105 * build * rng.uniform(0.93, 1.08), 0.058 * build
     neck = chest @ np.array([0.0, -length, 0.0])

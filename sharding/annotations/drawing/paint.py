@@ -140,7 +140,7 @@ def _paint_part(
 
 
 def _paint_cloth(picture: Picture, labels: Labels, body: Body, wardrobe: Wardrobe, label: int) -> None:
-    """Stripes, then what tells the front of a torso from its back."""
+    """Stripes, then the marks that distinguish the front of a torso from its back."""
     if wardrobe.period_px:
         _paint_stripes(picture, labels, body, wardrobe, label)
     at = {name: _fixed(point[:2]).tolist() for name, point in body.joints.items()}
@@ -170,7 +170,7 @@ def _paint_stripes(picture: Picture, labels: Labels, body: Body, wardrobe: Wardr
 
 
 def _paint_face(picture: Picture, body: Body, wardrobe: Wardrobe) -> None:
-    """Skin where the head does not show its hair, with eyes and mouth."""
+    """The face, which hair does not cover, with eyes and mouth."""
     turned = body.face_direction
     if turned[2] < -0.35:
         return

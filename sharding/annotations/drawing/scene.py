@@ -30,24 +30,24 @@ OWN_PARTS: dict[str, tuple[str, ...]] = {
     "elbow": ("upper_arm", "forearm"),
     "shoulder": ("upper_arm",),
 }
-"""Parts of the same side that show a joint rather than hide it."""
+"""Parts of a joint's own limb, which show the joint and do not hide it."""
 
 LEAST_SHOWN = 0.5
-"""A person of whom less is seen is not fit to be annotated: the scene is drawn again."""
+"""If less than this share of a person is visible, the scene is drawn again."""
 MOST_TRIES = 1000
-"""Then people do not fit: four of them take 20 tries on average at 72x96 px, 2 at 192x160."""
+"""After so many tries, people do not fit; four take 20 tries on average at 72x96 px, 2 at 192x160."""
 
 
 @dataclass(frozen=True)
 class DrawnPerson:
-    """The truth about one person, as COCO states it."""
+    """The annotation of one person, as in COCO."""
 
     keypoints: NDArray[np.float64]
     """(14, 3): x, y in pixels and 1 hidden or 2 visible."""
     box_xywh: tuple[int, int, int, int]
-    """Of the visible silhouette, in pixels."""
+    """The box of the visible silhouette, in pixels."""
     area: int
-    """Visible silhouette, in pixels."""
+    """The area of the visible silhouette, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Scene:
 def draw_scene(
     rng: np.random.Generator, *, size_wh: tuple[int, int], num_people: int, occluded: bool
 ) -> Scene:
-    """Draw `num_people` (1 to 4) people of whom each is inside the picture and at least half seen.
+    """Draw `num_people` (1 to 4) people; each is inside the picture and at least half visible.
 
-    Raises InputError where they do not fit, as in a tall and narrow picture.
+    Raises InputError if they do not fit, as in a tall and narrow picture.
     """
     for _ in range(MOST_TRIES):
         bodies = _place(rng, size_wh, num_people)
@@ -89,7 +89,7 @@ def draw_scene(
 def _place(
     rng: np.random.Generator, size_wh: tuple[int, int], num_people: int
 ) -> list[tuple[Body, float]] | None:
-    """Bodies in pixels from the farthest to the nearest, or None where they do not fit."""
+    """Bodies in pixels from the farthest to the nearest, or None if they do not fit."""
     if not 1 <= num_people <= MOST_PEOPLE:
         raise ValueError(f"a scene holds 1 to {MOST_PEOPLE} people, not {num_people}")
     width, height = size_wh
@@ -110,7 +110,7 @@ def _place(
 def _fitted(
     body: Body, stature_px: float, root_xy: Vector, size_wh: tuple[int, int]
 ) -> tuple[Body | None, float]:
-    """The body in pixels, pushed inside the picture; None where it is larger than the picture."""
+    """The body in pixels, pushed inside the picture; None if it is larger than the picture."""
     points = np.concatenate([part.centres_xy for part in body.parts]) * stature_px + root_xy
     edge = 0.1 * stature_px
     low, high = points.min(axis=0) - edge, points.max(axis=0) + edge
@@ -196,7 +196,7 @@ def _with_grain(rng: np.random.Generator, picture: Picture, share: float) -> Pic
 
 
 def _truth(labels: Labels, body: Body, person: int) -> DrawnPerson:
-    """Keypoints with their flags, box and area of what is seen of one person."""
+    """The keypoints with their visibility, the box and the area of the visible part of one person."""
     mine = ((labels - 1) // PARTS_PER_PERSON == person) & (labels != OCCLUDER) & (labels != 0)
     keypoints = np.array([(*body.joints[name][:2], _flag(labels, body, name, person)) for name in KEYPOINTS])
     x, y, w, h = cv2.boundingRect(mine.view(np.uint8))
@@ -204,7 +204,7 @@ def _truth(labels: Labels, body: Body, person: int) -> DrawnPerson:
 
 
 def _flag(labels: Labels, body: Body, name: str, person: int) -> int:
-    """2 where the topmost part at the joint is one of the joint's own, else 1."""
+    """2 if the topmost part at the joint belongs to the joint's limb, otherwise 1."""
     x, y, depth = body.joints[name]
     label = int(labels[round(float(y)), round(float(x))])
     if label in (0, OCCLUDER) or (label - 1) // PARTS_PER_PERSON != person:

@@ -1,4 +1,4 @@
-"""AI Challenger human skeletons: the challenge's own list, 14 joints, several people a photo."""
+"""AI Challenger human skeletons: the challenge's own list, 14 joints, several people per photo."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,8 +44,8 @@ class AicFormat:
         """The persons in the order of the list and of each photo's joints; ids and image ids count from 1.
 
         Boxes are the list's (x1, y1, x2, y2), not clipped; the area is that of the box, the challenge's own
-        scale. Persons without a labelled joint are dropped, but scoring knows of them. Raises InputError for
-        another kind of file.
+        scale. Persons without a labelled joint are dropped, but kept for scoring, which ignores detections of
+        them. Raises InputError for another kind of file.
         """
         rows = read_json(self.annotations, list[msgspec.Raw], expected="AI Challenger's list of photos")
         findings = Findings(self.annotations)
@@ -84,7 +84,7 @@ class PhotoRow(msgspec.Struct):
 
 
 def _distinct(raws: list[msgspec.Raw], findings: Findings) -> Iterator[PhotoRow]:
-    """The photos in order; a row listed again is left out, and if it differs it stops."""
+    """The photos in order; a repeated row is left out, and two different rows of one photo stop the build."""
     hashes: dict[str, int] = {}
     for row, raw in RowReader(PhotoRow, findings, subject="image", key="image_id").read(raws):
         content = hash(bytes(raw))
@@ -96,7 +96,7 @@ def _distinct(raws: list[msgspec.Raw], findings: Findings) -> Iterator[PhotoRow]
 
 
 def _person(row: PhotoRow, human: str, findings: Findings, *, id: int, image_id: int) -> Person | None:
-    """One human of a photo; None, with a finding, where the row does not describe it."""
+    """One human of a photo; None, with a finding, if the row does not describe it."""
     joints, box = row.keypoint_annotations.get(human), row.human_annotations.get(human)
     fault, detail = None, ""
     if joints is None or box is None:

@@ -1,4 +1,4 @@
-"""Which categories of a COCO file are read, and what becomes of rows that are of another one."""
+"""Which categories of a COCO file are read, and what happens to rows of other categories."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ NO_CATEGORY_ID = Fault(
 )
 CATEGORY_ID_ADDED = Fault("no category_id, taken as the only category of the file", "corrected", "")
 _MOST_UNLISTED = 8
-"""Ids that findings name one by one; a damaged file may have as many as rows."""
+"""At most so many unknown ids are named one by one; a damaged file may have as many as rows."""
 _NO_PEOPLE = (
     "the file has boxes or single points, such as a category for each joint, and not people with their "
     "keypoints: export COCO keypoints, with one category whose `keypoints` names the joints"
@@ -47,7 +47,7 @@ class Categories(NamedTuple):
         return len(self.chosen) > 1
 
     def fault_of(self, category_id: int | None) -> Fault | None:
-        """Why a row of this category is not read; None where it is."""
+        """Why a row of this category is not read; None if it is."""
         if category_id in self.chosen_ids:
             return None
         if category_id is None:
@@ -75,10 +75,10 @@ def choose_categories(
     has_own_keypoints: bool = False,
     has_keypoint_rows: bool = True,
 ) -> Categories:
-    """The categories of those names; without names the person, or all that have one set of keypoints.
+    """The categories of those names; without names `person`, or all categories if they share their keypoints.
 
-    has_own_keypoints: the recipe names the keypoints, so that those of the categories need not be equal.
-    has_keypoint_rows: whether any annotation has keypoints, for the message. Raises InputError where it
+    has_own_keypoints: the recipe names the keypoints, so those of the categories need not be equal.
+    has_keypoint_rows: whether any annotation has keypoints, for the message. Raises InputError if it
     is not clear which categories are meant.
     """
     rows = list({repr(row): row for row in categories}.values())  # rows listed again
@@ -118,7 +118,7 @@ def choose_categories(
 
 
 def count_missing_id(category_id: int | None, record: int, findings: Findings) -> None:
-    """A finding where a row that is read says no category."""
+    """A finding if a row that is read names no category."""
     if category_id is None:
         findings.add(CATEGORY_ID_ADDED, record)
 

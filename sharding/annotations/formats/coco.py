@@ -60,7 +60,7 @@ NO_VISIBILITY = Fault(
 )
 _VISIBILITIES = frozenset((0, 1, 2))
 _BEYOND_PX = 1.0
-"""What rounding explains of a box beyond its photo."""
+"""Up to here, rounding explains that a box reaches beyond its photo."""
 
 
 @settings
@@ -82,7 +82,7 @@ class CocoFormat:
 
 
 class Rule(NamedTuple):
-    """What the rows of one file are judged by.
+    """How the rows of one file are judged.
 
     area_from_box: take the area from the box even where the file gives one (CrowdPose's scoring does so).
     prepare: puts a row that is neither a crowd nor of another category into COCO's form, before it is judged.
@@ -112,8 +112,8 @@ def read_coco(
     (COCO 2017: 149,813 train and 6,352 val persons). describe: the skeleton of a category (its row, the
     file's name and where findings go); COCO's own way without it. category_names, has_own_keypoints: see
     `choose_categories`. prepare: see `Rule`. boxes: a detector's, whose people take the place of the
-    annotated ones; then a list of photos without `annotations` will do. Raises InputError for any other file;
-    the faults of single rows are findings.
+    annotated ones; a list of photos without `annotations` is then enough. Raises InputError for any other
+    file; the faults of single rows are findings.
     """
     file = read_file(path, is_list_enough=boxes is not None)
     findings = Findings(path)
@@ -186,14 +186,14 @@ def _describe(category: dict[str, Any], where: str, findings: Findings) -> Skele
 
 
 def _described(file: CocoFile) -> list[dict[str, Any]]:
-    """The categories; COCO's own lists of photos describe no keypoints: those that its people have."""
+    """The categories; COCO's own lists of photos describe no keypoints and get those of COCO's people."""
     if file.annotations is None and not any(row.get("keypoints") for row in file.categories):
         return [to_category(COCO_17)]
     return file.categories
 
 
 def _judge(row: AnnotationRow, image: ImageRow, rule: Rule) -> Person | None:
-    """The person of a row; None, with a finding, where the published rule drops it."""
+    """The person of a row; None, with a finding, if the published rule drops it."""
     fault = _dropped_as(row, rule)
     box_xywh = None
     if fault is None:
@@ -239,9 +239,9 @@ def _dropped_as(row: AnnotationRow, rule: Rule) -> Fault | None:
 
 
 def _turn_box(row: AnnotationRow, rule: Rule) -> None:
-    """Count the sides of a box from its upper left corner, where it was drawn from another one.
+    """Turn a box with negative sides, drawn from another corner, into one from its upper left corner.
 
-    A box of negative numbers alone, such as four times -1, stands for a missing one.
+    A box of which all numbers are negative, such as four times -1, stands for a missing one.
     """
     if row.bbox is None or len(row.bbox) != 4 or (row.bbox[2] >= 0 and row.bbox[3] >= 0):
         return
@@ -274,7 +274,7 @@ def _area(row: AnnotationRow, rule: Rule) -> float:
 
 
 def _is_list_of(numbers: list[float] | None, count: int, key: str, row: AnnotationRow, rule: Rule) -> bool:
-    """Whether a row's numbers (finite, as JSON has no others) are so many; otherwise a finding says so."""
+    """Whether a row has so many numbers (JSON has only finite ones); otherwise a finding says so."""
     if numbers is not None and len(numbers) == count:
         return True
     found = "none" if numbers is None else str(len(numbers))
@@ -293,8 +293,8 @@ def _is_list_of(numbers: list[float] | None, count: int, key: str, row: Annotati
 def clean_box(
     box_xywh: Sequence[float], size_wh: tuple[int, int]
 ) -> tuple[float, float, float, float] | None:
-    """The box clipped to the photo as the published readers do it: it comes out one pixel narrower and lower
-    than annotated. None where nothing is left.
+    """The box clipped to the photo as the published readers do it, which makes it one pixel narrower and
+    lower than annotated. None if nothing is left.
     """
     x, y, width, height = box_xywh
     left, top = max(0.0, x), max(0.0, y)
@@ -307,7 +307,7 @@ def clean_box(
 
 
 def _is_forgiven(row: AnnotationRow, rule: Rule) -> bool:
-    """Whether scoring forgives detections that fit a dropped row: a crowd, or a person without keypoints."""
+    """Whether scoring ignores detections that match a dropped row: a crowd, or a person without keypoints."""
     if rule.categories.fault_of(row.category_id) or row.bbox is None or len(row.bbox) != 4:
         return False
     return bool(row.iscrowd) or (_area(row, rule) > 0 and not any(row.keypoints or ()))
@@ -319,7 +319,7 @@ def _has_outline(row: AnnotationRow) -> bool:
 
 
 def _ignored(row: AnnotationRow, rule: Rule) -> dict[str, Any]:
-    """A dropped row as scoring needs it; keypoints of another number are a finding, as scoring would stop."""
+    """A dropped row as scoring needs it; a wrong number of keypoints is a finding, as scoring would stop."""
     ignored = {
         "id": row.id,
         "image_id": row.image_id,

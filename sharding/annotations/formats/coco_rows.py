@@ -1,4 +1,4 @@
-"""The rows of a COCO file: images with their annotations, whatever spelling they come in."""
+"""The rows of a COCO file: images with their annotations, in all spellings that other tools write."""
 
 from collections.abc import Iterator, Set
 from pathlib import Path
@@ -33,7 +33,7 @@ NULL = msgspec.Raw(b"null")
 
 
 class CocoFile(msgspec.Struct):
-    """The parts that are read; rows stay undecoded until they are wanted."""
+    """The parts of a file that are read; rows stay undecoded until they are needed."""
 
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw] | None = None
@@ -41,7 +41,7 @@ class CocoFile(msgspec.Struct):
 
 
 class _ListedImage(msgspec.Struct, gc=False):
-    """A row of `images` as it is written."""
+    """A row of `images` as the file has it."""
 
     id: int
     file_name: str
@@ -89,7 +89,7 @@ def read_file(path: Path, *, is_list_enough: bool) -> CocoFile:
 
 
 def has_keypoints(file: CocoFile) -> bool:
-    """Whether annotations (some of the first) have keypoints; of a list of photos nothing can be said."""
+    """Whether any of the first annotations has keypoints; True for a list of photos."""
     rows = file.annotations
     return not rows or any(b'"keypoints"' in bytes(raw) for raw in rows[:1000])
 
@@ -111,9 +111,9 @@ def by_image(
 
 
 def _distinct_images(file: CocoFile, findings: Findings) -> tuple[dict[int, _ListedImage], set[int | str]]:
-    """Images by id, in order, and what rows that cannot be read are called.
+    """Images by id, in order, and the names of rows that cannot be read.
 
-    Equal rows are merged and counted; unequal ones of one id stop.
+    Equal rows are merged and counted; different rows with one id stop the build.
     """
     twice, differ = _repetition("image")
     images: dict[int, _ListedImage] = {}
@@ -135,7 +135,7 @@ def _distinct_images(file: CocoFile, findings: Findings) -> tuple[dict[int, _Lis
 
 
 def _complete(listed: dict[int, _ListedImage], photos: Photos, findings: Findings) -> list[ImageRow]:
-    """The images with names below the photos' location, and with the sizes that they lack."""
+    """The images with names relative to the photos' location, and with sizes that the file leaves out."""
     names = below_location([image.file_name for image in listed.values()], photos)
     sizeless = [
         Photo(id=image.id, file_name=name, size_wh=None)
@@ -159,9 +159,9 @@ def _complete(listed: dict[int, _ListedImage], photos: Photos, findings: Finding
 
 
 def _tidy(row: dict[str, Any]) -> list[str]:
-    """Keypoints as one list of numbers, where other programs nest them or write null; what was found.
+    """Keypoints as one list of numbers, if other programs nest them or write null; and what was changed.
 
-    A keypoint without x or y has no place; one that lacks v alone keeps its place.
+    A keypoint without x or y has no position; one without v keeps its position.
     """
     found: list[str] = []
     box = row.get("bbox")
@@ -214,7 +214,7 @@ def _group(
 
 
 def _repetition(subject: str) -> tuple[Fault, Fault]:
-    """The faults of an id that stands in two rows: equal ones, and different ones."""
+    """The faults of an id with two rows: equal rows, and different ones."""
     return (
         Fault(f"{subject} rows listed again", "corrected", "", subject),
         Fault(f"two different rows have this {subject} id", cure="make the ids unique", subject=subject),

@@ -1,4 +1,4 @@
-"""Your own data in COCO's form: any category, any keypoints."""
+"""Your own data in COCO's format: any category, any keypoints."""
 
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from semipose.sharding.annotations.record import Annotations
 
 @settings
 class CocoStyleFormat(OwnRows):
-    """A COCO keypoint file of your own; what its category does not say, or says wrongly, is given here."""
+    """Your own COCO keypoint file; settings replace what its category leaves out or says wrongly."""
 
     name: Literal["coco-style"] = "coco-style"
     annotations: Path

@@ -1,4 +1,4 @@
-"""CrowdPose: COCO's form with 14 joints, neither areas nor `info`, and a crowd index for each photo."""
+"""CrowdPose: COCO's format with 14 joints, without areas and `info`, and with a crowd index of each photo."""
 
 from pathlib import Path
 from typing import Any, Literal

@@ -28,7 +28,7 @@ from semipose.sharding.store.files import (
 )
 
 VERSION = 1
-"""Of the drawing code: raised when equal settings draw other people, so that older drawings are refused."""
+"""Version of the drawing code. Raise it when equal settings draw other people: old drawings are refused."""
 ANNOTATIONS_NAME = "annotations.json"
 _DOING, _DRAWN = "drawing", "drawn"
 LEAST_SIDE_PX = 48
@@ -68,7 +68,7 @@ class DrawnFormat:
     def read(self) -> Annotations:
         """Draw the pictures where they are not there yet, then read them as COCO.
 
-        Raises InputError where the folder holds anything else than what these settings draw, and where it
+        Raises InputError if the folder holds anything else than what these settings draw, and where it
         cannot be written.
         """
         folder = follow_links(self.folder)
@@ -79,9 +79,9 @@ class DrawnFormat:
 
 
 def write_drawn(cfg: DrawnFormat) -> None:
-    """Draw everything aside, then put it in place; another build that draws the same is waited for.
+    """Draw into a temporary folder, then move it into place; wait for another build that draws the same.
 
-    Raises InputError where the folder holds anything else.
+    Raises InputError if the folder holds anything else.
     """
     folder = follow_links(cfg.folder)
     if not was_left_unfinished(folder, _DOING):
@@ -99,7 +99,7 @@ def write_drawn(cfg: DrawnFormat) -> None:
 
 
 def _refuse_others(cfg: DrawnFormat, folder: Path) -> None:
-    """Raise InputError where something is there that these settings do not draw."""
+    """Raise InputError if the folder holds something that these settings do not draw."""
     if folder.exists() and (not folder.is_dir() or holds_anything(folder, _DOING)):
         raise InputError(
             f"{cfg.folder}: this exists, but it is not what these settings draw: remove it or choose another "
@@ -123,7 +123,7 @@ def _draw(cfg: DrawnFormat, folder: Path) -> None:
 
 
 def draw_scenes(cfg: DrawnFormat) -> Iterator[Scene]:
-    """The pictures in order; each has a random stream of its own, the last as many people as are wanted."""
+    """The pictures in order, each with a random stream of its own; the last one completes `people`."""
     number = left = 0
     while (left := cfg.people - number) > 0:
         rng = np.random.default_rng([cfg.seed, number])
@@ -157,7 +157,7 @@ def _annotations(scene: Scene, image_id: int, *, first_id: int) -> list[dict[str
 
 
 def _own_settings(cfg: DrawnFormat) -> dict[str, Any]:
-    """What decides the drawings, as JSON gives it back."""
+    """Everything that decides the drawings, as JSON returns it."""
     values = {
         "version": VERSION,
         "people": cfg.people,
@@ -172,7 +172,7 @@ def _own_settings(cfg: DrawnFormat) -> dict[str, Any]:
 
 
 def _drawn_by(folder: Path) -> dict[str, Any] | None:
-    """The settings that a folder says it was drawn by; None where it says nothing."""
+    """The settings that a folder was drawn by, according to its file; None without such a file."""
     try:
         found = json.loads((folder / ANNOTATIONS_NAME).read_bytes())["info"]["drawn_by"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

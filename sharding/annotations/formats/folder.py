@@ -41,7 +41,7 @@ class FolderFormat:
         """One unlabelled person for each box, photos by name or as listed; ids count from 1.
 
         All keypoints are zero (v = 0), the area is 0.53 of the box. Photos without a box are empty ones.
-        Raises InputError where there are no photos, and as the boxes do.
+        Raises InputError if there are no photos, and as the boxes do.
         """
         skeleton, category = _find_skeleton(self.skeleton)
         photos = open_photos(self.images)
@@ -78,7 +78,7 @@ class _Categories(msgspec.Struct):
 
 
 def _find_skeleton(name: str) -> tuple[Skeleton, dict[str, Any]]:
-    """The keypoint set, and the one category of the file that it comes from."""
+    """The keypoint set, and the category of the file that it comes from."""
     if name in SKELETONS:
         return SKELETONS[name], {}
     path = Path(name)

@@ -1,4 +1,4 @@
-"""Why a file is no JSON, in words that name the place and the cure."""
+"""Why a file is not JSON, in words that name the place and how to fix it."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ _ARCHIVES = {
     b"Rar!": "rar archive",
 }
 _AGAIN = "copy or download it again"
-_WORDS = {  # what stands there: what it is, the cure
+_WORDS = {  # the word: what it is, how to fix it
     "nan": ("JSON has no NaN", "write null, or 0, 0, 0 for a keypoint that is not labelled"),
     "infinity": ("JSON has no Infinity", "write a number"),
     "inf": ("JSON has no Infinity", "write a number"),
@@ -39,18 +39,18 @@ _SIGNS = {
     ",": ("there is a comma too many", "remove it"),
 }
 _NO_KEY = ("object keys", "expected '\"'")
-"""How the decoder's reasons begin where a key should stand."""
+"""How the decoder's reasons begin if a key is missing."""
 _CHUNK = 16 << 20
 _LONGEST_SIGN = 4
-"""Bytes of one sign in UTF-8."""
+"""The most bytes of a character in UTF-8."""
 _LONGEST_ROW = 8192
-"""Bytes before and after a place in which its row is looked for."""
+"""Bytes before and after a place that are searched for the id of its row."""
 _NEAR = 24
 """Bytes before and after a place that a message quotes."""
 
 
 def json_error(path: Path, content: Content, error: Exception) -> InputError:
-    """The one sentence about a file that is no JSON: line, column, what stands there and what to do.
+    """The sentence about a file that is not JSON: line, column, what is there, and what to do.
 
     error: msgspec's, of decoding `content`.
     """
@@ -83,7 +83,7 @@ def json_error(path: Path, content: Content, error: Exception) -> InputError:
 
 
 def _not_utf_8(path: Path, content: Content) -> InputError:
-    """The sentence about a file that is no UTF-8, decoded some bytes at a time to find the place."""
+    """The sentence about a file that is not UTF-8, decoded some bytes at a time to find the place."""
     place = 0
     while place < len(content):
         chunk = bytes(content[place : place + _CHUNK])
@@ -123,7 +123,7 @@ def is_json_lines(content: Content) -> bool:
 
 
 def _other_file(head: bytes) -> str | None:
-    """What a file is by its first bytes, and the cure; None where it looks like text."""
+    """What kind of file the first bytes show, and what to do; None if they look like text."""
     for start, name in _ARCHIVES.items():
         if head.startswith(start):
             return f"this is a {name}: unpack it, and give the JSON file that is in it"
@@ -150,7 +150,7 @@ def _other_file(head: bytes) -> str | None:
 
 
 def _at_place(content: Content, place: int, reason: str) -> tuple[int, str, str]:
-    """Where the word of a place begins, what is wrong with it, and the cure."""
+    """Where the word at a place begins, what is wrong with it, and how to fix it."""
     start = max(0, place - 16)
     before = re.search(rb"[\w+.-]*$", bytes(content[start:place]))
     assert before is not None
@@ -183,7 +183,7 @@ def _at_place(content: Content, place: int, reason: str) -> tuple[int, str, str]
 
 
 def _unknown_sign(sign: str, reason: str) -> tuple[str, str] | None:
-    """What is wrong with one sign that cannot stand there in JSON, and the cure; None for any other fault."""
+    """What is wrong with a character that JSON does not allow there, and how to fix it; None otherwise."""
     if re.match("invalid (escaped? character|character in unicode escape)", reason):
         return "a text holds a backslash before a sign that JSON does not know", r"write / or \\ for each"
     if not reason.startswith(("invalid character", *_NO_KEY)):
@@ -196,7 +196,7 @@ def _unknown_sign(sign: str, reason: str) -> tuple[str, str] | None:
 
 
 def _row(content: Content, place: int) -> str:
-    """` (in the row of id 7)` where the object around a place says its id."""
+    """` (in the row of id 7)` if the object around a place has an id."""
     before = bytes(content[max(0, place - _LONGEST_ROW) : place])
     start, depth = len(before), 1
     while depth and start:

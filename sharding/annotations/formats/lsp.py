@@ -1,4 +1,4 @@
-"""Leeds Sports Pose Extended: `joints.mat` and numbered photos, 14 joints, one person a photo."""
+"""Leeds Sports Pose Extended: `joints.mat` and numbered photos, 14 joints, one person per photo."""
 
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from semipose.sharding.annotations.record import Annotations, Person
 from semipose.sharding.annotations.skeleton import LSP_14
 
 MIN_VISIBLE = 2
-"""Joints that a box can be made of."""
+"""A box is made from at least so many joints."""
 TOO_FEW_JOINTS = Fault(f"fewer than {MIN_VISIBLE} visible joints", "dropped", "", "photo")
 
 
@@ -44,10 +44,10 @@ class LspFormat:
     def read(self) -> Annotations:
         """The persons of photos `first` to `last`, in order.
 
-        Joints with visible = 0 have no meaningful place and become unlabelled (v = 0), the others v = 2. The
-        set has neither boxes nor areas: the box is made of the joints (and may reach beyond the photo), the
-        area of OKS is 0.53 of it, COCO's average. Raises InputError for another kind of file and a range
-        beyond its end.
+        Joints with visible = 0 have no meaningful position and become unlabelled (v = 0), the others v = 2.
+        The set has neither boxes nor areas: the box is made from the joints (and may reach beyond the photo),
+        and the area for OKS is 0.53 of it, COCO's average. Raises InputError for another kind of file and a
+        range beyond its end.
         """
         joints = _read_joints(self.joints)
         last = len(joints) if self.last is None else self.last

@@ -19,7 +19,7 @@ from semipose.sharding.annotations.skeleton import MPII_16
 SCALE_PX = 200.0
 """Pixels of a scale of 1, by definition of the set."""
 LOWER_BY = 15.0
-"""Pixels, at a scale of 1, that the published readers lower the centre by, so that fewer feet are cut off."""
+"""The published readers lower the centre by so many pixels, at a scale of 1, so that fewer feet are cut."""
 
 NO_PLACE = Fault("no centre or no scale", "dropped", "", "person")
 NO_JOINTS = Fault("no joints", "dropped", "", "person")
@@ -59,10 +59,10 @@ class MpiiFormat:
 
         Joints and centre count from 1 in both files and from 0 here. The box is the square of side
         200 * scale about the centre, which is lowered by 15 * scale first; it may reach beyond the photo.
-        The area is 0.53 of it (MPII is scored by PCKh, not by OKS). Visibility: the list tells labelled
-        joints (2) from others (0) alone, the .mat occluded ones (1) too. Persons without joints (those of a
-        test split) come with all of them unlabelled, but the train split of the .mat leaves them out. ids are
-        places in the file, image ids those of the distinct photos, both from 1. Raises InputError for other
+        The area is 0.53 of it (MPII is scored by PCKh, not by OKS). Visibility: the list distinguishes only
+        labelled joints (2) from others (0), the .mat also occluded ones (1). Persons without joints (those of
+        a test split) have all joints unlabelled; the train split of the .mat leaves them out. ids are
+        positions in the file, image ids number the distinct photos, both from 1. Raises InputError for other
         files.
         """
         findings = Findings(self.annotations)
@@ -89,7 +89,7 @@ class MpiiFormat:
         )
 
     def _photos(self, findings: Findings) -> Iterator[tuple[int, str, list[MpiiRow]]]:
-        """The photos of the split, in order of first sight: number, name and people."""
+        """The photos of the split, in the order of their first row: number, name and people."""
         if self._is_mat:
             photos = read_mat(self.annotations, is_train=self.split == "train", findings=findings)
         else:

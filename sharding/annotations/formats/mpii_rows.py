@@ -1,4 +1,4 @@
-"""The two files that MPII comes in, as rows of one kind: coordinates as they stand there, counted from 1."""
+"""The two kinds of files of MPII as rows of one kind, with coordinates as in the files, counted from 1."""
 
 import math
 from collections.abc import Iterator
@@ -29,8 +29,8 @@ _VISIBLE, _OCCLUDED = 2, 1
 class MpiiRow:
     """One person.
 
-    number: place in the file, from 1. centre_xy: None where it or the scale is not given. joints: (16, 3)
-    float64 of x, y, v (v: 0 unlabelled, 1 occluded, 2 visible); None where the file has none for this person.
+    number: position in the file, from 1. centre_xy: None if it or the scale is not given. joints: (16, 3)
+    float64 of x, y, v (v: 0 unlabelled, 1 occluded, 2 visible); None if the file has none for this person.
     head: x1, y1, x2, y2.
     """
 
@@ -50,7 +50,7 @@ class _ListRow(msgspec.Struct):
 
 
 class MpiiPhoto(NamedTuple):
-    """A photo, or a part of its people; `people` is empty where the photo is of the other split."""
+    """A photo, or a part of its people; `people` is empty if the photo belongs to the other split."""
 
     file_name: str
     is_of_split: bool
@@ -58,7 +58,7 @@ class MpiiPhoto(NamedTuple):
 
 
 def read_list(path: Path, head_boxes: Path | None, findings: Findings) -> Iterator[MpiiPhoto]:
-    """The list that the field trains from, in its order: each row is one person, photos come up again.
+    """The list that the field trains from, in its order: each row is one person, so photos are repeated.
 
     head_boxes: the MATLAB file with `headboxes_src` (2 corners, xy, persons) in the same order. Raises
     InputError for other files.
@@ -103,7 +103,7 @@ def _list_joints(row: _ListRow) -> np.ndarray | None:
 
 
 def _read_heads(path: Path, list_path: Path, count: int) -> list[tuple[float, float, float, float] | None]:
-    """Head boxes x1, y1, x2, y2 by the list's rows; None where a number is missing."""
+    """Head boxes x1, y1, x2, y2 by the list's rows; None if a number is missing."""
     boxes = load_mat(path, "headboxes_src", "MPII's gt_valid.mat")
     if boxes.shape != (2, 2, count):
         raise InputError(
@@ -144,7 +144,7 @@ def read_mat(path: Path, *, is_train: bool, findings: Findings) -> Iterator[Mpii
 
 
 def load_mat(path: Path, key: str, expected: str, *, as_objects: bool = False) -> Any:
-    """One variable of a MATLAB file. as_objects: structs as objects, without dimensions of length 1."""
+    """A variable of a MATLAB file. as_objects: structs as objects, without dimensions of length 1."""
     if not path.is_file():
         raise InputError(f"{path}: the annotations cannot be read (no such file): correct the path")
     try:
@@ -190,7 +190,7 @@ def _structs(value: Any) -> list[Any]:
 
 
 def _number(struct: Any, key: str) -> float | None:
-    """A field as a finite number; None where it is absent, empty, or none."""
+    """A field as a finite number; None if it is absent, empty, or none."""
     value = np.asarray(getattr(struct, key, ()))
     try:
         number = float(value.reshape(-1)[0]) if value.size == 1 else math.nan

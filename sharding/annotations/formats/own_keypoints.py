@@ -1,4 +1,4 @@
-"""What a recipe says of the keypoints in place of what the file says."""
+"""Settings that replace what a file says about its keypoints."""
 
 from dataclasses import replace
 from typing import Annotated, Any
@@ -35,11 +35,11 @@ class OwnKeypoints:
 
     @property
     def category_names(self) -> tuple[str, ...] | None:
-        """The names of `category`; None where it is left out."""
+        """The names of `category`; None if it is left out."""
         return (self.category,) if isinstance(self.category, str) else self.category
 
     def describe(self, category: dict[str, Any], where: str, findings: Findings) -> Skeleton:
-        """The skeleton of the file's category, with what the settings say in place of what it says.
+        """The skeleton of the file's category, with the settings in place of what the file says.
 
         where: the file, for the message. Raises InputError for settings that do not fit the keypoints.
         """
@@ -74,7 +74,7 @@ class OwnKeypoints:
 
 
 def _kept_bones(category: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """The file's bones among the keypoints that the recipe names: by place, or by name where it names others.
+    """The file's bones among the keypoints that the recipe names: by index, or by name if it names others.
 
     Bones that fit neither way are left as they are, for `from_category` to judge.
     """

@@ -1,4 +1,4 @@
-"""What a recipe says of the rows of a file: which joints are labelled, and where boxes come from."""
+"""Settings about the rows of a file: which joints are labelled, and where boxes come from."""
 
 from typing import Literal
 
@@ -23,7 +23,7 @@ SMALL_BOX = Fault(
 
 @settings
 class OwnRows(OwnKeypoints):
-    """What the rows of a file mean, where they do not say it as COCO does."""
+    """What the rows of a file mean, if that differs from COCO."""
 
     labelled_by: Literal["v", "place"] = "v"
     """How labelled joints are recognised. `v`: by the third number, as in COCO (0 not labelled, 1 hidden, 2
@@ -34,7 +34,7 @@ class OwnRows(OwnKeypoints):
     """How to make boxes from the joints, if boxes are missing or wrong; null: boxes are used as they are."""
 
     def prepare(self, row: AnnotationRow, image: ImageRow, rule: Rule) -> None:
-        """Put a row into COCO's form by the settings; the published rule would drop an area of 0."""
+        """Convert a row to COCO's format by the settings; an area of 0 is taken from the box."""
         findings = rule.findings
         if self.labelled_by == "place" and row.keypoints and len(row.keypoints) == 2 * rule.num_keypoints:
             points = np.array(row.keypoints).reshape(-1, 2)
@@ -56,7 +56,7 @@ class OwnRows(OwnKeypoints):
 
 
 def _labelled_by_place(keypoints: np.ndarray) -> np.ndarray:
-    """The keypoints (K, 3) with v = 0 and no place where they are missing, else 1 where it is 1, else 2."""
+    """The keypoints (K, 3); v is 0, with x and y, if a joint is missing; otherwise 1 if it was 1, else 2."""
     is_missing = (keypoints[:, :2] == 0).all(axis=1) | (keypoints[:, :2] < 0).all(axis=1)
     v = np.where(keypoints[:, 2] == 1, 1, 2)
     return np.where(is_missing[:, None], 0, np.column_stack([keypoints[:, :2], v]))
@@ -69,7 +69,7 @@ def _has_box(row: AnnotationRow) -> bool:
 def _make_box(
     cfg: JointBoxes, row: AnnotationRow, image: ImageRow, keypoints: np.ndarray, findings: Findings
 ) -> None:
-    """Give the row a box about its labelled joints, or about all that have a place where none is labelled."""
+    """Give the row a box about its labelled joints; if none is labelled, about all that have a position."""
     points_xy = keypoints[keypoints[:, 2] > 0, :2]
     if not len(points_xy):
         points_xy = keypoints[(keypoints[:, :2] != 0).any(axis=1), :2]

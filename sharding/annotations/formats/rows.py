@@ -1,6 +1,6 @@
 """Annotation files in JSON, read row by row: the file is mapped, not loaded, and rows decoded one at a time.
 
-Nothing of a file but the rows' places is held, so a file of hundreds of MB costs what its persons cost.
+Only the positions of the rows are kept, so a file of hundreds of MB takes no more memory than its persons.
 """
 
 import gzip
@@ -22,25 +22,25 @@ from semipose.sharding.annotations.formats.json_faults import is_json_lines, jso
 Row = TypeVar("Row", bound=msgspec.Struct)
 Content = TypeVar("Content")
 Tidy = Callable[[dict[str, Any]], list[str]]
-"""Rewrites a row of another spelling in place; returns what it found there."""
+"""Rewrites a row of another spelling in place; returns what it changed."""
 
 LARGEST_VALUE = 16 << 20
-"""Bytes that one number list or text of an annotation file may have; more is no annotation."""
+"""The most bytes of a list of numbers or a text in an annotation file; anything larger is no annotation."""
 NUMBER_SPELLING = 'numbers written as text ("1") or with a needless fraction (1.0), taken as numbers'
 LARGEST_UNPACKED = 8 << 30
-"""Bytes that a packed annotation file may hold."""
+"""The most bytes that a packed annotation file may hold."""
 _QUOTE = re.compile(rb'(?<!\\)"')
 _NO_NUMBER = re.compile(rb'"\s*[+-]?(nan|inf|infinity)\s*"', re.IGNORECASE)
-"""Texts that would be read as numbers that are not finite."""
+"""Texts that would become numbers that are not finite."""
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
 _DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 class RowReader(Generic[Row]):
-    """Decodes rows of one kind; a row that is not of that kind is a finding that stops.
+    """Decodes rows of one kind; a row of another kind is a finding that stops the build.
 
-    What other programs spell in another way, but cannot mean anything else, is read and counted.
+    Spellings of other programs that can mean only one thing are read and counted.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class RowReader(Generic[Row]):
                 yield row, raw
 
     def decode(self, raw: msgspec.Raw, number: int) -> Row | None:
-        """One row; `number` is its place in the file, from 1, and names a row without a readable id."""
+        """One row; `number`, its position in the file from 1, names a row without a readable id."""
         try:
             return self._decoder.decode(raw)
         except _DECODE_ERRORS as error:
             return self._decode_otherwise(raw, number, error)
 
     def _decode_otherwise(self, raw: msgspec.Raw, number: int, first_error: Exception) -> Row | None:
-        """A row that is not spelt as usual; None, with a finding, where it is another thing altogether."""
+        """A row of an unusual spelling; None, with a finding, if it is something else."""
         try:
             content = _decode_any(raw, first_error)
             spellings = []
@@ -106,7 +106,7 @@ class RowReader(Generic[Row]):
         return row
 
     def name(self, raw: msgspec.Raw, number: int) -> int | str:
-        """The id that a row says; its place in the file where it says none."""
+        """The id of a row; its position in the file if it has none."""
         try:
             parts = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
             return msgspec.json.decode(parts[self._key], type=int | str, strict=False)
@@ -115,7 +115,7 @@ class RowReader(Generic[Row]):
 
 
 def _decode_any(raw: msgspec.Raw, first_error: Exception) -> Any:
-    """A row as it is; raises the first error where it is no row of anything."""
+    """The value of a row; raises `first_error` if it is not JSON."""
     try:
         return msgspec.json.decode(raw)
     except _DECODE_ERRORS:
@@ -146,11 +146,11 @@ def _plainly(error: Exception) -> str:
 
 
 def read_json(path: Path, kind: type[Content], *, expected: str) -> Content:
-    """A JSON file as `kind`, whose `msgspec.Raw` parts stay where they are in the mapped file.
+    """A JSON file as `kind`, whose `msgspec.Raw` parts stay in the mapped file.
 
-    A byte order mark is passed over, and a gzip file unpacked to a temporary file. expected: what the file
-    should be, for the message. Raises InputError for a file that cannot be read, is no JSON, holds something
-    else, is nested too deeply, or has one value of more than `LARGEST_VALUE` bytes.
+    A byte order mark is skipped, and a gzip file unpacked to a temporary file. expected: what the file
+    should be, for the message. Raises InputError for a file that cannot be read, is not JSON, holds something
+    else, is nested too deeply, or has a value of more than `LARGEST_VALUE` bytes.
     """
     content = _map(path)
     if content[: len(_BOM)] == _BOM:
@@ -169,7 +169,7 @@ def read_json(path: Path, kind: type[Content], *, expected: str) -> Content:
 
 
 def _map(path: Path) -> memoryview:
-    """The bytes of a file, unpacked where it is a gzip file. They stay on the disk until they are read."""
+    """The bytes of a file, unpacked if it is a gzip file. They stay on the disk until they are read."""
     try:
         with path.open("rb") as file:
             is_packed = file.read(len(_GZIP)) == _GZIP
@@ -182,7 +182,7 @@ def _map(path: Path) -> memoryview:
 
 
 def _unpacked(file: IO[bytes], path: Path) -> memoryview:
-    """What a gzip file holds, in a temporary file, so that it takes no memory."""
+    """The content of a gzip file, in a temporary file, so that it takes no memory."""
     packed = gzip.GzipFile(fileobj=file)
     try:
         with tempfile.TemporaryFile() as unpacked:

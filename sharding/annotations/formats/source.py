@@ -1,4 +1,4 @@
-"""The annotation formats that a recipe can name; a new format is one more file and one more name here."""
+"""The annotation formats that a recipe can name. A new format is one more file, and one more name here."""
 
 from typing import Annotated
 

@@ -34,15 +34,15 @@ CORNER = Fault(
 NO_LABELS = Fault("photo without a file of labels, taken as one without people", "kept", "", "photo")
 
 _BOX_NUMBERS = 5
-"""Numbers of a line before its keypoints: class, and the box's centre and size."""
+"""A line begins with so many numbers before its keypoints: the class, and the box's centre and size."""
 _MOST = 1.01
-"""Rounding explains so much of a share above 1; Ultralytics takes it, too."""
+"""Rounding explains shares up to 1 plus this; Ultralytics accepts them too."""
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
 @settings
 class YoloPoseFormat(OwnRows):
-    """A data set in Ultralytics' YOLO-pose form; what its data.yaml does not say is given here."""
+    """A data set in Ultralytics' YOLO-pose format; settings add what its data.yaml does not say."""
 
     name: Literal["yolo-pose"] = "yolo-pose"
     data: Path
@@ -79,7 +79,7 @@ class YoloPoseFormat(OwnRows):
         return judge_rows(images, rule, skeleton=skeleton, photos=photos, upright=True)
 
     def prepare(self, row: AnnotationRow, image: ImageRow, rule: Rule) -> None:
-        """Put a row into COCO's form by the settings; its area is that of its box, whatever that is now."""
+        """Convert a row to COCO's format by the settings; its area follows from its box after that."""
         OwnRows.prepare(self, row, image, rule)
         if row.area is not None and row.bbox is not None:
             row.area = AREA_OF_BOX * row.bbox[2] * row.bbox[3]
@@ -151,7 +151,7 @@ def _by_index(found: Any, path: Path, key: str) -> dict[int, Any]:
 
 
 def _flip_pairs(flip_idx: Any, count: int, path: Path) -> list[list[int]] | None:
-    """The pairs of a permutation that mirrors the keypoints; None where it is left out."""
+    """The pairs of a permutation that mirrors the keypoints; None if it is left out."""
     if flip_idx is None:
         return None
     if not isinstance(flip_idx, list) or sorted(map(str, flip_idx)) != sorted(map(str, range(count))):
@@ -170,7 +170,7 @@ def _flip_pairs(flip_idx: Any, count: int, path: Path) -> list[list[int]] | None
 
 
 def _find_photos(content: dict[str, Any], path: Path, split: str) -> tuple[Photos, list[str]]:
-    """Where the photos of a split are, and their names below it, each once."""
+    """The folder of the photos of a split, and their names relative to it, without repeats."""
     key = next((key for key in _SPLITS[split] if content.get(key)), None)
     if key is None:
         have = [each for each, keys in _SPLITS.items() if any(content.get(key) for key in keys)]
@@ -199,7 +199,7 @@ def _find_photos(content: dict[str, Any], path: Path, split: str) -> tuple[Photo
 def _find_place(entry: str, root: Any, path: Path) -> Path:
     """The folder or list that an entry of data.yaml means: below `path`, or below the file itself.
 
-    `path` may be of another machine, and some exports begin with a `..` that leads nowhere.
+    `path` may belong to another machine, and some exports begin with a `..` that leads nowhere.
     """
     here = path.absolute().parent
     roots = [here / str(root), here / Path(str(root)).name] if root else []
@@ -262,14 +262,14 @@ def _read_labels(
 
 
 def _label_file(photo: str) -> str:
-    """Where the labels of a photo are: in `labels` where its path has `images` last, beside it otherwise."""
+    """The label file of a photo: under `labels` in place of the last `images` of its path, or beside it."""
     head, images, tail = photo.rpartition(f"{os.sep}images{os.sep}")
     path = f"{head}{os.sep}labels{os.sep}{tail}" if images else photo
     return os.path.splitext(path)[0] + ".txt"
 
 
 def _lines(file: str, findings: Findings) -> Iterator[tuple[str, list[float]]]:
-    """The lines of a file of labels, each once, with what messages call them."""
+    """The lines of a label file without repeats, and their names in messages."""
     seen = set()
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
@@ -291,7 +291,7 @@ def _lines(file: str, findings: Findings) -> Iterator[tuple[str, list[float]]]:
 
 
 def _is_sound(numbers: list[float], where: str, rule: Rule, *, dims: int) -> bool:
-    """Whether a line is one of this keypoint set, in shares; otherwise a finding says what it is."""
+    """Whether a line has the numbers of this keypoint set, as shares; if not, a finding says why."""
     findings, count = rule.findings, rule.num_keypoints
     expected = _BOX_NUMBERS + count * dims
     if len(numbers) != expected:

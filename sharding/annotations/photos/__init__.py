@@ -1,8 +1,8 @@
-"""Where photos are read from: a folder, an unopened zip, or any address that fsspec knows.
+"""Where photos are read from: a folder, a zip that is not unpacked, or any address that fsspec knows.
 
-A name is relative to the location and written with slashes; a leading `./` and backslashes are put right. A
-name that leads out of the location is refused. Every class is a small frozen record that can be pickled: what
-it opens is opened anew in each process.
+A name is relative to the location and written with slashes; a leading `./` and backslashes are normalised. A
+name that leads out of the location is refused. Every class is a small frozen record that can be pickled; each
+process opens its own files.
 """
 
 import os
@@ -35,8 +35,8 @@ __all__ = [
 def open_photos(location: str | Path) -> Photos:
     """The photos at a folder, a zip or an address such as `s3://bucket/folder`.
 
-    Raises InputError where nothing is there, for a zip that is damaged, encrypted or has members that lead
-    out of it, and for an address whose protocol is unknown or needs a package.
+    Raises InputError if nothing is there, for a zip that is damaged, encrypted or has members that lead
+    out of it, and for an address whose protocol is unknown or needs a missing package.
     """
     text = re.sub("^(file|local)://", "", str(location))
     if "://" in text or "::" in text:

@@ -1,4 +1,4 @@
-"""What every source of photos can do, and the rules of names that all share."""
+"""The interface of every source of photos, and the rules of names that all share."""
 
 import os
 import re
@@ -11,14 +11,14 @@ from typing import NamedTuple
 from semipose.configs.load import InputError
 
 MOST_BYTES = 256_000_000
-"""One photo holds at most so many bytes, so that memory stays bounded whatever the source says."""
+"""The most bytes of one photo, so that memory stays bounded whatever the source says."""
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 )
 
 
 class Listing(NamedTuple):
-    """Relative names of all files, sorted: those of photos, and the others. Hidden ones are left out."""
+    """The relative names of photos and of other files, both sorted, without hidden files."""
 
     photos: list[str]
     others: list[str]
@@ -34,13 +34,13 @@ class Photos(ABC):
     def read(self, name: str, *, head: int | None = None) -> bytes:
         """The bytes of one photo; head: only the first so many.
 
-        Raises InputError with location and name where it is absent, unreadable, larger than MOST_BYTES, or
-        where the name leads out of the location (LeadsOutError where that is by a link).
+        Raises InputError with location and name if it is absent, unreadable, larger than MOST_BYTES, or if
+        the name leads out of the location (LeadsOutError if a link does so).
         """
 
     @abstractmethod
     def absent(self, names: Iterable[str]) -> set[str]:
-        """Those of the names that are not there. Raises InputError for a name that leads out."""
+        """The names without a file. Raises InputError for a name that leads out."""
 
     @abstractmethod
     def listing(self) -> Listing:
@@ -56,7 +56,7 @@ class Photos(ABC):
 
 
 class UnreachableError(InputError):
-    """A server that photos are read from does not give them: others need not be asked for."""
+    """A server refuses photos in a way that holds for all of them, so no others are asked for."""
 
 
 class LeadsOutError(InputError):
@@ -64,16 +64,16 @@ class LeadsOutError(InputError):
 
 
 def is_absolute(name: str) -> bool:
-    """Whether a name begins at the root of a machine's files, of whatever system."""
+    """Whether a name is an absolute path of any operating system."""
     has_drive = name[1:2] == ":" and re.match(r"[A-Za-z]:[\\/]", name) is not None
     return has_drive or name.startswith(("/", "\\"))
 
 
 def below_location(names: Sequence[str], photos: Photos) -> list[str]:
-    """The names with absolute ones made relative, where the photos are below the location by what remains.
+    """The names with absolute ones made relative, if the photos are there by the remaining part.
 
-    One and the same beginning is taken off all absolute names, the shortest that leaves most of them as
-    names of photos that are there. Where it leaves none, the names stay as they are.
+    The same beginning is removed from all absolute names, the shortest with which most of them name photos
+    that exist. If none does, the names stay as they are.
     """
     absolute = {name: name.replace("\\", "/") for name in names if is_absolute(name)}
     if not absolute:
@@ -92,7 +92,7 @@ def below_location(names: Sequence[str], photos: Photos) -> list[str]:
 
 
 def safe_name(name: str, location: str) -> str:
-    """The name with slashes, without `./`; InputError where it is empty or leads out of the location."""
+    """The name with slashes, without `./`. Raises InputError if it is empty or leads out of the location."""
     parts = [part for part in name.replace("\\", "/").split("/") if part != "."]
     if is_absolute(name) or ".." in parts or "\0" in name or not any(parts):
         raise InputError(

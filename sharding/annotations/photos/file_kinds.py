@@ -1,4 +1,4 @@
-"""What a file is that no photo can be read from, told by its first bytes."""
+"""What a file is that no photo can be read from, by its first bytes."""
 
 _BRANDS = {
     b"avif": "AVIF",
@@ -13,7 +13,7 @@ _BRANDS = {
     b"crx ": "a raw photo (CR3)",
     b"qt  ": "a film (MOV)",
 }
-"""What the brand of an ISO file (`ftyp`) stands for; the others are films."""
+"""What the brand of an ISO file (`ftyp`) stands for; all other brands are videos."""
 _STARTS = (
     (b"version https://git-lfs", "a pointer of Git LFS"),
     (b"/annex/objects/", "a pointer of git-annex"),
@@ -35,11 +35,11 @@ _STARTS = (
 
 _LONGEST_LINK = 1024
 _LINK_ENDS = (b".jpg", b".jpeg", b".png", b".webp", b".bmp", b".tif", b".tiff")
-"""How the text ends that git writes in place of a link, where links are switched off."""
+"""The end of the text that git writes in place of a link, if links are switched off."""
 
 
 def name_kind(payload: bytes) -> str | None:
-    """Name what bytes are that no photo could be read from; None where their start does not tell."""
+    """Name the kind of bytes that no photo could be read from; None if their start does not show it."""
     for start, kind in _STARTS:
         if payload.startswith(start):
             return kind

@@ -21,7 +21,7 @@ class NearNames:
         self.photos = photos
 
     def find(self, name: str) -> str | None:
-        """The photo that is there with nearly this name; None where there is none, or no way to list.
+        """The photo with nearly this name; None if there is none, or if the location cannot be listed.
 
         Of several, only one whose folders fit counts: clip2/0001.jpg is not clip1/0001.jpg.
         """
@@ -59,7 +59,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _keys(name: str) -> list[tuple[int, str]]:
-    """What a name is found by, the nearest first: its last part, without ending, without a tool's signs."""
+    """Keys to find a name by, nearest first: its last part, without suffix, without a tool's additions."""
     base = _parts(name)[-1]
     stem = os.path.splitext(base)[0]
     while is_photo(stem):  # 0001.jpg.jpg, where a system hides the ending

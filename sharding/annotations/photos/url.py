@@ -33,9 +33,9 @@ RETRY_SECONDS = (0.5, 2.0)
 BUDGET_S = 120.0
 """How long one photo of a web server may take, in all its tries."""
 STALL_S = 60.0
-"""How long a web server may say nothing before it is asked again."""
+"""How long a web server may be silent before it is asked again."""
 NOTICE_S = 10.0
-"""After so much waiting the photo that is waited for is named."""
+"""After so much waiting, a message names the photo."""
 
 _PACKAGES = {
     "s3": "s3fs",
@@ -129,7 +129,7 @@ class UrlPhotos(Photos):
         return {entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "file"}
 
     def _if_absent(self, name: str) -> str | None:
-        """The name again if a web server does not have it."""
+        """The name if a web server does not have it, otherwise None."""
         files, path = self._find(name)
         try:
             _with_retries(lambda: _fetch_web(files, path, 0), self.where(name))
@@ -213,7 +213,7 @@ _WORDS = {
     "ServerDisconnectedError": "the server gave no answer",
     "ClientPayloadError": "the transfer broke off",
 }
-"""What aiohttp's errors mean, by their class, of which there is none where it is not installed."""
+"""What aiohttp's errors mean, by their class; empty if aiohttp is not installed."""
 
 
 def _unreachable(where: str, error: Any) -> UnreachableError:

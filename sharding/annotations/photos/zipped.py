@@ -1,4 +1,4 @@
-"""Photos of a zip that stays unopened."""
+"""Photos of a zip that is not unpacked."""
 
 import os
 import struct
@@ -23,10 +23,9 @@ from semipose.sharding.annotations.photos.base import (
 
 @dataclass(frozen=True)
 class ZipPhotos(Photos):
-    """Photos of a zip that stays unopened. `path` is the archive with its links resolved.
+    """Photos of a zip that is not unpacked. `path` is the archive with its links resolved.
 
-    Where all members lie in one folder (`train2017/` in COCO's `train2017.zip`), names leave it out; with it
-    they are found too.
+    If all members are in one folder (`train2017/` in COCO's `train2017.zip`), names may leave it out.
     """
 
     path: str
@@ -71,7 +70,7 @@ class ZipPhotos(Photos):
 
 @dataclass(frozen=True)
 class _Archive:
-    """An open zip. `names`: one for each file; `table`: the files by every name that finds them."""
+    """An open zip. `names`: one for each file; `table`: the files by every name that they can be read by."""
 
     file: zipfile.ZipFile
     names: list[str]

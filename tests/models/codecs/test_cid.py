@@ -273,7 +273,7 @@ def test_losses_are_weighted_and_divided_as_published() -> None:
 
 @pytest.mark.parametrize("counts", [(0, 0), (0,), (2, 0)])
 def test_photos_without_people_give_a_finite_loss_and_every_gradient(counts: tuple[int, ...]) -> None:
-    """The published code divides by nought in a batch without centres."""
+    """The published code divides by zero in a batch without centres."""
     net, codec = net_of(17), codec_of(17)
     maps = net(torch.randn(len(counts), 3, 80, 104))
     terms = codec.loss(

@@ -161,7 +161,7 @@ def test_rectangle_moves_and_grows_with_the_matrix_and_stays_upright() -> None:
     assert torch.equal(images[0, 0], expected)
 
 
-def test_op_tells_autograd_that_the_images_changed() -> None:
+def test_autograd_sees_that_the_images_changed() -> None:
     images, *masks, fill = make_case()
     version = images._version
     mask_keypoints(images, *masks, fill)

@@ -47,7 +47,7 @@ def test_every_adaptive_setting_is_used() -> None:
     assert masks(min_response=0.7) == 2
 
 
-def test_adaptive_report_tells_masks_easy_joints_and_hard_share(coordinate_scene) -> None:
+def test_adaptive_masks_report_masks_easy_joints_and_hard_share(coordinate_scene) -> None:
     scene = coordinate_scene(2)
     scene.peaks[1] = 0
     _, terms = AdaptiveMasks().apply(scene.strong.clone(), scene, seeded())

@@ -130,7 +130,7 @@ def test_classic_loader_shows_the_same_view(people: People) -> None:
 
 
 def test_classic_loader_makes_the_drawn_views(people: People) -> None:
-    """The weak view is ours; within it the strong one is ours, too, but for one more interpolation."""
+    """The weak view equals ours; within it the strong one does too, except for one more interpolation."""
     views = ViewSettings(size_hw=(128, 96))
     assert people.photos is not None
     assert people.annotations is not None

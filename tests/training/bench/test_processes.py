@@ -1,4 +1,4 @@
-"""Commands that hang, crash or leave children behind: each ends, and is told."""
+"""Commands that hang, crash or leave children behind: each is ended and reported."""
 
 import time
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_what_ends_well_has_no_problem_and_finds_the_project(tmp_path: Path) -> 
     assert ended.log.read_text() == "yes\n"
 
 
-def test_what_fails_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_failure_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     ended = run_command(["-c", "print('so far'); raise SystemExit(3)"], tmp_path / "a.log", seconds=60)
     assert ended.problem
     assert all(word in ended.problem for word in ("exit code 3", "a.log", "so far"))

@@ -183,7 +183,7 @@ def test_a_run_that_was_killed_between_its_scores_and_its_network_is_not_finishe
     assert journal(tmp_path) == ["a-seed0 started with lock", "a-seed0 resumed with lock"]
 
 
-def test_a_failed_run_is_told_and_the_queue_goes_on(make, tmp_path, capsys):
+def test_a_failed_run_is_reported_and_the_queue_continues(make, tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         sweep(make("broken", "a", seeds=(0,)))
     assert left.value.code == 1
@@ -222,7 +222,7 @@ def test_a_signal_stops_the_run_and_the_queue(make, tmp_path, monkeypatch, numbe
     assert signal.getsignal(number) == before
 
 
-def test_a_run_in_other_hands_is_left_alone(make, tmp_path):
+def test_a_run_that_another_process_trains_is_left_alone(make, tmp_path):
     """Those of another sweep, or of somebody who trains in that folder without one."""
     folder = tmp_path / "out" / "a-seed0"
     for hold in (claim, held):
@@ -261,7 +261,7 @@ def test_a_folder_of_other_settings_is_refused_before_anything_starts(make, tmp_
     assert len(journal(tmp_path)) == 1
 
 
-def test_every_problem_of_the_recipes_is_told_at_once(make, tmp_path):
+def test_all_problems_of_the_recipes_are_listed_at_once(make, tmp_path):
     with pytest.raises(InputError) as error:
         plan(make("a", "a", set={"stps": 3}, vary={"optim.lr": (-1.0,)}))
     said = str(error.value)

@@ -94,7 +94,7 @@ def test_figure_6_has_these_parameters(recipe: str, count: int) -> None:
         (["data.labelled=all"], "all people of"),
     ],
 )
-def test_the_choice_of_the_labelled_is_told_in_words(
+def test_the_card_says_how_the_labelled_people_were_chosen(
     tiny_run: MakeRun, overrides: list[str], words: str
 ) -> None:
     assert choice(tiny_run("supervised", *overrides)).startswith(words)

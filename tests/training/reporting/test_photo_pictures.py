@@ -68,7 +68,7 @@ def test_a_person_has_one_colour_in_the_truth_and_where_it_was_found(tmp_path: P
     assert colours[2] in {tuple(pixel) for pixel in right[:, 55:75].reshape(-1, 3).tolist()}
 
 
-def test_people_lie_on_their_pixels(tmp_path: Path) -> None:
+def test_people_are_drawn_on_their_pixels(tmp_path: Path) -> None:
     photo_sheet(tmp_path / "a.png", [photo([(60.3, 100.2)], [], [])], TWO)
     below = tile(read(tmp_path / "a.png"), 0, 0)[130:200]  # the second joint, away from the caption
     weights = np.abs(below.astype(float) - 128).sum(-1)

@@ -76,7 +76,7 @@ def centre_xy(weights: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size_hw", SIZES_HW)
-def test_points_and_heatmaps_lie_on_their_pixel(tmp_path, size_hw):
+def test_points_and_heatmaps_are_drawn_on_their_pixel(tmp_path, size_hw):
     point = torch.tensor([[[size_hw[1] * 0.4 + 0.3, size_hw[0] * 0.6 + 0.2]]])
     view_sheet(tmp_path / "views.png", seen(point, size_hw), ONE_JOINT)
     sheet = read(tmp_path / "views.png")

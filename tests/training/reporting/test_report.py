@@ -68,7 +68,7 @@ def test_terms_are_not_read_before_a_report_is_due():
 
 
 @pytest.mark.gpu
-def test_no_sync_before_a_report_is_due():
+def test_nothing_waits_for_the_gpu_before_a_report_is_due():
     interval = Interval()
     loss = torch.ones((), device="cuda")
     torch.cuda.set_sync_debug_mode("error")
@@ -218,7 +218,7 @@ def test_number_that_json_lacks_becomes_null(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 3, "a": null, "b": null, "c": 1}\n'
 
 
-def test_lines_that_are_missing_or_damaged_are_told(tmp_path):
+def test_a_note_counts_missing_and_damaged_lines(tmp_path):
     """As a loss of power leaves them: they were never flushed to the disk."""
     rows = [b'{"step": 2, "a": 1}', b"\xff\x00", b'{"step": NaN}', b'{"step": 4, "a": 2}', b'{"step": 9, "a"']
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(rows))
@@ -255,7 +255,7 @@ def test_flush_before_a_save_finds_a_broken_loss_that_is_not_due(tmp_path, accel
             report.flush()
 
 
-def test_term_that_is_no_loss_may_be_infinite(tmp_path, accelerator):
+def test_a_term_that_is_no_loss_may_be_infinite(tmp_path, accelerator):
     with make(tmp_path, accelerator, every=1) as report:
         report.step(1, terms(1, alpha=math.inf), 0.0, samples=8)
     assert lines(tmp_path)[0]["alpha"] is None

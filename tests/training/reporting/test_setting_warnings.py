@@ -1,4 +1,4 @@
-"""What a run tells of itself that was hardly meant."""
+"""Warnings about settings that are probably unintended."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -168,7 +168,7 @@ def test_names_are_compared_without_what_tools_add(file_name: str, plain: str) -
     assert plain_name(file_name) == plain
 
 
-def test_pictures_are_compared_where_both_lie_in_the_photo() -> None:
+def test_pictures_are_compared_where_both_are_inside_the_photo() -> None:
     """Two parts of one photo at two scales; one of them, said to lie 64 px aside, is another."""
     rng = np.random.default_rng(0)
     photo = Image.fromarray(rng.integers(0, 255, (12, 16), np.uint8)).resize(

@@ -1,4 +1,4 @@
-"""Benchmarks are run as commands; a result, a half result and none at all are each told."""
+"""Benchmarks are run as commands; a result, half a result and none at all are each reported."""
 
 import json
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_commands_are_known_settings_and_rows(monkeypatch: pytest.MonkeyPatch) -
     assert set(cfg.only) <= known
 
 
-def test_what_fails_is_told_and_the_next_runs(tmp_path: Path) -> None:
+def test_a_failed_benchmark_is_reported_and_the_next_one_runs(tmp_path: Path) -> None:
     found = run(
         tmp_path,
         half=writes('{"rows": '),

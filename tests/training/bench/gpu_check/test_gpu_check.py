@@ -61,7 +61,7 @@ def test_all_well(tmp_path: Path) -> None:
     ("part", "word"),
     [(told, "1 is not 2"), (breaks_off, "RuntimeError: CUDA went away"), (says_nothing, "broke")],
 )
-def test_what_fails_is_told_and_the_next_part_runs(
+def test_a_failed_part_is_reported_and_the_next_one_runs(
     part: Callable[..., Any], word: str, tmp_path: Path
 ) -> None:
     result = run(tmp_path, tests=part, train=good)

@@ -97,7 +97,7 @@ def test_a_machine_without_passing_tests_is_a_problem(tmp_path: Path) -> None:
     assert "no test passed" in found["problems"][-1]
 
 
-def test_a_log_tells_what_was_running_when_it_broke_off(tmp_path: Path) -> None:
+def test_a_log_names_the_test_that_ran_when_it_broke_off(tmp_path: Path) -> None:
     log = (
         "t/x.py::test_one \nt/x.py::test_two[a b] \nt/x.py::test_three \n"
         "[gw0] [ 33%] PASSED t/x.py::test_one \n[gw1] [ 66%] FAILED t/x.py::test_two[a b] \n"
@@ -112,7 +112,7 @@ def test_a_log_tells_what_was_running_when_it_broke_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "<testsuites"])
-def test_a_broken_xml_is_as_none(text: str, tmp_path: Path) -> None:
+def test_a_broken_xml_counts_as_no_result(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text(text)
     line = "[gw0] [100%] PASSED tests/x.py::test_one"
     ended = run_command(["-c", f"print({line!r})"], tmp_path / "a.log", seconds=60)
