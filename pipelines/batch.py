@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from semipose.pipelines.people import IgnoredArea, People
+from semipose.pipelines.people import IgnoredArea, People, PhotoFrame
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class UnlabelledBatch:
     """(N, 3, H, W) float32, normalised: the student's view, sampled from the stored pixels."""
     strong_from_weak: Tensor
     """(N, 2, 3) float32: strong view pixels from weak view pixels."""
+    weak_frame: PhotoFrame | None = None
+    """Where the weak view shows the photo; None for people, whose crops are part of a photo."""
+    strong_frame: PhotoFrame | None = None
+    """The same for the strong view."""
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,20 @@ class IgnoredArea:
         return (are_inside(cells) & (ignored < 0.5)).float()
 
 
+@dataclass(frozen=True)
+class PhotoFrame:
+    """Where a view shows its photo; beyond the photo's border there is nothing to see."""
+
+    stored_from_view: Tensor
+    """(N, 2, 3) float32."""
+    stored_hw: Tensor
+    """(N, 2) float32: height and width of the stored photos in pixels."""
+
+    def shows(self, map_hw: tuple[int, int], stride: float) -> Tensor:
+        """Return (N, 1, h, w) bool: cells inside the photo. Cell i sits at view pixel `stride * i`."""
+        return are_inside(cells_on_photo(self.stored_from_view, self.stored_hw, map_hw, stride))
+
+
 def cells_on_photo(
     photo_from_view: Tensor, photo_hw: Tensor, map_hw: tuple[int, int], stride: float
 ) -> Tensor:

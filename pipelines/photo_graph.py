@@ -92,9 +92,13 @@ def labelled_photo_graph(
 
 
 def unlabelled_photo_graph(reading: Reading, *, views: PhotoViewSettings) -> dict[str, Node]:
-    """Two views of each photo: weak, strong, strong_from_weak and both `from_stored`. Reads only `jpg`."""
+    """Two views of each photo: weak, strong, strong_from_weak, both `from_stored`, stored_hw.
+
+    Reads only `jpg`.
+    """
     (jpeg,) = read(reading, ["jpg"], [DALIDataType.UINT8])
-    weak_from_stored, _ = draw_square(*photo_size(jpeg), views.weak, views.size)
+    size = height, width, _ = photo_size(jpeg)
+    weak_from_stored, _ = draw_square(*size, views.weak, views.size)
     strong_from_weak, _ = draw_square(views.size, views.size, views.size, views.strong, views.size)
     strong_from_stored = combine(weak_from_stored, strong_from_weak)
     shown = {
@@ -105,6 +109,7 @@ def unlabelled_photo_graph(reading: Reading, *, views: PhotoViewSettings) -> dic
         "weak_from_stored": weak_from_stored,
         "strong_from_weak": strong_from_weak,
         "strong_from_stored": strong_from_stored,
+        "stored_hw": fn.stack(height, width),
         **show(decode(jpeg, reading), shown, views.size_hw, reading),
     }
     return hand_over(outputs, reading)

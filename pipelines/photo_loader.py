@@ -21,7 +21,7 @@ from semipose.pipelines.dali_loader import (
     signature_of,
     training_reading,
 )
-from semipose.pipelines.people import IgnoredArea, People
+from semipose.pipelines.people import IgnoredArea, People, PhotoFrame
 from semipose.pipelines.photo_views import PhotoViewSettings
 from semipose.pipelines.source import Split
 from semipose.pipelines.train_loader import TrainLoader
@@ -154,8 +154,14 @@ def _unpack_bits(mask: Tensor) -> Tensor:
 
 
 def _unlabelled_photos(outputs: dict[str, Any]) -> UnlabelledBatch:
+    weak_frame, strong_frame = (
+        PhotoFrame(geometry.invert(outputs[f"{view}_from_stored"]), outputs["stored_hw"])
+        for view in ("weak", "strong")
+    )
     return UnlabelledBatch(
         weak=channels_first(outputs["weak"]),
         strong=channels_first(outputs["strong"]),
         strong_from_weak=outputs["strong_from_weak"],
+        weak_frame=weak_frame,
+        strong_frame=strong_frame,
     )

@@ -163,7 +163,7 @@ def draw_pictures(job: Job) -> None:
     folder = job.folder / "pictures"
     with job.report.pause("drawing"):
         if job.preview is not None and (seen := job.method.inspect(job.preview)) is not None:
-            pictures.view_sheet(folder / f"views-{job.step:08d}.png", seen, job.skeleton)
+            pictures.draw_views(folder / f"views-{job.step:08d}.png", seen, job.skeleton)
         network = next(iter(job.method.networks().values()))
         codec = build_codec(job.cfg, job.skeleton)
         path = folder / f"predictions-{job.step:08d}.png"

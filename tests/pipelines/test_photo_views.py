@@ -14,7 +14,7 @@ from semipose.pipelines import geometry
 from semipose.pipelines.batch import LabelledPhotos
 from semipose.pipelines.graph import Pipeline
 from semipose.pipelines.photo_graph import eval_photo_graph, labelled_photo_graph, unlabelled_photo_graph
-from semipose.pipelines.photo_loader import eval_photo_loader, labelled_photo_loader
+from semipose.pipelines.photo_loader import eval_photo_loader, labelled_photo_loader, unlabelled_photo_loader
 from semipose.pipelines.photo_views import NEARLY_PLAIN, PhotoPolicy, PhotoViewSettings
 from semipose.pipelines.source import open_split
 from semipose.pipelines.view_pipeline import Shown, ViewPipeline
@@ -120,6 +120,23 @@ def textured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.nd
     folder = tmp_path_factory.mktemp("textured") / "shards"
     write_photos(folder, jpegs, SIZES_HW[:6], [[]] * 6)
     return folder, [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB) for jpeg in jpegs]
+
+
+def test_the_frames_of_both_views_show_where_the_photo_ends(tmp_path: Path) -> None:
+    """A cell is inside the photo exactly if its pixel shows a white photo and not the black border."""
+    jpegs = [encode(np.full((*size_hw, 3), 255, np.uint8)) for size_hw in SIZES_HW]
+    folder = write_photos(tmp_path / "white", jpegs, SIZES_HW, [[]] * COUNT)
+    views = PhotoViewSettings(size=128, weak=PhotoPolicy(shown_min=1.2, shown_max=1.6))
+    batch = next(unlabelled_photo_loader(open_split(folder, "image"), views, batch_size=COUNT, seed=0))
+    assert batch.weak_frame is not None
+    assert batch.strong_frame is not None
+    for images, frame in ((batch.weak, batch.weak_frame), (batch.strong, batch.strong_frame)):
+        shown = pixels_of(images.permute(0, 2, 3, 1))[:, ::4, ::4].float().mean(-1) / 255
+        inside = frame.shows((32, 32), 4)[:, 0]
+        # Half a pixel beyond the last pixel's centre the photo ends, and its brightness is one half there.
+        assert (shown[inside] > 0.2).all()
+        assert (shown[~inside] < 0.8).all()
+        assert 0.1 < float(inside.float().mean()) < 0.9
 
 
 @pytest.mark.parametrize("name", ["weak", "strong"])

@@ -14,10 +14,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from semipose.models.codecs.ae import AEMaps
+from semipose.models.codecs.cid import CIDMaps
 from semipose.models.codecs.dekr import DEKRMaps
 from semipose.models.codecs.instances import Instances, mean_over_ranks
 from semipose.pipelines.batch import UnlabelledBatch
 from semipose.pipelines.geometry import apply
+from semipose.pipelines.people import PhotoFrame
 from semipose.training.methods.detector_free import DetectorFreeSettings, heatmap_target, student_mass
 from semipose.training.methods.method import Progress, StepResult
 from semipose.training.methods.pseudo_people import (
@@ -110,6 +112,8 @@ def test_every_parameter_gets_a_gradient_whoever_is_there(family: str, use: str)
 
 def moved(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """The batch with the function applied to each of its tensors, however deep."""
+    if batch is None:
+        return None
     if isinstance(batch, Tensor):
         return function(batch)
     return replace(batch, **{f.name: moved(getattr(batch, f.name), function) for f in fields(batch)})
@@ -284,6 +288,81 @@ def test_the_mass_of_the_student_is_counted_where_both_views_look() -> None:
     student[..., 0] = 0.5
     inside = torch.tensor([[[[1.0, 1, 1, 1], [1, 0, 1, 1]]]])
     assert student_mass(student, teacher, inside) == pytest.approx(2 / 3)
+
+
+# --- beside the photo
+
+EASY = {
+    "burn_in": 0.0,
+    "thresholds": {"name": "fixed", "high": 1e-6, "low": 0.0},
+    "gates": {"min_confidence": 0.0, "agreement": 0.0, "person_agreement": 0.0},
+}
+"""Everybody who is decoded is kept."""
+
+
+def beside(batch: UnlabelledBatch) -> UnlabelledBatch:
+    """The same views, said to show photos that are half as wide: cells from column 8 on are beside them."""
+    size_hw = torch.tensor([[SIDE, SIDE / 2]]).expand(len(batch.weak), 2)
+    frame = PhotoFrame(torch.eye(2, 3).expand(len(batch.weak), 2, 3), size_hw)
+    return replace(batch, weak_frame=frame, strong_frame=frame)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nobody_is_found_beside_the_photo(family: str) -> None:
+    method = make_method(family, has_peaks=True, **EASY)
+    unlabelled = make_batches()[1]
+    columns = []
+    for batch in (unlabelled, beside(unlabelled)):
+        with method.without_trace():
+            people = method.labels(batch).pseudo.people
+        assert people.exists.any()
+        if family in ("ae", "higher"):  # no centres: the cells of their keypoints
+            is_seen = people.exists[..., None] & (people.confidence > 0)
+            columns.append((people.points_xy[..., 0][is_seen] / STRIDE).round())
+        else:
+            columns.append(people.cells[..., 0][people.exists])
+    everywhere, on_photo = columns
+    assert (everywhere >= CELLS // 2).any()
+    assert (on_photo < CELLS // 2).all()
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_the_student_says_beside_the_photo_does_not_count(family: str, use: str) -> None:
+    """The losses of the unlabelled photos are equal to the bit, whatever is there."""
+    method = make_method(family, has_peaks=True, use=use, **EASY)
+    unlabelled = beside(make_batches()[1])
+    method.eval()
+    with torch.no_grad():
+        labels = method.labels(unlabelled)
+        maps = method.network(unlabelled.strong)
+        of_kept = method.codec.targets(labels.kept, (CELLS, CELLS))
+        other = spoilt(maps, columns_from=CELLS // 2)
+        for loss in (method.heatmap_loss, method.instance_loss):
+            assert loss(maps, of_kept, labels) == loss(other, of_kept, labels)
+        assert method.heatmap_loss(spoilt(maps, columns_from=0), of_kept, labels) != method.heatmap_loss(
+            maps, of_kept, labels
+        )
+
+
+def spoilt(maps: Any, *, columns_from: int) -> Any:
+    """The maps with other values from a column of the coarsest ones on."""
+
+    def spoil(field: Any) -> Any:
+        if not isinstance(field, Tensor):
+            return field
+        field = field.clone()
+        field[..., columns_from * field.shape[-1] // CELLS :] *= 0.5
+        return field
+
+    if not isinstance(maps, CIDMaps):
+        return type(maps)(*map(spoil, maps))
+    return CIDMaps(
+        spoil(maps.heatmaps),
+        lambda photos, cells: maps.read(photos, cells)._replace(
+            heatmaps=spoil(maps.read(photos, cells).heatmaps)
+        ),
+    )
 
 
 # --- learning

@@ -50,6 +50,10 @@ def test_every_family_is_trained_scored_and_drawn(family: str, photos: Path, tmp
     assert set(scores["scores"]) == {"network", "average"}
     assert "AP" in scores["scores"]["network"]
     assert list((folder / "pictures").glob("predictions-*.png"))
+    assert [path.name for path in sorted((folder / "pictures").glob("views-*.png"))] == [
+        "views-00000000.png",
+        "views-00000002.png",
+    ]
     card = json.loads((folder / "card.json").read_text())
     assert card["labelled"]["choice"] == f"0.5 of the annotated photos of {photos} (fold 0)"
     assert (card["scoring"]["decode"], card["heatmap_hw"]) == (family, [16, 16])

@@ -22,9 +22,17 @@ from semipose.pipelines.people import People
 from semipose.pipelines.strong import Colour, StrongAugmentation
 from semipose.pipelines.strong.scene import Scene
 from semipose.training.methods.consistency import augment
-from semipose.training.methods.method import Ingredients, Method, Progress, StepResult, loss_terms
+from semipose.training.methods.method import (
+    Ingredients,
+    Method,
+    PhotoInspection,
+    Progress,
+    StepResult,
+    loss_terms,
+)
 from semipose.training.methods.pseudo_people import (
     GateSettings,
+    PseudoPeople,
     in_strong_view,
     is_inside,
     pseudo_people,
@@ -79,7 +87,10 @@ class Labels(NamedTuple):
     """What a teacher makes of the unlabelled photos, carried into the strong view."""
 
     warped: list[tuple[Tensor, Tensor]]
-    """For each resolution, its heatmaps (N, C, h, w), and the cells (N, 1, h, w) that both views show."""
+    """For each resolution, its heatmaps (N, C, h, w), and the cells (N, 1, h, w) that both views show
+    and that are inside the photo."""
+    pseudo: PseudoPeople
+    """The teacher's people, in the weak view."""
     kept: People
     """The people who teach the student."""
     ignored: People
@@ -141,20 +152,25 @@ class DetectorFree(Method):
 
     def heatmap_loss(self, of_strong: Any, targets: Any, labels: Labels) -> Tensor:
         """L_h, summed over resolutions: the student's heatmaps against what the teacher saw and found."""
+        predicted = self.codec.heatmaps(of_strong)
+        taught = self.heatmap_targets(of_strong, targets, labels)
+        losses = [self.codec.soft_loss(maps, *level) for maps, level in zip(predicted, taught, strict=True)]
+        return torch.stack(losses).sum()
+
+    def heatmap_targets(self, of_strong: Any, targets: Any, labels: Labels) -> list[tuple[Tensor, Tensor]]:
+        """For each resolution, what heatmaps are taught and the weights of their cells, (N, C, h, w)."""
         codec = self.codec
         ignored = codec.targets(labels.ignored, map_hw(of_strong))
         levels = zip(
-            codec.heatmaps(of_strong),
             labels.warped,
             codec.target_heatmaps(targets, of_strong),
             codec.target_heatmaps(ignored, of_strong),
             strict=True,
         )
-        losses = []
-        for predicted, (soft, inside), of_kept, of_ignored in levels:
-            target, weights = heatmap_target(self.cfg, soft, inside, of_kept, of_ignored)
-            losses.append(codec.soft_loss(predicted, target, weights))
-        return torch.stack(losses).sum()
+        return [
+            heatmap_target(self.cfg, soft, inside, of_kept, of_ignored)
+            for (soft, inside), of_kept, of_ignored in levels
+        ]
 
     def instance_loss(self, of_strong: Any, targets: Any, labels: Labels) -> Tensor:
         """L_i: the family's own loss that says which keypoints are one person's, for the people kept."""
@@ -173,6 +189,8 @@ class DetectorFree(Method):
         plain, mirrored = codec.split(self.teacher(views, self.network), len(weak))
         answers = plain, codec.mirror(mirrored)
         answer = codec.merge(*answers)
+        if unlabelled.weak_frame is not None:  # what a network says beside a photo means nothing
+            answer = codec.restrict(answer, unlabelled.weak_frame.shows(map_hw(answer), codec.stride))
         pseudo = pseudo_people(cfg.gates, codec, *answers, answer)
         high, low = self.thresholds(pseudo.score)
         keep, ignore = pseudo.decide(high, low)
@@ -184,7 +202,13 @@ class DetectorFree(Method):
         terms["teacher_peak"] = answer.heatmaps.amax((2, 3)).mean()
         terms["teacher_cells"] = (answer.heatmaps > ACTIVE).float().mean()
         warped = codec.warp(answer, unlabelled.strong_from_weak)
-        return Labels(warped, kept, ignored, scene_of(pseudo, unlabelled), terms)
+        if unlabelled.strong_frame is not None:
+            on_photo = unlabelled.strong_frame.shows(map_hw(answer), codec.stride).float()
+            warped = [
+                (soft, inside * F.interpolate(on_photo, inside.shape[-2:], mode="nearest"))
+                for soft, inside in warped
+            ]
+        return Labels(warped, pseudo, kept, ignored, scene_of(pseudo, unlabelled), terms)
 
     def count_people(self, labelled: LabelledPhotos) -> None:
         """Count the labelled people who could be kept if they were the teacher's."""
@@ -206,6 +230,28 @@ class DetectorFree(Method):
     def networks(self) -> dict[str, FeatureNet]:
         """The network, and the teacher's own if it has one."""
         return {"network": self.network, **self.teacher.networks()}
+
+    def inspect(self, unlabelled: UnlabelledBatch) -> PhotoInspection:
+        """The teacher's people of the weak views, and what the student is taught and answers."""
+        with self.without_trace():
+            labels = self.labels(unlabelled)
+            strong, _ = augment(self.cfg.path, labels.scene, self.random_state)
+            answer = self.network(strong)
+            targets = self.codec.targets(labels.kept, map_hw(answer))
+            target, weights = self.heatmap_targets(answer, targets, labels)[0]
+            found, pseudo = labels.pseudo.people, labels.pseudo
+            corners = found.points_xy.new_zeros(*found.exists.shape, 4, 2)
+            return PhotoInspection(
+                weak=unlabelled.weak,
+                strong=strong,
+                found=People(found.points_xy, pseudo.keypoints.float(), found.exists, corners),
+                scores=pseudo.score,
+                kept=labels.kept,
+                ignored=labels.ignored,
+                target=target,
+                weights=weights.expand_as(target),
+                answer=answer.heatmaps,
+            )
 
 
 def heatmap_target(

@@ -11,6 +11,7 @@ from torch import nn
 
 from semipose.models.net import FeatureNet, NetSettings
 from semipose.pipelines.batch import UnlabelledBatch
+from semipose.pipelines.people import People
 from semipose.training.methods.random_state import RandomState
 
 
@@ -67,6 +68,27 @@ class Inspection:
     points_strong: torch.Tensor
 
 
+@dataclass(frozen=True)
+class PhotoInspection:
+    """What a method makes of N unlabelled photos, for the picture sheet; Q people are decoded from each.
+
+    `weak`, `strong`: (N, 3, H, W), normalised, `strong` as the student sees it. `found`: the teacher's people
+    in the weak view, with their keypoints that count; their `scores` (N, Q); who is `kept` and `ignored`, in
+    the strong view. Row q is the same person in all of them. `target` (N, C, h, w): the heatmaps that the
+    student is taught, and `weights` (N, C, h, w) of their cells. `answer` (N, C, h, w): the student's own.
+    """
+
+    weak: torch.Tensor
+    strong: torch.Tensor
+    found: People
+    scores: torch.Tensor
+    kept: People
+    ignored: People
+    target: torch.Tensor
+    weights: torch.Tensor
+    answer: torch.Tensor
+
+
 class Method(nn.Module, ABC):
     """A training method. Its parameters, its buffers and `rank_state` are its whole state.
 
@@ -100,7 +122,7 @@ class Method(nn.Module, ABC):
         """Ensembles to score: the name of each, and the names of the networks whose heatmaps it averages."""
         return {}
 
-    def inspect(self, unlabelled: UnlabelledBatch) -> Inspection | None:  # noqa: ARG002
+    def inspect(self, unlabelled: UnlabelledBatch) -> Inspection | PhotoInspection | None:  # noqa: ARG002
         """What the method makes of `unlabelled`, with no change of its state; None if it uses none."""
         return None
 

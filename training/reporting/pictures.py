@@ -16,6 +16,7 @@ import torch
 
 from semipose.models.codecs.heatmap import HeatmapCodec
 from semipose.pipelines.batch import EvalBatch
+from semipose.pipelines.people import People
 from semipose.pipelines.views import MEAN_RGB, STD_RGB
 from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.sharding.check.draw_pose import (
@@ -28,7 +29,7 @@ from semipose.sharding.check.draw_pose import (
     fixed_point,
 )
 from semipose.sharding.store.files import write_atomic
-from semipose.training.methods.method import Inspection
+from semipose.training.methods.method import Inspection, PhotoInspection
 from semipose.training.predict import Codec, Network, PhotoBesideTruth, beside_truth, photos_beside_truth
 from semipose.training.scoring.oks import oks_to_truth, person_score
 
@@ -41,6 +42,21 @@ LEAST_SCORE = 0.1
 HIT_OKS = 0.5
 LUMINANCE = (0.299, 0.587, 0.114)
 Tile = tuple[np.ndarray, str]
+IGNORED: tuple[Colour, Colour] = ((150, 150, 150), (0, 0, 0))
+"""Colour and rim of people who may be there."""
+LEGEND = (
+    "coloured: a person who teaches the student, with number and score",
+    "grey: a person who may be there; around the joints nothing is taught",
+    "dark: beyond the photo or the weak view; nothing is taught",
+)
+
+
+def draw_views(path: Path, seen: Inspection | PhotoInspection, skeleton: Skeleton) -> None:
+    """Write the sheet of views of what a method made of unlabelled people, or of whole photos."""
+    if isinstance(seen, PhotoInspection):
+        photo_view_sheet(path, seen, skeleton)
+    else:
+        view_sheet(path, seen, skeleton)
 
 
 def view_sheet(path: Path, seen: Inspection, skeleton: Skeleton, *, max_rows: int = 8) -> None:
@@ -73,6 +89,54 @@ def view_sheet(path: Path, seen: Inspection, skeleton: Skeleton, *, max_rows: in
         ]
         sheet.append(tiles)
     _write(path, sheet)
+
+
+def photo_view_sheet(path: Path, seen: PhotoInspection, skeleton: Skeleton, *, max_rows: int = 8) -> None:
+    """Write what a method made of unlabelled photos, one photo per row, with a legend below.
+
+    Columns: the weak view with the teacher's people, who are kept (coloured) or ignored (grey), with those of
+    their joints that count; what the student sees, with the same people moved into it, darkened where nothing
+    is taught; the heatmaps that are its target; its own heatmaps.
+    """
+    rows = min(max_rows, len(seen.weak))
+    weak, strong = _pixels(seen.weak, rows), _pixels(seen.strong, rows)
+    target, answer, weights = (_array(maps[:rows]) for maps in (seen.target, seen.answer, seen.weights))
+    scores, exists = _array(seen.scores[:rows]), _array(seen.found.is_person[:rows]) > 0
+    kept, ignored = (_array(people.is_person[:rows]) > 0 for people in (seen.kept, seen.ignored))
+
+    def shown(people: People, i: int) -> np.ndarray:
+        is_shown = _array(people.visible[i]) > 0
+        return np.where(is_shown[..., None], _array(people.points_xy[i]), np.nan)
+
+    sheet: list[list[Tile]] = []
+    for i in range(rows):
+        of_kept = np.flatnonzero(kept[i])
+        of_kept, of_ignored = of_kept[np.argsort(-scores[i][of_kept])], np.flatnonzero(ignored[i])
+        order = np.concatenate((of_kept, of_ignored))
+        colours = [colours_of_person(number) for number in range(len(of_kept))] + [IGNORED] * len(of_ignored)
+        captions = [f"{n + 1}: {scores[i][q]:.2f}" for n, q in enumerate(of_kept)]
+        captions += [f"{scores[i][q]:.2f}" for q in of_ignored]
+        is_kept = (np.arange(len(order)) < len(of_kept))[:, None, None]
+        in_weak = shown(seen.found, i)[order]
+        in_strong = np.where(is_kept, shown(seen.kept, i)[order], shown(seen.ignored, i)[order])
+        dropped = exists[i].sum() - len(order)
+        counts = f"{len(of_kept)} kept, {len(of_ignored)} ignored, {dropped} dropped"
+        veiled = _veil(strong[i], weights[i])
+        sheet.append(
+            [
+                (
+                    _draw_people(_enlarge(weak[i]), weak[i], in_weak, colours, captions, skeleton),
+                    f"weak: {counts}",
+                ),
+                (
+                    _draw_people(veiled, strong[i], in_strong, colours, captions, skeleton),
+                    "strong, augmented",
+                ),
+                (_overlay(strong[i], target[i]), "target of the strong view"),
+                (_overlay(strong[i], answer[i]), "the student's heatmaps"),
+            ]
+        )
+    _write(path, sheet, legend=LEGEND)
 
 
 def draw_predictions(
@@ -135,19 +199,21 @@ def photo_sheet(
         marked = photo.truth[..., 2] > 0
         annotated = np.where(marked[..., None], photo.truth[..., :2], np.nan)
         captions = [str(number + 1) for number in range(count)]
-        drawn = _draw_people(pixels, annotated, marked, range(count), captions, skeleton)
+        colours = [colours_of_person(number) for number in range(count)]
+        drawn = _draw_people(_enlarge(pixels), pixels, annotated, colours, captions, skeleton)
         for corners in (photo.ignored + 0.5) * _factor(pixels) - 0.5:
             cv2.rectangle(drawn, fixed_point(corners[0]), fixed_point(corners[1]), INK, 1, cv2.LINE_AA, SHIFT)
         tiles.append((drawn, f"{photo.name}: {count} annotated"))
         captions = [f"{n + 1}: {s:.2f}" for n, s in zip(numbers, photo.scores, strict=True)]
         shown = np.flatnonzero(is_shown)
         drawn = _draw_people(
+            _enlarge(pixels),
             pixels,
             photo.points[shown],
-            photo.peaks[shown] > CONFIDENT_PEAK,
-            [numbers[i] for i in shown],
+            [colours_of_person(numbers[i]) for i in shown],
             [captions[i] for i in shown],
             skeleton,
+            sure=photo.peaks[shown] > CONFIDENT_PEAK,
         )
         hits = sum(numbers[i] < count for i in shown)
         hidden = f", {(~is_shown).sum()} more below {LEAST_SCORE}" if not is_shown.all() else ""
@@ -172,22 +238,28 @@ def _numbers(photo: PhotoBesideTruth, skeleton: Skeleton) -> list[int]:
 
 
 def _draw_people(
+    canvas: np.ndarray,
     image: np.ndarray,
     points_xy: np.ndarray,
-    sure: np.ndarray,
-    numbers: Sequence[int],
+    colours: Sequence[tuple[Colour, Colour]],
     captions: Sequence[str],
     skeleton: Skeleton,
+    *,
+    sure: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The enlarged image with people (P, K, 2), the first one on top, and captions above their heads."""
-    canvas = _enlarge(image)
+    """The enlarged `image` on `canvas` with people, the first one on top, and captions above their heads.
+
+    points_xy (P, K, 2) in pixels of `image`; joints that are NaN are not drawn, those that are not `sure`
+    (P, K) are rings. colours: of each person and of the rim.
+    """
+    sure = np.isfinite(points_xy).all(-1) if sure is None else sure
     for i in reversed(range(len(points_xy))):
-        canvas = _draw_pose(canvas, image, points_xy[i], sure[i], skeleton, colours_of_person(numbers[i]))
+        canvas = _draw_pose(canvas, image, points_xy[i], sure[i], skeleton, colours[i])
     taken: list[tuple[int, int, int]] = []
-    for points, number, caption in zip(points_xy, numbers, captions, strict=True):
+    for points, (colour, _), caption in zip(points_xy, colours, captions, strict=True):
         drawn = (points[np.isfinite(points).all(-1)] + 0.5) * _factor(image) - 0.5
         if len(drawn):
-            _write_caption(canvas, drawn[drawn[:, 1].argmin()], caption, colours_of_person(number)[0], taken)
+            _write_caption(canvas, drawn[drawn[:, 1].argmin()], caption, colour, taken)
     return canvas
 
 
@@ -234,20 +306,38 @@ def _enlarge(image: np.ndarray) -> np.ndarray:
 
 def _overlay(image: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
     """The enlarged image (H, W, 3) below the maximum of its heatmaps (K, h, w); cell i is at pixel S*i."""
-    factor, stride = _factor(image), image.shape[0] / heatmaps.shape[1]
     large = _enlarge(image)
-    scale, offset = 1 / (factor * stride), (0.5 / factor - 0.5) / stride
-    cells_from_drawn = np.array([[scale, 0, offset], [0, scale, offset]])
-    strongest = cv2.warpAffine(
-        np.clip(heatmaps.max(axis=0), 0, 1).astype(np.float32),
-        cells_from_drawn,
-        (large.shape[1], large.shape[0]),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-    )
+    strongest = _drawn_from_cells(image, np.clip(heatmaps.max(axis=0), 0, 1), cv2.BORDER_CONSTANT)
     colours = cv2.applyColorMap((strongest * 255).astype(np.uint8), cv2.COLORMAP_HOT)[..., ::-1]
     share = 0.7 * strongest[..., None]
     return (large * (1 - share) + colours * share).astype(np.uint8)
+
+
+def _veil(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The enlarged image (H, W, 3), dark where no heatmap is taught and grey where not all of them are.
+
+    weights (C, h, w): of the heatmaps' cells.
+    """
+    none, some = (weights.max(axis=0) == 0, weights.min(axis=0) == 0)
+    is_dark, is_grey = (
+        _drawn_from_cells(image, mask, cv2.BORDER_REPLICATE)[..., None] > 0.5 for mask in (none, some)
+    )
+    large = _enlarge(image).astype(np.float32)
+    large = np.where(is_grey, 0.6 * large + 0.4 * np.asarray(IGNORED[0], np.float32), large)
+    return np.where(is_dark, 0.3 * _enlarge(image), large).astype(np.uint8)
+
+
+def _drawn_from_cells(image: np.ndarray, values: np.ndarray, border: int) -> np.ndarray:
+    """Values (h, w) of heatmap cells on the pixels of the enlarged image; cell i is at pixel S*i."""
+    factor, stride = _factor(image), image.shape[0] / values.shape[0]
+    scale, offset = 1 / (factor * stride), (0.5 / factor - 0.5) / stride
+    return cv2.warpAffine(
+        values.astype(np.float32),
+        np.array([[scale, 0, offset], [0, scale, offset]]),
+        (image.shape[1] * factor, image.shape[0] * factor),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=border,
+    )
 
 
 def _draw_pose(
@@ -284,8 +374,8 @@ def _captioned(tile: Tile, width: int, height: int) -> np.ndarray:
     return cv2.copyMakeBorder(paper, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_CONSTANT, value=PAPER)
 
 
-def _write(path: Path, rows: Sequence[Sequence[Tile]]) -> None:
-    """Lay the tiles out and write the PNG atomically."""
+def _write(path: Path, rows: Sequence[Sequence[Tile]], *, legend: Sequence[str] = ()) -> None:
+    """Lay the tiles out, with the lines of a legend below them, and write the PNG atomically."""
     pictures = [picture for row in rows for picture, _ in row]
     height = max(picture.shape[0] for picture in pictures)
     width = max(picture.shape[1] for picture in pictures)
@@ -293,6 +383,9 @@ def _write(path: Path, rows: Sequence[Sequence[Tile]]) -> None:
     blank = (np.full((1, 1, 3), PAPER, np.uint8), "")
     full = [[*row, *[blank] * (columns - len(row))] for row in rows]
     sheet = np.vstack([np.hstack([_captioned(tile, width, height) for tile in row]) for row in full])
+    for line in legend:
+        width = sheet.shape[1] - 2 * MARGIN
+        sheet = np.vstack((sheet, _captioned((np.full((1, width, 3), PAPER, np.uint8), line), width, 1)))
     done, png = cv2.imencode(".png", sheet[..., ::-1])
     if not done:
         raise RuntimeError(f"cannot encode {path}")

@@ -7,12 +7,22 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from semipose.models.codecs.dekr import DEKRCodec, DEKRSettings
+from semipose.pipelines.people import People
 from semipose.sharding.annotations.skeleton import COCO_17, Skeleton
 from semipose.sharding.check.draw_pose import PEOPLE_COLOURS, colours_of_person
+from semipose.training.methods.method import PhotoInspection
 from semipose.training.predict import PhotoBesideTruth, photos_beside_truth
-from semipose.training.reporting.pictures import CAPTION_HEIGHT, MARGIN, draw_predictions, photo_sheet
+from semipose.training.reporting.pictures import (
+    CAPTION_HEIGHT,
+    IGNORED,
+    MARGIN,
+    draw_predictions,
+    draw_views,
+    photo_sheet,
+)
 from semipose.training.scoring.oks import oks_to_truth
 from tests.training.photos import PhotoOracle, batches_of, cards_of
 from tests.training.reporting.test_pictures import grey, read
@@ -180,3 +190,58 @@ def test_oks_to_the_truth_is_that_of_a_plain_loop() -> None:
             assert similarity[p, g] == pytest.approx(np.mean(terms))
     assert oks_to_truth(points[:0], truth, areas, COCO_17.sigmas).shape == (0, 4)
     assert oks_to_truth(points, truth[:0], areas[:0], COCO_17.sigmas).shape == (3, 0)
+
+
+# --- views of unlabelled photos
+
+
+def inspection(side: int = SIDE, stride: int = 4) -> PhotoInspection:
+    """Three grey photos: one person kept and one ignored, one who was dropped, and nobody.
+
+    Strong views are 40 px further to the right. Nothing is taught in the left eighth, and one of the two
+    heatmaps is not taught in the lower half of the first photo.
+    """
+    first = torch.tensor([[[60.0, 60], [180, 100]], [[150, 150], [0, 0]], [[0, 0], [0, 0]]])
+    points = torch.stack((first, first + torch.tensor([0.0, 60])), dim=2)
+    yes = torch.ones(3, 2, 2)
+    exists = torch.tensor([[True, True], [True, False], [False, False]])
+    corners = torch.zeros(3, 2, 4, 2)
+    moved, nobody = points + torch.tensor([40.0, 0]), exists & False
+    kept, ignored = nobody.clone(), nobody.clone()
+    kept[0, 0], ignored[0, 1] = True, True
+    weights = torch.ones(3, 2, side // stride, side // stride)
+    weights[..., : side // stride // 8] = 0
+    weights[0, 1, side // stride // 2 :] = 0
+    target = torch.zeros_like(weights)
+    return PhotoInspection(
+        weak=grey(3, (side, side)),
+        strong=grey(3, (side, side)),
+        found=People(points, yes, exists, corners),
+        scores=torch.tensor([[0.8, 0.4], [0.1, 0.0], [0.0, 0.0]]),
+        kept=People(moved, yes, kept, corners),
+        ignored=People(moved, yes, ignored, corners),
+        target=target,
+        weights=weights,
+        answer=target,
+    )
+
+
+def test_who_teaches_is_coloured_and_who_may_be_there_is_grey_in_both_views(tmp_path: Path) -> None:
+    draw_views(tmp_path / "a.png", inspection(), TWO)
+    weak, strong = (tile(read(tmp_path / "a.png"), 0, column) for column in (0, 1))
+    orange = colours_of_person(0)[0]
+    assert colour_at(weak, 60, 120) == colour_at(strong, 100, 120) == orange
+    assert colour_at(weak, 180, 160) == colour_at(strong, 220, 160) == IGNORED[0]
+    dropped, nobody = (tile(read(tmp_path / "a.png"), row, 0) for row in (1, 2))
+    assert (dropped == 128).all()
+    assert (nobody == 128).all()
+
+
+def test_the_strong_view_is_dark_where_nothing_is_taught_and_grey_where_not_all_is(tmp_path: Path) -> None:
+    draw_views(tmp_path / "a.png", inspection(), TWO)
+    strong = tile(read(tmp_path / "a.png"), 0, 1)
+    assert colour_at(strong, 20, 20) == colour_at(strong, 20, 270) == (38, 38, 38)
+    assert colour_at(strong, 270, 20) == (128, 128, 128)
+    assert colour_at(strong, 270, 270) == (136, 136, 136)
+    # Cell 35 is at pixel 140, and the mask changes half way between it and cell 34.
+    assert [colour_at(strong, 270, y)[0] for y in (136, 139)] == [128, 136]
