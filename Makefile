@@ -34,7 +34,7 @@ shards: $(STAMP) ## annotations and images to shards: make shards DATA=configs/s
 	@$(if $(DATA)$(ARGS),,echo 'give a recipe: make shards DATA=configs/shards/coco.yaml ARGS="source.images=... output=..."')
 	$(BIN)/python sharding/build.py $(DATA) $(ARGS)
 
-demo: $(STAMP) ## the main job in small: draw people, shard, train with and without the unlabelled, compare (ARGS="seed=1")
+demo: $(STAMP) ## the main job in small: draw people, shard, train with and without the unlabelled, compare (ARGS="kind=image")
 	$(BIN)/python training/demo.py $(ARGS)
 
 train: $(STAMP) ## train, or go on: make train PROTOCOL=coco-1k METHOD=adaptive_mixup ARGS="seed=1" (or RECIPES=FILES)

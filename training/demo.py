@@ -1,8 +1,9 @@
 """The main job in small: draw people, shard them, train with few labels by two methods, compare.
 
-    python training/demo.py [seed=0]
+    python training/demo.py [kind=person|image] [seed=0]
 
-It runs the commands that a user would, prints each, and leaves everything under runs/demo.
+It runs the commands that a user would, prints each, and leaves everything under runs/demo, or with kind=image
+(whole photos of several people) under runs/demo-image.
 """
 
 import sys
@@ -16,7 +17,7 @@ import json
 import shutil
 import subprocess
 import time
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -25,15 +26,32 @@ from semipose.configs.load import command
 from semipose.configs.settings import settings
 from semipose.training.files import SCORES_NAME, write_json
 
-FOLDER = Path("runs/demo")
-METHODS = ("supervised", "adaptive_mixup")
 console = Console()
+
+
+class Recipes(NamedTuple):
+    """The recipes of a demo, and where its runs are."""
+
+    folder: Path
+    shards: tuple[str, str]
+    protocol: str
+    methods: tuple[str, str]
+
+
+DEMOS = {
+    "person": Recipes(Path("runs/demo"), ("drawn", "drawn_val"), "demo", ("supervised", "adaptive_mixup")),
+    "image": Recipes(
+        Path("runs/demo-image"), ("scenes", "scenes_val"), "scenes", ("supervised", "detector_free")
+    ),
+}
 
 
 @settings
 class DemoSettings:
     """The demo."""
 
+    kind: Literal["person", "image"] = "person"
+    """What a sample is: a person (each in a view of its own), or a whole photo with all its people."""
     seed: int = 0
     """Seed of both runs: first weights, views, masks. The drawn people are the same for every seed."""
 
@@ -41,23 +59,24 @@ class DemoSettings:
 def demo(cfg: DemoSettings) -> None:
     """Draw, shard, train both methods, print one table and write summary.json."""
     began = time.perf_counter()
-    for recipe in ("drawn", "drawn_val"):
+    recipes = DEMOS[cfg.kind]
+    for recipe in recipes.shards:
         call("sharding/build.py", f"configs/shards/{recipe}.yaml")
-    rows = [train(method, cfg.seed) for method in METHODS]
-    write_json(FOLDER / "summary.json", {"rows": rows})
+    rows = [train(recipes, method, cfg.seed) for method in recipes.methods]
+    write_json(recipes.folder / "summary.json", {"rows": rows})
     console.print(table(rows))
-    for method in METHODS:
-        console.print(f"pictures: {FOLDER / method / 'pictures'}")
-    console.print(f"summary: {FOLDER / 'summary.json'}   {time.perf_counter() - began:.0f} s in all")
+    for method in recipes.methods:
+        console.print(f"pictures: {recipes.folder / method / 'pictures'}")
+    console.print(f"summary: {recipes.folder / 'summary.json'}   {time.perf_counter() - began:.0f} s in all")
 
 
-def train(method: str, seed: int) -> dict[str, Any]:
+def train(recipes: Recipes, method: str, seed: int) -> dict[str, Any]:
     """Train one method by its recipe in a fresh run folder, and return its row of the table."""
-    folder = FOLDER / method
+    folder = recipes.folder / method
     if folder.exists():
         shutil.rmtree(folder)
     began = time.perf_counter()
-    call("training/run.py", "configs/protocols/demo.yaml", f"configs/methods/{method}.yaml", f"seed={seed}")
+    call("training/run.py", *words(recipes, method, seed))
     seconds = time.perf_counter() - began
     card = json.loads((folder / "card.json").read_text())
     scores = next(iter(json.loads((folder / SCORES_NAME).read_text())["last"]["scores"].values()))
@@ -69,6 +88,12 @@ def train(method: str, seed: int) -> dict[str, Any]:
         **{name: round(scores[name], 4) for name in ("AP", "AP50", "AR")},
         "seconds": round(seconds, 1),
     }
+
+
+def words(recipes: Recipes, method: str, seed: int) -> tuple[str, ...]:
+    """What training/run.py is called with."""
+    recipe_files = f"configs/protocols/{recipes.protocol}.yaml", f"configs/methods/{method}.yaml"
+    return *recipe_files, f"output={recipes.folder / method}", f"seed={seed}"
 
 
 def call(*words: str) -> None:

@@ -100,13 +100,13 @@ def counted(split: dict[str, Any]) -> str:
 
 def choice(cfg: RunSettings) -> str:
     """How the labelled people were chosen, in words."""
-    data = cfg.data
+    data, samples = cfg.data, "photos" if cfg.kind == "image" else "people"
     if data.labelled_share is not None:
         return f"{data.labelled_share:.3g} of the annotated photos of {data.train} (fold {data.fold})"
     if data.labelled == "all":
-        return f"all people of {data.train}"
+        return f"all {samples} of {data.train}"
     which = "the first" if data.subset_seed is None else f"a random draw (seed {data.subset_seed}) of"
-    return f"{which} {data.labelled} people of {data.train}"
+    return f"{which} {data.labelled} {samples} of {data.train}"
 
 
 def people(split: Split) -> dict[str, Any]:
