@@ -114,10 +114,13 @@ def train_step(
         group["lr"] = lr
     result = wrapped(labelled, unlabelled, progress)
     accelerator.backward(result.loss)
+    terms = {**result.terms, "lr": lr}
+    if optim.clip_norm is not None:
+        terms["gradient_norm"] = accelerator.clip_grad_norm_(wrapped.parameters(), optim.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     method.after_update(progress)
-    return {**result.terms, "lr": lr}
+    return terms
 
 
 def score_networks(job: Job) -> None:

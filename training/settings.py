@@ -64,6 +64,9 @@ class OptimSettings:
 
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Base learning rate."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """The largest norm of the gradient of all parameters; longer gradients are shortened to it. null: none
+    is."""
     schedule: Schedule = Milestones()
     """How the rate changes over the run."""
 

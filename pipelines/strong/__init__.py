@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from semipose.pipelines.strong.blur import Blur
 from semipose.pipelines.strong.colour import Colour
 from semipose.pipelines.strong.cut_occlude import CutOcclude
 from semipose.pipelines.strong.holes import CutMix, Cutout
@@ -15,13 +16,14 @@ from semipose.pipelines.strong.rand_augment import RandAugment
 from semipose.pipelines.strong.scene import Scene
 
 StrongAugmentation = Annotated[
-    AdaptiveMasks | JointCutout | RandomMasks | CutOcclude | Cutout | CutMix | RandAugment | Colour,
+    AdaptiveMasks | JointCutout | RandomMasks | CutOcclude | Cutout | CutMix | RandAugment | Colour | Blur,
     Field(discriminator="name"),
 ]
 """Any augmentation that a recipe can name."""
 
 __all__ = [
     "AdaptiveMasks",
+    "Blur",
     "Colour",
     "CutMix",
     "CutOcclude",

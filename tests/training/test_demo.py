@@ -1,4 +1,4 @@
-"""The demo, of people and of whole photos: its commands fit the recipes, and its table shows what they left."""
+"""The demo, of people and of whole photos: its commands fit the recipes, and its table is theirs."""
 
 import json
 from pathlib import Path
