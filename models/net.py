@@ -58,6 +58,8 @@ class FeatureNet(nn.Module):
     """
 
     stride = STRIDE
+    settings: NetSettings
+    """What it was built from."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, renormalise: nn.Module | None = None) -> None:
         super().__init__()
@@ -126,4 +128,6 @@ def build_net(cfg: NetSettings, num_keypoints: int, *, loads_weights: bool = Tru
             f"net.head '{cfg.head.name}' does not fit net.backbone '{cfg.backbone.name}': {error}"
         ) from error
     kind = InstanceNet if isinstance(cfg.head, InstanceHead) else PoseNet
-    return kind(backbone, head, renormalise)
+    network = kind(backbone, head, renormalise)
+    network.settings = cfg
+    return network

@@ -12,19 +12,16 @@ from semipose.models.backbones.timm_networks import input_statistics
 class Renormalise(nn.Module):
     """Images (N, 3, H, W), normalised with the statistics of ImageNet -> the same, normalised with others.
 
-    mean, deviation: of each channel of RGB, for values in 0..1. The state dict is empty.
+    scale, shift: the factor of each channel of RGB, and what is then added. The state dict is empty.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, mean: Sequence[float], deviation: Sequence[float]) -> None:
+    def __init__(self, scale: Sequence[float], shift: Sequence[float]) -> None:
         super().__init__()
-        ours = torch.tensor([IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD], dtype=torch.float64)
-        theirs = torch.tensor([list(mean), list(deviation)], dtype=torch.float64)
-        scale, shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
-        self.register_buffer("scale", scale.float().view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("shift", shift.float().view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(scale).float().view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", torch.tensor(shift).float().view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.addcmul(self.shift, images, self.scale)
@@ -35,4 +32,7 @@ def renormalise_for(timm_name: str) -> Renormalise | None:
     mean, deviation = input_statistics(timm_name)
     if (mean, deviation) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD):
         return None
-    return Renormalise(mean, deviation)
+    ours = torch.tensor([IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD], dtype=torch.float64)
+    theirs = torch.tensor([mean, deviation], dtype=torch.float64)
+    scale, shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
+    return Renormalise(scale.tolist(), shift.tolist())

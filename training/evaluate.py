@@ -10,6 +10,9 @@ the recipe's, and a checkpoint that you name, have separate folders there: evalu
 evaluation/my-photos already holds scores of another set, a part of the hash of the scored set is added to the
 name. People without annotations, such as those that a detector found in new photos, get results but no
 scores.
+
+A checkpoint that you name is also written as a model folder, beside its scores; the newest one is written to
+RUN_DIR/model if the run has not done that itself.
 """
 
 import os
@@ -36,6 +39,7 @@ from rich.console import Console
 from semipose.configs.disk import named_disk_errors
 from semipose.configs.load import InputError, exit_on_input_error, load, read_request
 from semipose.configs.settings import settings
+from semipose.models.model_folder import FOLDER_NAME, read_config
 from semipose.pipelines.loader import ProcessInfo
 from semipose.pipelines.source import Split, open_split
 from semipose.sharding.annotations.skeleton import Skeleton
@@ -45,6 +49,7 @@ from semipose.training.files import CARD_NAME, SCORES_NAME, read_json, write_jso
 from semipose.training.predict import Predictions, join, predict
 from semipose.training.reporting.setting_warnings import photos_seen
 from semipose.training.run_files import own_recipe, read_scores
+from semipose.training.run_model import write_run_model
 from semipose.training.scoring.metrics import coco_results, metrics_of, require, score
 from semipose.training.scoring.oks import beyond_limit, num_scored
 from semipose.training.scoring.truth import categories_of, category_id_of, is_detected
@@ -212,7 +217,21 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     which = {"checkpoint": path.name, "step": checkpoint.step_of(path)}
     content = {**which, **how(cfg, val, ground_truth), "val_sha256": val.content_sha256, "scores": scores}
     write_json(output / SCORES_NAME, content)
+    product = (folder if cfg.checkpoint == "newest" else output) / FOLDER_NAME
+    if cfg.data.val == own_val and not holds_model(product, checkpoint.step_of(path)):
+        card = read_json(folder / CARD_NAME, cure="remove it") if (folder / CARD_NAME).is_file() else None
+        shown = {key: value for key, value in content.items() if key != "checkpoint"} if scores else None
+        step = checkpoint.step_of(path)
+        write_run_model(product, cfg, method, val.skeleton, ground_truth, step=step, scores=shown, card=card)
     Console().print_json(data={"written": str(output), **content})
+
+
+def holds_model(folder: Path, step: int) -> bool:
+    """Whether a folder holds a model that was trained for `step` steps."""
+    try:
+        return read_config(folder).provenance.step == step
+    except InputError:
+        return False
 
 
 def folder_of(val: Split, run_folder: Path, *, is_own_address: bool) -> Path:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
 
 from semipose.configs.load import InputError
+from semipose.models.model_folder import FOLDER_NAME
 from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
 from semipose.pipelines.loader import EvalLoader, TrainLoader
 from semipose.sharding.annotations.skeleton import Skeleton
@@ -22,6 +23,7 @@ from semipose.training.methods.method import Method, Progress
 from semipose.training.predict import predict
 from semipose.training.reporting import pictures
 from semipose.training.reporting.report import Report
+from semipose.training.run_model import write_run_model
 from semipose.training.schedule import is_due
 from semipose.training.settings import OptimSettings, RunSettings
 from semipose.training.stopping import StopRequest
@@ -149,14 +151,36 @@ def score_networks(job: Job) -> None:
 
 
 def write_scores(job: Job) -> None:
-    """Write scores.json with the last, the best and all scorings; there is none before the first one."""
+    """Write scores.json with the last, the best and all scorings; there is none before the first one.
+
+    After the last step, the model folder is written before it.
+    """
     path = job.folder / SCORES_NAME
     if not job.accelerator.is_main_process:
         return
+    if job.history and job.step == job.cfg.steps:
+        write_product(job)
     if job.history:
         write_json(path, evaluate.summary(job.history, job.cfg.metric))
     else:
         path.unlink(missing_ok=True)  # of scorings that came after the checkpoint
+
+
+def write_product(job: Job) -> None:
+    """Write the model folder of the run, from which its networks can be used without the run."""
+    last = job.history[-1]
+    scores = {"step": last["step"], **job.card["scoring"], "scores": last["scores"]}
+    with job.report.pause("saving"):
+        write_run_model(
+            job.folder / FOLDER_NAME,
+            job.cfg,
+            job.method,
+            job.skeleton,
+            job.ground_truth,
+            step=job.step,
+            scores=scores,
+            card=job.card,
+        )
 
 
 def draw_pictures(job: Job) -> None:

@@ -62,7 +62,7 @@ def _sweep(folder: Path) -> None:
         if path.parent.name == checkpoint.FOLDER:
             shutil.rmtree(path, ignore_errors=True)
         elif re.search(r"\.\d+\.tmp$", path.name):
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def is_complete(cfg: RunSettings) -> bool:

@@ -74,6 +74,12 @@ def input_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(cfg.mean), tuple(cfg.std)
 
 
+def weights_licence(name: str) -> str | None:
+    """Return the licence that timm states for the weights of `name`; None where it states none."""
+    cfg: Any = timm.models.get_pretrained_cfg(name)
+    return getattr(cfg, "license", None) or None
+
+
 def load_weights(module: nn.Module, path: Path, *, spare: Collection[str] = ()) -> None:
     """Load a state dict of torchvision or timm; entries with the names `spare` are ignored.
 

@@ -1,0 +1,109 @@
+"""The model folder of a run: its networks, how to use them and what is known of them, in RUN/model."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from semipose.configs.load import dump
+from semipose.configs.versions import versions
+from semipose.models.backbones.light import LightSettings
+from semipose.models.backbones.timm_networks import weights_licence
+from semipose.models.model_card import model_card
+from semipose.models.model_folder import (
+    ChannelScaling,
+    ModelConfig,
+    NetworkConfig,
+    Provenance,
+    write_model,
+)
+from semipose.models.net import FeatureNet, NetSettings
+from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.training.methods.method import Method
+from semipose.training.settings import RunSettings
+
+
+def write_run_model(
+    folder: Path,
+    cfg: RunSettings,
+    method: Method,
+    skeleton: Skeleton,
+    ground_truth: dict[str, Any],
+    *,
+    step: int,
+    scores: Mapping[str, Any] | None,
+    card: Mapping[str, Any] | None,
+) -> Path:
+    """Write the networks of `method` after `step` steps as the model folder `folder`.
+
+    ground_truth: of the scored people, for their category. scores: step, how people were scored, and the
+    scores by network. card: the content of card.json.
+    """
+    networks = method.networks()
+    config = model_config(cfg, networks, skeleton, ground_truth["categories"][0], step)
+    readme = model_card(config, scores, card)
+    return write_model(folder, networks, config, readme=readme, scores=scores, card=card, recipe=dump(cfg))
+
+
+def model_config(
+    cfg: RunSettings,
+    networks: Mapping[str, FeatureNet],
+    skeleton: Skeleton,
+    category: Mapping[str, Any],
+    step: int,
+) -> ModelConfig:
+    """How to use the networks of a run, of which the first is the product.
+
+    category: that of the people in the annotation file, in COCO's form.
+    """
+    is_image = cfg.kind == "image"
+    views = cfg.photo_views if is_image else cfg.views
+    started = [network.settings for network in networks.values()]
+    return ModelConfig(
+        kind=cfg.kind,
+        network=next(iter(networks)),
+        networks={name: _network_config(network) for name, network in networks.items()},
+        heatmap=cfg.heatmap,
+        codec=cfg.codec,
+        size_hw=None if is_image else cfg.views.size_hw,
+        photo_views=cfg.photo_views if is_image else None,
+        skeleton=skeleton,
+        category_id=category["id"],
+        category_name=category.get("name", "person"),
+        border=views.plain.border,
+        flip_test=cfg.evaluation.flip_test,
+        provenance=Provenance(
+            protocol=cfg.protocol,
+            method=cfg.method.name,
+            step=step,
+            seed=cfg.seed,
+            weights=" and ".join(dict.fromkeys(map(_origin, started))),
+            licences={name: licence for net in started for name, licence in _licences(net).items()},
+            version=versions(["semipose"])["semipose"],
+        ),
+    )
+
+
+def _network_config(network: FeatureNet) -> NetworkConfig:
+    scaling = None
+    if network.renormalise is not None:
+        scale, shift = (tuple(values.flatten().tolist()) for values in network.renormalise.buffers())
+        scaling = ChannelScaling(scale=scale, shift=shift)
+    return NetworkConfig(net=replace(network.settings, pretrained=False, weights=None), renormalise=scaling)
+
+
+def _origin(net: NetSettings) -> str:
+    """What a network started from, in words."""
+    if net.weights is not None:
+        return f"the weights in {Path(net.weights).name}"
+    if net.pretrained and not isinstance(net.backbone, LightSettings):
+        return f"timm's weights '{net.backbone.timm_name}'"
+    return "random weights"
+
+
+def _licences(net: NetSettings) -> dict[str, str]:
+    """The licences of what a network started from, by name, where they are known."""
+    if net.weights is not None or not net.pretrained or isinstance(net.backbone, LightSettings):
+        return {}
+    licence = weights_licence(net.backbone.timm_name)
+    return {f"timm's {net.backbone.timm_name}": licence} if licence else {}
