@@ -130,6 +130,15 @@ class Split:
             idx = self.shards.folder / shard.idx_file
             yield TarPart(self.shards.tars[number], idx, in_tar, in_split, shard.sha256)
 
+    def jpegs(self, chosen: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """The stored JPEG of some of the chosen samples; `chosen`: ascending indices in the split.
+
+        Raises OSError or BrokenStreamError if the shards can no longer be read.
+        """
+        for part in self.parts(chosen):
+            split_index = dict(zip(part.in_tar, part.in_split, strict=True))
+            yield from ((split_index[index], payloads["jpg"]) for index, payloads in self._read(part))
+
     def find_fault(self, message: str) -> InputError | None:
         """Return what is wrong with which sample: the one that DALI's message names, or the first bad one."""
         cure = f"the shards in {self.root} are damaged: copy them again or build them again"

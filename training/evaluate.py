@@ -47,6 +47,7 @@ from semipose.training import checkpoint
 from semipose.training.build import build_codec, build_method, open_splits, scored_views
 from semipose.training.files import CARD_NAME, SCORES_NAME, read_json, write_json
 from semipose.training.predict import Predictions, join, predict
+from semipose.training.reporting.people import scored_people, with_pictures, write_people
 from semipose.training.reporting.setting_warnings import photos_seen
 from semipose.training.run_files import own_recipe, read_scores
 from semipose.training.run_model import write_run_model
@@ -206,13 +207,18 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
         flip_test=cfg.evaluation.flip_test,
         autocast=partial(torch.autocast, device.type, _DTYPES.get(cfg.precision), cfg.precision in _DTYPES),
     )
-    scores = {}
+    scores: dict[str, dict[str, float]] = {}
     for name, people in predictions.items():
         results = results_of(people, ground_truth, val.skeleton, f"{path}: {name}")
         categories = categories_of(people.record_rows, ground_truth)
         written = coco_results(people, val.skeleton, category_id=categories)
         write_json(output / f"{name}-predictions.json", written)
         if is_annotated:
+            if not scores:  # the first network is what the run is for
+                rows = scored_people(
+                    people, ground_truth, val.skeleton, step=checkpoint.step_of(path), network=name
+                )
+                write_people(output, with_pictures(rows, people.records, val))
             scores[name] = score(people, results, ground_truth, val.skeleton)
     which = {"checkpoint": path.name, "step": checkpoint.step_of(path)}
     content = {**which, **how(cfg, val, ground_truth), "val_sha256": val.content_sha256, "scores": scores}

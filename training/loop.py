@@ -15,13 +15,15 @@ from semipose.configs.load import InputError
 from semipose.models.model_folder import FOLDER_NAME
 from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
 from semipose.pipelines.loader import EvalLoader, TrainLoader
+from semipose.pipelines.source import Split
 from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.training import checkpoint, evaluate
 from semipose.training.build import build_codec
 from semipose.training.files import SCORES_NAME, write_json
 from semipose.training.methods.method import Method, Progress
-from semipose.training.predict import predict
+from semipose.training.predict import Predictions, join, predict
 from semipose.training.reporting import pictures
+from semipose.training.reporting.people import scored_people, with_pictures, write_people
 from semipose.training.reporting.report import Report
 from semipose.training.run_model import write_run_model
 from semipose.training.schedule import is_due
@@ -33,9 +35,9 @@ from semipose.training.stopping import StopRequest
 class Job:
     """Everything that a run consists of.
 
-    `preview` holds the unlabelled people of every sheet of views, `step` counts finished steps, `history`
-    holds every scoring, `card` is the content of card.json, and `stopped_by` is the signal that ended the run
-    early, or 0.
+    `preview` holds the unlabelled people of every sheet of views, `val_split` says what `val` reads, `step`
+    counts finished steps, `history` holds every scoring, `card` is the content of card.json, and `stopped_by`
+    is the signal that ended the run early, or 0.
     """
 
     cfg: RunSettings
@@ -48,6 +50,7 @@ class Job:
     unlabelled: TrainLoader[UnlabelledBatch] | None
     preview: UnlabelledBatch | None
     val: EvalLoader
+    val_split: Split
     ground_truth: dict[str, Any]
     skeleton: Skeleton
     report: Report
@@ -148,6 +151,18 @@ def score_networks(job: Job) -> None:
     if job.accelerator.is_main_process:
         job.history.append({"step": job.step, "scores": scores})
         job.report.scores(job.step, scores)
+        keep_people(job, ranks)
+
+
+def keep_people(job: Job, ranks: list[dict[str, Predictions]]) -> None:
+    """Write what was found of every scored person; at the last step, with the pictures of some of them."""
+    network = next(iter(ranks[0]))
+    with job.report.pause("scoring"), job.report.never_failing("the list of scored people was not written"):
+        found = join([rank[network] for rank in ranks])
+        people = scored_people(found, job.ground_truth, job.skeleton, step=job.step, network=network)
+        if job.step == job.cfg.steps:
+            people = with_pictures(people, found.records, job.val_split)
+        write_people(job.folder, people)
 
 
 def write_scores(job: Job) -> None:

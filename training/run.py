@@ -55,6 +55,7 @@ from semipose.training.files import CARD_NAME, write_json
 from semipose.training.launcher_options import require_plain_launch
 from semipose.training.loop import Job, restore, train, write_scores
 from semipose.training.reporting import card
+from semipose.training.reporting.page.page import write_page
 from semipose.training.reporting.report import Report
 from semipose.training.reporting.setting_warnings import limits_of_scoring, setting_warnings
 from semipose.training.resume import Resumed
@@ -119,6 +120,9 @@ def run(cfg: RunSettings, *, resume: bool) -> Job:
         with stop, report:
             write_scores(job)  # not only after the last step, where they mark the run as finished
             train(job, stop)
+        if cfg.report and job.step == cfg.steps and accelerator.is_main_process:
+            with report.never_failing(f"the page was not written; `semipose report {folder}` tries again"):
+                report.note(f"the page of this run: {write_page(folder)}")
         accelerator.end_training()
     return job
 
@@ -176,6 +180,7 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
         unlabelled=unlabelled_views,
         preview=preview(cfg, unlabelled, accelerator.device) if unlabelled else None,
         val=scored_views(cfg, val, process),
+        val_split=val,
         ground_truth=ground_truth,
         skeleton=labelled.skeleton,
         report=report,

@@ -14,7 +14,7 @@ from semipose.training.settings import RunSettings
 
 WITHOUT_EFFECT = (
     *("output", "published", "seed"),
-    *("report_every", "checkpoint_every", "keep_checkpoints", "collapse"),
+    *("report_every", "checkpoint_every", "keep_checkpoints", "collapse", "report"),
 )
 LOADER_WITHOUT_EFFECT = ("threads", "prefetch", "hw_decoder_load")
 CURE = "put it back, train the run again or leave it out"
@@ -72,12 +72,16 @@ def read_scores(folder: Path) -> dict[str, Any]:
 
 def read_losses(folder: Path) -> dict[int, float]:
     """The loss of a run by step, of every line of its metrics that has one. Raises InputError."""
+    return {row["step"]: row["loss"] for row in read_metrics(folder) if "loss" in row}
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics: `step` and terms, null where a term was not finite. Raises InputError."""
     path = folder / METRICS_NAME
     try:
-        rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}): train the run again or leave it out") from None
-    return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
 def is_finished(folder: Path, steps: int) -> bool:

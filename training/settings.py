@@ -123,6 +123,8 @@ class RunSettings:
     keep_checkpoints: Count = 2
     """How many of the newest checkpoints are kept. The best one, of those that were saved at a scored step,
     is kept as well. With 1 there is no other to fall back on if a disk damages the newest."""
+    report: bool = True
+    """Write the page of the run, report.html in its folder, at its end."""
     metric: Metric = "AP"
     """The score by which the best scoring is chosen; it must be one that `data.val` can give."""
     precision: Literal["no", "bf16", "fp16"] = "no"

@@ -28,6 +28,7 @@ report_every: 1
 evaluate_every: 100
 checkpoint_every: 3
 keep_checkpoints: 9
+report: false
 """
 EVERYTHING = """
 method:

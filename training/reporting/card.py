@@ -110,10 +110,12 @@ def choice(cfg: RunSettings) -> str:
 
 
 def people(split: Split) -> dict[str, Any]:
-    """The address of a split, its number of people, and hashes of annotation ids and of samples."""
+    """The address of a split, its people, what its build left out or noted, and hashes of ids and samples."""
     return {
         "folder": split.root,
         "people": split.num_samples,
+        "dropped": split.manifest.dropped,
+        "problems": split.manifest.problems,
         "ids_sha256": split.ids_sha256,
         "samples_sha256": split.selection_sha256,
     }

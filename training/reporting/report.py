@@ -178,6 +178,14 @@ class Report:
                 self._display.activity(None)
             self._interval.resume_clock()
 
+    @contextmanager
+    def never_failing(self, what: str) -> Iterator[None]:
+        """For what a run can do without: an error inside becomes a line, `note: WHAT (the error)`."""
+        try:
+            yield
+        except Exception as error:
+            self.note(f"note: {what} ({type(error).__name__}: {error})")
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know: the last step, and the state of the watches."""
         watches = {name: watch.state_dict() for name, watch in self.watches.items()}

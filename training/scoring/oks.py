@@ -102,6 +102,20 @@ def oks_to_truth(
     return np.asarray((similarity * labelled).sum(axis=-1) / np.maximum(labelled.sum(axis=-1), 1))
 
 
+def keypoint_similarity(
+    points: np.ndarray, truth: np.ndarray, areas: np.ndarray, sigmas: Sequence[float]
+) -> np.ndarray:
+    """The terms of OKS of N people, each with its own truth: (N, K, 2), (N, K, 3), (N,) px^2 -> (N, K).
+
+    NaN where the truth is not labelled; a point that is not finite has 0. A person's OKS is the mean of the
+    others.
+    """
+    variances = (2 * np.asarray(sigmas, dtype=np.float64)) ** 2
+    squared = ((points.astype(np.float64) - truth[..., :2]) ** 2).sum(axis=-1)
+    terms = np.exp(-squared / variances / (areas[:, None] + np.spacing(1)) / 2)
+    return np.where(truth[..., 2] > 0, np.nan_to_num(terms, nan=0.0), np.nan)
+
+
 def oks_nms(
     predictions: list[dict[str, Any]],
     areas: np.ndarray,

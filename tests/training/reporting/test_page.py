@@ -1,0 +1,212 @@
+"""The page of a run: its numbers are those of the run, it needs nothing else, and it never ends a run."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semipose.configs.load import InputError
+from semipose.training.reporting.page.__main__ import main
+from semipose.training.reporting.page.page import PAGE_NAME, write_page
+from semipose.training.reporting.people import PEOPLE_NAME, read_people
+from semipose.training.run import run
+from semipose.training.settings import RunSettings
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-headless-shell", "google-chrome"))), None
+)
+
+
+class Page(HTMLParser):
+    """The elements and texts of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.source = path.read_text()
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data.split()
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def runs(drawn_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished runs side by side, `supervised` and `everything`, each with its page."""
+    from accelerate.state import AcceleratorState
+
+    from semipose.configs.load import load
+    from tests.training.conftest import EVERYTHING, TINY
+
+    folder = tmp_path_factory.mktemp("runs")
+    methods = {"supervised": "method: {name: supervised}\n", "everything": EVERYTHING}
+    for name, method in methods.items():
+        recipe = folder / f"{name}.yaml"
+        recipe.write_text(TINY + method)
+        shards = (f"data.train={drawn_shards / 'train'}", f"data.val={drawn_shards / 'val'}")
+        AcceleratorState._reset_state(reset_partial_state=True)
+        words = (f"output={folder / name}", "evaluate_every=3", "report=true", *shards)
+        run(load(RunSettings, recipe, words), resume=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return folder
+
+
+def test_the_page_at_the_end_of_a_run_holds_the_numbers_of_its_scores(runs: Path) -> None:
+    page = Page(runs / "everything" / PAGE_NAME)
+    scores = json.loads((runs / "everything" / "scores.json").read_text())["last"]["scores"]["network"]
+    baseline = json.loads((runs / "supervised" / "scores.json").read_text())["last"]["scores"]["network"]
+    for metric, label in (("AP", "AP"), ("PCK", "PCK@0.2")):
+        difference = 100 * scores[metric] - 100 * baseline[metric]
+        assert f"{label} {100 * scores[metric]:.1f} {difference:+.1f} against supervised" in page.text
+
+
+def test_a_page_refers_to_nothing_outside(runs: Path) -> None:
+    page = Page(runs / "everything" / PAGE_NAME)
+    assert "http" not in page.source
+    assert "@import" not in page.source
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = [value for _, attributes in page.elements for key, value in attributes.items() if "href" in key]
+    targets += [attributes["src"] for _, attributes in page.elements if "src" in attributes]
+    targets += [f"#{name}" for name in re.findall(r"url\(#([^)]+)\)", page.source)]
+    for target in targets:
+        assert target is not None
+        assert target.startswith("data:") or target[1:] in ids, target[:80]
+
+
+def test_every_picture_decodes_and_says_what_it_shows(runs: Path) -> None:
+    images = Page(runs / "everything" / PAGE_NAME).all("img")
+    assert len(images) == 12 + 1  # four worst, median and best of twelve people, and the sheet of views
+    for image in images:
+        assert image["alt"]
+        kind, _, content = str(image["src"]).partition(",")
+        assert kind == "data:image/webp;base64"
+        Image.open(io.BytesIO(base64.b64decode(content))).load()
+
+
+def test_every_person_that_is_shown_has_its_id_file_and_oks(runs: Path) -> None:
+    page = Page(runs / "everything" / PAGE_NAME)
+    people = read_people(runs / "everything")
+    assert people is not None
+    for index in np.concatenate(list(people.chosen().values())):
+        caption = f"id {people.ids[index]} {people.file_names[index]} OKS {people.oks[index]:.2f}"
+        assert caption in page.text
+
+
+def test_a_page_stays_small(runs: Path) -> None:
+    assert (runs / "everything" / PAGE_NAME).stat().st_size < 3e6
+
+
+def test_a_finished_run_needs_no_shards_for_its_page(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "everything", tmp_path / "moved")
+    card = json.loads((tmp_path / "moved" / "card.json").read_text())
+    for role in ("labelled", "unlabelled", "val"):
+        card[role]["folder"] = "/nowhere"
+    (tmp_path / "moved" / "card.json").write_text(json.dumps(card))
+    page = Page(write_page(tmp_path / "moved"))
+    assert len(page.all("img")) == 13
+    assert "Not known yet" in page.text  # no supervised run is beside it
+    assert "semipose train configs/protocols/own.yaml configs/methods/supervised.yaml" in page.text
+
+
+def test_a_run_of_an_older_version_says_what_its_page_lacks(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "everything", tmp_path / "old")
+    (tmp_path / "old" / PEOPLE_NAME).unlink()
+    page = Page(write_page(tmp_path / "old", against=runs / "supervised"))
+    assert f"semipose evaluate {tmp_path / 'old'}" in page.text
+    assert "against supervised" in page.text
+
+
+def test_names_that_look_like_markup_are_only_text(runs: Path, tmp_path: Path) -> None:
+    name = "<script>alert(1)</script>"
+    shutil.copytree(runs / "everything", tmp_path / "evil")
+    card = json.loads((tmp_path / "evil" / "card.json").read_text())
+    card["protocol"] = name
+    (tmp_path / "evil" / "card.json").write_text(json.dumps(card))
+    page = Page(write_page(tmp_path / "evil"))
+    assert name in page.text
+    assert not page.all("script")
+
+
+def test_a_page_that_cannot_be_written_is_a_sentence_and_the_run_ends_well(
+    tiny_run: Callable[..., RunSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str], fresh_accelerate
+) -> None:
+    (tmp_path / "run" / PAGE_NAME).mkdir(parents=True)
+    (tmp_path / "run" / PAGE_NAME / "something").touch()
+    job = run(tiny_run("supervised", "steps=1", "report=true"), resume=False)
+    assert job.step == 1
+    assert "note: the page was not written; `semipose report" in capsys.readouterr().out
+
+
+def test_no_page_is_written_where_the_recipe_says_so(
+    tiny_run: Callable[..., RunSettings], tmp_path: Path, fresh_accelerate
+) -> None:
+    cfg = tiny_run("supervised", "steps=1")
+    assert not cfg.report
+    run(cfg, resume=False)
+    assert not (tmp_path / "run" / PAGE_NAME).exists()
+
+
+def test_the_command_writes_the_page_where_it_is_told_and_refuses_in_a_sentence(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(runs / "everything"), f"against={runs / 'supervised'}", f"output={tmp_path / 'page.html'}"])
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    (tmp_path / "empty").mkdir()
+    for words, said in (
+        ([], "RUN_DIR is missing"),
+        ([str(tmp_path / "empty")], "holds no recipe.yaml"),
+        ([str(runs / "everything"), "agianst=x"], "against"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert "Traceback" not in error
+
+
+def test_runs_that_were_scored_on_other_people_are_not_compared(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "supervised", tmp_path / "other")
+    card = json.loads((tmp_path / "other" / "card.json").read_text())
+    card["val"]["ids_sha256"] = "0" * 64
+    (tmp_path / "other" / "card.json").write_text(json.dumps(card))
+    with pytest.raises(InputError, match="scored on other people"):
+        write_page(runs / "everything", against=tmp_path / "other", output=tmp_path / "page.html")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_loads_every_picture_without_a_complaint(runs: Path, tmp_path: Path) -> None:
+    """The page with a script of the test that counts pictures which did not load, opened in Chromium."""
+    source = (runs / "everything" / PAGE_NAME).read_text()
+    probe = """<script>window.addEventListener("load", () => {
+        const failed = [...document.images].filter(i => !i.complete || !i.naturalWidth).length;
+        const entries = performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:"));
+        document.title = `${document.images.length} pictures, ${failed} failed, ${entries.length} requests`;
+    })</script>"""
+    (tmp_path / "page.html").write_text(source.replace("</html>", probe + "</html>"))
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    command += ["--virtual-time-budget=5000", "--dump-dom", (tmp_path / "page.html").as_uri()]
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "<title>13 pictures, 0 failed, 0 requests</title>" in seen.stdout
+    assert "CONSOLE" not in seen.stderr
