@@ -84,6 +84,8 @@ class Request:
     paths: tuple[Path, ...]
     overrides: tuple[str, ...]
     options: argparse.Namespace
+    words: tuple[str, ...] = ()
+    """`paths` as they were typed, for addresses such as s3://bucket."""
 
     @property
     def recipe(self) -> Path | None:
@@ -167,7 +169,7 @@ def read_request(
     if len(paths) > 1 and not takes_many:
         extra = ", ".join(paths[1:])
         raise InputError(f"command line: {extra}: neither key.path=value nor the one {path_name}, {paths[0]}")
-    return Request(tuple(map(Path, paths)), overrides, found)
+    return Request(tuple(map(Path, paths)), overrides, found, tuple(paths))
 
 
 @contextmanager
@@ -208,8 +210,9 @@ def _recipes_under(recipes: str | Sequence[str]) -> list[str]:
 
 
 def _is_path(word: str) -> bool:
-    """A word without `=` is a path, and so is one with it (`runs/lr=0.1/recipe.yaml`) if it exists."""
-    return "=" not in word or (not OVERRIDE.fullmatch(word) and Path(word).exists())
+    """A word without `=` is a path, and so is one with it if it exists (`runs/lr=0.1`) or is an address."""
+    is_address = "://" in word.partition("=")[0]
+    return "=" not in word or is_address or (not OVERRIDE.fullmatch(word) and Path(word).exists())
 
 
 def _check(cls: type[T], layers: list[Layer]) -> tuple[T | None, list[Problem]]:

@@ -1,4 +1,5 @@
-"""How the views of a person are drawn: the settings. `graph.py` and `cache/draw.py` draw.
+"""How the views of a person are drawn: the settings, and the law of a view as a matrix. `graph.py`,
+`cache/draw.py` and `semipose/predict/views.py` draw.
 
 All policies start from the same frame: the person's box, extended to the aspect ratio of the view and padded
 (`BOX_PADDING`), fills the width of the view, with its centre at view pixel (W/2, H/2). A policy then scales
@@ -8,9 +9,11 @@ the box, rotates it about the centre and mirrors it (x -> W - x).
 from dataclasses import field, replace
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
 from semipose.configs.settings import settings
+from semipose.sharding.samples.crop import BOX_PADDING
 
 MEAN_RGB = (0.485, 0.456, 0.406)
 """The mean colour of ImageNet, for values in 0..1."""
@@ -94,3 +97,36 @@ class ViewSettings:
     def plain(self) -> AffinePolicy:
         """How the scored view is drawn: nothing random, with the border of the labelled view."""
         return replace(PLAIN, border=self.labelled.border)
+
+
+def view_from_stored(
+    boxes_xywh: np.ndarray,
+    scale: np.ndarray,
+    angle_deg: np.ndarray,
+    flip: np.ndarray,
+    size_hw: tuple[int, int],
+) -> np.ndarray:
+    """Return the matrices (N, 2, 3) float64 of boxes (N, 4) for scale, angle and flip, each (N,)."""
+    height, width = size_hw
+    boxes_xywh = boxes_xywh.astype(np.float64)
+    centre_xy = boxes_xywh[:, :2] + 0.5 * boxes_xywh[:, 2:]
+    shown_width = BOX_PADDING * np.maximum(boxes_xywh[:, 2], boxes_xywh[:, 3] * (width / height))
+    zoom = width / (shown_width * scale)
+    return about(centre_xy, zoom * np.where(flip, -1.0, 1.0), zoom, angle_deg, size_hw)
+
+
+def about(
+    centre_xy: np.ndarray,
+    zoom_x: np.ndarray,
+    zoom_y: np.ndarray,
+    angle_deg: np.ndarray,
+    size_hw: tuple[int, int],
+) -> np.ndarray:
+    """Move `centre_xy` to the origin, scale, rotate, and move the origin to the centre of the view."""
+    cosine, sine = np.cos(np.deg2rad(angle_deg)), np.sin(np.deg2rad(angle_deg))
+    matrix = np.empty((len(angle_deg), 2, 3))
+    matrix[:, 0, 0], matrix[:, 0, 1] = cosine * zoom_x, -sine * zoom_y
+    matrix[:, 1, 0], matrix[:, 1, 1] = sine * zoom_x, cosine * zoom_y
+    shift = (matrix[:, :, :2] * centre_xy[:, None]).sum(-1)
+    matrix[:, :, 2] = np.array([size_hw[1] / 2, size_hw[0] / 2]) - shift
+    return matrix

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from semipose.pipelines import geometry
 from semipose.pipelines.cache.store import Store
-from semipose.pipelines.views import AffinePolicy, ViewSettings
+from semipose.pipelines.views import AffinePolicy, ViewSettings, about, view_from_stored
 from semipose.pipelines.warp import View
-from semipose.sharding.samples.crop import BOX_PADDING
 
 VERSION = 1
 """Increased when a change of what is drawn would make an old checkpoint continue a different stream."""
@@ -81,43 +80,10 @@ def draw_flip(policy: AffinePolicy, count: int, rng: np.random.Generator) -> np.
     return rng.random(count) < policy.flip_probability
 
 
-def view_from_stored(
-    boxes_xywh: np.ndarray,
-    scale: np.ndarray,
-    angle_deg: np.ndarray,
-    flip: np.ndarray,
-    size_hw: tuple[int, int],
-) -> np.ndarray:
-    """Return the matrices (N, 2, 3) float64 of boxes (N, 4) for scale, angle and flip, each (N,)."""
-    height, width = size_hw
-    boxes_xywh = boxes_xywh.astype(np.float64)
-    centre_xy = boxes_xywh[:, :2] + 0.5 * boxes_xywh[:, 2:]
-    shown_width = BOX_PADDING * np.maximum(boxes_xywh[:, 2], boxes_xywh[:, 3] * (width / height))
-    zoom = width / (shown_width * scale)
-    return _about(centre_xy, zoom * np.where(flip, -1.0, 1.0), zoom, angle_deg, size_hw)
-
-
 def strong_from_weak(scale: np.ndarray, angle_deg: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     """Return the matrices (N, 2, 3) float64: a rigid rotation and a scale about the centre of the view."""
     centre_xy = np.array([[size_hw[1] / 2, size_hw[0] / 2]])
-    return _about(centre_xy, 1.0 / scale, 1.0 / scale, angle_deg, size_hw)
-
-
-def _about(
-    centre_xy: np.ndarray,
-    zoom_x: np.ndarray,
-    zoom_y: np.ndarray,
-    angle_deg: np.ndarray,
-    size_hw: tuple[int, int],
-) -> np.ndarray:
-    """Move `centre_xy` to the origin, scale, rotate, and move the origin to the centre of the view."""
-    cosine, sine = np.cos(np.deg2rad(angle_deg)), np.sin(np.deg2rad(angle_deg))
-    matrix = np.empty((len(angle_deg), 2, 3))
-    matrix[:, 0, 0], matrix[:, 0, 1] = cosine * zoom_x, -sine * zoom_y
-    matrix[:, 1, 0], matrix[:, 1, 1] = sine * zoom_x, cosine * zoom_y
-    shift = (matrix[:, :, :2] * centre_xy[:, None]).sum(-1)
-    matrix[:, :, 2] = np.array([size_hw[1] / 2, size_hw[0] / 2]) - shift
-    return matrix
+    return about(centre_xy, 1.0 / scale, 1.0 / scale, angle_deg, size_hw)
 
 
 def labelled_plan(

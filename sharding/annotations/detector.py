@@ -30,12 +30,9 @@ Result = dict[str, Any]
 
 
 @settings
-class DetectorBoxes:
-    """Boxes of a detector of torchvision, found once and kept."""
+class DetectorSettings:
+    """A detector of torchvision, and which of its boxes count."""
 
-    name: Literal["detector"] = "detector"
-    cache: Path
-    """The JSON file in which the boxes are kept, as COCO results, so that photos are searched only once."""
     model: str = "fasterrcnn_resnet50_fpn_v2"
     """The name of a detector of torchvision."""
     weights: str = "DEFAULT"
@@ -48,6 +45,15 @@ class DetectorBoxes:
     """Number of photos that the detector processes at once."""
     device: str | None = None
     """The device, such as cuda or cpu; null: cuda if there is a GPU."""
+
+
+@settings
+class DetectorBoxes(DetectorSettings):
+    """Boxes of a detector of torchvision, found once and kept."""
+
+    name: Literal["detector"] = "detector"
+    cache: Path
+    """The JSON file in which the boxes are kept, as COCO results, so that photos are searched only once."""
 
     def find(self, photos: Photos) -> tuple[list[FoundBoxes], Findings]:
         """All photos with the boxes found, those with the highest score first; and the photos' faults.
@@ -151,23 +157,53 @@ def _alone(cache: Path) -> Iterator[None]:
         lock.release()
 
 
+class TorchvisionDetector:
+    """A detector with its weights, on its device."""
+
+    def __init__(self, cfg: DetectorSettings, *, setting: str, device: str | None = None) -> None:
+        """setting: what the settings are called in messages, such as `source.boxes`.
+
+        Raises InputError for an unknown model, and for weights that cannot be had or do not fit it.
+        """
+        import torch
+
+        self._cfg = cfg
+        self._device = torch.device(device or cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._model = _load_model(cfg, setting).to(self._device).eval()
+
+    def find(self, photos: Sequence[np.ndarray]) -> list[list[tuple[Box, float]]]:
+        """The boxes x, y, w, h and scores of the people of photos (H, W, 3) uint8 RGB."""
+        import torch
+
+        with torch.inference_mode():
+            # A copy, because PIL's pixels are read-only, which torch warns of.
+            views = [torch.from_numpy(each.copy()).to(self._device).permute(2, 0, 1) / 255 for each in photos]
+            return [_boxes_of(output, self._cfg) for output in self._model(views)]
+
+
+def _boxes_of(output: dict[str, Any], cfg: DetectorSettings) -> list[tuple[Box, float]]:
+    """The people of one photo; output: boxes (n, 4) x1, y1, x2, y2, labels (n,), scores (n,)."""
+    corners, labels, scores = (output[key].tolist() for key in ("boxes", "labels", "scores"))
+    return [
+        ((x1, y1, x2 - x1, y2 - y1), score)
+        for (x1, y1, x2, y2), label, score in zip(corners, labels, scores, strict=True)
+        if label == cfg.category and score >= cfg.min_score
+    ]
+
+
 def _run(
     cfg: DetectorBoxes, listed: Sequence[Photo], start: int, photos: Photos
 ) -> Iterator[tuple[int, list[Result]]]:
     """The results of each batch from photo `start` on, with the index of the photo after it."""
-    import torch
-
     if start == len(listed):
         return
-    device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = _load_model(cfg).to(device).eval()
-    with ThreadPoolExecutor() as pool, torch.inference_mode():
+    detector = TorchvisionDetector(cfg, setting="source.boxes")
+    with ThreadPoolExecutor() as pool:
         for first in range(start, len(listed), cfg.batch_size):
             batch = listed[first : first + cfg.batch_size]
             pixels = list(pool.map(lambda photo: _decode(photo, photos), batch))
-            views = [torch.from_numpy(each).to(device).permute(2, 0, 1) / 255 for each in pixels]
-            outputs = model(views)
-            rows = [row for pair in zip(batch, outputs, strict=True) for row in _results(*pair, cfg)]
+            found = detector.find(pixels)
+            rows = [row for pair in zip(batch, found, strict=True) for row in _results(*pair, cfg)]
             yield first + len(batch), rows
 
 
@@ -182,34 +218,32 @@ def _decode(photo: Photo, photos: Photos) -> np.ndarray:
         raise InputError(
             f"{reason}: replace or remove it and start again; what was detected is kept"
         ) from error
-    return pixels.copy()  # PIL's are read-only, which torch warns of
+    return pixels
 
 
-def _results(photo: Photo, output: dict[str, Any], cfg: DetectorBoxes) -> list[Result]:
-    """The people of one photo; output: boxes (n, 4) x1, y1, x2, y2, labels (n,), scores (n,)."""
-    corners, labels, scores = (output[key].tolist() for key in ("boxes", "labels", "scores"))
+def _results(photo: Photo, people: list[tuple[Box, float]], cfg: DetectorBoxes) -> list[Result]:
+    """The people of one photo as COCO results."""
     return [
         {
             "image_id": photo.id,
             "file_name": photo.file_name,
-            "category_id": label,
-            "bbox": [round(number, 2) for number in (x1, y1, x2 - x1, y2 - y1)],
+            "category_id": cfg.category,
+            "bbox": [round(number, 2) for number in box_xywh],
             "score": round(score, 5),
         }
-        for (x1, y1, x2, y2), label, score in zip(corners, labels, scores, strict=True)
-        if label == cfg.category and score >= cfg.min_score
+        for box_xywh, score in people
     ]
 
 
-def _load_model(cfg: DetectorBoxes) -> Any:
-    """The detector with its weights, on the CPU."""
+def _load_model(cfg: DetectorSettings, setting: str) -> Any:
+    """The detector with its weights, on the CPU. setting: what the settings are called in messages."""
     import torch
     from torchvision.models import detection, get_model, get_model_weights, list_models
 
     names = list_models(module=detection)
     if cfg.model not in names:
         raise InputError(
-            f"source.boxes.model: torchvision has no detector {cfg.model!r}: choose one of {', '.join(names)}"
+            f"{setting}.model: torchvision has no detector {cfg.model!r}: choose one of {', '.join(names)}"
         )
     try:
         if Path(cfg.weights).is_file():
@@ -220,11 +254,11 @@ def _load_model(cfg: DetectorBoxes) -> Any:
             return get_model(cfg.model, weights=cfg.weights)
     except Exception as error:  # torch and the download have many kinds
         raise InputError(
-            f"source.boxes.weights: {cfg.weights} cannot be loaded into {cfg.model} "
+            f"{setting}.weights: {cfg.weights} cannot be loaded into {cfg.model} "
             f"({why_unreadable(error)}): give the path of a state dict of this model, or a name of its "
             "weights if this machine has internet access"
         ) from error
     raise InputError(
-        f"source.boxes.weights: {cfg.weights} is neither a file nor the name of weights of {cfg.model}: give "
+        f"{setting}.weights: {cfg.weights} is neither a file nor the name of weights of {cfg.model}: give "
         f"the path of a state dict, or one of {', '.join(get_model_weights(cfg.model).__members__)}"
     )

@@ -22,6 +22,7 @@ PEOPLE_COLOURS: tuple[Colour, ...] = (
 )
 """RGB of the people of one photo: the colours of Okabe and Ito, which colour-blind readers can tell apart,
 with white for their black."""
+LUMINANCE = (0.299, 0.587, 0.114)
 SHIFT = 4
 """cv2 takes coordinates in 1/16 of a pixel."""
 
@@ -71,6 +72,28 @@ def draw_pose(
         cv2.circle(canvas, centre, size, rim, 2, cv2.LINE_AA, SHIFT)
         thickness = -1 if is_filled[joint] else 1  # what a ring surrounds stays in sight
         cv2.circle(canvas, centre, size, colours[joint], thickness, cv2.LINE_AA, SHIFT)
+
+
+def write_caption(
+    canvas: np.ndarray,
+    point_xy: np.ndarray,
+    text: str,
+    colour: Colour,
+    taken: list[tuple[int, int, int]],
+) -> None:
+    """Write a text above a point, inside the canvas; further down if other texts are there already.
+
+    taken: left, right and foot of the texts that are there; this one is added.
+    """
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)
+    limits = np.maximum((canvas.shape[1] - width - 3, canvas.shape[0] - 4), (3, height + 3))
+    x, y = np.clip(point_xy - (width / 2, 8), (3, height + 3), limits).astype(int).tolist()
+    while any(x < right and left < x + width and abs(y - row) < height + 6 for left, right, row in taken):
+        y += 2
+    taken.append((x - 6, x + width + 6, y))
+    cv2.rectangle(canvas, (x - 3, y - height - 3), (x + width + 3, y + 3), colour, cv2.FILLED)
+    ink = PAPER if np.dot(colour, LUMINANCE) > 110 else INK
+    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, ink, 1, cv2.LINE_AA)
 
 
 def fixed_point(point_xy: np.ndarray) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from semipose.sharding.check.draw_pose import (
     colours_of_person,
     draw_pose,
     fixed_point,
+    write_caption,
 )
 from semipose.sharding.store.files import write_atomic
 from semipose.training.methods.method import Inspection, PhotoInspection
@@ -40,7 +41,6 @@ CONFIDENT_PEAK = 0.2
 LEAST_SCORE = 0.1
 """People in whole photos with lower scores are counted, not drawn: a codec may read 30 in every photo."""
 HIT_OKS = 0.5
-LUMINANCE = (0.299, 0.587, 0.114)
 Tile = tuple[np.ndarray, str]
 IGNORED: tuple[Colour, Colour] = ((150, 150, 150), (0, 0, 0))
 """Colour and rim of people who may be there."""
@@ -259,30 +259,8 @@ def _draw_people(
     for points, (colour, _), caption in zip(points_xy, colours, captions, strict=True):
         drawn = (points[np.isfinite(points).all(-1)] + 0.5) * _factor(image) - 0.5
         if len(drawn):
-            _write_caption(canvas, drawn[drawn[:, 1].argmin()], caption, colour, taken)
+            write_caption(canvas, drawn[drawn[:, 1].argmin()], caption, colour, taken)
     return canvas
-
-
-def _write_caption(
-    canvas: np.ndarray,
-    point_xy: np.ndarray,
-    text: str,
-    colour: Colour,
-    taken: list[tuple[int, int, int]],
-) -> None:
-    """Write a text above a point, inside the canvas; further down if other texts are there already.
-
-    taken: left, right and foot of the texts that are there; this one is added.
-    """
-    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)
-    limits = np.maximum((canvas.shape[1] - width - 3, canvas.shape[0] - 4), (3, height + 3))
-    x, y = np.clip(point_xy - (width / 2, 8), (3, height + 3), limits).astype(int).tolist()
-    while any(x < right and left < x + width and abs(y - row) < height + 6 for left, right, row in taken):
-        y += 2
-    taken.append((x - 6, x + width + 6, y))
-    cv2.rectangle(canvas, (x - 3, y - height - 3), (x + width + 3, y + 3), colour, cv2.FILLED)
-    ink = PAPER if np.dot(colour, LUMINANCE) > 110 else INK
-    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, ink, 1, cv2.LINE_AA)
 
 
 def _array(values: torch.Tensor) -> np.ndarray:

@@ -135,14 +135,26 @@ def oks_nms(
     for indices in of_image.values():
         persons = [predictions[index] for index in indices]
         points = np.asarray([person["keypoints"] for person in persons]).reshape(len(persons), -1, 3)
-        similarity = oks_matrix(points, np.asarray(areas, dtype=np.float64)[indices], sigmas)
         scores = np.asarray([person["score"] for person in persons])
-        kept.extend(indices[i] for i in _greedy(similarity, scores, threshold))
+        of_image_areas = np.asarray(areas, dtype=np.float64)[indices]
+        alive = without_duplicates(points, of_image_areas, scores, sigmas, threshold=threshold)
+        kept.extend(indices[i] for i in alive)
     return [predictions[index] for index in sorted(kept)]
 
 
-def _greedy(similarity: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
-    """Indices that survive when each, from the best score down, removes those too similar to it."""
+def without_duplicates(
+    keypoints: np.ndarray,
+    areas: np.ndarray,
+    scores: np.ndarray,
+    sigmas: Sequence[float],
+    *,
+    threshold: float = DUPLICATE_OKS,
+) -> list[int]:
+    """The people of one photo, best score first, without those whose OKS with a better one is too high.
+
+    keypoints (M, K, 2 or more), areas (M,) in px^2, scores (M,); see `oks_matrix`. Returns indices.
+    """
+    similarity = oks_matrix(keypoints, areas, sigmas)
     alive = np.ones(len(scores), dtype=bool)
     kept = []
     for index in np.argsort(-scores, kind="stable"):

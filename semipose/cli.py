@@ -1,0 +1,55 @@
+"""The `semipose` command: a table of verbs, whose modules are imported when they are called."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "predict": ("semipose.predict.command", "keypoints of photos, folders, zips, films and cameras"),
+    "doctor": ("semipose.doctor", "what this machine can do, and what is missing for more"),
+    "train": ("semipose.training.run", "train a network by a protocol and a method, or go on"),
+    "evaluate": ("semipose.training.evaluate", "score a run"),
+    "compare": ("semipose.training.compare", "a table of finished runs"),
+}
+"""Verb -> the module whose `main(argv)` it calls, and what it does."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Call the verb that the first word names. Unknown verbs are an error with the nearest name, code 2."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(usage())
+        return
+    if words[0] in ("-V", "--version"):
+        import semipose
+
+        sys.stdout.write(f"semipose {semipose.__version__}\n")
+        return
+    if words[0] not in COMMANDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(words[0], COMMANDS, n=1)
+        known = f"did you mean {near[0]}?" if near else f"known are {', '.join(COMMANDS)}"
+        sys.stderr.write(f"error: semipose has no command {words[0]!r}: {known}\n")
+        raise SystemExit(2)
+    sys.argv[0] = f"semipose {words[0]}"  # which usage lines show
+    importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
+
+
+def usage() -> str:
+    """The text of `semipose --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: semipose COMMAND [words ...]",
+            "",
+            *lines,
+            "",
+            "semipose COMMAND --help prints the settings of a command; they are written key.path=value.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Keypoints of photos, films and cameras by a trained network."""

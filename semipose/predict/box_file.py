@@ -1,0 +1,84 @@
+"""Boxes of people from a JSON file: COCO results, or COCO annotations with their `images`."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from semipose.configs.errors import InputError
+from semipose.predict.sources import NOBODY, Boxes, CocoList, PhotoItem, boxes_by_image
+from semipose.sharding.annotations.findings import Findings
+from semipose.sharding.annotations.formats.rows import read_json
+from semipose.sharding.annotations.record import Photo
+from semipose.sharding.annotations.results import PhotoFinder, ResultRow, read_results
+
+if TYPE_CHECKING:
+    from semipose.predict.boxes import FileBoxes
+
+
+class _Top(msgspec.Struct):
+    images: list[msgspec.Raw]
+
+
+def boxes_of_file(cfg: "FileBoxes", photos: Sequence[PhotoItem]) -> list[Boxes]:
+    """The people of each photo; photos that the file does not name have none.
+
+    Raises InputError for a file of another kind, and where none of its boxes is of these photos.
+    """
+    if not cfg.file.is_file():
+        raise InputError(f"people.file: {cfg.file} is not there: give a JSON file of boxes")
+    listed = [Photo(id=item.id, file_name=item.file_name, size_wh=item.size_wh) for item in photos]
+    finder = PhotoFinder(listed, by_id=any(item.size_wh for item in photos))
+    index = {photo.file_name: number for number, photo in enumerate(listed)}
+    rows: dict[int, list[tuple[Any, float]]] = defaultdict(list)
+    total = 0
+    for row, box, score in _rows(cfg):
+        total += 1
+        named = finder.find(row)
+        if len(named) > 1:
+            raise InputError(
+                f"{cfg.file}: the number {row.image_id} fits several photos, such as {named[0].file_name} "
+                f"and {named[1].file_name}: name them with file_name in each row"
+            )
+        if named:
+            rows[index[named[0].file_name]].append((box, score))
+    if not rows:
+        example = photos[0].file_name if photos else "none"
+        raise InputError(
+            f"{cfg.file}: none of its {total:,} boxes is of these photos (such as {example}): give "
+            "`file_name` or an `image_id` that is the number in the name of the photo"
+        )
+    return [_as_boxes(rows.get(number, [])) for number in range(len(photos))]
+
+
+def _rows(cfg: "FileBoxes") -> Iterator[tuple[ResultRow, Any, float]]:
+    """(row with file_name or image_id, box, score) of each box."""
+    if _has_images(cfg.file):
+        file = read_json(cfg.file, CocoList, expected="a COCO file with `images` and `annotations`")
+        names = {image.id: image.file_name for image in file.images}
+        for image_id, found in boxes_by_image(file).items():
+            for box, score in zip(found.xywh.tolist(), found.scores.tolist(), strict=True):
+                if score >= cfg.min_score and image_id in names:
+                    yield ResultRow(bbox=box, file_name=names[image_id]), box, score
+        return
+    findings = Findings(cfg.file)
+    for each in read_results(cfg.file, findings, category=cfg.category, min_score=cfg.min_score):
+        yield each.row, each.box_xywh, each.row.score
+    findings.raise_errors()
+
+
+def _has_images(path: Path) -> bool:
+    try:
+        read_json(path, _Top, expected="a COCO file")
+    except InputError:
+        return False
+    return True
+
+
+def _as_boxes(rows: Sequence[tuple[Any, float]]) -> Boxes:
+    if not rows:
+        return NOBODY
+    return Boxes(np.array([box for box, _ in rows], np.float64), np.array([score for _, score in rows]))
