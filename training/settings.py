@@ -17,7 +17,7 @@ from semipose.models.net import InstanceHead, NetSettings
 from semipose.pipelines.loader import Cache, LoaderSettings
 from semipose.pipelines.photo_views import PhotoViewSettings
 from semipose.pipelines.views import ViewSettings
-from semipose.training.methods import MethodSettings
+from semipose.training.methods import METHODS, MethodSettings
 from semipose.training.methods.supervised import SupervisedSettings
 from semipose.training.reporting.collapse import CollapseSettings
 from semipose.training.schedule import Milestones, Schedule
@@ -159,9 +159,11 @@ class RunSettings:
                 "person": "single people (codec: null)",
                 "image": "whole photos (codec: ae, dekr or cid)",
             }
+            methods = [method.name for method in METHODS if self.kind in method.kinds]
             raise ValueError(
-                f"method '{self.method.name}' trains on {samples[self.method.kinds[0]]}, "
-                f"and this run on {samples[self.kind]}: choose another method or another protocol"
+                f"method '{self.method.name}' trains on {samples[self.method.kinds[0]]}, and this run on "
+                f"{samples[self.kind]}: choose another method or another protocol (methods that train on "
+                f"such samples: {', '.join(methods)})"
             )
 
 

@@ -249,7 +249,7 @@ def test_the_ablation_of_detector_free_is_one_setting(use):
         (
             "coco-photos",
             ["method.name=dual"],
-            r"method 'dual' trains on single people .*choose another method",
+            r"method 'dual' trains on single people .*choose another method.*: supervised, detector_free\)",
         ),
         ("coco-1k", ["method.name=detector_free"], r"method 'detector_free' trains on whole photos"),
     ],

@@ -1,6 +1,6 @@
 """The published methods, one readable training step each; the union below names them."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -22,3 +22,5 @@ MethodSettings = Annotated[
     | DetectorFreeSettings,
     Field(discriminator="name"),
 ]
+METHODS = get_args(get_args(MethodSettings)[0])
+"""The settings classes of all methods."""

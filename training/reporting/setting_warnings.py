@@ -3,7 +3,10 @@
 import math
 from typing import Any
 
+from semipose.models.codecs.heatmap import HeatmapSettings
+from semipose.pipelines.photo_views import PhotoViewSettings
 from semipose.pipelines.source import Split
+from semipose.pipelines.views import ViewSettings
 from semipose.sharding.samples.crop import PersonCrop
 from semipose.training.reporting.shared_photos import shared_photos
 from semipose.training.scoring.oks import beyond_limit
@@ -20,6 +23,7 @@ def setting_warnings(cfg: RunSettings, labelled: Split, unlabelled: Split | None
     warnings = [too_small(split, cfg.views.size_hw) for split in folders.values()]
     seen = photos_seen(val, trained_on)
     warnings += [seen] if seen else [divided_otherwise(val, split) for split in train_folders.values()]
+    warnings.append(of_the_other_kind(cfg))
     return [warning for warning in warnings if warning]
 
 
@@ -52,6 +56,18 @@ def too_small(split: Split, size_hw: tuple[int, int]) -> str | None:
         f"at {size_hw[0]} x {size_hw[1]}, so details are missing: build the shards again with "
         f"crop.input_size_wh=[{size_hw[1]},{size_hw[0]}]"
     )
+
+
+def of_the_other_kind(cfg: RunSettings) -> str | None:
+    """A warning if settings that only the other kind of samples has are not what they are by default."""
+    of_people = {"views": cfg.views == ViewSettings(), "heatmap": cfg.heatmap == HeatmapSettings()}
+    of_people["data.cache"] = cfg.data.cache == "none"
+    of_photos = {"photo_views": cfg.photo_views == PhotoViewSettings()}
+    changed = [name for name, is_plain in (of_people if cfg.codec else of_photos).items() if not is_plain]
+    if not changed:
+        return None
+    samples, own = ("whole photos", "photo_views and codec") if cfg.codec else ("people", "views and heatmap")
+    return f"a run on {samples} does not use {' and '.join(changed)}: its own settings are {own}"
 
 
 def photos_seen(val: Split, trained_on: list[Split]) -> str | None:

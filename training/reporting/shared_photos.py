@@ -118,6 +118,7 @@ class Photo:
     stored: Stored
     row: _Image
     people: list[tuple[int, _Person]] = field(default_factory=list)
+    """Of a photo that is a sample itself, the first is in the place of the whole photo."""
 
     def traits(self) -> Iterator[Hashable]:
         """Keys that two photos have in common if they may be the same one."""
@@ -157,6 +158,15 @@ def photos_of(split: Split, ordinals: Iterable[int]) -> Iterator[Photo]:
     truth = msgspec.json.decode((split.shards.folder / GROUND_TRUTH_NAME).read_bytes(), type=_Truth)
     images = {row.id: row for row in truth.images}
     people = truth.annotations if truth.detections is None else truth.detections
+    if split.manifest.kind == "image":  # a sample is a photo, and the rows of photos are in their order
+        of_photo: dict[int, list[_Person]] = {}
+        for person in people:
+            of_photo.setdefault(person.image_id, []).append(person)
+        for ordinal in ordinals:
+            row = truth.images[ordinal]
+            whole = _Person(row.id, (0, 0, row.width, row.height))
+            yield Photo(stored, row, [(ordinal, person) for person in (whole, *of_photo.get(row.id, ()))])
+        return
     photos: dict[int, Photo] = {}
     for ordinal in ordinals:
         row = images[people[ordinal].image_id]

@@ -6,14 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from semipose.pipelines.source import Split
+from semipose.sharding.annotations.boxes import NoBoxes
+from semipose.sharding.annotations.formats.drawn import DrawnFormat
+from semipose.sharding.annotations.formats.folder import FolderFormat
 from semipose.sharding.annotations.split import SideCount, SplitCard
+from semipose.sharding.build import build
+from semipose.sharding.samples.crop import WholePhoto
+from semipose.sharding.settings import BuildSettings
 from semipose.training.build import open_splits
 from semipose.training.reporting.setting_warnings import limits_of_scoring, setting_warnings
-from semipose.training.settings import RunSettings
+from semipose.training.settings import RunSettings, load_run
 from tests.training.test_oks import make_ground_truth
 
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 MakeRun = Callable[..., RunSettings]
 
 
@@ -107,3 +115,69 @@ def with_card(split: Split, card: SplitCard) -> Split:
     """The same people, as one side of a source."""
     shards = replace(split.shards, manifest=replace(split.manifest, split=card))
     return replace(split, shards=shards)
+
+
+# --- whole photos
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders `train` and `val` of drawn scenes, and `bare`, the photos of `val` without annotations."""
+    folder = tmp_path_factory.mktemp("photos")
+    scenes = {"crop": WholePhoto(), "kind": "image", "workers": 1}
+    for seed, name in enumerate(("train", "val")):
+        source = DrawnFormat(folder=folder / "coco" / name, people=12, seed=seed)
+        build(
+            BuildSettings(source=source, output=folder / name, **scenes),  # type: ignore[arg-type]
+            console=Console(quiet=True),
+        )
+    bare = FolderFormat(images=str(folder / "coco" / "val" / "images"), skeleton="lsp", boxes=NoBoxes())
+    settings = BuildSettings(source=bare, output=folder / "bare", empty_photos="keep", **scenes)  # type: ignore[arg-type]
+    build(settings, console=Console(quiet=True))
+    return folder
+
+
+def told_of_photos(photos: Path, folder: Path, *words: str) -> list[str]:
+    recipes = [CONFIGS / "protocols" / "scenes.yaml", CONFIGS / "methods" / "detector_free.yaml"]
+    data = [f"data.train={photos / 'train'}", f"data.val={photos / 'val'}", "data.labelled_share=0.5"]
+    return told(load_run(recipes, [*data, f"output={folder}", *words]), folder)
+
+
+def test_of_a_sound_run_on_whole_photos_nothing(photos: Path, tmp_path: Path) -> None:
+    assert told_of_photos(photos, tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["val", "bare"])
+def test_whole_photos_that_are_trained_on_and_scored(name: str, photos: Path, tmp_path: Path) -> None:
+    """Also those without people, by their names and pixels."""
+    (sentence,) = told_of_photos(photos, tmp_path, f"data.unlabelled={photos / name}")
+    count = len(list((photos / "coco" / "val" / "images").iterdir()))
+    assert (
+        f"{count} of {count} photos of the people who are scored are also trained on (000001.jpg, "
+        in sentence
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["views.size_hw=[64, 48]"],
+            "a run on whole photos does not use views: its own settings are photo_views and codec",
+        ),
+        (
+            ["heatmap.sigma=1.5", "data.cache=host"],
+            "a run on whole photos does not use heatmap and data.cache: ",
+        ),
+    ],
+)
+def test_settings_of_people_in_a_run_on_whole_photos(
+    words: list[str], says: str, photos: Path, tmp_path: Path
+) -> None:
+    (sentence,) = told_of_photos(photos, tmp_path, *words)
+    assert sentence.startswith(says)
+
+
+def test_settings_of_whole_photos_in_a_run_on_people(tiny_run: MakeRun, tmp_path: Path) -> None:
+    (sentence,) = told(tiny_run("supervised", "photo_views.size=96"), tmp_path)
+    assert sentence.startswith("a run on people does not use photo_views: its own settings are views")
