@@ -243,3 +243,11 @@ def test_teacher_and_student_sit_in_the_state() -> None:
     names = set(method.state_dict())
     assert all(f"network.{name}" in names for name in method.network.state_dict())
     assert any(name.startswith("teacher.") for name in names)
+
+
+def test_the_mixture_that_is_shown_is_half_each_person_and_half_the_next() -> None:
+    method = make_method(mixup={"layers": ["input"], "views": "weak"})
+    _, unlabelled = make_batches()
+    mixed = method.inspect(unlabelled).augmented["mixed"]
+    following = unlabelled.weak[[1, 2, 3, 0]]
+    assert torch.allclose(mixed, (unlabelled.weak + following) / 2, atol=1e-6)

@@ -54,7 +54,8 @@ class Ingredients:
 class Inspection:
     """What a method makes of one unlabelled batch of M samples, for the picture sheet.
 
-    `weak`, `strong` and every value of `augmented`, whose keys are captions: (M, 3, H, W), normalised.
+    `weak`, `strong` and every value of `augmented`, by its name: (M, 3, H, W), normalised; in `mixed` each
+    sample is mixed half and half with the next, and the last with the first.
     `heatmaps`, `target`: (M, K, h, w), in the weak and in the strong view. `points_weak`, `points_strong`:
     (M, K, 2) view px.
     """

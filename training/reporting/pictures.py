@@ -78,14 +78,22 @@ def view_sheet(path: Path, seen: Inspection, skeleton: Skeleton, *, max_rows: in
         tiles = [
             (
                 _draw_pose(_overlay(weak[i], heatmaps[i]), weak[i], points_weak[i], sure, skeleton),
-                f"weak: best peak {peaks[i].max():.2f}, mean {peaks[i].mean():.2f}",
+                f"row {i + 1}, weak: peaks up to {peaks[i].max():.2f}, mean {peaks[i].mean():.2f}",
             ),
             (
                 _draw_pose(_enlarge(strong[i]), strong[i], points_strong[i], sure, skeleton),
                 "strong: points moved",
             ),
             (_overlay(strong[i], target[i]), "target of the strong view"),
-            *((_enlarge(images[i]), caption) for caption, images in augmented.items()),
+            *(
+                (
+                    _enlarge(images[i]),
+                    f"0.5 x this + 0.5 x row {(i + 1) % len(seen.weak) + 1}"
+                    if name == "mixed"
+                    else f"{name}: {_hidden(strong[i], images[i], points_strong[i])}",
+                )
+                for name, images in augmented.items()
+            ),
         ]
         sheet.append(tiles)
     _write(path, sheet)
@@ -137,6 +145,21 @@ def photo_view_sheet(path: Path, seen: PhotoInspection, skeleton: Skeleton, *, m
             ]
         )
     _write(path, sheet, legend=LEGEND)
+
+
+def _hidden(strong: np.ndarray, augmented: np.ndarray, points_xy: np.ndarray) -> str:
+    """How many keypoints (K, 2) of a view (H, W, 3) an augmentation has painted over, in words.
+
+    Where it changed more than half of the pixels, as colours do, nothing can be said.
+    """
+    is_changed = (strong != augmented).any(-1)
+    cells = np.rint(points_xy).astype(int)
+    is_inside = ((cells >= 0) & (cells < is_changed.shape[::-1])).all(-1)
+    if is_changed.mean() > 0.5:
+        return "all keypoints in sight, other colours"
+    hidden = is_changed[cells[is_inside, 1], cells[is_inside, 0]].sum()
+    outside = (~is_inside).sum()
+    return f"{hidden} of {len(points_xy)} keypoints hidden" + (f", {outside} outside" if outside else "")
 
 
 def draw_predictions(

@@ -16,6 +16,7 @@ from semipose.training.reporting.pictures import (
     CAPTION_HEIGHT,
     MARGIN,
     TILE_HEIGHT,
+    _hidden,
     prediction_sheet,
     view_sheet,
 )
@@ -192,3 +193,13 @@ def test_points_far_outside_or_without_value_do_no_harm(tmp_path):
     wild = np.array([[[1e9, -1e9], *[[np.nan, np.nan]] * 16]])
     sheet = predictions(tmp_path, COCO_17, 1, predicted=wild)
     assert (tile(sheet, 0, 1, (64, 48)) == 128).all()
+
+
+def test_captions_say_how_many_keypoints_are_hidden_and_outside():
+    strong = np.full((64, 48, 3), 100, np.uint8)
+    masked = strong.copy()
+    masked[10:20, 10:20] = 0
+    points = np.array([[15.0, 15.0], [19.4, 10.0], [19.6, 15.0], [40.0, 60.0], [-1.0, 5.0]])
+    assert _hidden(strong, masked, points) == "2 of 5 keypoints hidden, 1 outside"
+    assert _hidden(strong, strong, points[:4]) == "0 of 4 keypoints hidden"
+    assert "colours" in _hidden(strong, 255 - strong, points)
