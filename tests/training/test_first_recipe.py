@@ -1,0 +1,123 @@
+"""A first recipe: it loads, trains, gives a reason for every value and promises only what was measured."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from semipose.configs.load import load
+from semipose.sharding.build import BuildSettings, build
+from semipose.training.first_recipe.__main__ import main
+from semipose.training.first_recipe.plan import ALL_LABELS, MEASURED, FirstRecipeSettings, Plan, make_plan
+from semipose.training.run import run
+from semipose.training.settings import load_run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def mine(drawn_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with `my.json` and `photos` of drawn people, in which the command is run."""
+    shutil.copy(drawn_shards / "train-coco" / "annotations.json", tmp_path / "my.json")
+    (tmp_path / "photos").symlink_to(drawn_shards / "train-coco" / "images")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_starts_from_the_recipe_as_it_is(mine: Path, fresh_accelerate) -> None:
+    main(["my.json", "photos", "val_share=0.4"])
+    for side in ("train", "val"):
+        words = [f"split.take={side}", f"output=my/shards/{side}"]
+        build(load(BuildSettings, "my/shards.yaml", words), console=Console(quiet=True))
+    words = ["net.pretrained=false", "steps=2", "labelled_batch=2", "unlabelled_batch=2", "loader.threads=1"]
+    words += ["net.backbone={name: light, stem_channels: 8, channels: [8, 12, 16], blocks: [1, 1, 1]}"]
+    words += ["evaluate_every=2"]
+    cfg = load_run([Path("my/mine.yaml")], words)
+    job = run(cfg, resume=False)
+    assert job.step == 2
+    plan = make_plan(Path("my.json"), Path("photos"), FirstRecipeSettings(val_share=0.4))
+    assert (job.card["labelled"]["people"], job.card["val"]["people"]) == (plan.train, plan.val)
+    assert (mine / "my/runs/semi-supervised/report.html").is_file()
+
+
+def test_the_printed_supervised_command_loads(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["my.json", "photos"])
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if "supervised}" in line]
+    words = re.findall(r'"[^"]+"|\S+', command.partition("#")[0])
+    assert words[:3] == ["semipose", "train", "my/mine.yaml"]
+    cfg = load_run([Path(words[2])], [word.strip('"') for word in words[3:]])
+    assert (cfg.method.name, cfg.output) == ("supervised", "my/runs/supervised")
+
+
+def test_the_recipe_of_unlabelled_photos_loads_and_is_counted(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["my.json", "photos", "unlabelled=photos", "output=other"])
+    photos = len(list((mine / "photos").iterdir()))
+    assert f"{photos} unlabelled photos" in capsys.readouterr().out
+    settings = load(BuildSettings, "other/unlabelled.yaml")
+    assert settings.output == Path("other/shards/unlabelled")
+    assert load_run([Path("other/mine.yaml")]).data.unlabelled == "other/shards/unlabelled"
+
+
+def test_every_value_has_its_reason(mine: Path) -> None:
+    main(["my.json", "photos", "unlabelled=photos"])
+    lines = (mine / "my" / "mine.yaml").read_text().splitlines()
+    values = [line for line in lines if re.match(r"\s*[\w]+: \S", line)]
+    assert len(values) > 20
+    assert [line for line in values if " # " not in line] == []
+
+
+def test_what_is_promised_was_measured() -> None:
+    results = (ROOT / "docs" / "results.md").read_text()
+    rows = " ".join(results.split())
+    for row in MEASURED:
+        assert f"{row.supervised}" in rows
+        assert f"{row.semi_supervised}" in rows
+    assert f"with {ALL_LABELS[0]} labels".replace("4000", "all 4,000") in rows
+    assert f"{ALL_LABELS[1]}" in rows
+
+
+@pytest.mark.parametrize(("keypoints", "masks"), [(1, 1), (2, 1), (6, 3), (14, 7), (17, 8), (133, 63)])
+def test_the_number_of_masks_is_the_published_share_of_the_keypoints(keypoints: int, masks: int) -> None:
+    assert make_plan_of(keypoints).max_masks == masks
+
+
+def make_plan_of(keypoints: int, train: int = 100) -> Plan:
+    return Plan("my.json", "photos", None, "my", 120, 100, train, 20, keypoints, None, 200, (192, 144), 0.2)
+
+
+@pytest.mark.parametrize(
+    ("train", "steps"), [(5, 3000), (100, 3000), (500, 3900), (2000, 15_600), (10**6, 30_000)]
+)
+def test_labelled_people_are_seen_250_times_unless_the_run_would_be_too_short_or_too_long(
+    train: int, steps: int
+) -> None:
+    assert make_plan_of(17, train).steps == steps
+
+
+def test_what_cannot_be_used_is_one_sentence(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = json.loads((mine / "my.json").read_text())
+    one["images"] = one["images"][:1]
+    one["annotations"] = [row for row in one["annotations"] if row["image_id"] == one["images"][0]["id"]]
+    (mine / "one.json").write_text(json.dumps(one))
+    (mine / "empty").mkdir()
+    main(["my.json", "photos"])
+    for words, said in (
+        (["my.json"], "give two things"),
+        (["my.json", "photos"], "my/mine.yaml exists"),
+        (["one.json", "photos"], "too few photos to divide"),
+        (["gone.json", "photos"], "gone.json"),
+        (["my.json", "photos", "output=b", "unlabelled=empty"], "holds no photo"),
+        (["my.json", "photos", "output=b", "unlabelled=nowhere"], "neither a folder nor a zip file"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert "Traceback" not in error
+    assert not (mine / "b").exists()

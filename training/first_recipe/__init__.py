@@ -1,0 +1,1 @@
+"""`semipose init`: a first recipe for your own data, every value with its reason."""

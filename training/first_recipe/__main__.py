@@ -1,0 +1,57 @@
+"""Write a first recipe for your own data, every value with its reason, and say what to expect of it.
+
+    python -m semipose.training.first_recipe ANNOTATIONS PHOTOS [unlabelled=PHOTOS] [key=value ...]
+
+ANNOTATIONS is a file in COCO's format, PHOTOS a folder or a zip file. The command reads the annotations, not
+the photos, and writes into a folder with the name of the annotations: `mine.yaml` to train by, `shards.yaml`
+and, for the unlabelled photos, `unlabelled.yaml` to build shards by. Nothing is trained.
+"""
+
+from rich.console import Console
+
+from semipose.configs.disk import named_disk_errors
+from semipose.configs.load import InputError, exit_on_input_error, load, read_request
+from semipose.training.first_recipe.plan import (
+    FirstRecipeSettings,
+    commands,
+    enough_unlabelled,
+    expectation,
+    make_plan,
+    write_recipes,
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    with exit_on_input_error():
+        request = read_request(
+            FirstRecipeSettings,
+            description="Write a first recipe for your own data.",
+            path_name="ANNOTATIONS PHOTOS",
+            takes_many=True,
+            argv=argv,
+        )
+        if len(request.paths) != 2:
+            raise InputError(
+                "command line: give two things: the file of your annotations in COCO's format, and the "
+                "folder or zip file of its photos"
+            )
+        annotations, photos = request.paths
+        plan = make_plan(annotations, photos, load(FirstRecipeSettings, None, request.overrides))
+        with named_disk_errors(plan.folder):
+            written = write_recipes(plan)
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        console.print(
+            f"{annotations}: {plan.people:,} people in {plan.num_photos:,} photos, {plan.num_keypoints} "
+            "keypoints"
+        )
+        console.print(f"written: {', '.join(map(str, written))}\n")
+        for sentence in (*expectation(plan), enough_unlabelled(plan)):
+            console.print(sentence)
+        console.print("\nRun these, one after the other:\n")
+        for what, command in commands(plan):
+            console.print(f"  {command}   # {what}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""What a first recipe says: counted from the annotations, with the reasons, and what to expect of it."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import Field
+
+from semipose.configs.load import InputError
+from semipose.configs.settings import settings
+from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
+from semipose.sharding.annotations.record import Annotations
+from semipose.sharding.annotations.split import TrainValSplit
+from semipose.sharding.samples.crop import BOX_PADDING
+from semipose.sharding.store.files import write_atomic
+
+HEIGHTS = (96, 128, 192, 256)
+ENLARGED = 1.15
+"""Views may be so many times as high as the median person."""
+BATCH, MOST_SEEN, LEAST_STEPS, MOST_STEPS = 32, 250, 3000, 30_000
+MASKS_OF_17 = 8
+"""The published number of masks, of 17 keypoints."""
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row of docs/results.md (2026-11-26): PCK@0.2 on Leeds Sports Pose Extended, one seed."""
+
+    labels: int
+    supervised: float
+    semi_supervised: float
+    how: str
+
+
+MEASURED = (
+    Measured(100, 37.7, 46.8, "Joint Cutout, at step 2,500 of 3,000"),
+    Measured(500, 49.4, 54.4, "adaptive masks and Mixup, at step 2,000 of 3,000"),
+)
+ALL_LABELS = (4000, 63.2)
+"""The number of labels with which the rows end, and the supervised score there."""
+
+
+@settings
+class FirstRecipeSettings:
+    """A first recipe."""
+
+    unlabelled: str | None = None
+    """Photos without annotations: a folder or a zip file. A detector finds the people in them. null: the
+    people without labels are those of the annotated photos."""
+    output: str | None = None
+    """The folder to write into; null: the name of the annotations without `.json`."""
+    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Which share of the annotated photos is scored, and not trained on."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the recipe is made of, as counted from the annotations."""
+
+    annotations: str
+    photos: str
+    unlabelled: str | None
+    output: str
+    people: int
+    num_photos: int
+    train: int
+    val: int
+    num_keypoints: int
+    num_unlabelled: int | None
+    """Unlabelled photos; None without any, or if they cannot be counted."""
+    median_height: int
+    """Of the people with the margin around them, in px."""
+    size_hw: tuple[int, int]
+    val_share: float
+
+    @property
+    def folder(self) -> Path:
+        """Where the recipes are written."""
+        return Path(self.output)
+
+    @property
+    def batch(self) -> int:
+        """Labelled people per step."""
+        return min(BATCH, self.train)
+
+    @property
+    def steps(self) -> int:
+        """Enough for the unlabelled people, and with many labels so that each is seen MOST_SEEN times."""
+        wanted = round(MOST_SEEN * self.train / self.batch / 100) * 100
+        return min(max(LEAST_STEPS, wanted), MOST_STEPS)
+
+    @property
+    def times_seen(self) -> int:
+        """How often each labelled person is seen."""
+        return round(self.steps * self.batch / self.train)
+
+    @property
+    def sigma(self) -> float:
+        """Of the Gaussians, in cells: about as wide a share of the view as the measured one."""
+        return 1.5 if self.size_hw[0] <= 192 else 2.0
+
+    @property
+    def max_masks(self) -> int:
+        """As large a share of the keypoints as the published number is of 17."""
+        return max(1, round(MASKS_OF_17 * self.num_keypoints / 17))
+
+
+def make_plan(annotations: Path, photos: Path, cfg: FirstRecipeSettings) -> Plan:
+    """Count what the recipe depends on. Raises InputError for annotations that cannot be used."""
+    read = CocoStyleFormat(annotations=annotations, images=str(photos)).read()
+    read.findings.raise_errors()
+    sides = _sides(read, cfg.val_share)
+    boxes = np.array([person.box_xywh for person in read.persons]).reshape(-1, 4)
+    if not sides["train"] or not sides["val"]:
+        raise InputError(
+            f"{annotations}: {len(read.persons)} annotated people in too few photos to divide: annotate "
+            "people in at least two photos, better in fifty, or choose another val_share"
+        )
+    is_wide = float(np.median(boxes[:, 2] / np.maximum(boxes[:, 3], 1))) > 1
+    aspect = 1.0 if is_wide else 3 / 4
+    median = float(np.median(BOX_PADDING * np.maximum(boxes[:, 3], boxes[:, 2] / aspect)))
+    height = max((each for each in HEIGHTS if each <= ENLARGED * median), default=HEIGHTS[0])
+    return Plan(
+        annotations=str(annotations),
+        photos=str(photos),
+        unlabelled=cfg.unlabelled,
+        output=cfg.output or annotations.name.removesuffix(".gz").removesuffix(".json"),
+        people=len(read.persons),
+        num_photos=len({person.file_name for person in read.persons}),
+        train=sides["train"],
+        val=sides["val"],
+        num_keypoints=read.skeleton.num_keypoints,
+        num_unlabelled=count_photos(cfg.unlabelled) if cfg.unlabelled else None,
+        median_height=round(median),
+        size_hw=(height, round(height * aspect)),
+        val_share=cfg.val_share,
+    )
+
+
+def _sides(read: Annotations, val_share: float) -> dict[str, int]:
+    """How many people with an annotated keypoint fall to each side."""
+    split = TrainValSplit(take="train", val_share=val_share)
+    sides = {"train": 0, "val": 0}
+    for person in read.persons:
+        sides[split.side_of(person.file_name)] += bool((person.keypoints[:, 2] > 0).any())
+    return sides
+
+
+def count_photos(place: str) -> int | None:
+    """The photos in a folder, with those below it, or in a zip; None for an address. Raises InputError."""
+    path = Path(place)
+    if "://" in place:
+        return None
+    if path.is_dir():
+        names: Sequence[str] = [file.name for file in path.rglob("*")]
+    elif zipfile.is_zipfile(path):
+        names = zipfile.ZipFile(path).namelist()
+    else:
+        raise InputError(
+            f"unlabelled: {place} is neither a folder nor a zip file of photos: correct the path"
+        )
+    count = sum(name.lower().endswith(PHOTO_SUFFIXES) for name in names)
+    if not count:
+        raise InputError(f"unlabelled: {place} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
+    return count
+
+
+def write_recipes(plan: Plan) -> list[Path]:
+    """Write the recipes of a plan and return their paths. Raises InputError if the folder has some."""
+    folder = plan.folder
+    names = ["mine.yaml", "shards.yaml", *(["unlabelled.yaml"] if plan.unlabelled else [])]
+    present = [name for name in names if (folder / name).exists()]
+    if present:
+        raise InputError(
+            f"{folder / present[0]} exists: remove it, or choose another folder with output=FOLDER"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # YAML; texts go through `text`
+    )
+    environment.filters["text"] = json.dumps
+    values = {
+        "plan": plan,
+        "sentences": [*expectation(plan), enough_unlabelled(plan)],
+        "commands": commands(plan),
+    }
+    for name in names:
+        content = environment.get_template(f"{name}.j2").render(values)
+        write_atomic(folder / name, content.encode())
+    return [folder / name for name in names]
+
+
+def expectation(plan: Plan) -> list[str]:
+    """What was measured at about so many labels, in sentences."""
+    near = min(MEASURED, key=lambda row: abs(np.log(row.labels / plan.train)))
+    labels, score = ALL_LABELS
+    lines = [
+        f"You have about {plan.train:,} people to train on. The nearest measurement (docs/results.md): "
+        "Leeds Sports Pose Extended, people in sports, ImageNet weights, views of 192 x 144, one seed, "
+        f"{near.labels} labelled people and {labels:,} unlabelled ones: PCK@0.2 of {near.supervised} with "
+        f"the labelled people alone, {near.semi_supervised} with the unlabelled ones ({near.how}), {score} "
+        f"with all {labels:,} labels.",
+        "Your photos and keypoints are others, so expect the order of magnitude and not the number.",
+    ]
+    if plan.train < MEASURED[0].labels / 2:
+        lines.append(
+            f"{plan.train} labels are fewer than any that were measured on photos. Label 50 to 100 people "
+            "before you judge the result."
+        )
+    if plan.val < 100:
+        lines.append(
+            f"Only {plan.val} people are scored: a difference of a few points between two runs may be chance."
+        )
+    return lines
+
+
+def enough_unlabelled(plan: Plan) -> str:
+    """Whether there are unlabelled people enough, in a sentence."""
+    if plan.unlabelled is None:
+        return (
+            "You gave no unlabelled photos, so the only people without labels are the labelled ones "
+            "themselves, and there is little to gain over supervised training: give unlabelled=PHOTOS."
+        )
+    if plan.num_unlabelled is None:
+        return "How many unlabelled photos there are was not counted; 8 to 40 people per label were measured."
+    ratio = plan.num_unlabelled / plan.train
+    words = f"{plan.num_unlabelled:,} unlabelled photos for {plan.train:,} labelled people: {ratio:.1f} each."
+    if ratio < 4:
+        return f"{words} The measured runs had 8 to 40 people per label; more photos will help."
+    return f"{words} The measured runs had 8 to 40 people per label."
+
+
+def commands(plan: Plan) -> list[tuple[str, str]]:
+    """What to run, each with its purpose."""
+    folder = plan.output
+    shards = f"semipose shards {folder}/shards.yaml"
+    rows = [
+        (
+            "look at the annotations first",
+            f"{shards} split.take=train output={folder}/shards/train check=only",
+        ),
+        ("the people to train on", f"{shards} split.take=train output={folder}/shards/train"),
+        ("the people to score", f"{shards} split.take=val output={folder}/shards/val"),
+    ]
+    if plan.unlabelled:
+        rows.append(("find the people in the unlabelled photos", f"semipose shards {folder}/unlabelled.yaml"))
+    return [
+        *rows,
+        (
+            "the labelled people alone, to compare with",
+            f'semipose train {folder}/mine.yaml "method={{name: supervised}}" '
+            f"output={folder}/runs/supervised",
+        ),
+        ("with the unlabelled people", f"semipose train {folder}/mine.yaml"),
+        (
+            "what they gave, and what to do next",
+            f"open {folder}/runs/semi-supervised/report.html in a browser",
+        ),
+    ]
