@@ -23,7 +23,7 @@ def load(
     source: "str | Path",
     *,
     device: str = "auto",
-    weights: str | None = None,
+    network: str | None = None,
     decode: Any = None,
     people: Any = "auto",
     **settings: Any,
@@ -31,19 +31,20 @@ def load(
     """A trained model, ready to predict: `load("runs/mine")("photo.jpg")` gives its `People`.
 
     Args:
-        source: the folder of a run.
+        source: the folder of a run, or a model folder.
         device: auto (a GPU if there is one), cuda, cuda:1, mps or cpu.
-        weights: the name of one of the run's networks; None: the final one.
+        network: the name of one of the model's networks, such as average; None: the final one.
         decode: shift or dark, how heatmaps are read; None: as in training.
         people: who finds people where a call gives no boxes: auto or detector (one of torchvision), whole
             (each photo is one person), rtdetr, rfdetr, or settings of one of them (semipose.predict.boxes).
         settings: batch_size, precision, flip_test, min_peak, min_score; see `Predictor`.
 
-    Raises InputError, with a sentence, for a folder that is no run and for settings that do not fit.
+    Raises InputError, with a sentence, for a folder without a model and for settings that do not fit.
     """
+    from semipose.models.model_folder import read_model
     from semipose.predict.boxes import named
-    from semipose.predict.model import choose_device, decoding, read_model
+    from semipose.predict.model import choose_device, decoding
     from semipose.predict.predictor import Predictor
 
-    model = decoding(read_model(source, choose_device(device), weights), decode)
+    model = decoding(read_model(source, choose_device(device), network), decode)
     return Predictor(model, people=named(people), **settings)

@@ -128,7 +128,7 @@ class RTDETR:
         try:
             from transformers import AutoImageProcessor, AutoModelForObjectDetection
         except ImportError as error:
-            raise _not_installed("transformers", "teachers") from error
+            raise _not_installed("transformers", "rtdetr") from error
         try:
             prepare = AutoImageProcessor.from_pretrained(self.model)
             model = AutoModelForObjectDetection.from_pretrained(self.model).to(device).eval()
@@ -224,7 +224,7 @@ class OnnxDetector:
         try:
             import onnxruntime
         except ImportError as error:
-            raise _not_installed("onnxruntime", "export") from error
+            raise _not_installed("onnxruntime", "onnx") from error
         from semipose.predict.onnx_detector import find_with
 
         try:

@@ -10,6 +10,8 @@ COCO file with `images`, a film, the number of a camera (0), or - for a list on 
 
 import hashlib
 import json
+import os
+import re
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -26,7 +28,7 @@ from semipose.configs.errors import InputError
 from semipose.configs.load import exit_on_input_error, load, read_request
 from semipose.configs.schema import plain
 from semipose.configs.versions import versions
-from semipose.predict.model import Model
+from semipose.models.model_folder import Model
 from semipose.predict.output import BAD, DRAWN, KEYPOINTS, TABLE, OutputFolder
 from semipose.predict.settings import DECIDE_THE_FILES, PredictSettings
 from semipose.predict.sources import Work, find_work
@@ -61,7 +63,7 @@ def predict_sources(
         work = with_given_boxes(work, cfg)
     parts = parts_of(work)
     identity = identity_of(predictor.model, work, cfg)
-    output = Path(cfg.output or f"predictions/{Path(model).resolve().name}")
+    output = Path(cfg.output or f"predictions/{_name_of(model)}")
     folder = OutputFolder(output, identity)
     if folder.is_complete:
         console.print(f"{output} is complete: remove it to predict again", highlight=False, soft_wrap=True)
@@ -84,6 +86,12 @@ def predict_sources(
         done = sum(folder.part(part.number).is_file() for part in parts)
         console.print(f"{output}: {done} of {len(parts)} parts are done; the other shares write the rest")
     return folder
+
+
+def _name_of(model: str) -> str:
+    """The last part of a model's address: that of RUN/model is the name of the run."""
+    parts = [part for part in re.split(r"[/\\@]", os.path.abspath(model)) if part]
+    return next((part for part in reversed(parts) if part != "model"), "model")
 
 
 def _do(job: Job, folder: OutputFolder, parts: Sequence[Part], work: Work, console: Console) -> None:

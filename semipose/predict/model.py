@@ -1,42 +1,12 @@
-"""A trained network with everything that predicting needs, read from the folder of a run."""
+"""Where a model runs, and how its heatmaps are read; models/model_folder.py reads it."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import replace
 
 import torch
-from torch import nn
 
 from semipose.configs.errors import InputError
 from semipose.models.codecs.heatmap import DecodeMethod, HeatmapCodec
-from semipose.pipelines.views import Border
-from semipose.sharding.annotations.skeleton import Skeleton
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What a network expects and what its answers mean."""
-
-    kind: Literal["person", "image"]
-    size_hw: tuple[int, int]
-    """Of the views of people."""
-    photo_size: int
-    """The shorter side of whole photos, in view px."""
-    border: Border
-    skeleton: Skeleton
-    category_id: int
-    category_name: str
-
-
-@dataclass(frozen=True)
-class Model:
-    """A network in eval mode and how to use it."""
-
-    network: nn.Module
-    codec: Any
-    config: ModelConfig
-    scores: dict[str, Any] | None
-    source: str
+from semipose.models.model_folder import Model
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -52,45 +22,6 @@ def choose_device(name: str = "auto") -> torch.device:
             f"device: {name} cannot be used here ({reason}): take device=cpu or device=auto"
         ) from error
     return device
-
-
-def read_model(source: str | Path, device: torch.device, weights: str | None = None) -> Model:
-    """The final network of a run, or the one called `weights`. Raises InputError."""
-    from semipose.configs.load import load
-    from semipose.pipelines.loader import ProcessInfo
-    from semipose.pipelines.source import open_split
-    from semipose.training import checkpoint
-    from semipose.training.build import build_codec, build_method
-    from semipose.training.run_files import own_recipe, read_scores
-    from semipose.training.settings import RunSettings
-
-    folder = Path(source)
-    if not folder.is_dir():
-        raise InputError(f"{source}: there is no such folder of a run: give the one that training wrote")
-    cfg = load(RunSettings, own_recipe(folder))
-    newest = checkpoint.latest(folder)
-    if newest is None:
-        raise InputError(f"{folder}: the run has no checkpoint yet: train it first")
-    val = open_split(cfg.data.val, cfg.kind)
-    method = build_method(replace(cfg, compile=False), val.skeleton, ProcessInfo(device=device), fresh=False)
-    checkpoint.load_weights(method, checkpoint.load_shared(newest)["method"], newest)
-    networks = method.networks()
-    if weights is not None and weights not in networks:
-        raise InputError(f"weights: the run has no network {weights!r}: take one of {', '.join(networks)}")
-    network = networks[weights or next(iter(networks))]
-    category = val.ground_truth()["categories"][0]
-    views = cfg.views.plain if cfg.kind == "person" else cfg.photo_views.plain
-    config = ModelConfig(
-        kind=cfg.kind,
-        size_hw=cfg.views.size_hw,
-        photo_size=cfg.photo_views.size,
-        border=views.border,
-        skeleton=val.skeleton,
-        category_id=category["id"],
-        category_name=category["name"],
-    )
-    codec = build_codec(cfg, val.skeleton)
-    return Model(network.eval().requires_grad_(False), codec, config, read_scores(folder), str(newest))
 
 
 def decoding(model: Model, method: DecodeMethod | None) -> Model:

@@ -42,17 +42,17 @@ class OutputFolder:
         self.progress = path / PROGRESS
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: this is a file: choose a folder with output=")
-        strangers = (
-            sorted(each.name for each in path.iterdir() if not _is_ours(each.name)) if path.exists() else []
-        )
+        names = sorted(each.name for each in path.iterdir()) if path.exists() else []
         written = self._written()
-        if strangers or (written is None and path.exists() and any(path.iterdir())):
-            names = strangers or sorted(each.name for each in path.iterdir())
+        # A command that was killed at its very start leaves a folder without the file that says whose it is.
+        strangers = [name for name in names if not _is_ours(name) or (written is None and name != PROGRESS)]
+        if strangers:
             raise InputError(
-                f"{path}: the folder holds something else ({', '.join(names[:3])}): choose another one with "
-                "output="
+                f"{path}: the folder holds something else ({', '.join(strangers[:3])}): choose another one "
+                "with output="
             )
-        if written is not None and written != self.identity:
+        is_begun = self.is_complete or any(self.progress.glob("part-*.jsonl"))
+        if written is not None and written != self.identity and is_begun:
             differs = ", ".join(_differences(written, self.identity))
             raise InputError(
                 f"{path}: the folder holds other predictions ({differs}): choose another one with output=, "

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from semipose.configs.errors import InputError
+from semipose.models.model_folder import Model
 from semipose.pipelines.batch import EvalBatch
 from semipose.predict.boxes import AutoBoxes, BoxFinder, PeopleSettings
-from semipose.predict.model import Model
 from semipose.predict.people import People, read_pixels
 from semipose.predict.sources import Boxes, PhotoItem, find_work
 from semipose.predict.views import Cut, ViewMaker, cut_person, cut_photo
@@ -80,7 +80,9 @@ class Predictor:
         self._people = people or AutoBoxes()
         self._finder: BoxFinder | None = None
         self._flip_test = flip_test
-        self._views = ViewMaker(model.config.size_hw, model.config.border)
+        self._size_hw = model.config.size_hw or (0, 0)
+        self._photo_px = model.config.photo_views.size if model.config.photo_views else 0
+        self._views = ViewMaker(self._size_hw, model.config.border)
         self._autocast: Callable[[], AbstractContextManager[Any]] = partial(
             torch.autocast, self.device.type, _DTYPES.get(precision), precision in _DTYPES
         )
@@ -156,7 +158,7 @@ class Predictor:
             boxes = _inside(boxes, frame.pixels)
             waiting.append((_kept(frame, keep_pixels), boxes))
             for box_xywh in boxes.xywh:
-                cuts.append(cut_person(frame.pixels, box_xywh, self.model.config.size_hw))
+                cuts.append(cut_person(frame.pixels, box_xywh, self._size_hw))
                 if len(cuts) == self.batch_size:
                     rows += self._rows(cuts)
                     cuts.clear()
@@ -171,7 +173,7 @@ class Predictor:
         """Predict whole photos in batches."""
         waiting: list[tuple[Frame, Cut]] = []
         for frame in frames:
-            cut = cut_photo(frame.pixels, self.model.config.photo_size)
+            cut = cut_photo(frame.pixels, self._photo_px)
             waiting.append((_kept(frame, keep_pixels), cut))
             if len(waiting) == self.batch_size:
                 yield from self._photos(waiting)
@@ -180,7 +182,7 @@ class Predictor:
             yield from self._photos(waiting)
 
     def _photos(self, waiting: Sequence[tuple[Frame, Cut]]) -> Iterator[People]:
-        found = self._run(self._views.photos([cut for _, cut in waiting], self.model.config.photo_size))
+        found = self._run(self._views.photos([cut for _, cut in waiting], self._photo_px))
         assert found.samples is not None
         assert found.scores is not None
         for sample, (frame, _) in enumerate(waiting):

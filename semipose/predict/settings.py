@@ -37,8 +37,8 @@ class PredictSettings:
     people: Annotated[PeopleSettings, Field(discriminator="name")] = AutoBoxes()
     """Who finds the people, for models of single people: auto, whole, boxes, detector, rtdetr, rfdetr or
     onnx. Detector-free models find them by themselves."""
-    weights: str | None = None
-    """The name of one of the model's networks; null: the final one."""
+    network: str | None = None
+    """The name of one of the model's networks, such as average; null: the final one."""
     device: str = "auto"
     """auto (a GPU if there is one), cuda, cuda:1, mps or cpu."""
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -88,7 +88,7 @@ class PredictSettings:
 
 
 DECIDE_THE_FILES = (
-    *("people", "weights", "precision", "flip_test", "decode", "min_peak", "min_score", "draw"),
+    *("people", "network", "precision", "flip_test", "decode", "min_peak", "min_score", "draw"),
     *("film", "track", "smooth"),
 )
 """The settings that the files depend on: a folder that was begun with others is refused."""

@@ -15,7 +15,7 @@ import torch
 from semipose.configs.load import InputError
 from semipose.pipelines.batch import EvalBatch
 from semipose.pipelines.geometry import compose, invert
-from semipose.pipelines.photo_views import EVAL_MULTIPLE, PhotoViewSettings
+from semipose.pipelines.photo_views import EVAL_MULTIPLE
 from semipose.pipelines.views import Border, view_from_stored
 from semipose.pipelines.warp import CpuWarp, View
 from semipose.sharding.samples.crop import (
@@ -53,15 +53,20 @@ def cut_person(photo: np.ndarray, box_xywh: Sequence[float], size_hw: tuple[int,
     """
     x, y, width, height = map(float, box_xywh)
     size_wh = (photo.shape[1], photo.shape[0])
+    box = np.array([x, y, width, height])
+    fault = InputError(f"the box {box.tolist()} is empty or outside the photo")
+    if not np.isfinite(box).all() or min(width, height) < 0 or max(width, height) <= 0:
+        raise fault
     region = person_region((x, y, width, height), size_wh, PersonCrop(input_size_wh=(size_hw[1], size_hw[0])))
-    if region.is_empty or not (width > 0 or height > 0):
-        raise InputError(f"the box {[x, y, width, height]} is empty or outside the photo")
+    if region.is_empty:
+        raise fault
     matrix = image_from_stored(region)
     scale = matrix[[0, 1], [0, 1]]
     stored_from_image = np.column_stack([np.diag(1 / scale), -matrix[:, 2] / scale])
     pixels = cut(photo, region)
-    box = move_box(np.array([x, y, width, height]), stored_from_image)
-    return Cut(pixels.copy() if pixels.base is not None else pixels, matrix, box, size_wh)
+    # A copy, so that the photo can go.
+    own = pixels.copy() if pixels.base is not None else pixels
+    return Cut(own, matrix, move_box(box, stored_from_image), size_wh)
 
 
 def cut_photo(photo: np.ndarray, short_px: int) -> Cut:
@@ -142,8 +147,3 @@ def _product(a_from_b: np.ndarray, b_from_c: np.ndarray) -> np.ndarray:
     """`a_from_c` (2, 3) of two matrices (2, 3)."""
     shift = a_from_b[:, :2] @ b_from_c[:, 2:] + a_from_b[:, 2:]
     return np.concatenate([a_from_b[:, :2] @ b_from_c[:, :2], shift], axis=1)
-
-
-def border_of_photos(views: PhotoViewSettings) -> Border:
-    """The colour beyond a whole photo, as in scoring."""
-    return views.plain.border

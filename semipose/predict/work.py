@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from semipose.configs.disk import named_disk_errors
 from semipose.configs.errors import InputError
+from semipose.models.model_folder import read_model
 from semipose.predict.draw import draw_people, encode_picture, shrunk
-from semipose.predict.model import choose_device, decoding, read_model
+from semipose.predict.model import choose_device, decoding
 from semipose.predict.output import OutputFolder, row_of
 from semipose.predict.people import People
 from semipose.predict.predictor import Frame, Predictor, frame_of_item
@@ -66,7 +67,7 @@ def parts_of(work: Work) -> list[Part]:
 @lru_cache(maxsize=1)
 def load_predictor(model: str, cfg: PredictSettings) -> Predictor:
     """The model of a job, once in each process."""
-    read = read_model(model, choose_device(cfg.device), cfg.weights)
+    read = read_model(model, choose_device(cfg.device), cfg.network)
     return Predictor(
         decoding(read, cfg.decode),
         people=cfg.people,

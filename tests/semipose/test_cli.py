@@ -1,0 +1,67 @@
+"""The `semipose` command: its table, its speed, and what it does not import."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from semipose import cli, doctor
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_help_lists_every_command_and_imports_none() -> None:
+    code = (
+        "import sys; from semipose.cli import main; main(['--help']); "
+        "assert not {'torch', 'numpy', 'pydantic', 'rich'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert all(f"  {name} " in done.stdout for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_is_a_function_of_its_words(name: str) -> None:
+    assert callable(importlib.import_module(cli.COMMANDS[name][0]).main)
+
+
+def test_an_unknown_command_is_named_with_the_nearest(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["predit"])
+    assert stop.value.code == 2
+    assert "no command 'predit': did you mean predict?" in capsys.readouterr().err
+
+
+def test_predicting_needs_no_library_of_training_alone(run_folder: Path, write_photo, tmp_path) -> None:
+    """DALI and triton exist for Linux alone, accelerate and webdataset serve training."""
+    write_photo(tmp_path / "photos" / "a.png")
+    code = f"""if True:
+        import sys
+        blocked = ["nvidia", "nvidia.dali", "triton", "accelerate", "webdataset", "fcntl", "numba", "av"]
+        sys.modules |= dict.fromkeys(blocked)
+        import semipose, semipose.doctor, semipose.predict.command
+        people = semipose.load({str(run_folder)!r}, people="whole")({str(tmp_path / "photos" / "a.png")!r})
+        assert people.xy.shape == (1, 14, 2)
+        words = [{str(run_folder)!r}, {str(tmp_path / "photos")!r}, "people.name=whole"]
+        semipose.predict.command.main([*words, {f"output={tmp_path / 'out'}"!r}])"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT)
+    assert (tmp_path / "out" / "keypoints.json").is_file()
+    assert (tmp_path / "out" / "drawn" / "a.png.webp").is_file()
+
+
+def test_the_doctor_says_what_is_there_and_how_to_get_the_rest(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setitem(sys.modules, "av", None)
+    doctor.main([])
+    table = capsys.readouterr().out
+    assert "pip install 'semipose[video]'" in table
+    assert "decodes" in table
+
+
+def test_the_doctor_fails_where_predicting_cannot_work(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(doctor, "_decoder", lambda: 1 / 0)
+    with pytest.raises(SystemExit) as stop:
+        doctor.main([])
+    assert stop.value.code == 1
+    assert "missing" in capsys.readouterr().out
