@@ -76,6 +76,34 @@ def test_every_setting_has_a_meaning(cls):
     assert without_meaning(cls, set()) == []
 
 
+def choices(cls: type, seen: set[type]) -> list[tuple[str, str]]:
+    """(key, value) of everything that can be chosen by a word in `cls` and below; defaults left out."""
+    found = []
+    for key, field in fields(cls).items():
+        found += [
+            (key, value) for value in words_in(field.annotation) if value != field.default or key == "name"
+        ]
+        for inner in set(classes_in(field.annotation)) - seen:
+            seen.add(inner)
+            found += choices(inner, seen)
+    return found
+
+
+def words_in(kind: Any) -> list[str]:
+    """The texts of a Literal."""
+    values = get_args(kind)
+    return [value for value in values if isinstance(value, str)] + [
+        word for value in values if not is_settings(value) for word in words_in(value)
+    ]
+
+
+@pytest.mark.parametrize("cls", [RunSettings, BuildSettings])
+def test_every_choice_is_shown_by_a_recipe_or_its_header(cls):
+    text = "\n".join(file.read_text() for file in CONFIGS.rglob("*.yaml"))
+    hidden = [pair for pair in choices(cls, set()) if not re.search(r"\b{}[:=].*\b{}\b".format(*pair), text)]
+    assert hidden == []
+
+
 @pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=name)
 def test_recipe_opens_with_what_it_is_for(file):
     assert file.read_text().startswith("# ")
