@@ -20,7 +20,7 @@ from semipose.models.heads.deconv import DeconvSettings
 from semipose.models.heads.dekr import DEKRHeadSettings
 from semipose.models.heads.plain import PlainSettings
 from semipose.models.heads.pyramid import PyramidSettings
-from semipose.models.normalisation import renormalise_for
+from semipose.models.normalisation import Renormalise, renormalise_for
 
 Backbone = Annotated[
     ResNetSettings | HRNetSettings | TimmSettings | LightSettings, Field(discriminator="name")
@@ -43,7 +43,17 @@ class NetSettings:
     """A local file of backbone weights (a state dict of torchvision or timm), used instead of `pretrained`.
     The images that they expect are assumed to be normalised as timm says for the backbone's name and tag."""
 
+    start_from: str | None = None
+    """A trained network to go on from, backbone and head: a run, a model folder, a file of safetensors, or
+    hf://OWNER/NAME. Keypoints keep what was learnt for those of the same name; new ones start at random."""
+
     def __post_init__(self) -> None:
+        if self.start_from is not None and (self.pretrained or self.weights is not None):
+            other = "weights" if self.weights is not None else "pretrained"
+            raise ValueError(
+                f"start_from and {other} both say what the backbone starts from: set {other} to "
+                f"{'null' if other == 'weights' else 'false'}, or start_from to null"
+            )
         if self.pretrained and self.weights is None and isinstance(self.backbone, LightSettings):
             raise ValueError(
                 f"backbone '{self.backbone.name}' has no pretrained weights: set pretrained to false"
@@ -60,6 +70,8 @@ class FeatureNet(nn.Module):
     stride = STRIDE
     settings: NetSettings
     """What it was built from."""
+    start: Any = None
+    """The `models.start.Start` of a network that started from a trained one."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, renormalise: nn.Module | None = None) -> None:
         super().__init__()
@@ -110,8 +122,8 @@ def build_net(cfg: NetSettings, num_keypoints: int, *, loads_weights: bool = Tru
     """Return the network for these keypoints, an InstanceNet for heads of whole photos, with new weights.
 
     loads_weights: whether to load pretrained weights; a network that loads a state dict later does not need
-    them. Raises InputError if weights cannot be loaded, or if the head cannot use the features of the
-    backbone.
+    them. `start_from` is not read here (models/start.py). Raises InputError if weights cannot be loaded, or
+    if the head cannot use the features of the backbone.
     """
     has_weights = cfg.pretrained or cfg.weights is not None
     weights = Path(cfg.weights) if cfg.weights is not None and loads_weights else None
@@ -121,6 +133,8 @@ def build_net(cfg: NetSettings, num_keypoints: int, *, loads_weights: bool = Tru
     else:
         backbone = cfg.backbone.build(pretrained=cfg.pretrained and loads_weights, weights=weights)
         renormalise = renormalise_for(cfg.backbone.timm_name) if has_weights else None
+    if cfg.start_from is not None:  # the trained network says how, and a checkpoint keeps it
+        renormalise = Renormalise((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), is_saved=True)
     try:
         head = cfg.head.build(backbone.channels, backbone.strides, num_keypoints)
     except ValueError as error:

@@ -12,16 +12,17 @@ from semipose.models.backbones.timm_networks import input_statistics
 class Renormalise(nn.Module):
     """Images (N, 3, H, W), normalised with the statistics of ImageNet -> the same, normalised with others.
 
-    scale, shift: the factor of each channel of RGB, and what is then added. The state dict is empty.
+    scale, shift: the factor of each channel of RGB, and what is then added. is_saved: whether they are in the
+    state dict, as they must be where they come from another network and not from the settings.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, scale: Sequence[float], shift: Sequence[float]) -> None:
+    def __init__(self, scale: Sequence[float], shift: Sequence[float], *, is_saved: bool = False) -> None:
         super().__init__()
-        self.register_buffer("scale", torch.tensor(scale).float().view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("shift", torch.tensor(shift).float().view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(scale).float().view(1, 3, 1, 1), persistent=is_saved)
+        self.register_buffer("shift", torch.tensor(shift).float().view(1, 3, 1, 1), persistent=is_saved)
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.addcmul(self.shift, images, self.scale)

@@ -10,6 +10,7 @@ from semipose.configs.load import InputError
 from semipose.models.codecs.heatmap import HeatmapCodec
 from semipose.models.codecs.instances import InstanceCodec
 from semipose.models.net import FeatureNet, NetSettings, build_net
+from semipose.models.start import start_network
 from semipose.pipelines.batch import UnlabelledBatch
 from semipose.pipelines.loader import (
     EvalLoader,
@@ -99,11 +100,16 @@ def scored_views(cfg: RunSettings, val: Split, process: ProcessInfo) -> EvalLoad
 def build_method(cfg: RunSettings, skeleton: Skeleton, process: ProcessInfo, *, fresh: bool = True) -> Method:
     """The method with its networks, on the device.
 
-    fresh: fetch pretrained weights; without it, the weights are going to come from a checkpoint.
+    fresh: fetch pretrained weights and read what `net.start_from` names; without it, the weights are going to
+    come from a checkpoint.
     """
 
     def make_network(net: NetSettings | None) -> FeatureNet:
-        network = build_net(net or cfg.net, skeleton.num_keypoints, loads_weights=fresh).to(process.device)
+        net = net or cfg.net
+        network = build_net(net, skeleton.num_keypoints, loads_weights=fresh)
+        if fresh and net.start_from is not None:
+            network.start = start_network(network, net.start_from, skeleton)
+        network = network.to(process.device)
         return network.to(memory_format=torch.channels_last) if cfg.channels_last else network
 
     random_state = RandomState(cfg.seed, process.rank, process.device)

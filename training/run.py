@@ -112,6 +112,7 @@ def run(cfg: RunSettings, *, resume: bool) -> Job:
             rank, world_size = accelerator.process_index, accelerator.num_processes
             restore(job, checkpoint.load(start, rank=rank, world_size=world_size), start)
             report.note(f"resumed from {start}")
+            job.card["start_from"] = resumed.card.get("start_from", [])
             job.card["changes"] = resumed.record(job.step, say=report.note)
         if accelerator.is_main_process:
             write_json(folder / CARD_NAME, job.card)
@@ -163,6 +164,8 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
         people = (labelled, unlabelled, val, ground_truth)
         written = card.card(cfg, *people, method, process, cached_bytes=cached_bytes)
         report.note(card.describe(written))
+        for start in card.starts(method):
+            report.note(start.describe())
         for warning in [
             *setting_warnings(cfg, labelled, unlabelled, val),
             *limits_of_scoring(cfg, ground_truth),

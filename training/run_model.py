@@ -1,6 +1,6 @@
 """The model folder of a run: its networks, how to use them and what is known of them, in RUN/model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from semipose.models.backbones.light import LightSettings
 from semipose.models.backbones.timm_networks import weights_licence
 from semipose.models.model_card import model_card
 from semipose.models.model_folder import (
+    FROM_HUB,
     ChannelScaling,
     ModelConfig,
     NetworkConfig,
@@ -40,7 +41,8 @@ def write_run_model(
     scores by network. card: the content of card.json.
     """
     networks = method.networks()
-    config = model_config(cfg, networks, skeleton, ground_truth["categories"][0], step)
+    starts = (card or {}).get("start_from", [])
+    config = model_config(cfg, networks, skeleton, ground_truth["categories"][0], step, starts)
     readme = model_card(config, scores, card)
     return write_model(folder, networks, config, readme=readme, scores=scores, card=card, recipe=dump(cfg))
 
@@ -51,14 +53,18 @@ def model_config(
     skeleton: Skeleton,
     category: Mapping[str, Any],
     step: int,
+    starts: Sequence[Mapping[str, Any]] = (),
 ) -> ModelConfig:
     """How to use the networks of a run, of which the first is the product.
 
-    category: that of the people in the annotation file, in COCO's form.
+    category: that of the people in the annotation file, in COCO's form. starts: what the networks took from
+    trained ones, as in card.json.
     """
     is_image = cfg.kind == "image"
     views = cfg.photo_views if is_image else cfg.views
     started = [network.settings for network in networks.values()]
+    licences = {name: licence for net in started for name, licence in _licences(net).items()}
+    licences |= {name: licence for start in starts for name, licence in start["licences"].items()}
     return ModelConfig(
         kind=cfg.kind,
         network=next(iter(networks)),
@@ -78,7 +84,7 @@ def model_config(
             step=step,
             seed=cfg.seed,
             weights=" and ".join(dict.fromkeys(map(_origin, started))),
-            licences={name: licence for net in started for name, licence in _licences(net).items()},
+            licences=licences,
             version=versions(["semipose"])["semipose"],
         ),
     )
@@ -88,12 +94,17 @@ def _network_config(network: FeatureNet) -> NetworkConfig:
     scaling = None
     if network.renormalise is not None:
         scale, shift = (tuple(values.flatten().tolist()) for values in network.renormalise.buffers())
-        scaling = ChannelScaling(scale=scale, shift=shift)
-    return NetworkConfig(net=replace(network.settings, pretrained=False, weights=None), renormalise=scaling)
+        if (scale, shift) != ((1, 1, 1), (0, 0, 0)):
+            scaling = ChannelScaling(scale=scale, shift=shift)
+    net = replace(network.settings, pretrained=False, weights=None, start_from=None)
+    return NetworkConfig(net=net, renormalise=scaling)
 
 
 def _origin(net: NetSettings) -> str:
-    """What a network started from, in words."""
+    """What a network started from, in words, without the folders of this machine."""
+    if net.start_from is not None:
+        is_address = net.start_from.startswith(FROM_HUB)
+        return f"the trained network '{net.start_from if is_address else Path(net.start_from).name}'"
     if net.weights is not None:
         return f"the weights in {Path(net.weights).name}"
     if net.pretrained and not isinstance(net.backbone, LightSettings):

@@ -12,6 +12,7 @@ from semipose.configs.settings import settings
 from semipose.models.backbones.light import ResidualBlock
 from semipose.models.codecs.ae import AEMaps
 from semipose.models.heads.neck import JoinSettings, Neck, build_neck, init_head
+from semipose.models.heads.rows import Rows
 
 
 @settings
@@ -46,6 +47,7 @@ class AEHead(nn.Module):
         self.neck, width = build_neck(cfg.neck, channels, strides)
         self.heatmaps = nn.Conv2d(width, num_keypoints, 1)
         self.tags = nn.Conv2d(width, num_keypoints * cfg.tag_size, 1)
+        self.input_blocks = Rows(first=width, blocks=(1, cfg.tag_size))
         self.fine: nn.Sequential | None = None
         parts: list[nn.Module] = [self.heatmaps, self.tags]
         if cfg.higher:
@@ -61,6 +63,13 @@ class AEHead(nn.Module):
             parts.append(self.fine)
         for part in parts:
             init_head(part)
+
+    def keypoint_rows(self) -> dict[str, Rows]:
+        """Return the layers with rows of single keypoints, by name."""
+        rows = {"heatmaps": Rows(), "tags": Rows()}
+        if self.fine is not None:  # a transposed convolution has a row for each input channel
+            rows |= {"fine.0": self.input_blocks, f"fine.{len(self.fine) - 1}": Rows()}
+        return rows
 
     def forward(self, features: Sequence[Tensor], map_hw: tuple[int, int]) -> AEMaps:
         x = self.neck(features)[..., : map_hw[0], : map_hw[1]]

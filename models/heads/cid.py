@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from semipose.configs.settings import settings
 from semipose.models.codecs.cid import CIDMaps, InstanceMaps
 from semipose.models.heads.neck import JoinSettings, Neck, build_neck, init_head
+from semipose.models.heads.rows import Rows
 
 LEAST, PRIOR = 1e-4, 0.01
 """Heatmaps stay inside (LEAST, 1 - LEAST), and start at PRIOR (published)."""
@@ -55,6 +56,10 @@ class CIDHead(nn.Module):
             init_head(part, std=cfg.start_std)
         for last in (self.heatmaps, self.instances.final):
             nn.init.constant_(last.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
+
+    def keypoint_rows(self) -> dict[str, Rows]:
+        """Return the layers with rows of single keypoints, by name."""
+        return {"heatmaps": Rows(last=1), "instances.final": Rows()}
 
     def forward(self, features: Sequence[Tensor], map_hw: tuple[int, int]) -> CIDMaps:
         x = self.neck(features)[..., : map_hw[0], : map_hw[1]]

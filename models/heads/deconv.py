@@ -6,6 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from semipose.configs.settings import settings
+from semipose.models.heads.rows import Rows
 
 
 @settings
@@ -47,6 +48,10 @@ class Deconv(nn.Module):
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(module.weight, std=0.001)
         nn.init.zeros_(self.final.bias)  # type: ignore[arg-type]
+
+    def keypoint_rows(self) -> dict[str, Rows]:
+        """Return the layers with rows of single keypoints, by name."""
+        return {"final": Rows()}
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         return self.final(self.deconvs(features[-1]))

@@ -12,6 +12,7 @@ from semipose.configs.settings import settings
 from semipose.models.backbones.light import ResidualBlock
 from semipose.models.codecs.dekr import DEKRMaps
 from semipose.models.heads.neck import JoinSettings, Neck, build_neck, init_head
+from semipose.models.heads.rows import Rows
 
 
 @settings
@@ -68,6 +69,10 @@ class DEKRHead(nn.Module):
             if isinstance(part, AdaptiveBlock):
                 nn.init.zeros_(part.matrix.weight)
                 nn.init.zeros_(part.shift.weight)
+
+    def keypoint_rows(self) -> dict[str, Rows]:
+        """Return the layers with rows of single keypoints, by name."""
+        return {f"heatmaps.{len(self.heatmaps) - 1}": Rows(last=1), "offsets": Rows()}
 
     def forward(self, features: Sequence[Tensor], map_hw: tuple[int, int]) -> DEKRMaps:
         x = self.neck(features)[..., : map_hw[0], : map_hw[1]]

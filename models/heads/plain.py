@@ -6,6 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from semipose.configs.settings import settings
+from semipose.models.heads.rows import Rows
 
 
 @settings
@@ -31,6 +32,10 @@ class Plain(nn.Module):
         self.final = nn.Conv2d(in_channels, num_keypoints, 1)
         nn.init.normal_(self.final.weight, std=0.001)
         nn.init.zeros_(self.final.bias)  # type: ignore[arg-type]
+
+    def keypoint_rows(self) -> dict[str, Rows]:
+        """Return the layers with rows of single keypoints, by name."""
+        return {"final": Rows()}
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         return self.final(features[0])

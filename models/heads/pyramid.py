@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semipose.configs.settings import settings
+from semipose.models.heads.rows import Rows
 
 
 @settings
@@ -52,6 +53,10 @@ class Pyramid(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(final.weight, std=0.001)
         nn.init.zeros_(final.bias)  # type: ignore[arg-type]
+
+    def keypoint_rows(self) -> dict[str, Rows]:
+        """Return the layers with rows of single keypoints, by name."""
+        return {"final": Rows()}
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         merged = self.laterals[-1](features[-1])

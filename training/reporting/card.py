@@ -1,11 +1,14 @@
 """The card of a run: what is trained on which people, with which versions, on which machine."""
 
 import platform
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from semipose.configs.versions import versions
+from semipose.models.net import FeatureNet
+from semipose.models.start import Start
 from semipose.pipelines.loader import ProcessInfo
 from semipose.pipelines.source import Split
 from semipose.training.evaluate import how
@@ -49,6 +52,7 @@ def card(
         "published": cfg.published.get(cfg.protocol),
         "networks": cfg.method.num_networks,
         "ensembles": {name: list(members) for name, members in method.ensembles().items()},
+        "start_from": [asdict(start) for start in starts(method)],
         "labelled": {"choice": choice(cfg), **people(labelled)},
         "unlabelled": people(unlabelled) if unlabelled else None,
         "val": {**people(val), "content_sha256": val.content_sha256},
@@ -64,6 +68,16 @@ def card(
         "versions": versions(PACKAGES),
         "hardware": hardware(process.device),
     }
+
+
+def starts(method: Method) -> list[Start]:
+    """What the networks of a method took from trained ones, each only once."""
+    networks = (module for module in method.modules() if isinstance(module, FeatureNet))
+    taken: list[Start] = []
+    for network in networks:
+        if network.start is not None and network.start not in taken:
+            taken.append(network.start)
+    return taken
 
 
 def trained_parameters(method: Method) -> int:

@@ -23,8 +23,18 @@ def setting_warnings(cfg: RunSettings, labelled: Split, unlabelled: Split | None
     warnings = [too_small(split, cfg.views.size_hw) for split in folders.values()]
     seen = photos_seen(val, trained_on)
     warnings += [seen] if seen else [divided_otherwise(val, split) for split in train_folders.values()]
-    warnings.append(of_the_other_kind(cfg))
+    warnings += [of_the_other_kind(cfg), same_start(cfg)]
     return [warning for warning in warnings if warning]
+
+
+def same_start(cfg: RunSettings) -> str | None:
+    """A warning if two networks that teach each other start from the same trained one."""
+    if cfg.net.start_from is None or getattr(cfg.method, "second_net", cfg) is not None:
+        return None
+    return (
+        "net.start_from: both networks start from the same weights, so at first they answer alike and teach "
+        "each other little: let the second start from another run (method.second_net, with the whole network)"
+    )
 
 
 def limits_of_scoring(cfg: RunSettings, ground_truth: dict[str, Any]) -> list[str]:
