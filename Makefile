@@ -52,6 +52,7 @@ compare: $(STAMP) ## one table of finished runs: make compare RUN=runs/drawn ARG
 bench: $(STAMP) ## throughput of loader and training step against the classic ones (ARGS="photos=DIR annotations=FILE")
 	$(BIN)/python -m semipose.training.bench loader $(ARGS)
 	$(BIN)/python -m semipose.training.bench steps $(ARGS)
+	$(BIN)/python -m semipose.training.bench photos $(ARGS)
 
 test: $(STAMP) ## the tests that need no GPU, in minutes
 	$(PYTEST) -m "not gpu and not slow" $(ARGS)

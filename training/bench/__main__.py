@@ -8,6 +8,7 @@ BENCHES = {
     "steps": "Speed, data wait and memory of training steps, with our loader and the classic one.",
     "loader-growth": "How the cost of loading and masking grows with batch, keypoints, paths, shards, ranks.",
     "step-growth": "How the time of a step grows with batch, keypoints, strong paths and ranks.",
+    "photos": "Whole photos: their loader, and targets, losses and decoding of each family, against others.",
     "shards": "Sharding against a plain loop: time, memory, bytes.",
 }
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from semipose.configs.load import InputError
 from semipose.configs.settings import settings
+from semipose.pipelines.photo_views import PhotoViewSettings
 from semipose.pipelines.views import ViewSettings
 from semipose.sharding.annotations.formats.coco import CocoFormat
 from semipose.sharding.annotations.formats.drawn import DrawnFormat
@@ -110,6 +111,26 @@ class LoaderGrowthSettings(PeopleSettings):
     rounds: Count = 5
     """How often each variant is timed."""
     batches: Count = 10
+    """Batches in one timing, at least."""
+
+
+@settings
+class PhotoBenchSettings(PeopleSettings):
+    """What is measured of whole photos, and how long."""
+
+    output: Path = Path("runs/bench/photos.json")
+    """The result file; the plot goes beside it."""
+    views: PhotoViewSettings = Field(default_factory=PhotoViewSettings)
+    """Size of the views, and how they are drawn."""
+    batch_size: Count = 8
+    """Photos in a batch."""
+    people_per_photo: Count = 5
+    """People in each photo of the targets, losses and decoding."""
+    threads: Count = Field(default_factory=default_threads)
+    """Worker processes of the loader that ours is compared with, and CPU threads of ours."""
+    rounds: Count = 5
+    """How often each variant is timed."""
+    batches: Count = 3
     """Batches in one timing, at least."""
 
 
