@@ -18,6 +18,7 @@ import os
 from semipose.configs.disk import named_disk_errors
 from semipose.configs.load import InputError, exit_on_input_error, load, read_request
 from semipose.training.experiments.tables import CompareSettings, check_baseline, read_all, report
+from semipose.training.reporting.page.comparison import write_comparison
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,6 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         output = Path(cfg.output or common)
         with named_disk_errors(output):
             report(found, cfg, output)
+            if found.tables:
+                sys.stdout.write(f"written: {write_comparison(found, cfg, output)}\n")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def mine(drawn_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_run_starts_from_the_recipe_as_it_is(mine: Path, fresh_accelerate) -> None:
     main(["my.json", "photos", "val_share=0.4"])
     for side in ("train", "val"):
-        words = [f"split.take={side}", f"output=my/shards/{side}"]
+        words = [f"split.take={side}", f"output=my/shards/{side}", "workers=1"]
         build(load(BuildSettings, "my/shards.yaml", words), console=Console(quiet=True))
     words = ["net.pretrained=false", "steps=2", "labelled_batch=2", "unlabelled_batch=2", "loader.threads=1"]
     words += ["net.backbone={name: light, stem_channels: 8, channels: [8, 12, 16], blocks: [1, 1, 1]}"]

@@ -50,27 +50,6 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-@pytest.fixture(scope="module")
-def runs(drawn_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two finished runs side by side, `supervised` and `everything`, each with its page."""
-    from accelerate.state import AcceleratorState
-
-    from semipose.configs.load import load
-    from tests.training.conftest import EVERYTHING, TINY
-
-    folder = tmp_path_factory.mktemp("runs")
-    methods = {"supervised": "method: {name: supervised}\n", "everything": EVERYTHING}
-    for name, method in methods.items():
-        recipe = folder / f"{name}.yaml"
-        recipe.write_text(TINY + method)
-        shards = (f"data.train={drawn_shards / 'train'}", f"data.val={drawn_shards / 'val'}")
-        AcceleratorState._reset_state(reset_partial_state=True)
-        words = (f"output={folder / name}", "evaluate_every=3", "report=true", *shards)
-        run(load(RunSettings, recipe, words), resume=False)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return folder
-
-
 def test_the_page_at_the_end_of_a_run_holds_the_numbers_of_its_scores(runs: Path) -> None:
     page = Page(runs / "everything" / PAGE_NAME)
     scores = json.loads((runs / "everything" / "scores.json").read_text())["last"]["scores"]["network"]

@@ -17,7 +17,6 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
     *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8a8a8a"),
 )
 SERIES = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 ERROR_STYLES = ((BLUE, ""), (SKY, ""), (ORANGE, "//"), (VERMILION, "xx"))
 """Colour and hatching of each of KINDS_OF_ERROR."""
 _STYLE: dict[Any, Any] = {
@@ -35,6 +34,7 @@ _STYLE: dict[Any, Any] = {
 }
 PX_PER_INCH = 100
 """Of a figure on the page, where it fits."""
+BASELINE, MARKERS = "baseline: ", "osD^vP"
 Curve = Mapping[int, float]
 
 
@@ -63,7 +63,9 @@ def svg(name: str, width: float, height: float, rows: int, columns: int, draw: A
     return re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
 
 
-def learning_curves(panels: Sequence[tuple[str, str, Sequence[tuple[str, Curve]]]]) -> str:
+def learning_curves(
+    panels: Sequence[tuple[str, str, Sequence[tuple[str, Curve]]]], figure: str = "learning"
+) -> str:
     """Panels of curves over the steps, three in a row.
 
     panels: title, kind of the vertical axis ("log", "share" or ""), and the curves with their names. A curve
@@ -75,12 +77,12 @@ def learning_curves(panels: Sequence[tuple[str, str, Sequence[tuple[str, Curve]]
 
     def draw(axes: Any) -> None:
         for panel, (title, kind, curves) in zip(axes.flat, panels, strict=False):
-            for i, (name, curve) in enumerate(curves):
-                is_baseline = name.startswith("baseline: ")
+            for i, (label, curve) in enumerate(curves):
+                is_baseline = label.startswith(BASELINE)
                 style = {"color": GREY, "linestyle": "--"} if is_baseline else {"color": SERIES[i % 6]}
-                marker = "o" if len(curve) <= 20 else ""
+                marker = MARKERS[i % 6] if len(curve) <= 20 else ""
                 panel.plot(
-                    list(curve), list(curve.values()), label=name, marker=marker, markersize=4, **style
+                    list(curve), list(curve.values()), label=label, marker=marker, markersize=4, **style
                 )
             panel.set_title(title)
             panel.set_xlabel("step")
@@ -95,7 +97,7 @@ def learning_curves(panels: Sequence[tuple[str, str, Sequence[tuple[str, Curve]]
         for panel in axes.flat[len(panels) :]:
             panel.set_axis_off()
 
-    return svg("learning", 11, 2.9 * rows, rows, 3, draw)
+    return svg(figure, 11, 2.9 * rows, rows, 3, draw)
 
 
 def oks_histogram(series: Sequence[tuple[str, np.ndarray]]) -> str:
@@ -135,15 +137,18 @@ def peak_against_oks(
     return svg("peaks", 5.4, 3.3, 1, 1, draw)
 
 
-def score_by_keypoint(title: str, names: Sequence[str], series: Sequence[tuple[str, np.ndarray]]) -> str:
-    """A bar for each keypoint and network, in percent; a baseline first, grey and hatched."""
-    last = len(series) - 1
+def score_by_keypoint(
+    title: str, names: Sequence[str], series: Sequence[tuple[str, np.ndarray]], figure: str = "keypoints"
+) -> str:
+    """A bar for each keypoint and network, in percent; one called `baseline: ...` is grey and hatched."""
 
     def draw(axes: Any) -> None:
         panel, width = axes[0, 0], 0.84 / len(series)
         for i, (name, values) in enumerate(series):
             places = np.arange(len(names)) - 0.42 + width * (i + 0.5)
-            look = {"color": BLUE} if i == last else {"color": "#cfcfcf", "hatch": "//", "edgecolor": "#777"}
+            look = {"color": SERIES[(len(series) - 1 - i) % 6]}
+            if name.startswith(BASELINE):
+                look = {"color": "#cfcfcf", "hatch": "//", "edgecolor": "#777"}
             panel.bar(places, values, width, label=name, **look)
         panel.set_title(title)
         panel.set_xticks(range(len(names)), names, rotation=35, ha="right")
@@ -152,7 +157,7 @@ def score_by_keypoint(title: str, names: Sequence[str], series: Sequence[tuple[s
         panel.grid(axis="x", visible=False)
         panel.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0.5, 1.0), ncols=len(series))
 
-    return svg("keypoints", max(7.0, min(11.0, 2 + 0.55 * len(names))), 3.4, 1, 1, draw)
+    return svg(figure, max(7.0, min(11.0, 2 + 0.55 * len(names))), 3.4, 1, 1, draw)
 
 
 def errors_by_keypoint(keypoints: Keypoints) -> str:

@@ -166,9 +166,8 @@ def _error_figures(
         series = [(run.name, own)]
         if baseline is not None:
             other_names, other = _by_keypoint(baseline)
-            series = (
-                [(baseline.name, other), *series] if other is not None and other_names == names else series
-            )
+            if other is not None and other_names == names:
+                series.insert(0, (f"baseline: {baseline.name}", other))
         has_pck = any(name.startswith(PCK_PREFIX) for name in run.last)
         title = "PCK@0.2 by keypoint, percent" if has_pck else "Keypoints found (OKS of 0.5 or more), percent"
         drawn["keypoints"] = figures.score_by_keypoint(title, names, series)
