@@ -20,7 +20,7 @@ from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.training import checkpoint, evaluate
 from semipose.training.build import build_codec
 from semipose.training.files import SCORES_NAME, write_json
-from semipose.training.methods.method import Method, Progress
+from semipose.training.methods.method import Method, Progress, Terms
 from semipose.training.predict import Predictions, join, predict
 from semipose.training.reporting import pictures
 from semipose.training.reporting.people import scored_people, with_pictures, write_people
@@ -107,7 +107,7 @@ def train_step(
     labelled: LabelledBatch,
     unlabelled: UnlabelledBatch | None,
     progress: Progress,
-) -> dict[str, torch.Tensor | float]:
+) -> Terms:
     """One step: the learning rate, the loss and its gradient, the update, and what the method does after it.
 
     wrapped: `method` as Accelerate prepared it. Returns the terms for the report, scalars on the device
@@ -119,13 +119,13 @@ def train_step(
         group["lr"] = lr
     result = wrapped(labelled, unlabelled, progress)
     accelerator.backward(result.loss)
-    terms = {**result.terms, "lr": lr}
+    shown = {"lr": lr}
     if optim.clip_norm is not None:
-        terms["gradient_norm"] = accelerator.clip_grad_norm_(wrapped.parameters(), optim.clip_norm)
+        shown["gradient_norm"] = accelerator.clip_grad_norm_(wrapped.parameters(), optim.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     method.after_update(progress)
-    return terms
+    return result.terms | Terms({}, shown=shown)
 
 
 def score_networks(job: Job) -> None:

@@ -31,7 +31,7 @@ def test_the_loss_adds_one_minus_the_cosine_of_the_projected_features(teacher: s
     cosine = F.cosine_similarity(method.projection(strong_features[-1]), moved, dim=1)
     feature = ((1 - cosine) * shown[:, 0]).sum() / shown.sum()
     result = method(labelled, unlabelled, LATE)
-    assert torch.isclose(result.terms["loss_feature"], feature)
+    assert torch.isclose(result.terms.by_name()["loss_feature"], feature)
     assert torch.isclose(result.loss, total + 0.2 * feature)
 
 
@@ -58,7 +58,7 @@ def test_the_feature_loss_teaches_the_projection_and_the_backbone_alone() -> Non
 def test_the_features_of_an_ensemble_are_those_of_the_view_itself() -> None:
     plain, mirrored = (make_method("double_match", paths=[[]], ensemble={"flip": on}) for on in (False, True))
     batches = make_batches()
-    terms = [method(*batches, LATE).terms["loss_feature"] for method in (plain, mirrored)]
+    terms = [method(*batches, LATE).terms.by_name()["loss_feature"] for method in (plain, mirrored)]
     assert torch.isclose(*terms, atol=2e-3)
     with pytest.raises(ValueError, match=r"begin with 1\.0"):
         make_method("double_match", ensemble={"scales": [0.8, 1.0]})

@@ -120,6 +120,6 @@ def test_networks_and_their_ensemble_are_scored_apart() -> None:
 def test_two_paths_are_multiaugs_dual() -> None:
     method = make_method("dual", paths=[[], []])
     labelled, unlabelled = make_batches()
-    terms = method(labelled, unlabelled, LATE).terms
+    terms = method(labelled, unlabelled, LATE).terms.by_name()
     total = terms["loss_supervised"] + terms["loss_unlabelled_1"] + terms["loss_unlabelled_2"]
     assert torch.isclose(terms["loss"], total)

@@ -37,7 +37,7 @@ def test_burn_in_is_the_supervised_step() -> None:
     assert method.wants_unlabelled(after)
     result = method(labelled, None, last_of_it)
     assert result.loss == CODEC.supervised_loss(twin(labelled.image), labelled)
-    assert set(result.terms) == {"loss", "loss_supervised"}
+    assert set(result.terms.by_name()) == {"loss", "loss_supervised"}
 
 
 def test_ramp_rises_by_a_line_after_the_burn_in() -> None:
@@ -58,7 +58,7 @@ def test_a_burn_in_and_a_ramp_longer_than_the_run_are_refused(name: str) -> None
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     method = make_method(weight=0.7, mixup={"layers": ["input"], "weight": 0.4}, ramp_up=0.01)
     for step, ramp in ((0, 0.5), (5, 1.0)):
-        terms = method(*make_batches(), Progress(step=step, total_steps=100)).terms
+        terms = method(*make_batches(), Progress(step=step, total_steps=100)).terms.by_name()
         total = terms["loss_supervised"] + ramp * (0.7 * terms["loss_unlabelled"] + 0.4 * terms["loss_mixed"])
         assert torch.isclose(terms["loss"], total)
 
@@ -71,7 +71,7 @@ def test_without_parts_the_strong_loss_is_consistency_with_the_warped_teacher() 
     heatmaps = twin(unlabelled.weak).detach()
     target, inside = warp(heatmaps, unlabelled.strong_from_weak, 4)
     expected = heatmap_loss(twin(unlabelled.strong), target, inside)
-    terms = method(labelled, unlabelled, LATE).terms
+    terms = method(labelled, unlabelled, LATE).terms.by_name()
     assert torch.isclose(terms["loss_unlabelled"], expected)
     assert "loss_mixed" not in terms
     moved = [m.running_mean for m in method.network.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -87,7 +87,7 @@ def test_paths_are_summed_and_run_one_after_the_other_on_one_strong_view() -> No
     CODEC.supervised_loss(twin(labelled.image), labelled)
     target, inside = warp(twin(unlabelled.weak).detach(), unlabelled.strong_from_weak, 4)
     losses = [heatmap_loss(twin(unlabelled.strong), target, inside) for _ in range(3)]
-    terms = method(labelled, unlabelled, LATE).terms
+    terms = method(labelled, unlabelled, LATE).terms.by_name()
     assert torch.isclose(terms["loss_unlabelled"], sum(losses))
     assert torch.equal(method.network.backbone.stem[0].bn.running_mean, twin.backbone.stem[0].bn.running_mean)
 
@@ -183,7 +183,7 @@ def test_no_gradient_reaches_the_network_through_the_teacher() -> None:
     method = make_method(mixup=None, weight=1.0)
     labelled, unlabelled = make_batches()
     assert not method.labels(unlabelled).heatmaps.requires_grad
-    assert not method(labelled, unlabelled, LATE).terms["loss_unlabelled"].requires_grad
+    assert not method(labelled, unlabelled, LATE).terms.by_name()["loss_unlabelled"].requires_grad
 
 
 @pytest.mark.parametrize("parts", PARTS)
@@ -197,7 +197,7 @@ def test_every_combination_learns_from_both_batches(parts: str, layers: list[str
     result.loss.backward()
     assert torch.isfinite(result.loss)
     assert all(p.grad is not None for p in method.network.parameters())
-    assert {"teacher_peak", "teacher_cells", "loss_unlabelled"} <= set(result.terms)
+    assert {"teacher_peak", "teacher_cells", "loss_unlabelled"} <= set(result.terms.by_name())
     method.after_update(LATE)
 
 

@@ -70,7 +70,7 @@ def test_all_of_a_step_is_on_the_gpu(name: str) -> None:
         if method.random_state:
             method.random_state.generator = CudaGenerator()
         result = method(LabelledBatch(**labelled), UnlabelledBatch(**unlabelled), LATE)
-    assert {each.device.type for each in (result.loss, *result.terms.values())} == {"cuda"}
+    assert {each.device.type for each in (result.loss, *result.terms.by_name().values())} == {"cuda"}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -87,7 +87,7 @@ class Steps:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.method.after_update(LATE)
-            self.interval.add(step, result.terms, 0.0, 8)
+            self.interval.add(step, result.terms.by_name(), 0.0, 8)
             self.losses.append(result.loss.detach())
 
     def close(self) -> None:

@@ -35,6 +35,6 @@ def test_the_loss_is_that_of_gaussians_at_the_labelled_keypoints() -> None:
     heatmaps = copy.deepcopy(method.network)(labelled.image).detach()
     result = method(labelled, None, LATE)
     assert torch.isclose(result.loss, torch.tensor(plain_loss(heatmaps, labelled)), rtol=1e-4)
-    assert set(result.terms) == {"loss", "loss_supervised"}  # the names that every method has
-    assert result.terms["loss_supervised"] == result.terms["loss"]
+    assert set(result.terms.by_name()) == {"loss", "loss_supervised"}  # the names that every method has
+    assert result.terms.by_name()["loss_supervised"] == result.terms.by_name()["loss"]
     assert not method.wants_unlabelled(LATE)

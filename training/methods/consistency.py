@@ -21,7 +21,7 @@ from semipose.pipelines.geometry import apply
 from semipose.pipelines.strong import StrongAugmentation
 from semipose.pipelines.strong.joint_cutout import AdaptiveMasks
 from semipose.pipelines.strong.scene import Scene
-from semipose.training.methods.method import Ingredients, Inspection, Method, Progress
+from semipose.training.methods.method import Ingredients, Inspection, Method, Progress, TeacherHealth, Terms
 from semipose.training.methods.mixup import MixupBranch, MixupSettings
 from semipose.training.methods.ramp import RampSettings
 from semipose.training.methods.random_state import RandomState
@@ -109,7 +109,8 @@ class StudentLosses(NamedTuple):
     """L_u, the sum over the strong paths."""
     mixed: torch.Tensor | float
     """L_m; 0 without the branch."""
-    terms: dict[str, torch.Tensor]
+    terms: Terms
+    """The losses of the branches, the health of the teacher, and what the augmentations tell."""
 
 
 class ConsistencyMethod(Method):
@@ -151,22 +152,24 @@ class ConsistencyMethod(Method):
         """
         cfg = self.cfg
         view = strong_view(cfg, unlabelled, labels, self.codec.stride)
-        terms = label_terms(labels)
-        losses, shown = [], []
+        losses, path_images = [], []
+        shown: dict[str, torch.Tensor] = {}
         loss_mixed: torch.Tensor | float = 0.0
         with keeping_statistics(network) if cfg.statistics == "plain" else nullcontext():
             for number, path in enumerate(cfg.paths, start=1):
                 images, path_terms = augment(path, view.scene, self.random_state)  # Algorithm 1
                 losses.append(self.codec.loss(network(images), view.target, view.weights))
-                shown.append(images)
-                terms |= path_terms if len(cfg.paths) == 1 else marked(path_terms, f"path{number}")
+                path_images.append(images)
+                mark = "" if len(cfg.paths) == 1 else f"_path{number}"
+                shown |= {f"{name}{mark}": term for name, term in path_terms.items()}
             loss_unlabelled = torch.stack(losses).sum()
+            parts = {"loss_unlabelled": loss_unlabelled.detach()}
             if mixup is not None:
-                images, target, weights = what_to_mix(mixup.cfg.views, unlabelled, labels, view, shown[0])
-                loss_mixed, terms["alpha"] = mixup.loss(images, target, weights)  # Equation 4
-                terms["loss_mixed"] = loss_mixed.detach()
-        terms["loss_unlabelled"] = loss_unlabelled.detach()
-        return StudentLosses(loss_unlabelled, loss_mixed, terms)
+                first = path_images[0]
+                images, target, weights = what_to_mix(mixup.cfg.views, unlabelled, labels, view, first)
+                loss_mixed, shown["alpha"] = mixup.loss(images, target, weights)  # Equation 4
+                parts["loss_mixed"] = loss_mixed.detach()
+        return StudentLosses(loss_unlabelled, loss_mixed, Terms(parts, {"": health_of(labels)}, shown))
 
     def inspect_student(
         self, mixup: MixupBranch | None, unlabelled: UnlabelledBatch, labels: PseudoLabels
@@ -239,15 +242,10 @@ def keeping_statistics(network: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
 
 
-def label_terms(labels: PseudoLabels) -> dict[str, torch.Tensor]:
-    """A teacher's mean peak, its share of cells above 0.1, and its share of keypoints that count."""
-    return {
-        "teacher_peak": labels.peaks.mean(),
-        "teacher_cells": (labels.heatmaps > 0.1).float().mean(),
-        "trusted_share": labels.joint_weights.mean(),
-    }
-
-
-def marked(terms: dict[str, torch.Tensor], mark: str) -> dict[str, torch.Tensor]:
-    """The terms of one of several students or paths, with its mark at the end of their names."""
-    return {f"{name}_{mark}": value for name, value in terms.items()}
+def health_of(labels: PseudoLabels) -> TeacherHealth:
+    """A teacher's mean peak, its share of keypoints that count, and its share of cells above 0.1."""
+    return TeacherHealth(
+        peak=labels.peaks.mean(),
+        trusted_share=labels.joint_weights.mean(),
+        cells=(labels.heatmaps > 0.1).float().mean(),
+    )

@@ -28,6 +28,8 @@ from semipose.training.methods.method import (
     PhotoInspection,
     Progress,
     StepResult,
+    TeacherHealth,
+    Terms,
     loss_terms,
 )
 from semipose.training.methods.pseudo_people import (
@@ -97,8 +99,9 @@ class Labels(NamedTuple):
     """People who may be there: heatmaps are neither taught nor untaught around them."""
     scene: Scene
     """For the augmentations."""
+    health: TeacherHealth
     terms: dict[str, Tensor]
-    """For the report."""
+    """What else is shown of them."""
 
 
 class DetectorFree(Method):
@@ -128,7 +131,7 @@ class DetectorFree(Method):
         if unlabelled is None:
             supervised = codec.supervised_losses(self.network(labelled.image), labelled)
             loss = sum_of(supervised)  # L_s
-            return StepResult(loss, {"loss": loss.detach(), **loss_terms({"supervised": loss} | supervised)})
+            return StepResult(loss, loss_terms(loss, **{"supervised": loss} | supervised))
         labels = self.labels(unlabelled)
         strong, _ = augment(cfg.path, labels.scene, self.random_state)
         of_labelled, of_strong = self.student(labelled.image, strong)
@@ -140,9 +143,9 @@ class DetectorFree(Method):
         loss_unlabelled = cfg.heatmap_weight * loss_heatmaps + cfg.instance_weight * loss_instances
         loss = loss_supervised + cfg.ramp(progress) * loss_unlabelled
         losses = {"unlabelled_heatmaps": loss_heatmaps, "unlabelled_instances": loss_instances}
-        terms = loss_terms({"supervised": loss_supervised} | supervised | losses)
-        terms |= labels.terms | {"student_mass": student_mass(of_strong.heatmaps, *labels.warped[0])}
-        return StepResult(loss, {"loss": loss.detach(), **terms})
+        shown = labels.terms | {"student_mass": student_mass(of_strong.heatmaps, *labels.warped[0])}
+        terms = loss_terms(loss, **{"supervised": loss_supervised} | supervised | losses)
+        return StepResult(loss, terms | Terms({}, {"": labels.health}, shown))
 
     def student(self, labelled: Tensor, strong: Tensor) -> tuple[Any, Any]:
         """The student's maps of labelled and strong views (N, 3, H, W)."""
@@ -199,8 +202,11 @@ class DetectorFree(Method):
         terms["people_inflation"] = (
             terms["kept_people"] * self.labelled_photos / self.labelled_people.clamp(min=1)
         )
-        terms["teacher_peak"] = answer.heatmaps.amax((2, 3)).mean()
-        terms["teacher_cells"] = (answer.heatmaps > ACTIVE).float().mean()
+        health = TeacherHealth(
+            peak=answer.heatmaps.amax((2, 3)).mean(),
+            trusted_share=terms.pop("trusted_share"),
+            cells=(answer.heatmaps > ACTIVE).float().mean(),
+        )
         warped = codec.warp(answer, unlabelled.strong_from_weak)
         if unlabelled.strong_frame is not None:
             on_photo = unlabelled.strong_frame.shows(map_hw(answer), codec.stride).float()
@@ -208,7 +214,7 @@ class DetectorFree(Method):
                 (soft, inside * F.interpolate(on_photo, inside.shape[-2:], mode="nearest"))
                 for soft, inside in warped
             ]
-        return Labels(warped, pseudo, kept, ignored, scene_of(pseudo, unlabelled), terms)
+        return Labels(warped, pseudo, kept, ignored, scene_of(pseudo, unlabelled), health, terms)
 
     def count_people(self, labelled: LabelledPhotos) -> None:
         """Count the labelled people who could be kept if they were the teacher's."""

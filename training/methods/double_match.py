@@ -22,7 +22,7 @@ from semipose.models.codecs.heatmap import warp
 from semipose.models.net import FeatureNet
 from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
 from semipose.training.methods.consistency import ConsistencySettings
-from semipose.training.methods.method import Ingredients, Progress, StepResult
+from semipose.training.methods.method import Ingredients, Progress, StepResult, Terms, loss_terms
 from semipose.training.methods.single import Single
 
 PROBE_PX = 64
@@ -71,7 +71,7 @@ class DoubleMatch(Single):
         """One step of `single`, with the features of its passes matched."""
         cfg = self.cfg
         loss = loss_supervised = self.codec.supervised_loss(self.network(labelled.image), labelled)  # L_s
-        terms = {"loss_supervised": loss_supervised.detach()}
+        terms = Terms({})
         if unlabelled is not None:
             with self.teacher_tap.listening() as weak_features:
                 labels = self.labels(unlabelled)
@@ -81,8 +81,8 @@ class DoubleMatch(Single):
             loss_unlabelled = cfg.weight * student.unlabelled + cfg.mixup_weight * student.mixed
             loss_unlabelled = loss_unlabelled + self.feature_weight * loss_feature
             loss = loss_supervised + cfg.ramp(progress) * loss_unlabelled
-            terms |= student.terms | {"loss_feature": loss_feature.detach()}
-        return StepResult(loss, {"loss": loss.detach(), **terms})
+            terms = student.terms | Terms({"loss_feature": loss_feature.detach()})
+        return StepResult(loss, loss_terms(loss, supervised=loss_supervised) | terms)
 
     def feature_loss(
         self, weak: torch.Tensor, strong: list[torch.Tensor], unlabelled: UnlabelledBatch

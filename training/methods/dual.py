@@ -10,8 +10,15 @@ import torch
 from semipose.configs.settings import settings
 from semipose.models.net import FeatureNet, NetSettings
 from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
-from semipose.training.methods.consistency import ConsistencyMethod, ConsistencySettings, PseudoLabels, marked
-from semipose.training.methods.method import Ingredients, Inspection, Progress, StepResult
+from semipose.training.methods.consistency import ConsistencyMethod, ConsistencySettings, PseudoLabels
+from semipose.training.methods.method import (
+    Ingredients,
+    Inspection,
+    Progress,
+    StepResult,
+    Terms,
+    loss_terms,
+)
 from semipose.training.teacher import Ensemble
 
 
@@ -57,7 +64,7 @@ class Dual(ConsistencyMethod):
             for network in (self.first, self.second)
         ]
         loss = loss_supervised = torch.stack(supervised).mean()
-        terms = {"loss_supervised": loss_supervised.detach()}
+        terms = Terms({})
         if unlabelled is not None:
             of_first, of_second = self.labels(unlabelled)
             one = self.student_losses(self.first, self.first_mixup, unlabelled, of_second)
@@ -65,8 +72,8 @@ class Dual(ConsistencyMethod):
             loss_1 = cfg.weight * one.unlabelled + cfg.mixup_weight * one.mixed
             loss_2 = cfg.weight * two.unlabelled + cfg.mixup_weight * two.mixed
             loss = loss_supervised + cfg.ramp(progress) * (loss_1 + loss_2)
-            terms |= marked(one.terms, "1") | marked(two.terms, "2")
-        return StepResult(loss, {"loss": loss.detach(), **terms})
+            terms = one.terms.marked("_1") | two.terms.marked("_2")
+        return StepResult(loss, loss_terms(loss, supervised=loss_supervised) | terms)
 
     def labels(self, unlabelled: UnlabelledBatch) -> tuple[PseudoLabels, PseudoLabels]:
         """The labels that each network's teacher gives to the weak views."""

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,16 +24,70 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class TeacherHealth:
+    """What a teacher detects in a batch; a run warns if it collapses or if no label of it counts."""
+
+    peak: torch.Tensor
+    """The mean height of its peaks."""
+    trusted_share: torch.Tensor
+    """The share of its keypoints or people that count as labels."""
+    cells: torch.Tensor | None = None
+    """The share of its heatmap cells above 0.1."""
+
+    def by_name(self, mark: str = "") -> dict[str, torch.Tensor]:
+        """The terms for the report, with `mark` at the end of their names."""
+        cells = {} if self.cells is None else {f"teacher_cells{mark}": self.cells}
+        return {f"teacher_peak{mark}": self.peak, **cells, f"trusted_share{mark}": self.trusted_share}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Scalars of a step for the report by kind, each by its name; detached, on the device.
+
+    losses: `loss`, which is minimised, and its parts; all must stay finite. teachers: by the mark of the
+    student that a teacher teaches; "" if there is one. shown: everything else.
+    """
+
+    losses: Mapping[str, torch.Tensor]
+    teachers: Mapping[str, TeacherHealth] = field(default_factory=dict)
+    shown: Mapping[str, torch.Tensor | float] = field(default_factory=dict)
+
+    def __or__(self, other: "Terms") -> "Terms":
+        """The terms of both."""
+        return Terms(
+            {**self.losses, **other.losses},
+            {**self.teachers, **other.teachers},
+            {**self.shown, **other.shown},
+        )
+
+    def marked(self, mark: str) -> "Terms":
+        """The same with `mark` at the end of all names."""
+        return Terms(
+            *({f"{name}{mark}": term for name, term in kind.items()} for kind in vars(self).values())
+        )
+
+    def by_name(self) -> dict[str, torch.Tensor | float]:
+        """All terms in one mapping, as they are logged."""
+        health = [teacher.by_name(mark) for mark, teacher in self.teachers.items()]
+        return {
+            **self.losses,
+            **{name: term for terms in health for name, term in terms.items()},
+            **self.shown,
+        }
+
+
+def loss_terms(total: torch.Tensor, **parts: torch.Tensor) -> Terms:
+    """The losses as terms for the report: `loss`, and `loss_PART` of each part."""
+    named = {"loss": total, **{f"loss_{name}": part for name, part in parts.items()}}
+    return Terms({name: loss.detach() for name, loss in named.items()})
+
+
+@dataclass(frozen=True)
 class StepResult:
-    """The result of a step: the scalar to minimise, and detached scalars on the device for the report."""
+    """The result of a step: the scalar to minimise, and the terms for the report."""
 
     loss: torch.Tensor
-    terms: dict[str, torch.Tensor]
-
-
-def loss_terms(losses: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The losses as terms for the report, `loss_NAME`."""
-    return {f"loss_{name}": loss.detach() for name, loss in losses.items()}
+    terms: Terms
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,16 @@ from semipose.models.codecs.heatmap import HeatmapCodec, find_peaks
 from semipose.models.net import FeatureNet
 from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
 from semipose.pipelines.geometry import apply
-from semipose.training.methods.method import Ingredients, Inspection, Method, Progress, StepResult
+from semipose.training.methods.method import (
+    Ingredients,
+    Inspection,
+    Method,
+    Progress,
+    StepResult,
+    TeacherHealth,
+    Terms,
+    loss_terms,
+)
 from semipose.training.teacher import Ensemble, EnsembleSettings
 
 
@@ -67,7 +76,7 @@ class PseudoLabel(Method):
         """One step of the training of the teacher or of the student."""
         if not self.wants_unlabelled(progress):
             loss = self.codec.supervised_loss(self.teacher(labelled.image), labelled)
-            return StepResult(loss, {"loss": loss.detach(), "loss_supervised": loss.detach()})
+            return StepResult(loss, loss_terms(loss, supervised=loss))
         assert unlabelled is not None
         loss_supervised = self.codec.supervised_loss(self.network(labelled.image), labelled)
         heatmaps = self.label(unlabelled.weak)
@@ -75,9 +84,9 @@ class PseudoLabel(Method):
         predicted = self.network(unlabelled.strong)
         loss_unlabelled = self.codec.loss(predicted, target, weights[:, :, None, None])
         loss = loss_supervised + self.cfg.weight * loss_unlabelled
-        terms = {"loss": loss, "loss_supervised": loss_supervised, "loss_unlabelled": loss_unlabelled}
-        terms |= {"teacher_peak": heatmaps.amax(dim=(2, 3)).mean(), "trusted_share": weights.mean()}
-        return StepResult(loss, {name: term.detach() for name, term in terms.items()})
+        terms = loss_terms(loss, supervised=loss_supervised, unlabelled=loss_unlabelled)
+        health = TeacherHealth(peak=heatmaps.amax(dim=(2, 3)).mean(), trusted_share=weights.mean())
+        return StepResult(loss, terms | Terms({}, {"": health}))
 
     @torch.no_grad()
     def label(self, weak: torch.Tensor) -> torch.Tensor:

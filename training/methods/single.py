@@ -13,7 +13,14 @@ from semipose.configs.settings import settings
 from semipose.models.net import FeatureNet
 from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
 from semipose.training.methods.consistency import ConsistencyMethod, ConsistencySettings, PseudoLabels
-from semipose.training.methods.method import Ingredients, Inspection, Progress, StepResult
+from semipose.training.methods.method import (
+    Ingredients,
+    Inspection,
+    Progress,
+    StepResult,
+    Terms,
+    loss_terms,
+)
 from semipose.training.methods.mixup import MixupSettings
 from semipose.training.teacher import Ensemble
 
@@ -51,14 +58,14 @@ class Single(ConsistencyMethod):
         """One step: labelled, weak (teacher), strong paths, mixed; in this order (docs/methods.md 3.2)."""
         cfg = self.cfg
         loss = loss_supervised = self.codec.supervised_loss(self.network(labelled.image), labelled)  # L_s
-        terms = {"loss_supervised": loss_supervised.detach()}
+        terms = Terms({})
         if unlabelled is not None:
             labels = self.labels(unlabelled)
             student = self.student_losses(self.network, self.mixup, unlabelled, labels)
             loss_unlabelled = cfg.weight * student.unlabelled + cfg.mixup_weight * student.mixed
             loss = loss_supervised + cfg.ramp(progress) * loss_unlabelled
-            terms |= student.terms
-        return StepResult(loss, {"loss": loss.detach(), **terms})
+            terms = student.terms
+        return StepResult(loss, loss_terms(loss, supervised=loss_supervised) | terms)
 
     def labels(self, unlabelled: UnlabelledBatch) -> PseudoLabels:
         """The teacher's labels of the weak views."""

@@ -27,8 +27,7 @@ class Supervised(Method):
         """One step on the labelled batch."""
         parts = self.codec.supervised_losses(self.network(labelled.image), labelled)
         loss = torch.stack(list(parts.values())).sum()
-        terms = loss_terms({"supervised": loss} | parts)
-        return StepResult(loss, {"loss": loss.detach(), **terms})
+        return StepResult(loss, loss_terms(loss, **{"supervised": loss} | parts))
 
     def wants_unlabelled(self, progress: Progress) -> bool:  # noqa: ARG002
         """False: the method uses no unlabelled people."""

@@ -22,9 +22,15 @@ from semipose.training.methods.consistency import (
     ConsistencySettings,
     PseudoLabels,
     StrongPath,
-    marked,
 )
-from semipose.training.methods.method import Ingredients, Inspection, Progress, StepResult
+from semipose.training.methods.method import (
+    Ingredients,
+    Inspection,
+    Progress,
+    StepResult,
+    Terms,
+    loss_terms,
+)
 from semipose.training.teacher import Ensemble, PreviousEpochTeacherSettings
 
 
@@ -97,7 +103,7 @@ class Triple(ConsistencyMethod):
             [self.codec.supervised_loss(network(labelled.image), labelled) for network in trained]
         )
         loss = 0.5 * supervised.sum()
-        terms = {"loss_supervised": supervised[2].detach()}
+        terms = Terms({})
         if unlabelled is not None:
             of_a, of_b, corrected = self.labels(unlabelled, progress)
             taught = zip(trained, self.mixups, (of_b, of_a, corrected), strict=True)
@@ -105,8 +111,8 @@ class Triple(ConsistencyMethod):
                 student = self.student_losses(network, mixup, unlabelled, labels)
                 loss_student = cfg.weight * student.unlabelled + cfg.mixup_weight * student.mixed
                 loss = loss + cfg.ramp(progress) * loss_student
-                terms |= marked(student.terms, str(number))
-        return StepResult(loss, {"loss": loss.detach(), **terms})
+                terms |= student.terms.marked(f"_{number}")
+        return StepResult(loss, loss_terms(loss, supervised=supervised[2]) | terms)
 
     def labels(
         self, unlabelled: UnlabelledBatch, progress: Progress

@@ -1,7 +1,7 @@
 """Detects teachers that teach nothing: those that collapse, and those whose labels never count."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -117,10 +117,13 @@ class TrustWatch:
         """Whether there were pseudo labels, and none of them counted."""
         return self.reports > 0 and self.most_trusted == 0
 
-    def update(self, means: Mapping[str, float], *, is_settled: bool) -> bool:
-        """Take the mean terms of a report; True once, if none has counted by the first settled report."""
-        shares = [value for name, value in means.items() if name.startswith("trusted_share")]
-        peaks = [value for name, value in means.items() if name.startswith("teacher_peak")]
+    def update(self, means: Mapping[str, float], teachers: Iterable[str], *, is_settled: bool) -> bool:
+        """Take the mean terms of a report and the marks of its teachers.
+
+        True once, if no label has counted by the first settled report.
+        """
+        shares = [means[f"trusted_share{mark}"] for mark in teachers if f"trusted_share{mark}" in means]
+        peaks = [means[f"teacher_peak{mark}"] for mark in teachers if f"teacher_peak{mark}" in means]
         self.reports += bool(shares)
         self.most_trusted = max([self.most_trusted, *shares])
         self.highest_peak = max([self.highest_peak, *peaks])

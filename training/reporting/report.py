@@ -23,6 +23,7 @@ from semipose.configs.errors import InputError
 from semipose.sharding.store.files import write_atomic
 from semipose.training import checkpoint
 from semipose.training.files import METRICS_NAME
+from semipose.training.methods.method import Terms
 from semipose.training.reporting.collapse import (
     LIMITS,
     CollapseSettings,
@@ -31,8 +32,6 @@ from semipose.training.reporting.collapse import (
     TrustWatch,
 )
 from semipose.training.reporting.display import Display
-
-WATCHED = ("teacher_peak", "teacher_cells")
 
 
 class NonFiniteLoss(InputError):
@@ -71,6 +70,8 @@ class Report:
         self.watches: dict[str, CollapseWatch] = {}
         self.limits = {name: LimitWatch(reports=self.collapse.reports) for name in LIMITS}
         self.trust = TrustWatch()
+        self.losses: set[str] = set()
+        self.teachers: dict[str, None] = {}
         self.last_step = 0
         self._interval = Interval()
         # The stream is passed so that the bar continues while sys.stdout is redirected (pycocotools).
@@ -103,17 +104,17 @@ class Report:
             if self._display:
                 self._display.stop()
 
-    def step(
-        self, step: int, terms: Mapping[str, torch.Tensor | float], waited_s: float, *, samples: int
-    ) -> None:
+    def step(self, step: int, terms: Terms, waited_s: float, *, samples: int) -> None:
         """Take the terms of a step: 0-dim tensors, or floats on the host.
 
         `step` counts finished steps, including this one; `waited_s` is how long the host waited for its data;
         `samples` is the number of labelled and unlabelled people of the step over all ranks.
         Device terms are copied on the device, so the step may reuse their memory. Raises NonFiniteLoss if a
-        report is due and a term named `loss...` was not finite.
+        report is due and a loss was not finite.
         """
-        self._interval.add(step, terms, waited_s, samples)
+        self.losses |= terms.losses.keys()
+        self.teachers |= dict.fromkeys(terms.teachers)
+        self._interval.add(step, terms.by_name(), waited_s, samples)
         self.last_step = step
         if self._display:
             self._display.advance(step)
@@ -131,7 +132,7 @@ class Report:
             self.accelerator.log({**means, **speed}, step=self.last_step)
             self._display.report(self.last_step, means, speed)
         for step, row in rows.items():
-            if not all(math.isfinite(value) for name, value in row.items() if name.startswith("loss")):
+            if not all(math.isfinite(value) for name, value in row.items() if name in self.losses):
                 terms = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
                 raise NonFiniteLoss(
                     f"{self.folder}: the loss is not finite from step {step} on (seen at the report of step "
@@ -140,7 +141,10 @@ class Report:
         if self.last_step > self.watch_from_step:
             self._watch(means)
         is_settled = self.last_step > self.watch_from_step + self.total_steps // 20
-        if self.trust.update(means, is_settled=is_settled) and self.last_step < self.total_steps:
+        if (
+            self.trust.update(means, self.teachers, is_settled=is_settled)
+            and self.last_step < self.total_steps
+        ):
             self.note(self.trust.sentence(f"by step {self.last_step:,}"))
 
     def cure_of_non_finite(self) -> str:
@@ -208,7 +212,8 @@ class Report:
         return self.watches.setdefault(name, CollapseWatch(share=limits.share, reports=limits.reports))
 
     def _watch(self, means: Mapping[str, float]) -> None:
-        for name in (name for name in means if name.startswith(WATCHED)):
+        watched = [f"{term}{mark}" for mark in self.teachers for term in ("teacher_peak", "teacher_cells")]
+        for name in (name for name in watched if name in means):
             watch = self._watch_of(name)
             if watch.update(means[name]):
                 self.note(

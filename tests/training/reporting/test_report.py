@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from semipose.training.methods.method import TeacherHealth, Terms
 from semipose.training.reporting import report as report_module
 from semipose.training.reporting.collapse import CollapseSettings, CollapseWatch
 from semipose.training.reporting.display import LABELS
@@ -54,8 +55,16 @@ def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def terms(step: int, **more: float) -> dict[str, torch.Tensor | float]:
-    return {"loss": torch.tensor(float(step)), "lr": 0.5, **{n: torch.tensor(v) for n, v in more.items()}}
+def terms(step: int, *, loss_mixed: float | None = None, **shown: float) -> Terms:
+    losses = {"loss": float(step)} | ({} if loss_mixed is None else {"loss_mixed": loss_mixed})
+    return Terms(
+        {name: torch.tensor(value) for name, value in losses.items()},
+        shown={**{name: torch.tensor(value) for name, value in shown.items()}, "lr": 0.5},
+    )
+
+
+def health(peak: float, share: float = 0.5, mark: str = "") -> Terms:
+    return Terms({}, {mark: TeacherHealth(torch.tensor(peak), torch.tensor(share))})
 
 
 def test_terms_are_not_read_before_a_report_is_due():
@@ -94,9 +103,9 @@ def test_report_gives_the_mean_of_each_term_over_the_steps_that_have_it(tmp_path
 def test_terms_are_copied_as_the_step_may_reuse_their_memory(tmp_path, accelerator):
     buffer = torch.tensor(1.0)
     with make(tmp_path, accelerator, every=2) as report:
-        report.step(1, {"loss": buffer}, 0.0, samples=8)
+        report.step(1, Terms({"loss": buffer}), 0.0, samples=8)
         buffer.fill_(5.0)
-        report.step(2, {"loss": buffer}, 0.0, samples=8)
+        report.step(2, Terms({"loss": buffer}), 0.0, samples=8)
     assert lines(tmp_path)[0]["loss"] == 3.0
 
 
@@ -153,7 +162,7 @@ def test_line_of_text_where_there_is_no_terminal(tmp_path, accelerator, clock):
 
 
 def test_names_of_terms_are_those_that_a_run_gives():
-    given = make_method(**METHODS["adaptive"])(*make_batches(), LATE).terms
+    given = make_method(**METHODS["adaptive"])(*make_batches(), LATE).terms.by_name()
     assert set(LABELS) <= {*given, "lr"}
 
 
@@ -238,8 +247,8 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, accelerator, term, valu
     def train() -> None:
         with report:
             for step in range(1, 9):
-                bad = {term: value} if step >= 6 else {}
-                report.step(step, terms(step, teacher_peak=0.5) | bad, 0.0, samples=8)
+                bad = Terms({term: torch.tensor(value)} if step >= 6 else {})
+                report.step(step, terms(step) | health(0.5) | bad, 0.0, samples=8)
 
     with pytest.raises(
         NonFiniteLoss, match=rf"from step 6 on \(seen at the report of step 8\).*{term} {value}"
@@ -250,7 +259,7 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, accelerator, term, valu
 
 def test_flush_before_a_save_finds_a_broken_loss_that_is_not_due(tmp_path, accelerator):
     with make(tmp_path, accelerator) as report:
-        report.step(1, {"loss": torch.tensor(math.nan)}, 0.0, samples=8)
+        report.step(1, Terms({"loss": torch.tensor(math.nan)}), 0.0, samples=8)
         with pytest.raises(NonFiniteLoss):
             report.flush()
 
@@ -286,8 +295,7 @@ def train_trusting(report: Report, shares: dict[int, float], *, until: int = 40,
     """Steps with a share of trusted labels, 0 where `shares` does not say another; what was shown."""
     with report:
         for step in range(report.last_step + 1, until + 1):
-            more = {f"trusted_share{name}": shares.get(step, 0.0), f"teacher_peak{name}": 0.125}
-            report.step(step, terms(step, **more), 0.0, samples=8)
+            report.step(step, terms(step) | health(0.125, shares.get(step, 0.0), name), 0.0, samples=8)
     return shown(report)
 
 
@@ -356,14 +364,14 @@ def test_collapse_is_reported_after_the_ramp_and_across_a_resume(tmp_path, accel
     report = make(tmp_path, accelerator, every=1, watch_from_step=10, collapse=settings)
     with report:
         for step in range(1, 21):
-            report.step(step, terms(step, teacher_peak=0.9 if step < 10 else 0.4), 0.0, samples=8)
+            report.step(step, terms(step) | health(0.9 if step < 10 else 0.4), 0.0, samples=8)
         saved = report.state_dict()
     assert "collapsing" not in shown(report)
     resumed = make(tmp_path, accelerator, every=1, watch_from_step=10, collapse=settings)
     resumed.load_state_dict(saved)
     with resumed:
         for step in range(21, 31):
-            resumed.step(step, terms(step, teacher_peak=0.01), 0.0, samples=8)
+            resumed.step(step, terms(step) | health(0.01), 0.0, samples=8)
     assert shown(resumed).count("warning: teacher_peak has fallen from 0.4") == 1
 
 
