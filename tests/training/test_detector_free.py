@@ -365,6 +365,25 @@ def spoilt(maps: Any, *, columns_from: int) -> Any:
     )
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_looking_at_a_batch_leaves_no_trace(family: str) -> None:
+    """Pictures show what the method makes of photos; its steps are the same with and without them."""
+    method = make_method(family, has_peaks=True, **EASY)
+    unlabelled = make_batches()[1]
+    before = {
+        name: value.clone() for name, value in [*method.state_dict().items(), *method.rank_state().items()]
+    }
+    seen = method.inspect(unlabelled)
+    after = {**method.state_dict(), **method.rank_state()}
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert method.training
+    assert seen.kept.is_person.any()
+    assert not (seen.kept.is_person & seen.ignored.is_person).any()
+    assert seen.target.shape == seen.weights.shape == seen.answer.shape
+    assert torch.equal(seen.strong, method.inspect(unlabelled).strong)
+    assert not torch.equal(seen.strong, unlabelled.strong)
+
+
 # --- learning
 
 

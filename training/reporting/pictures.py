@@ -123,7 +123,7 @@ def photo_view_sheet(path: Path, seen: PhotoInspection, skeleton: Skeleton, *, m
         order = np.concatenate((of_kept, of_ignored))
         colours = [colours_of_person(number) for number in range(len(of_kept))] + [IGNORED] * len(of_ignored)
         captions = [f"{n + 1}: {scores[i][q]:.2f}" for n, q in enumerate(of_kept)]
-        captions += [f"{scores[i][q]:.2f}" for q in of_ignored]
+        captions += [""] * len(of_ignored)  # early teachers have dozens of them
         is_kept = (np.arange(len(order)) < len(of_kept))[:, None, None]
         in_weak = shown(seen.found, i)[order]
         in_strong = np.where(is_kept, shown(seen.kept, i)[order], shown(seen.ignored, i)[order])
@@ -273,7 +273,7 @@ def _draw_people(
     """The enlarged `image` on `canvas` with people, the first one on top, and captions above their heads.
 
     points_xy (P, K, 2) in pixels of `image`; joints that are NaN are not drawn, those that are not `sure`
-    (P, K) are rings. colours: of each person and of the rim.
+    (P, K) are rings. colours: of each person and of the rim. captions: empty for none.
     """
     sure = np.isfinite(points_xy).all(-1) if sure is None else sure
     for i in reversed(range(len(points_xy))):
@@ -281,7 +281,7 @@ def _draw_people(
     taken: list[tuple[int, int, int]] = []
     for points, (colour, _), caption in zip(points_xy, colours, captions, strict=True):
         drawn = (points[np.isfinite(points).all(-1)] + 0.5) * _factor(image) - 0.5
-        if len(drawn):
+        if len(drawn) and caption:
             write_caption(canvas, drawn[drawn[:, 1].argmin()], caption, colour, taken)
     return canvas
 
