@@ -8,7 +8,10 @@ COMMANDS = {
     "doctor": ("semipose.doctor", "what this machine can do, and what is missing for more"),
     "train": ("semipose.training.run", "train a network by a protocol and a method, or go on"),
     "evaluate": ("semipose.training.evaluate", "score a run"),
-    "compare": ("semipose.training.compare", "a table of finished runs"),
+    "compare": ("semipose.training.compare", "a table and a page of finished runs"),
+    "report": ("semipose.training.reporting.page.__main__", "the page of a run: what helped, where it errs"),
+    "init": ("semipose.training.first_recipe.__main__", "a first recipe for your own data, with reasons"),
+    "shards": ("semipose.shards", "annotations and photos to shards, or check=only"),
 }
 """Verb -> the module whose `main(argv)` it calls, and what it does."""
 

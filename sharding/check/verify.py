@@ -117,13 +117,14 @@ def _write_list(path: Path, manifest: Manifest, found: Sequence[Findings]) -> Pa
         ) from error
 
 
-def verify_command() -> None:
-    """The command line `verify=OUTPUT [workers=N]`."""
+def verify_command(argv: list[str] | None = None) -> None:
+    """The command line `verify=OUTPUT [workers=N]`; None takes the words of the process."""
     with exit_on_input_error():
         request = read_request(
             VerifySettings,
             description="Reads finished shards and names all that is not as it was built.",
             path_name="verify=OUTPUT",
+            argv=argv,
         )
         if request.recipe is not None:
             raise InputError(f"command line: {request.recipe}: verify=OUTPUT takes no recipe: leave it out")

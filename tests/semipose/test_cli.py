@@ -65,3 +65,14 @@ def test_the_doctor_fails_where_predicting_cannot_work(capsys, monkeypatch) -> N
         doctor.main([])
     assert stop.value.code == 1
     assert "missing" in capsys.readouterr().out
+
+
+def test_shards_are_built_and_verified_by_one_verb(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["shards"])
+    assert stop.value.code == 2
+    assert "a recipe is missing" in capsys.readouterr().err
+    drawn = [f"source.folder={tmp_path / 'coco'}", "source.people=3", f"output={tmp_path / 'drawn'}"]
+    cli.main(["shards", str(ROOT / "configs/shards/drawn.yaml"), *drawn, "workers=1"])
+    cli.main(["shards", f"verify={tmp_path / 'drawn'}", "workers=1"])
+    assert str(tmp_path / "drawn") in capsys.readouterr().out

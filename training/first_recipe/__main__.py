@@ -1,6 +1,6 @@
 """Write a first recipe for your own data, every value with its reason, and say what to expect of it.
 
-    python -m semipose.training.first_recipe ANNOTATIONS PHOTOS [unlabelled=PHOTOS] [key=value ...]
+    semipose init ANNOTATIONS PHOTOS [unlabelled=PHOTOS] [key=value ...]
 
 ANNOTATIONS is a file in COCO's format, PHOTOS a folder or a zip file. The command reads the annotations, not
 the photos, and writes into a folder with the name of the annotations: `mine.yaml` to train by, `shards.yaml`

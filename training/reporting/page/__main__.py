@@ -1,6 +1,6 @@
 """Write the page of a run, one HTML file that needs nothing else.
 
-    python -m semipose.training.reporting.page RUN_DIR [against=RUN_DIR] [output=FILE]
+    semipose report RUN_DIR [against=RUN_DIR] [output=FILE]
 
 It reads RUN_DIR alone (its scores, metrics, card, people and pictures), so the shards may be elsewhere.
 Without `against`, it compares the run with the supervised run beside it that has the same labelled and scored
