@@ -22,7 +22,7 @@ def test_the_update_is_that_of_the_shortened_gradient(share: float) -> None:
         accelerator = Accelerator(cpu=True)
         labelled = make_batches()[0]
         terms = train_step(method, method, optimizer, accelerator, optim, labelled, None, Progress(0, 100))
-        return torch.nn.utils.parameters_to_vector(method.parameters()) - before, terms
+        return torch.nn.utils.parameters_to_vector(method.parameters()) - before, terms.by_name()
 
     free, terms = step(None)
     assert "gradient_norm" not in terms
