@@ -24,7 +24,7 @@ from semipose.training.run import run
 from semipose.training.scoring.metrics import coco_results, metrics_of, score
 from semipose.training.settings import RunSettings
 from tests.training.oracle import Oracle
-from tests.training.test_metrics import plain_pycocotools
+from tests.training.scoring.test_metrics import plain_pycocotools
 
 DECODING = HeatmapSettings(decode="dark")
 

@@ -19,7 +19,7 @@ from semipose.sharding.settings import BuildSettings
 from semipose.training.predict import Predictions, predict
 from semipose.training.scoring.metrics import coco_results, metrics_of, score
 from tests.training.oracle import Oracle
-from tests.training.test_aic import plainly
+from tests.training.scoring.test_aic import plainly
 
 
 def shards(source: MpiiFormat | AicFormat, output: Path) -> Split:

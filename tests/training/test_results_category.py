@@ -22,7 +22,7 @@ from semipose.training.run import run
 from semipose.training.scoring.metrics import coco_results, score
 from semipose.training.scoring.truth import categories_of, category_id_of
 from semipose.training.settings import RunSettings
-from tests.training.test_metrics import plain_pycocotools
+from tests.training.scoring.test_metrics import plain_pycocotools
 
 
 def build_own(folder: Path, drawn: Path, ids: Sequence[int]) -> Path:

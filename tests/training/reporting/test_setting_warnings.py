@@ -19,7 +19,7 @@ from semipose.sharding.settings import BuildSettings
 from semipose.training.build import open_splits
 from semipose.training.reporting.setting_warnings import limits_of_scoring, setting_warnings
 from semipose.training.settings import RunSettings, load_run
-from tests.training.test_oks import make_ground_truth
+from tests.training.scoring.test_oks import make_ground_truth
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 MakeRun = Callable[..., RunSettings]

@@ -29,7 +29,7 @@ from semipose.training.methods.pseudo_people import (
     in_strong_view,
     pseudo_people,
 )
-from tests.training.test_every_method import compare_with_known
+from tests.training.methods.test_every_method import compare_with_known
 from tests.training.tiny_photos import FAMILIES, SIDE, STRIDE, K, draw_scenes, make_batches, make_method
 
 LATE = Progress(step=99, total_steps=100)

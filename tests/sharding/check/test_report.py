@@ -21,7 +21,7 @@ from semipose.sharding.check.report import beside, check
 from semipose.sharding.check.sheet import TILE_WH
 from semipose.sharding.store.identity import identify
 
-BUILD = Path(__file__).parents[2] / "sharding" / "build.py"
+BUILD = Path(__file__).parents[3] / "sharding" / "build.py"
 
 
 @pytest.fixture

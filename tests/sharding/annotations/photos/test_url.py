@@ -20,7 +20,7 @@ from semipose.sharding.annotations.formats.folder import FolderFormat
 from semipose.sharding.annotations.photos import open_photos, url
 from tests.pipelines.servers import BUCKET, drip, hang_up, redirect, send, serve, silent
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 CONTENT = {
     "a.jpg": b"first",
     "ü/日本 1.png": b"unicode and a space",

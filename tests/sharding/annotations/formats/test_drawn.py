@@ -21,7 +21,7 @@ from semipose.sharding.annotations.formats.drawn import DrawnFormat, draw_scenes
 from semipose.sharding.annotations.skeleton import LSP_14
 from semipose.sharding.build import BuildSettings
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def scenes_of(count: int, *, num_people: int, occluded: bool) -> list[Scene]:

@@ -24,7 +24,7 @@ from semipose.sharding.store.index import read_lines
 from semipose.sharding.store.manifest import check_shards, read_manifest, write_manifest
 from tests.tars import build_index
 
-BUILD = Path(__file__).parents[2] / "sharding" / "build.py"
+BUILD = Path(__file__).parents[3] / "sharding" / "build.py"
 _BUILT: dict[str, dict[str, bytes]] = {}
 
 

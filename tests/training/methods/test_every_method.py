@@ -25,8 +25,8 @@ from semipose.training.settings import load_run
 from tests.training.tiny import METHODS, NET, SIGMA, SIZE_HW, make_batches, make_settings
 from tests.training.tiny import make_method as make_tiny_method
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "five_steps.json"
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "five_steps.json"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 PUBLISHED = [
     *(
         f"coco-1k/{file.stem}"

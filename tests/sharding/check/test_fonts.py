@@ -6,7 +6,7 @@ from PIL import ImageDraw, ImageFont
 import semipose.sharding.check.fonts
 from semipose.sharding.check.fonts import in_ascii, legible
 from semipose.sharding.check.sheet import draw_person
-from tests.sharding.test_sheet import with_joints
+from tests.sharding.check.test_sheet import with_joints
 
 
 @pytest.fixture

@@ -238,7 +238,7 @@ def test_small_files_that_unpack_to_much(pixels):
         [sys.executable, "-c", BOUNDED, str(len(first))],
         input=first + pickle.dumps(payloads),
         capture_output=True,
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=Path(__file__).resolve().parents[3],
     )
     said = dict(zip(names, done.stdout.decode().splitlines(), strict=True))
     for name, sentence in zip(names, sentences, strict=True):
