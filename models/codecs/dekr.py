@@ -259,7 +259,7 @@ def sample_bilinear(maps: Tensor, points: Tensor) -> Tensor:
     # grid_sample without aligned corners puts index i of n at (2 i + 1) / n - 1.
     grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)[:, :, None]
     values = F.grid_sample(maps.flatten(0, 1)[:, None], grid, padding_mode="zeros", align_corners=False)
-    return values.view(len(maps), maps.shape[1], -1).transpose(1, 2)
+    return values.view(maps.shape[0], maps.shape[1], -1).transpose(1, 2)
 
 
 def share_keypoints(points: Tensor) -> Tensor:

@@ -269,7 +269,7 @@ def on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
 def by_score(instances: Instances) -> Instances:
     """Put people with the highest scores first."""
     order = instances.score.argsort(dim=1, descending=True, stable=True)
-    rows = torch.arange(len(order), device=order.device)[:, None]
+    rows = torch.arange(order.shape[0], device=order.device)[:, None]
     return Instances(*(field[rows, order] for field in instances))
 
 

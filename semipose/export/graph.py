@@ -1,0 +1,181 @@
+"""The exported graph: photos as they are read from files to keypoints, as one module."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semipose.configs.errors import InputError, one_line
+from semipose.models.codecs.dekr import DEKRCodec
+from semipose.models.codecs.heatmap import HeatmapCodec
+from semipose.models.heads.dekr import DEKRHeadSettings
+from semipose.models.model_folder import Model
+from semipose.pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB
+
+OPSET = 20
+METADATA_KEY = "semipose"
+INPUT = "image"
+OUTPUTS = {"person": ("points_xy", "peaks"), "image": ("points_xy", "peaks", "scores")}
+BATCH = 2
+"""The samples of the example with which a graph is traced; 0 and 1 are special to torch.export."""
+
+
+class PoseGraph(nn.Module):
+    """Views (N, H, W, 3) uint8 RGB -> keypoints in pixels of the view.
+
+    Of single people: points (N, K, 2) and peaks (N, K), float32. Of whole photos: points (N, Q, K, 2), peaks
+    (N, Q, K) and scores (N, Q) of Q candidates, the highest score first among those above 0; a score of 0 is
+    nobody. Normalisation, the flip test if there is one, and decoding are inside.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, model: Model, *, flip_test: bool = False) -> None:
+        super().__init__()
+        self.network = model.network
+        self.codec = model.codec
+        self.flip_test = flip_test
+        for name, values in (("mean", MEAN_RGB), ("deviation", STD_RGB)):
+            self.register_buffer(name, 255 * torch.tensor(values).view(1, 3, 1, 1))
+
+    def maps(self, image: Tensor) -> Any:
+        """What the network answers."""
+        view = (image.permute(0, 3, 1, 2).float() - self.mean) / self.deviation
+        maps = self.network(view)
+        if not self.flip_test:
+            return maps
+        return self.codec.merge(maps, self.codec.mirror(self.network(self.codec.mirror_images(view))))
+
+    def decode(self, maps: Any) -> tuple[Tensor, ...]:
+        """Keypoints from what the network answers."""
+        if isinstance(self.codec, HeatmapCodec):
+            return self.codec.decode(maps)
+        people = self.codec.decode(maps)
+        return people.points_xy, people.confidence, people.score
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return self.decode(self.maps(image))
+
+
+def refuse_model(model: Model, *, for_onnx: bool) -> None:
+    """Raise InputError for a model whose people cannot be decoded in a graph."""
+    if isinstance(model.codec, HeatmapCodec):
+        return
+    head = model.config.net.head
+    if not isinstance(model.codec, DEKRCodec):
+        raise InputError(
+            f"{model.source}: people of '{head.name}' are grouped on the host, one keypoint or person after "
+            "another, which no graph can do: export a model of single people or one of 'dekr'"
+        )
+    if for_onnx and isinstance(head, DEKRHeadSettings) and head.adapt == "deform":
+        raise InputError(
+            f"{model.source}: the adaptive convolutions of this head (net.head.adapt=deform) have no form in "
+            "ONNX: export it with format=pt2, or train with net.head.adapt=none"
+        )
+
+
+def view_hw(model: Model, photo_hw: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width of the graph's input: fixed, as runtimes like it."""
+    config = model.config
+    if config.size_hw is not None:
+        if photo_hw is not None:
+            raise InputError("photo_hw: this model takes views of single people: leave photo_hw out")
+        return config.size_hw
+    assert config.photo_views is not None
+    return photo_hw or config.photo_views.size_hw
+
+
+def trace(graph: PoseGraph, size_hw: tuple[int, int]) -> torch.export.ExportedProgram:
+    """The graph for inputs of one size and any number of samples. Raises InputError if that fails."""
+    example = torch.zeros(BATCH, *size_hw, 3, dtype=torch.uint8)
+    shapes = ({0: torch.export.Dim("N", min=1)},)
+    try:
+        with torch.no_grad():
+            return torch.export.export(graph.eval(), (example,), dynamic_shapes=shapes)
+    except Exception as error:  # a network of timm may do anything while it is traced
+        raise InputError(
+            f"this network cannot be traced by torch.export ({one_line(error)}): choose another backbone"
+        ) from error
+
+
+def write_onnx(
+    program: torch.export.ExportedProgram, path: Path, kind: str, facts: Mapping[str, Any]
+) -> None:
+    """Write the traced graph as ONNX, with `facts` in its metadata. Raises InputError if that fails."""
+    onnx = require("onnx", "onnxscript")[0]
+    names = list(OUTPUTS[kind])
+    try:
+        converted = torch.onnx.export(
+            program, dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=names, verbose=False
+        )
+        assert converted is not None
+        content = converted.model_proto
+    except Exception as error:  # the converter has no one type for what it cannot write
+        raise InputError(
+            f"this network cannot be written as ONNX ({one_line(error)}): use format=pt2, or choose another "
+            "backbone"
+        ) from error
+    onnx.helper.set_model_props(content, {METADATA_KEY: json.dumps(facts)})
+    path.write_bytes(content.SerializeToString())
+
+
+def require(*modules: str) -> list[Any]:
+    """The modules of the extra `export`. Raises InputError if one is not installed."""
+    import importlib
+
+    try:
+        return [importlib.import_module(module) for module in modules]
+    except ImportError as error:
+        raise InputError(
+            f"export: {error.name} is not installed: `pip install 'semipose[export]'` (format=pt2 with "
+            "check=false needs none of it)"
+        ) from None
+
+
+def facts_of(model: Model, size_hw: tuple[int, int], *, flip_test: bool) -> dict[str, Any]:
+    """What a user of the graph must know, as plain values: `pose.json`, and the metadata of the ONNX."""
+    config = model.config
+    skeleton, origin = config.skeleton, config.provenance
+    return {
+        "input": {INPUT: ["N", *size_hw, 3], "type": "uint8", "colours": "RGB"},
+        "outputs": _outputs(model),
+        "kind": config.kind,
+        "keypoints": list(skeleton.names),
+        "flip_pairs": [list(pair) for pair in skeleton.flip_pairs],
+        "bones": [list(bone) for bone in skeleton.bones],
+        "sigmas": list(skeleton.sigmas),
+        "category": {"id": config.category_id, "name": config.category_name},
+        "size_hw": list(size_hw),
+        "box_padding": config.box_padding,
+        "border_rgb": list(BORDER_GREYS[config.border]),
+        "decode": config.codec.name if config.codec else model.codec.settings.decode,
+        "sigma": (config.codec or model.codec.settings).__dict__.get("sigma"),
+        "flip_test": flip_test,
+        "protocol": origin.protocol,
+        "method": origin.method,
+        "step": origin.step,
+        "network": config.network,
+        "scores": (model.scores or {}).get("scores", {}).get(config.network),
+        "weights": origin.weights,
+        "licences": origin.licences,
+        "semipose": origin.version,
+    }
+
+
+def _outputs(model: Model) -> dict[str, str]:
+    count = model.config.skeleton.num_keypoints
+    if model.config.kind == "person":
+        return {
+            "points_xy": f"(N, {count}, 2) float32: x and y in pixels of the view, centres at whole numbers",
+            "peaks": f"(N, {count}) float32: the height of each keypoint's peak",
+        }
+    candidates = getattr(model.codec.settings, "candidates", "Q")
+    return {
+        "points_xy": f"(N, {candidates}, {count}, 2) float32: x and y in pixels of the view",
+        "peaks": f"(N, {candidates}, {count}) float32: the confidence of each keypoint",
+        "scores": f"(N, {candidates}) float32: the score of each person; 0 is nobody",
+    }

@@ -1,0 +1,61 @@
+"""Whether an exported file answers as the network that it was exported from."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from semipose.export.graph import PoseGraph
+
+Run = Callable[[np.ndarray], list[np.ndarray]]
+"""Views (N, H, W, 3) uint8 -> what the exported file answers."""
+MOST_PX, MOST_PEAK = 0.05, 1e-4
+UNDECIDED = 1e-5
+"""Keypoints that a change of the heatmaps by this much moves have two places that are equally high; rounding
+alone decides between them, also between two runs of one runtime."""
+
+
+@torch.no_grad()
+def compare(graph: PoseGraph, run: Run, views: np.ndarray, batch_size: int = 16) -> dict[str, Any]:
+    """How far the answers of `run` are from those of `graph`, as plain values.
+
+    The distances are px of the view. They are those of decided keypoints; `undecided` counts the others.
+    """
+    noise = torch.Generator().manual_seed(0)
+    distances, undecided, peaks = [], 0, []
+    for first in range(0, len(views), batch_size):
+        batch = views[first : first + batch_size]
+        maps = graph.maps(torch.from_numpy(batch))
+        answers = [answer.numpy() for answer in graph.decode(maps)]
+        theirs = run(batch)
+        distance = np.linalg.norm(answers[0] - theirs[0], axis=-1)
+        moved = np.zeros_like(distance)
+        for _ in range(2):
+            shaken = _shaken(maps, noise)
+            moved = np.maximum(moved, np.linalg.norm(graph.decode(shaken)[0].numpy() - answers[0], axis=-1))
+        is_decided = moved < MOST_PX
+        undecided += int((~is_decided).sum())
+        distances.append(distance[is_decided])
+        peaks += [np.abs(own - other)[is_decided].ravel() for own, other in [(answers[1], theirs[1])]]
+    all_px, all_peaks = np.concatenate(distances), np.concatenate(peaks)
+    return {
+        "views": len(views),
+        "keypoints": int(all_px.size),
+        "undecided": undecided,
+        "max_px": _largest(all_px),
+        "median_px": float(np.median(all_px)) if all_px.size else 0.0,
+        "p95_px": float(np.quantile(all_px, 0.95)) if all_px.size else 0.0,
+        "max_peak": _largest(all_peaks),
+    }
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(values.max()) if values.size else 0.0
+
+
+def _shaken(maps: Any, noise: torch.Generator) -> Any:
+    """The maps with noise of `UNDECIDED`; of whole photos on every field."""
+    if isinstance(maps, torch.Tensor):
+        return maps + UNDECIDED * (2 * torch.rand(maps.shape, generator=noise) - 1)
+    return type(maps)(*(_shaken(field, noise) for field in maps))

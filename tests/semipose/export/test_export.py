@@ -1,0 +1,278 @@
+"""An exported network answers as the original, without the project; a file that does not is refused."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from semipose.configs.load import InputError
+from semipose.export.command import ExportSettings, _refuse_difference, export, main
+from semipose.export.crops import read_views
+from semipose.export.graph import PoseGraph, facts_of
+from semipose.export.parity import compare
+from semipose.models.codecs.heatmap import HeatmapCodec, HeatmapSettings
+from semipose.models.model_folder import Model
+from semipose.pipelines.views import MEAN_RGB, STD_RGB
+from semipose.predict.views import Cut, ViewMaker
+from semipose.sharding.annotations.formats.drawn import DrawnFormat
+from semipose.sharding.annotations.skeleton import LSP_14
+from semipose.sharding.build import BuildSettings, build
+from semipose.sharding.samples.person import decode_pose
+from tests.semipose.models import image_model, person_model, write_folder
+
+ABSENT = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+needs_onnx = pytest.mark.skipif(
+    bool(ABSENT), reason=f"not installed: {', '.join(ABSENT)} (pip install 'semipose[export]')"
+)
+QUIET = Console(quiet=True)
+
+
+def views_of(count: int, size_hw: tuple[int, int] = (64, 48), seed: int = 0) -> np.ndarray:
+    """Smooth coloured pictures (count, H, W, 3) uint8."""
+    small = np.random.default_rng(seed).integers(0, 256, (count, 6, 5, 3), np.uint8)
+    return np.stack([np.asarray(Image.fromarray(row).resize(size_hw[::-1])) for row in small])
+
+
+def with_decoding(model: Model, method: Any) -> Model:
+    return replace(model, codec=HeatmapCodec(HeatmapSettings(decode=method), model.config.skeleton))
+
+
+@pytest.fixture(scope="session")
+def onnx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `semipose export` writes of a model with random weights."""
+    folder = tmp_path_factory.mktemp("export")
+    model = write_folder(folder / "mine", person_model(14, LSP_14))
+    return export(str(model), ExportSettings(output=str(folder / "out"), precision="int8", views=8), QUIET)
+
+
+def test_the_graph_takes_the_levels_of_a_photo_and_answers_as_the_network() -> None:
+    model = person_model()
+    views = views_of(3)
+    levels = torch.from_numpy(views).permute(0, 3, 1, 2) / 255
+    images = (levels - torch.tensor(MEAN_RGB).view(3, 1, 1)) / torch.tensor(STD_RGB).view(3, 1, 1)
+    with torch.no_grad():
+        points, peaks = model.codec.decode(model.network(images))
+        ours = PoseGraph(model).eval()(torch.from_numpy(views))
+    torch.testing.assert_close(ours[0], points)
+    torch.testing.assert_close(ours[1], peaks, rtol=1e-4, atol=1e-4)
+
+
+def test_the_flip_test_in_the_graph_is_that_of_scoring() -> None:
+    from semipose.training.predict import heatmaps_of
+
+    model = person_model()
+    graph = PoseGraph(model, flip_test=True).eval()
+    views = torch.from_numpy(views_of(2))
+    images = (views.permute(0, 3, 1, 2).float() - graph.mean) / graph.deviation
+    with torch.no_grad():
+        expected = heatmaps_of(model.network, images, model.codec, flip_test=True)
+        assert torch.equal(graph.maps(views), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [person_model, image_model])
+def test_torch_export_answers_as_the_network_for_any_number_of_views(
+    tmp_path: Path, make: Callable[[], Model]
+) -> None:
+    source = write_folder(tmp_path / "mine", make())
+    folder = export(str(source), ExportSettings(format="pt2", output=str(tmp_path / "out"), views=8), QUIET)
+    row = json.loads((folder / "parity.json").read_text())["files"]["pose.pt2"]
+    assert row["keypoints"] > 0
+    assert row["max_px"] <= 0.05
+    module = torch.export.load(folder / "pose.pt2").module()
+    hw = make().config.size_hw or (64, 64)
+    for count in (1, 3):
+        views = torch.from_numpy(views_of(count, hw))
+        for ours, theirs in zip(module(views), PoseGraph(make()).eval()(views), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_what_an_export_writes_says_what_its_answers_mean(onnx_folder: Path) -> None:
+    import onnx
+    import onnxruntime
+
+    names = {"pose.onnx", "pose-int8.onnx", "pose.json", "example.py", "parity.json"}
+    assert {path.name for path in onnx_folder.iterdir()} == names
+    pose = json.loads((onnx_folder / "pose.json").read_text())
+    assert pose["keypoints"] == list(LSP_14.names)
+    assert (pose["size_hw"], pose["box_padding"], pose["category"]["name"]) == ([64, 48], 1.25, "dancer")
+    properties = {each.key: each.value for each in onnx.load(onnx_folder / "pose.onnx").metadata_props}
+    assert json.loads(properties["semipose"]) == pose
+    session = onnxruntime.InferenceSession(onnx_folder / "pose.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 5):
+        points, peaks = session.run(["points_xy", "peaks"], {"image": views_of(count)})
+        assert (points.shape, peaks.shape) == ((count, 14, 2), (count, 14))
+    parity = json.loads((onnx_folder / "parity.json").read_text())
+    assert parity["files"]["pose.onnx"]["max_px"] <= 0.05
+    assert parity["files"]["pose.onnx"]["keypoints"] > 0
+    assert (onnx_folder / "pose-int8.onnx").stat().st_size < (onnx_folder / "pose.onnx").stat().st_size
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_the_example_runs_without_torch_and_finds_what_semipose_finds(
+    onnx_folder: Path, tmp_path: Path
+) -> None:
+    """In pixels of the photo; the box reaches beyond it."""
+    photo = tmp_path / "photo.png"
+    Image.fromarray(views_of(1, (96, 80), seed=3)[0]).save(photo)
+    box = (30.0, 20.0, 40.0, 90.0)
+    code = (
+        "import sys, runpy; sys.modules |= dict.fromkeys(['torch', 'semipose', 'timm', 'cv2'])\n"
+        f"runpy.run_path({str(onnx_folder / 'example.py')!r}, run_name='__main__')"
+    )
+    words = [sys.executable, "-c", code, str(photo), *map(str, box)]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in shown.splitlines()]
+    assert [row[0] for row in rows] == list(LSP_14.names)
+    from semipose.predict.predictor import Predictor
+
+    people = Predictor(person_model(14, LSP_14))(photo, boxes=[list(box)])
+    theirs = np.array([[float(row[1]), float(row[2])] for row in rows])
+    # Pillow and OpenCV do not interpolate alike: a peak may fall into the next cell.
+    assert np.median(np.linalg.norm(theirs - people.xy[0], axis=-1)) < 1
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_people_of_whole_photos_are_decoded_inside(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "mine", image_model())
+    folder = export(str(source), ExportSettings(output=str(tmp_path / "out"), views=8), QUIET)
+    row = json.loads((folder / "parity.json").read_text())["files"]["pose.onnx"]
+    assert row["keypoints"] > 0
+    assert row["max_px"] <= 0.05
+    assert set(json.loads((folder / "pose.json").read_text())["outputs"]) == {"points_xy", "peaks", "scores"}
+
+
+@pytest.mark.parametrize("family", ["ae", "cid"])
+def test_people_that_a_graph_cannot_decode_are_refused(tmp_path: Path, family: str) -> None:
+    source = write_folder(tmp_path / "mine", image_model(family))
+    with pytest.raises(InputError, match=f"people of '{family}' are grouped on the host"):
+        export(str(source), ExportSettings(output=str(tmp_path / "out")), QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+def test_libraries_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    source = write_folder(tmp_path / "mine", person_model())
+    with pytest.raises(InputError, match=r"onnx is not installed: `pip install 'semipose\[export\]'`"):
+        export(str(source), ExportSettings(output=str(tmp_path / "out")), QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["shift", "dark"])
+@pytest.mark.parametrize("away_px", [0.0, 0.04, 0.06])
+def test_a_keypoint_that_is_too_far_away_fails_the_export(method: str, away_px: float) -> None:
+    graph = PoseGraph(with_decoding(person_model(), method)).eval()
+
+    def run(views: np.ndarray) -> list[np.ndarray]:
+        points, peaks = (answer.numpy().copy() for answer in graph(torch.from_numpy(views)))
+        points[0, 2, 1] += away_px
+        return [points, peaks]
+
+    with torch.no_grad():
+        row = compare(graph, run, views_of(4))
+    assert row["max_px"] == pytest.approx(away_px, abs=1e-4)
+    assert row["keypoints"] + row["undecided"] == 20
+    if away_px > 0.05:
+        with pytest.raises(InputError, match=r"a keypoint is 0\.060 px away"):
+            _refuse_difference("pose.onnx", row)
+    else:
+        _refuse_difference("pose.onnx", row)
+
+
+def test_two_cells_that_are_equally_high_are_not_compared() -> None:
+    """Rounding decides between them; a network that says nothing else is refused as untrained."""
+    model = person_model()
+    for name, value in model.network.head.final.named_parameters():
+        torch.nn.init.zeros_(value) if name == "weight" else torch.nn.init.ones_(value)
+    graph = PoseGraph(model).eval()
+    with torch.no_grad():
+        row = compare(
+            graph, lambda views: [a.numpy() + 9 for a in graph(torch.from_numpy(views))], views_of(2)
+        )
+    assert (row["keypoints"], row["undecided"]) == (0, 10)
+    with pytest.raises(InputError, match="not sure of a single keypoint"):
+        _refuse_difference("pose.onnx", row)
+
+
+def test_views_of_shards_are_those_of_predicting(tmp_path: Path) -> None:
+    """Which `evaluate.py` is compared with elsewhere; the recipe of the model says where the shards are."""
+    source = DrawnFormat(folder=tmp_path / "drawn", people=6, seed=3)
+    build(BuildSettings(source=source, output=tmp_path / "val", samples_per_shard=4), console=QUIET)
+    folder = write_folder(tmp_path / "mine", person_model(14, LSP_14))
+    (folder / "model" if (folder / "model").is_dir() else folder).joinpath("recipe.yaml").write_text(
+        f"data: {{val: {tmp_path / 'val'}}}\n"
+    )
+    model = replace(person_model(14, LSP_14), source=str(folder))
+    views, whose = read_views(model, (64, 48), 5)
+    assert (views.shape, views.dtype) == ((5, 64, 48, 3), np.uint8)
+    assert str(tmp_path / "val") in whose
+    import io
+    import tarfile
+
+    cuts = []
+    for tar in sorted((tmp_path / "val").glob("*.tar")):
+        with tarfile.open(tar) as file:
+            contents = {member.name: file.extractfile(member) for member in file}
+            payloads = {name: stream.read() for name, stream in contents.items() if stream}
+        for name in sorted(name for name in payloads if name.endswith(".jpg")):
+            pixels = np.array(Image.open(io.BytesIO(payloads[name])))
+            box, _ = decode_pose(payloads[name.replace(".jpg", ".pose")], 14)
+            cuts.append(Cut(pixels, np.eye(2, 3), box, (pixels.shape[1], pixels.shape[0])))
+    maker = ViewMaker((64, 48), "mean")
+    image = maker.people(cuts[:5]).image
+    maker.close()
+    levels = 255 * (image * torch.tensor(STD_RGB).view(3, 1, 1) + torch.tensor(MEAN_RGB).view(3, 1, 1))
+    difference = (levels.permute(0, 2, 3, 1) - torch.from_numpy(views).float()).abs()
+    assert difference.mean() < 1
+
+
+def test_drawn_people_stand_in_where_there_are_no_shards(tmp_path: Path) -> None:
+    model = replace(person_model(), source=str(write_folder(tmp_path / "mine", person_model())))
+    views, whose = read_views(model, (64, 48), 8)
+    assert (views.shape, whose) == ((8, 64, 48, 3), "drawn people")
+    assert len(np.unique(views.reshape(8, -1), axis=0)) == 8
+
+
+def test_the_facts_hold_everything_that_a_user_needs() -> None:
+    facts = facts_of(person_model(), (64, 48), flip_test=False)
+    assert json.loads(json.dumps(facts)) == facts
+    for key in ("flip_pairs", "bones", "sigmas", "border_rgb", "decode", "sigma", "weights", "licences"):
+        assert facts[key] is not None, key
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "MODEL is missing"),
+        (["nowhere"], "nowhere: does not exist"),
+        (["MODEL", "photo_hw=[64,64]"], "photo_hw: this model takes views of single people"),
+        (["MODEL", "format=pt2", "precision=int8"], "int8 is a form of ONNX"),
+        (["MODEL", "network=average"], "no network 'average'"),
+    ],
+)
+def test_wrong_words_are_refused_in_a_line(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, sys)
+    source = write_folder(tmp_path / "mine", person_model())
+    with pytest.raises(SystemExit) as caught:
+        main([str(source) if word == "MODEL" else word for word in words])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
