@@ -6,11 +6,11 @@ loader.py and photo_loader.py say which graph runs and what a batch is.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic
 
 import torch
 from pydantic import Field
@@ -20,11 +20,15 @@ from semipose.configs.load import InputError
 from semipose.configs.settings import settings
 from semipose.pipelines import geometry, graph
 from semipose.pipelines.batch import EvalBatch
-from semipose.pipelines.graph import Reading
+from semipose.pipelines.graph import Graph, Reading
+from semipose.pipelines.photo_views import PhotoViewSettings
 from semipose.pipelines.source import Split
 from semipose.pipelines.stream_reader import StreamReader
 from semipose.pipelines.train_loader import Batch, TrainLoader
-from semipose.pipelines.view_pipeline import ViewPipeline
+from semipose.pipelines.view_pipeline import Shown, ViewPipeline
+from semipose.pipelines.views import ViewSettings
+
+Views = ViewSettings | PhotoViewSettings
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,21 @@ DEFAULTS = LoaderSettings()
 SINGLE_PROCESS = ProcessInfo()
 
 
+@dataclass(frozen=True)
+class Stream(Generic[Batch]):
+    """What distinguishes one kind of training stream from another: of people or photos, labelled or not."""
+
+    name: str
+    """In the signature of its state."""
+    graph: Graph
+    version: int
+    """Of the graph."""
+    shown: Mapping[str, Shown]
+    """The views that are warped, by the names of their pixels."""
+    finish: Callable[[dict[str, Any]], Batch]
+    """Makes a batch from the outputs of the graph."""
+
+
 class PipelineLoader(TrainLoader[Batch]):
     """Endless batches of one rank whose samples are decoded anew in each pass.
 
@@ -65,16 +84,17 @@ class PipelineLoader(TrainLoader[Batch]):
     """
 
     def __init__(
-        self,
-        build: Callable[[bytes | None], ViewPipeline],
-        finish: Callable[[dict[str, Any]], Batch],
-        reading: Reading,
-        split: Split,
-        signature: dict[str, Any],
+        self, stream: Stream[Batch], split: Split, views: Views, reading: Reading, seed: int
     ) -> None:
-        """build: starts the pipeline of `reading` at a saved position. finish: a batch from its outputs."""
+        signature = signature_of(stream.name, split, reading, seed, views) | {
+            "graph": stream.version,
+            "dali": graph.DALI_VERSION,
+            "reader": "stream" if split.shards.is_streamed else "dali",
+            "shuffle_buffer": reading.shuffle_buffer,
+        }
         super().__init__(signature, reading.stream_reader)
-        self._build, self._finish = build, finish
+        self._build = partial(ViewPipeline, stream.graph, reading, stream.shown, views.size_hw)
+        self._finish = stream.finish
         self._split = split
         self._pipeline: ViewPipeline | None = None
         self._checkpoint: bytes | None = None
@@ -218,10 +238,10 @@ def with_stream_reader(
     return dataclasses.replace(reading, stream_reader=stream_reader)
 
 
-def signature_of(role: str, split: Split, reading: Reading, seed: int, views: Any) -> dict[str, Any]:
+def signature_of(name: str, split: Split, reading: Reading, seed: int, views: Views) -> dict[str, Any]:
     """Return everything that the batches of a training stream depend on, cached or not, as plain values."""
     return {
-        "stream": role,
+        "stream": name,
         "samples": split.selection_sha256,
         "views": json.loads(
             json.dumps(dataclasses.asdict(views))
@@ -231,16 +251,6 @@ def signature_of(role: str, split: Split, reading: Reading, seed: int, views: An
         "rank": reading.rank,
         "world": reading.world_size,
         "device": reading.dali_device,
-    }
-
-
-def decoding_signature(split: Split, reading: Reading, version: int) -> dict[str, Any]:
-    """Return what the batches of a stream that decodes depend on as well; version: of its graph."""
-    return {
-        "graph": version,
-        "dali": graph.DALI_VERSION,
-        "reader": "stream" if split.shards.is_streamed else "dali",
-        "shuffle_buffer": reading.shuffle_buffer,
     }
 
 

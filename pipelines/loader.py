@@ -1,10 +1,10 @@
 """Batches of people: endless streams for training, single passes for scoring. Of photos: photo_loader.py."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from semipose.pipelines.dali_loader import (
     LoaderSettings,
     PipelineLoader,
     ProcessInfo,
+    Stream,
     channels_first,
-    decoding_signature,
     eval_reading,
     named_faults,
     signature_of,
@@ -33,7 +33,7 @@ from semipose.pipelines.dali_loader import (
     training_reading,
     with_stream_reader,
 )
-from semipose.pipelines.graph import Graph, Reading
+from semipose.pipelines.graph import Reading
 from semipose.pipelines.source import Split
 from semipose.pipelines.stream_reader import StreamReader
 from semipose.pipelines.train_loader import Batch, TrainLoader
@@ -45,14 +45,11 @@ Cache = Literal["none", "host", "device"]
 
 
 @dataclass(frozen=True)
-class _Role(Generic[Batch]):
-    """The differences between labelled and unlabelled streams."""
+class CachedStream(Stream[Batch]):
+    """A stream whose samples can be kept decoded."""
 
-    name: str
-    graph: Graph
-    shown: Mapping[str, Shown]
     plan: MakePlan
-    finish: Callable[[dict[str, Any]], Batch]
+    """Draws the views of a batch as the graph does."""
     num_keypoints: int | None
     """None: keypoints are not read."""
 
@@ -75,16 +72,17 @@ def labelled_loader(
     """
     num_keypoints = split.skeleton.num_keypoints
     flip_order = torch.tensor(split.skeleton.flip_order, device=process.device)
-    role = _Role(
+    stream = CachedStream(
         "labelled",
         partial(graph.labelled_graph, views=views, num_keypoints=num_keypoints),
+        graph.VERSION,
         {"image": Shown("view_from_stored", views.labelled.border)},
-        partial(labelled_plan, views=views),
         partial(_labelled_batch, flip_order=flip_order),
-        num_keypoints,
+        plan=partial(labelled_plan, views=views),
+        num_keypoints=num_keypoints,
     )
-    reading = training_reading(role.name, split, batch_size, seed, process, settings)
-    return _train_loader(role, split, views, reading, seed, settings, cache)
+    reading = training_reading("labelled", split, batch_size, seed, process, settings)
+    return _train_loader(stream, split, views, reading, seed, settings, cache)
 
 
 def unlabelled_loader(
@@ -98,9 +96,10 @@ def unlabelled_loader(
     cache: Cache = "none",
 ) -> TrainLoader[UnlabelledBatch]:
     """Return the endless stream of unlabelled batches of a rank; see `labelled_loader`."""
-    role = _Role(
+    stream = CachedStream(
         "unlabelled",
         partial(graph.unlabelled_graph, views=views),
+        graph.VERSION,
         {
             "weak": Shown("weak_from_stored", views.weak.border),
             "strong": Shown(
@@ -109,16 +108,16 @@ def unlabelled_loader(
                 "strong_from_weak" if views.strong_beyond_weak == "mean" else None,
             ),
         },
-        partial(unlabelled_plan, views=views),
         _unlabelled_batch,
-        None,
+        plan=partial(unlabelled_plan, views=views),
+        num_keypoints=None,
     )
-    reading = training_reading(role.name, split, batch_size, seed, process, settings)
-    return _train_loader(role, split, views, reading, seed, settings, cache)
+    reading = training_reading("unlabelled", split, batch_size, seed, process, settings)
+    return _train_loader(stream, split, views, reading, seed, settings, cache)
 
 
 def _train_loader(
-    role: _Role[Batch],
+    stream: CachedStream[Batch],
     split: Split,
     views: ViewSettings,
     reading: Reading,
@@ -127,16 +126,14 @@ def _train_loader(
     cache: Cache,
 ) -> TrainLoader[Batch]:
     """A stream that decodes every sample in each pass, or one that decodes it once."""
-    signature = signature_of(role.name, split, reading, seed, views)
     if cache == "none":
-        build = partial(ViewPipeline, role.graph, reading, role.shown, views.size_hw)
-        signature |= decoding_signature(split, reading, graph.VERSION)
-        return PipelineLoader(build, role.finish, reading, split, signature)
-    fill, stream_reader = _filling(role, split, reading, settings, cache)
+        return PipelineLoader(stream, split, views, reading, seed)
+    signature = signature_of(stream.name, split, reading, seed, views)
+    fill, stream_reader = _filling(stream, split, reading, settings, cache)
     return CachedLoader(
         fill,
-        role.plan,
-        role.finish,
+        stream.plan,
+        stream.finish,
         batch_size=reading.batch_size,
         seed=reading.seed,
         size_hw=views.size_hw,
@@ -149,7 +146,7 @@ def _train_loader(
 
 
 def _filling(
-    role: _Role[Batch], split: Split, reading: Reading, settings: LoaderSettings, home: Home
+    stream: CachedStream[Batch], split: Split, reading: Reading, settings: LoaderSettings, home: Home
 ) -> tuple[Callable[[], Store], StreamReader | None]:
     """The function that decodes the slice of a rank in order, and the stream reader that it uses, if any."""
     in_order = dataclasses.replace(reading, shuffle_buffer=0, device=torch.device("cpu"), stream_reader=None)
@@ -161,10 +158,10 @@ def _filling(
             return fill_store(
                 in_order,
                 count,
-                num_keypoints=role.num_keypoints,
+                num_keypoints=stream.num_keypoints,
                 home=home,
                 device=reading.device,
-                what=f"the {count:,} {role.name} people of {split.root}",
+                what=f"the {count:,} {stream.name} people of {split.root}",
             )
 
     return fill, in_order.stream_reader

@@ -15,10 +15,9 @@ from semipose.pipelines.dali_loader import (
     LoaderSettings,
     PipelineLoader,
     ProcessInfo,
+    Stream,
     channels_first,
-    decoding_signature,
     eval_reading,
-    signature_of,
     training_reading,
 )
 from semipose.pipelines.people import IgnoredArea, People, PhotoFrame
@@ -45,17 +44,15 @@ def labelled_photo_loader(
     """
     num_keypoints = split.skeleton.num_keypoints
     flip_order = torch.tensor(split.skeleton.flip_order, device=process.device)
-    reading = training_reading("labelled", split, batch_size, seed, process, settings)
-    graph = partial(photo_graph.labelled_photo_graph, views=views, num_keypoints=num_keypoints)
-    shown = {"image": Shown("view_from_stored", views.labelled.border)}
-    signature = signature_of("labelled photo", split, reading, seed, views)
-    return PipelineLoader(
-        partial(ViewPipeline, graph, reading, shown, views.size_hw),
+    stream = Stream(
+        "labelled photo",
+        partial(photo_graph.labelled_photo_graph, views=views, num_keypoints=num_keypoints),
+        photo_graph.VERSION,
+        {"image": Shown("view_from_stored", views.labelled.border)},
         partial(_labelled_photos, flip_order=flip_order),
-        reading,
-        split,
-        signature | decoding_signature(split, reading, photo_graph.VERSION),
     )
+    reading = training_reading("labelled", split, batch_size, seed, process, settings)
+    return PipelineLoader(stream, split, views, reading, seed)
 
 
 def unlabelled_photo_loader(
@@ -68,20 +65,18 @@ def unlabelled_photo_loader(
     settings: LoaderSettings = DEFAULTS,
 ) -> TrainLoader[UnlabelledBatch]:
     """Return the endless stream of unlabelled photos of a rank. It opens no member but the picture."""
-    reading = training_reading("unlabelled", split, batch_size, seed, process, settings)
-    graph = partial(photo_graph.unlabelled_photo_graph, views=views)
-    shown = {
-        "weak": Shown("weak_from_stored", views.weak.border),
-        "strong": Shown("strong_from_stored", views.strong.border),
-    }
-    signature = signature_of("unlabelled photo", split, reading, seed, views)
-    return PipelineLoader(
-        partial(ViewPipeline, graph, reading, shown, views.size_hw),
+    stream = Stream(
+        "unlabelled photo",
+        partial(photo_graph.unlabelled_photo_graph, views=views),
+        photo_graph.VERSION,
+        {
+            "weak": Shown("weak_from_stored", views.weak.border),
+            "strong": Shown("strong_from_stored", views.strong.border),
+        },
         _unlabelled_photos,
-        reading,
-        split,
-        signature | decoding_signature(split, reading, photo_graph.VERSION),
     )
+    reading = training_reading("unlabelled", split, batch_size, seed, process, settings)
+    return PipelineLoader(stream, split, views, reading, seed)
 
 
 def eval_photo_loader(
