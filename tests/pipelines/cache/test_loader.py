@@ -178,7 +178,10 @@ def test_plain_views_are_those_of_the_decoding_stream(dots: Path, make: Any) -> 
     pairs = torch.cdist(image_of(cached).flatten(1), image_of(decoded).flatten(1)).argmin(1)
     assert sorted(pairs.tolist()) == list(range(24))
     one_grey = 1.001 / (255 * min(STD_RGB))  # matrices agree to 1e-5 px, which may tip a rounding
-    for name, tensor in vars(cached).items():
+    given = {
+        name: tensor for name, tensor in vars(cached).items() if tensor is not None
+    }  # people have no frame
+    for name, tensor in given.items():
         atol = one_grey if tensor.dim() == 4 else 1e-4
         torch.testing.assert_close(tensor, vars(decoded)[name][pairs], atol=atol, rtol=0)
     assert ((image_of(cached) - image_of(decoded)[pairs]).abs() > 1e-5).float().mean() < 1e-3
