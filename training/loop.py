@@ -156,12 +156,13 @@ def score_networks(job: Job) -> None:
 
 def keep_people(job: Job, ranks: list[dict[str, Predictions]]) -> None:
     """Write what was found of every scored person; at the last step, with the pictures of some of them."""
-    network = next(iter(ranks[0]))
+    network, people = next(iter(ranks[0])), None
     with job.report.pause("scoring"), job.report.never_failing("the list of scored people was not written"):
         found = join([rank[network] for rank in ranks])
         people = scored_people(found, job.ground_truth, job.skeleton, step=job.step, network=network)
         if job.step == job.cfg.steps:
             people = with_pictures(people, found.records, job.val_split)
+    if people is not None:  # a disk that fails ends the run, as anywhere else
         write_people(job.folder, people)
 
 

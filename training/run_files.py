@@ -80,7 +80,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / METRICS_NAME
     try:
         return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}): train the run again or leave it out") from None
 
 

@@ -52,7 +52,7 @@ def fresh_compiler() -> Any:
 def of_two_sizes() -> Batches:
     """Four labelled and three unlabelled people."""
     labelled, unlabelled = make_batches()
-    return labelled, UnlabelledBatch(**{name: value[:3] for name, value in vars(unlabelled).items()})
+    return labelled, UnlabelledBatch(*(views[:3] for views in vars(unlabelled).values() if views is not None))
 
 
 def train(method: Method, batches: Batches, steps: int = 4) -> list[float]:

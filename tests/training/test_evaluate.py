@@ -87,7 +87,8 @@ def test_evaluations_of_different_people_never_overwrite_each_other(
     shutil.copytree(drawn_shards / "train", tmp_path / "step-00000002")
 
     def people_by_folder() -> dict[str, int]:
-        found = sorted((finished / "evaluation").rglob("scores.json"))
+        files = sorted((finished / "evaluation").rglob("scores.json"))
+        found = [path for path in files if path.parent.name != "model"]
         return {
             str(path.parent.relative_to(finished / "evaluation")): json.loads(path.read_text())["people"]
             for path in found
