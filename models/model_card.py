@@ -19,6 +19,7 @@ def model_card(
     *,
     name: str | None = None,
     licence: str | None = None,
+    address: str = "FOLDER",
 ) -> str:
     """The text of the card.
 
@@ -28,6 +29,7 @@ def model_card(
         card: the content of the run's `card.json`.
         name: what to call the model; None: the method and the protocol.
         licence: the licence under which the model is given away, if that is decided.
+        address: where a user finds the model.
     """
     origin = config.provenance
     name = name or f"{origin.method} on {origin.protocol}"
@@ -43,7 +45,7 @@ def model_card(
     parts = [f"---\n{header.to_yaml()}\n---\n\n# {name}", _what_it_is(config)]
     parts += [_training(config, card)] if card else []
     parts += [_scores(scores)] if scores else []
-    parts += [_licences(config, licence), _use(config)]
+    parts += [_licences(config, licence), _use(config, address)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -135,12 +137,15 @@ def _licences(config: ModelConfig, licence: str | None) -> str:
     return "\n".join(lines)
 
 
-def _use(config: ModelConfig) -> str:
-    others = [name for name in config.networks if name != config.network]
-    beside = f" (or {', '.join(f'`network={name!r}`' for name in others)})" if others else ""
-    return (
-        "## Use\n\n```python\nfrom semipose.models.model_folder import read_model\n\n"
-        'model = read_model("FOLDER", device="cpu")\n```\n\n'
-        "`model.network` takes images (N, 3, H, W), RGB, normalised with ImageNet's mean and deviation"
-        f"{beside}; `model.codec.decode` reads keypoints off its maps."
-    )
+def _use(config: ModelConfig, address: str) -> str:
+    others = [f"`network={name!r}`" for name in config.networks if name != config.network]
+    lines = [
+        "## Use\n",
+        f'```python\nimport semipose\n\npose = semipose.load("{address}")\npeople = pose("photo.jpg")\n```\n',
+        "`people.xy` holds the keypoints of everybody in pixels of the photo, and `people.peaks` how sure "
+        "they are.",
+        f"`semipose predict {address} FOLDER` does the same for many photos, and `net.start_from={address}` "
+        "goes on from this network with more labels or other keypoints.",
+    ]
+    lines += [f"\nOther networks of the run: {', '.join(others)}."] if others else []
+    return "\n".join(lines)

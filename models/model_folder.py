@@ -44,12 +44,11 @@ from semipose.sharding.store.files import write_atomic
 FOLDER_NAME = "model"
 CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
-SCORES_NAME = "scores.json"
+SCORES_NAME, RUN_CARD_NAME, RECIPE_NAME = "scores.json", "card.json", "recipe.yaml"
 METADATA_KEY = "semipose"
 """The metadata of each file of weights hold `config.json` under this key, so that one file is enough."""
 LARGEST_JSON = 1 << 26
 NAMES_SHOWN = 3
-FROM_HUB = "hf://"
 
 Side = Annotated[int, Field(ge=32, le=4096, multiple_of=4)]
 Channels = tuple[float, float, float]
@@ -188,7 +187,7 @@ def read_model(source: str | Path, device: torch.device | str, network: str | No
         network=module.to(device).eval(),
         codec=config.build_codec(),
         config=config,
-        scores=_read_json(folder / SCORES_NAME) if (folder / SCORES_NAME).is_file() else None,
+        scores=read_json(folder / SCORES_NAME) if (folder / SCORES_NAME).is_file() else None,
         source=str(source),
     )
 
@@ -198,14 +197,18 @@ def model_folder(source: str | Path) -> Path:
 
     Raises InputError if there is none.
     """
+    from semipose.models import hub  # which reads the folders that it downloads
+
+    if hub.is_address(source):
+        return hub.download(source)
     path = Path(source)
     for folder in (path, path / FOLDER_NAME):
         if (folder / CONFIG_NAME).is_file():
             return folder
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
-        raise InputError(f"{source}: {what}: give the folder of a run or a model folder")
-    if (path / "recipe.yaml").is_file():
+        raise InputError(f"{source}: {what}: give the folder of a run, a model folder or hf://OWNER/NAME")
+    if (path / RECIPE_NAME).is_file():
         raise InputError(
             f"{source}: the run has no model folder yet: it writes one when it ends. `python "
             f"training/evaluate.py {source}` scores its newest checkpoint and writes one too"
@@ -216,7 +219,7 @@ def model_folder(source: str | Path) -> Path:
 def read_config(folder: Path) -> ModelConfig:
     """The content of `config.json`. Raises InputError."""
     path = folder / CONFIG_NAME
-    return parse_config(json.dumps(_read_json(path)), str(path))
+    return parse_config(json.dumps(read_json(path)), str(path))
 
 
 def parse_config(content: str, where: str) -> ModelConfig:
@@ -316,8 +319,8 @@ def write_model(
             write_atomic(aside / weights_name(config, name, product=config.network), encoded)
         texts = {CONFIG_NAME: content + "\n", CARD_NAME: readme}
         texts |= {SCORES_NAME: _json(scores)} if scores is not None else {}
-        texts |= {"card.json": _json(card)} if card is not None else {}
-        texts |= {"recipe.yaml": recipe} if recipe is not None else {}
+        texts |= {RUN_CARD_NAME: _json(card)} if card is not None else {}
+        texts |= {RECIPE_NAME: recipe} if recipe is not None else {}
         for name, text in texts.items():
             write_atomic(aside / name, text.encode())
         if folder.exists():
@@ -333,7 +336,8 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=1) + "\n"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file of a model folder. Raises InputError."""
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise ValueError(f"it has {path.stat().st_size:,} bytes")

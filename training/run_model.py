@@ -9,9 +9,9 @@ from semipose.configs.load import dump
 from semipose.configs.versions import versions
 from semipose.models.backbones.light import LightSettings
 from semipose.models.backbones.timm_networks import weights_licence
+from semipose.models.hub import is_address
 from semipose.models.model_card import model_card
 from semipose.models.model_folder import (
-    FROM_HUB,
     ChannelScaling,
     ModelConfig,
     NetworkConfig,
@@ -103,8 +103,8 @@ def _network_config(network: FeatureNet) -> NetworkConfig:
 def _origin(net: NetSettings) -> str:
     """What a network started from, in words, without the folders of this machine."""
     if net.start_from is not None:
-        is_address = net.start_from.startswith(FROM_HUB)
-        return f"the trained network '{net.start_from if is_address else Path(net.start_from).name}'"
+        name = net.start_from if is_address(net.start_from) else Path(net.start_from).name
+        return f"the trained network '{name}'"
     if net.weights is not None:
         return f"the weights in {Path(net.weights).name}"
     if net.pretrained and not isinstance(net.backbone, LightSettings):

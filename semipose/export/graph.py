@@ -106,11 +106,22 @@ def write_onnx(
     program: torch.export.ExportedProgram, path: Path, kind: str, facts: Mapping[str, Any]
 ) -> None:
     """Write the traced graph as ONNX, with `facts` in its metadata. Raises InputError if that fails."""
-    onnx = require("onnx", "onnxscript")[0]
-    names = list(OUTPUTS[kind])
+    onnx, onnxscript = require("onnx", "onnxscript")
+
+    def stable_sort(values: Any, *, stable: bool, dim: int = -1, descending: bool = False) -> Any:  # noqa: ARG001
+        """ONNX's TopK puts the first of equal values first, which torch's converter does not know."""
+        op = onnxscript.opset20
+        return op.TopK(values, op.Shape(values, start=dim, end=dim + 1 or None), axis=dim, largest=descending)
+
     try:
         converted = torch.onnx.export(
-            program, dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=names, verbose=False
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS[kind]),
+            custom_translation_table={torch.ops.aten.sort.stable: stable_sort},
+            verbose=False,
         )
         assert converted is not None
         content = converted.model_proto

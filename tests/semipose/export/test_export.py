@@ -213,9 +213,7 @@ def test_views_of_shards_are_those_of_predicting(tmp_path: Path) -> None:
     source = DrawnFormat(folder=tmp_path / "drawn", people=6, seed=3)
     build(BuildSettings(source=source, output=tmp_path / "val", samples_per_shard=4), console=QUIET)
     folder = write_folder(tmp_path / "mine", person_model(14, LSP_14))
-    (folder / "model" if (folder / "model").is_dir() else folder).joinpath("recipe.yaml").write_text(
-        f"data: {{val: {tmp_path / 'val'}}}\n"
-    )
+    (folder / "model" / "recipe.yaml").write_text(f"data: {{val: {tmp_path / 'val'}}}\n")
     model = replace(person_model(14, LSP_14), source=str(folder))
     views, whose = read_views(model, (64, 48), 5)
     assert (views.shape, views.dtype) == ((5, 64, 48, 3), np.uint8)
