@@ -215,7 +215,7 @@ def _groups(people: ScoredPeople, others: ScoredPeople | None) -> Iterator[dict[
                     "picture": picture,
                     "oks": f"{oks[index]:.2f}",
                     "was": _oks_of(others, int(people.ids[index])),
-                    "peak": f"{people.mean_peak[index]:.2f}" if people.is_found[index] else "not found",
+                    "peak": f"peak {people.mean_peak[index]:.2f}" if people.is_found[index] else "not found",
                     "wrong": f"{wrong} of {labelled} keypoints elsewhere",
                 }
             )
