@@ -33,7 +33,7 @@ def read_views(model: Model, size_hw: tuple[int, int], count: int) -> tuple[np.n
         return np.stack(list(_views(shards, model, size_hw, count))), f"people of {shards}"
     with TemporaryDirectory() as folder:
         source = DrawnFormat(folder=Path(folder) / "drawn", people=count, seed=0)
-        settings = BuildSettings(source=source, output=Path(folder) / "shards")
+        settings = BuildSettings(source=source, output=Path(folder) / "shards", workers=1)
         if model.config.kind == "image":
             settings = replace(settings, kind="image", crop=WholePhoto())
         build(settings, console=Console(quiet=True))
