@@ -11,6 +11,7 @@ from semipose.export.graph import PoseGraph
 Run = Callable[[np.ndarray], list[np.ndarray]]
 """Views (N, H, W, 3) uint8 -> what the exported file answers."""
 MOST_PX, MOST_PEAK = 0.05, 1e-4
+"""Peaks are compared in relation to the highest one, if that is above 1."""
 UNDECIDED = 1e-5
 """Keypoints that a change of the heatmaps by this much moves have two places that are equally high; rounding
 alone decides between them, also between two runs of one runtime."""
@@ -23,7 +24,7 @@ def compare(graph: PoseGraph, run: Run, views: np.ndarray, batch_size: int = 16)
     The distances are px of the view. They are those of decided keypoints; `undecided` counts the others.
     """
     noise = torch.Generator().manual_seed(0)
-    distances, undecided, peaks = [], 0, []
+    distances, undecided, peaks, highest = [], 0, [], 0.0
     for first in range(0, len(views), batch_size):
         batch = views[first : first + batch_size]
         maps = graph.maps(torch.from_numpy(batch))
@@ -35,10 +36,11 @@ def compare(graph: PoseGraph, run: Run, views: np.ndarray, batch_size: int = 16)
             shaken = _shaken(maps, noise)
             moved = np.maximum(moved, np.linalg.norm(graph.decode(shaken)[0].numpy() - answers[0], axis=-1))
         is_decided = moved < MOST_PX
+        highest = max(highest, float(np.abs(answers[1]).max()))
         undecided += int((~is_decided).sum())
         distances.append(distance[is_decided])
         peaks += [np.abs(own - other)[is_decided].ravel() for own, other in [(answers[1], theirs[1])]]
-    all_px, all_peaks = np.concatenate(distances), np.concatenate(peaks)
+    all_px, all_peaks = np.concatenate(distances), np.concatenate(peaks) / max(1.0, highest)
     return {
         "views": len(views),
         "keypoints": int(all_px.size),
