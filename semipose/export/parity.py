@@ -57,7 +57,8 @@ def _largest(values: np.ndarray) -> float:
 
 
 def _shaken(maps: Any, noise: torch.Generator) -> Any:
-    """The maps with noise of `UNDECIDED`; of whole photos on every field."""
+    """The maps with noise of `UNDECIDED` in relation to the highest, if that is above 1; in every field."""
     if isinstance(maps, torch.Tensor):
-        return maps + UNDECIDED * (2 * torch.rand(maps.shape, generator=noise) - 1)
+        size = UNDECIDED * maps.abs().max().clamp(min=1)
+        return maps + size * (2 * torch.rand(maps.shape, generator=noise) - 1)
     return type(maps)(*(_shaken(field, noise) for field in maps))
