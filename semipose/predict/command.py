@@ -162,7 +162,7 @@ def facts_of(
         "model": {
             "source": model.source,
             "kind": model.config.kind,
-            "scores": (model.scores or {}).get("last"),
+            "scores": (model.scores or {}).get("scores"),
         },
         "settings": plain(cfg),
         "versions": {"semipose": semipose.__version__, **versions(PACKAGES)},
