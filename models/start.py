@@ -54,7 +54,7 @@ class Start:
     """The licences of what the trained network had started from."""
 
     def describe(self) -> str:
-        """The same in a sentence or two."""
+        """What was taken, in words."""
         steps = f" ({self.steps:,} steps)" if self.steps is not None else ""
         taken = f"started from {self.source}{steps}: {self.backbone_tensors} tensors of the backbone"
         if not self.head_tensors:

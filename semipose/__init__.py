@@ -39,7 +39,7 @@ def load(
             (each photo is one person), rtdetr, rfdetr, or settings of one of them (semipose.predict.boxes).
         settings: batch_size, precision, flip_test, min_peak, min_score; see `Predictor`.
 
-    Raises InputError, with a sentence, for a folder without a model and for settings that do not fit.
+    Raises InputError for a folder without a model and for settings that do not fit.
     """
     from semipose.models.model_folder import read_model
     from semipose.predict.boxes import named

@@ -49,7 +49,7 @@ class PushSettings:
     """The licence under which you give the model away, such as apache-2.0 or cc-by-nc-4.0; it must be given.
     It must fit the licences of the photos, of the labels and of the weights that training started from."""
     private: bool = True
-    """Whether only you, and those whom you name on the hub, see the model."""
+    """Whether only you, and the people that you name on the hub, see the model."""
     pictures: bool = False
     """Add the run's pictures, which show people of your photos."""
 

@@ -46,6 +46,7 @@ from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.training import checkpoint
 from semipose.training.build import build_codec, build_method, open_splits, scored_views
 from semipose.training.files import CARD_NAME, SCORES_NAME, read_json, write_json
+from semipose.training.methods.method import Method
 from semipose.training.predict import Predictions, join, predict
 from semipose.training.reporting.people import scored_people, with_pictures, write_people
 from semipose.training.reporting.setting_warnings import photos_seen
@@ -215,21 +216,34 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
         write_json(output / f"{name}-predictions.json", written)
         if is_annotated:
             if not scores:  # the first network is what the run is for
-                rows = scored_people(
-                    people, ground_truth, val.skeleton, step=checkpoint.step_of(path), network=name
-                )
+                step = checkpoint.step_of(path)
+                rows = scored_people(people, ground_truth, val.skeleton, step=step, network=name)
                 write_people(output, with_pictures(rows, people.records, val))
             scores[name] = score(people, results, ground_truth, val.skeleton)
     which = {"checkpoint": path.name, "step": checkpoint.step_of(path)}
     content = {**which, **how(cfg, val, ground_truth), "val_sha256": val.content_sha256, "scores": scores}
     write_json(output / SCORES_NAME, content)
     product = (folder if cfg.checkpoint == "newest" else output) / FOLDER_NAME
-    if cfg.data.val == own_val and not holds_model(product, checkpoint.step_of(path)):
-        card = read_json(folder / CARD_NAME, cure="remove it") if (folder / CARD_NAME).is_file() else None
+    if cfg.data.val == own_val and not holds_model(product, content["step"]):
         shown = {key: value for key, value in content.items() if key != "checkpoint"} if scores else None
-        step = checkpoint.step_of(path)
-        write_run_model(product, cfg, method, val.skeleton, ground_truth, step=step, scores=shown, card=card)
+        write_model_of(folder, product, cfg, method, val, scores=shown, step=content["step"])
     Console().print_json(data={"written": str(output), **content})
+
+
+def write_model_of(
+    folder: Path,
+    product: Path,
+    cfg: RunSettings,
+    method: Method,
+    val: Split,
+    *,
+    scores: dict[str, Any] | None,
+    step: int,
+) -> None:
+    """Write the model folder `product` of the run in `folder`, with the run's card if there is one."""
+    card = read_json(folder / CARD_NAME, cure="remove it") if (folder / CARD_NAME).is_file() else None
+    truth = val.ground_truth()
+    write_run_model(product, cfg, method, val.skeleton, truth, step=step, scores=scores, card=card)
 
 
 def holds_model(folder: Path, step: int) -> bool:

@@ -46,7 +46,7 @@ class PhotoItem:
         return self.photos.where(self.name)
 
     def read(self) -> np.ndarray:
-        """The pixels (H, W, 3) uint8 RGB, upright. Raises InputError, in a sentence, for any other file."""
+        """The pixels (H, W, 3) uint8 RGB, upright. Raises InputError for any other file."""
         payload = self.photos.read(self.name)
         is_upright = self.size_wh is None
         try:

@@ -225,7 +225,7 @@ def expectation(plan: Plan) -> list[str]:
 
 
 def enough_unlabelled(plan: Plan) -> str:
-    """Whether there are unlabelled people enough, in a sentence."""
+    """What to expect from this number of unlabelled people."""
     if plan.unlabelled is None:
         return (
             "You gave no unlabelled photos, so the only people without labels are the labelled ones "

@@ -238,10 +238,10 @@ def read_people(folder: Path) -> ScoredPeople | None:
 
 
 def with_pictures(people: ScoredPeople, records: Sequence[dict[str, Any]], val: Split) -> ScoredPeople:
-    """The people with pictures of those whom the page shows, cut from the shards.
+    """The people, with pictures of those that the page shows, cut from the shards.
 
-    records: of the samples of `val`, in their order. Somebody whom no sample shows, as one whom a detector
-    missed, has no picture.
+    records: of the samples of `val`, in their order. People without a sample, such as those that a detector
+    missed, have no picture.
     """
     sample_of_person: dict[int, int] = {}
     for sample, record in enumerate(records):
