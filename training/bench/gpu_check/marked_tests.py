@@ -10,7 +10,6 @@ from typing import Any
 
 from semipose.training.bench.processes import GRACE_S, ROOT, Ended, run_command
 
-CORES_PER_PROCESS = 2
 STARTED = re.compile(r"^(\S+::\S.*?) *$", re.MULTILINE)
 OUTCOME = re.compile(r"^\[gw\d+\] \[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED) (\S+::\S.*?) *$", re.MULTILINE)
 """Lines of `pytest -v` where several processes share the tests."""
@@ -24,7 +23,8 @@ def run_tests(
     files = sorted(
         (path for path in folder.rglob("test_*.py") if "mark.gpu" in path.read_text()), reverse=True
     )
-    processes = processes or max(1, len(os.sched_getaffinity(0)) // CORES_PER_PROCESS)
+    cores = len(os.sched_getaffinity(0))
+    processes = processes or cores  # a test waits for the GPU, compiles and imports, each on one core
     xml = work / "tests.xml"
     ended = run_command(
         words(files, xml, processes),
@@ -33,7 +33,10 @@ def run_tests(
         grace_s=grace_s,
         folder=ROOT,
         # No plugin of pytest that happens to be on this machine.
-        environment={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        environment={
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "OMP_NUM_THREADS": str(max(1, cores // processes)),
+        },
     )
     counts, skipped, problems = read(xml, ended)
     if not counts["passed"]:
@@ -49,7 +52,7 @@ def run_tests(
 def words(files: list[Path], xml: Path, processes: int) -> list[str]:
     """The command. A process that has no test left takes some from another, as single ones take a minute."""
     several = ["-p", "xdist.plugin", f"--numprocesses={processes}", "--dist=worksteal"]
-    options = ["-m", "gpu", "-v", "-p", "no:cacheprovider", f"--junitxml={xml.resolve()}"]
+    options = ["-m", "gpu", "-v", "-p", "no:cacheprovider", "--durations=12", f"--junitxml={xml.resolve()}"]
     return ["-m", "pytest", *several, *options, *(str(path.resolve()) for path in files)]
 
 

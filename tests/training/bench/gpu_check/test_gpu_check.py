@@ -1,6 +1,7 @@
 """The check goes on after what fails, writes after every step, and says by its exit code how it went."""
 
 import json
+import py_compile
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from semipose.training.bench.gpu_check import check as checking
-from semipose.training.bench.gpu_check.check import GpuCheckSettings, check, main, parts_of
+from semipose.training.bench.gpu_check.check import GpuCheckSettings, check, keep_bytecode, main, parts_of
 from semipose.training.bench.processes import ROOT
 
 GOOD = {"files": 1, "passed": 2, "failed": 0, "skipped": 0, "skip_reasons": [], "problems": []}
@@ -131,6 +132,7 @@ def test_exit_code(
     monkeypatch.setattr(checking, "parts_of", lambda cfg: {"tests": part})
     monkeypatch.setattr(checking, "describe_machine", lambda: dict.fromkeys(MACHINE, "x") | {"versions": {}})
     monkeypatch.setattr(checking.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(checking, "keep_bytecode", lambda _: None)  # it changes the environment
     with pytest.raises(SystemExit) as stopped:
         main(GpuCheckSettings(output=tmp_path))
     assert stopped.value.code == code
@@ -147,3 +149,22 @@ def test_without_a_gpu_it_says_so_and_exits_2(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert "no GPU here" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("installed_with_bytecode", [True, False])
+def test_libraries_are_compiled_once_for_all_processes(
+    installed_with_bytecode: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "library.py"
+    library.write_text("")
+    if installed_with_bytecode:
+        py_compile.compile(str(library))
+    monkeypatch.setattr(torch, "__file__", str(library))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", "")  # so that both are put back
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX")
+    keep_bytecode(tmp_path / "bytecode")
+    words = ["-c", "import sys; print(sys.dont_write_bytecode, sys.pycache_prefix)"]
+    child = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    folder = None if installed_with_bytecode else tmp_path / "bytecode"
+    assert child.stdout.split() == ["False", str(folder)]
