@@ -18,6 +18,7 @@ ONLY_IN = {
         "training/run.py",
         "training/loop.py",
         "training/reporting/report.py",
+        "training/reporting/trackers.py",
         "training/bench/step_process.py",
     },
     "pycocotools": {"training/scoring/oks.py"},

@@ -23,6 +23,7 @@ from semipose.training.files import SCORES_NAME, write_json
 from semipose.training.methods.method import Method, Progress, Terms
 from semipose.training.predict import Predictions, join, predict
 from semipose.training.reporting import pictures
+from semipose.training.reporting.collapse import fallen_score
 from semipose.training.reporting.people import scored_people, with_pictures, write_people
 from semipose.training.reporting.report import Report
 from semipose.training.run_model import write_run_model
@@ -151,6 +152,10 @@ def score_networks(job: Job) -> None:
     if job.accelerator.is_main_process:
         job.history.append({"step": job.step, "scores": scores})
         job.report.scores(job.step, scores)
+        times_seen = job.card["labelled_epochs"] * job.step / cfg.steps
+        cure = "photo_views.labelled" if cfg.kind == "image" else "views.labelled"
+        if warning := fallen_score(job.history, cfg.metric, times_seen=times_seen, cure=cure):
+            job.report.note(warning)
         keep_people(job, ranks)
 
 
@@ -206,11 +211,14 @@ def draw_pictures(job: Job) -> None:
     folder = job.folder / "pictures"
     with job.report.pause("drawing"):
         if job.preview is not None and (seen := job.method.inspect(job.preview)) is not None:
-            pictures.draw_views(folder / f"views-{job.step:08d}.png", seen, job.skeleton)
+            path = folder / f"views-{job.step:08d}.png"
+            pictures.draw_views(path, seen, job.skeleton)
+            job.report.picture(job.step, "views", path)
         network = next(iter(job.method.networks().values()))
         codec = build_codec(job.cfg, job.skeleton)
         path = folder / f"predictions-{job.step:08d}.png"
         pictures.draw_predictions(path, network, next(iter(job.val)), job.ground_truth, codec)
+        job.report.picture(job.step, "predictions", path)
 
 
 def require_finite(job: Job) -> None:

@@ -36,6 +36,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 
 from semipose.configs.disk import named_disk_errors
 from semipose.configs.load import InputError, dump, exit_on_input_error, no_recipe, read_request
+from semipose.configs.schema import plain
 from semipose.pipelines.batch import UnlabelledBatch
 from semipose.pipelines.loader import ProcessInfo
 from semipose.pipelines.source import Split
@@ -58,6 +59,7 @@ from semipose.training.reporting import card
 from semipose.training.reporting.page.page import write_page
 from semipose.training.reporting.report import Report
 from semipose.training.reporting.setting_warnings import limits_of_scoring, setting_warnings
+from semipose.training.reporting.trackers import require_trackers
 from semipose.training.resume import Resumed
 from semipose.training.run_files import own_recipe, read_settings
 from semipose.training.run_folder import (
@@ -82,6 +84,7 @@ def run(cfg: RunSettings, *, resume: bool) -> Job:
     run at a time writes into a folder. Raises InputError, also when a disk fails.
     """
     require_plain_launch(cfg.precision)
+    require_trackers(cfg.trackers)
     folder = Path(cfg.output)
     if cfg.precision == "fp16" and not torch.cuda.is_available():
         raise InputError(
@@ -208,6 +211,8 @@ def build_report(cfg: RunSettings, accelerator: Accelerator) -> Report:
         every=cfg.report_every,
         watch_from_step=cfg.method.settled_from(cfg.steps),
         collapse=cfg.collapse,
+        trackers=cfg.trackers,
+        settings=plain(cfg),
         title=Path(cfg.output).name,
     )
 

@@ -20,6 +20,7 @@ from semipose.pipelines.views import ViewSettings
 from semipose.training.methods import METHODS, MethodSettings
 from semipose.training.methods.supervised import SupervisedSettings
 from semipose.training.reporting.collapse import CollapseSettings
+from semipose.training.reporting.trackers import TrackerName
 from semipose.training.schedule import Milestones, Schedule
 from semipose.training.scoring.settings import EvaluationSettings, Metric
 
@@ -113,6 +114,8 @@ class RunSettings:
     """Unlabelled people per step and process."""
     report_every: Count = 50
     """Steps between two reports; each report costs one transfer from the device."""
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
+    """Where numbers and pictures go beside metrics.jsonl; install the package of a service first."""
     collapse: CollapseSettings = CollapseSettings()
     """When the run warns that a teacher collapses."""
     evaluate_every: Count | Share = 0.1

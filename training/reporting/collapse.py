@@ -1,7 +1,7 @@
-"""Detects teachers that teach nothing: those that collapse, and those whose labels never count."""
+"""Detects teachers that teach nothing (they collapse, or their labels never count) and scores that fall."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,6 +10,9 @@ from pydantic import Field
 from semipose.configs.settings import settings
 
 SMOOTHING = 0.7
+FALL_SHARE = 0.9
+FALL_SCORINGS = 2
+"""A score has fallen when it is below this share of its best in so many scorings in a row."""
 
 
 @settings
@@ -148,3 +151,30 @@ class TrustWatch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned; a run that an older version saved has no such state."""
         vars(self).update(state)
+
+
+def fallen_score(
+    history: Sequence[Mapping[str, Any]], metric: str, *, times_seen: float, cure: str
+) -> str | None:
+    """A warning at the scoring at which the first network's score has fallen from its best; otherwise None.
+
+    history: every scoring so far, `step` and `scores` by network. times_seen: how often the network has seen
+    each labelled sample. cure: the setting of the labelled views.
+    """
+    network = next(iter(history[-1]["scores"]))
+    values = [row["scores"][network].get(metric, math.nan) for row in history]
+    best = max(range(len(values)), key=values.__getitem__)
+    after = values[best + 1 :]
+    has_fallen = all(value < FALL_SHARE * values[best] for value in after[-FALL_SCORINGS:])
+    is_new = len(after) == FALL_SCORINGS or not all(
+        value < FALL_SHARE * values[best] for value in after[-FALL_SCORINGS - 1 : -1]
+    )
+    if len(after) < FALL_SCORINGS or not has_fallen or not is_new:
+        return None
+    best_step = history[best]["step"]
+    return (
+        f"warning: {metric} of {network} has fallen from {values[best]:.3f} (step {best_step:,}) to "
+        f"{values[-1]:.3f}, and each labelled sample was seen {times_seen:.0f} times so far, so the network "
+        "may learn them by heart. Take fewer steps, label more, draw the labelled views more widely "
+        f"({cure}), or start from trained weights (net.pretrained or net.start_from)."
+    )

@@ -4,25 +4,21 @@ The step hands over scalars on the device, and nothing waits for them: they are 
 line is due, in one transfer. Terms and times are those of the main process; other ranks neither show nor log.
 """
 
-import json
 import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker, TensorBoardTracker
 from rich.console import Console
 
 from semipose.configs.errors import InputError
-from semipose.sharding.store.files import write_atomic
 from semipose.training import checkpoint
-from semipose.training.files import METRICS_NAME
 from semipose.training.methods.method import Terms
 from semipose.training.reporting.collapse import (
     LIMITS,
@@ -32,6 +28,7 @@ from semipose.training.reporting.collapse import (
     TrustWatch,
 )
 from semipose.training.reporting.display import Display
+from semipose.training.reporting.trackers import PROJECT, TrackerName, log_picture, make_trackers
 
 
 class NonFiniteLoss(InputError):
@@ -41,9 +38,9 @@ class NonFiniteLoss(InputError):
 class Report:
     """Gathers the terms of every step and reports them every `every` steps.
 
-    Use it as a context manager around the loop: it starts Accelerate's trackers (TensorBoard,
-    `metrics.jsonl`) in `folder`, shows a live bar on a terminal or prints a line per report elsewhere, and
-    reports the remaining steps at the end. A resumed run calls `load_state_dict` before it enters.
+    Use it as a context manager around the loop: it starts the `trackers` (and `metrics.jsonl`) in `folder`,
+    which get the `settings` of the run, shows a live bar on a terminal or prints a line per report elsewhere,
+    and reports the remaining steps at the end. A resumed run calls `load_state_dict` before it enters.
 
     watch_from_step: from here on the teacher is watched for a collapse (the end of burn-in and ramp-up). If
     no pseudo label has counted, the report warns once, a twentieth of the run later, and again at the end.
@@ -58,6 +55,8 @@ class Report:
         every: int,
         watch_from_step: int = 0,
         collapse: CollapseSettings | None = None,
+        trackers: Sequence[TrackerName] = ("tensorboard",),
+        settings: Mapping[str, Any] | None = None,
         title: str = "train",
         console: Console | None = None,
     ) -> None:
@@ -67,6 +66,8 @@ class Report:
         self.every = every
         self.watch_from_step = watch_from_step
         self.collapse = collapse or CollapseSettings()
+        self.trackers = trackers
+        self.settings = settings or {}
         self.watches: dict[str, CollapseWatch] = {}
         self.limits = {name: LimitWatch(reports=self.collapse.reports) for name in LIMITS}
         self.trust = TrustWatch()
@@ -83,12 +84,10 @@ class Report:
 
     def __enter__(self) -> "Report":
         # The trackers start here and not with the Accelerator, because a resumed run knows its step only now.
-        self.accelerator.log_with = [
-            JsonLines(self.folder / METRICS_NAME, keep_until_step=self.last_step, say=self.note),
-            # Also at step 0: a run that starts again may find the lines of an earlier attempt.
-            TensorBoardTracker("tensorboard", self.folder, purge_step=self.last_step + 1),
-        ]
-        self.accelerator.init_trackers("semipose")
+        self.accelerator.log_with = make_trackers(
+            self.trackers, self.folder, self.settings, last_step=self.last_step, say=self.note
+        )
+        self.accelerator.init_trackers(PROJECT)
         if self._display:
             self._display.start(self.last_step)
         self._interval.resume_clock()
@@ -164,6 +163,11 @@ class Report:
             shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if "/" not in name)
             self.note(f"step {step}  scores of {network}: {shown}")
 
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Send a picture to the trackers that take pictures, under its name."""
+        for tracker in self.accelerator.trackers if self._display else ():
+            log_picture(tracker, name, path, step)
+
     def note(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
         if self._display:
@@ -228,49 +232,6 @@ class Report:
                     f"{self.collapse.reports} in a row outside {limit.low:g} to {limit.high:g}: "
                     f"{limit.meaning}."
                 )
-
-
-class JsonLines(GeneralTracker):
-    """A tracker for Accelerate that appends one JSON object per call to a file.
-
-    At its start it removes the lines beyond `keep_until_step`, and a line that a kill left unfinished. If
-    lines up to that step are missing, as after a loss of power, `say` takes a sentence about them.
-    """
-
-    name = "jsonl"
-    requires_logging_directory = False
-
-    def __init__(self, path: Path, *, keep_until_step: int, say: Callable[[str], None]) -> None:
-        super().__init__()
-        self.path = path
-        self.keep_until_step = keep_until_step
-        self.say = say
-
-    def start(self) -> None:
-        """Cut the file back to the step from which the run continues."""
-        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
-        steps = [_step_of(line) for line in lines]
-        kept = [line for line, step in zip(lines, steps, strict=True) if step <= self.keep_until_step]
-        write_atomic(self.path, b"".join(line + b"\n" for line in kept))
-        last = max((step for step in steps if step <= self.keep_until_step), default=0)
-        if last < self.keep_until_step:
-            self.say(
-                f"note: {self.path} lacks the lines of steps {last + 1:g} to {self.keep_until_step}, which "
-                "did not reach the disk before the machine stopped, or were removed"
-            )
-        if damaged := steps[:-1].count(math.inf):  # the last line may be one that a kill cut short
-            self.say(f"note: {damaged} damaged lines are left out of {self.path}")
-
-    @property
-    def tracker(self) -> Path:
-        """The file."""
-        return self.path
-
-    def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
-        """Append a line; numbers that JSON cannot hold (nan, infinity) become null."""
-        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **numbers}) + "\n")
 
 
 class Interval:
@@ -350,12 +311,3 @@ def _means(rows: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for row in rows.values() for name in row)
     columns = {name: [row[name] for row in rows.values() if name in row] for name in names}
     return {name: math.fsum(values) / len(values) for name, values in columns.items()}
-
-
-def _step_of(line: bytes) -> float:
-    """The step of a JSON line; infinite for a line that a kill cut short or a disk has damaged."""
-    try:
-        step = float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return math.inf
-    return step if math.isfinite(step) else math.inf

@@ -16,7 +16,8 @@ from semipose.training.methods.method import TeacherHealth, Terms
 from semipose.training.reporting import report as report_module
 from semipose.training.reporting.collapse import CollapseSettings, CollapseWatch
 from semipose.training.reporting.display import LABELS
-from semipose.training.reporting.report import Interval, JsonLines, NonFiniteLoss, Report
+from semipose.training.reporting.report import Interval, NonFiniteLoss, Report
+from semipose.training.reporting.trackers import JsonLines
 from tests.training.tiny import LATE, METHODS, make_batches, make_method
 
 
