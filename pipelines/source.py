@@ -12,9 +12,10 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import fsspec
 import numpy as np
@@ -24,8 +25,8 @@ from semipose.configs.load import InputError
 from semipose.pipelines.shards import Shards, open_shards
 from semipose.pipelines.stream import BrokenStreamError, Payloads, read_tar
 from semipose.sharding.annotations.skeleton import Skeleton
-from semipose.sharding.check.truth_check import read_truth
 from semipose.sharding.samples.ignored_area import decode_ignored
+from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.sharding.store.index import read_index, subset_index
 from semipose.sharding.store.manifest import GROUND_TRUTH_NAME, Manifest
 
@@ -76,15 +77,14 @@ class Split:
         """The keypoint set."""
         return self.manifest.skeleton
 
-    def ground_truth(self) -> dict[str, Any]:
-        """The people of the whole folder in COCO form; those of the samples come first, in their order.
+    @cached_property
+    def ground_truth(self) -> GroundTruth:
+        """The people of the whole folder, read once; those of the samples come first, in their order.
 
         If the samples are boxes of a detector, they are under `detections`, in their order, instead. Raises
         InputError if the file is not a valid ground truth.
         """
-        path = self.shards.folder / GROUND_TRUTH_NAME
-        read_truth(path, num_keypoints=self.skeleton.num_keypoints)
-        return json.loads(path.read_bytes())
+        return GroundTruth.load(self.shards.folder / GROUND_TRUTH_NAME, self.skeleton)
 
     @property
     def annotation_ids(self) -> tuple[int, ...]:

@@ -44,6 +44,7 @@ from semipose.sharding.store.files import (
     making_folder,
     put_in_place,
 )
+from semipose.sharding.store.ground_truth import write_ground_truth
 from semipose.sharding.store.identity import Identity, identify
 from semipose.sharding.store.journal import JOURNAL_NAME, Journal, Tally
 from semipose.sharding.store.manifest import (
@@ -55,7 +56,6 @@ from semipose.sharding.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from semipose.sharding.store.truth import write_ground_truth
 from semipose.sharding.store.write import write_shards
 
 _DOING = "building"

@@ -42,7 +42,7 @@ from semipose.configs.settings import settings
 from semipose.models.model_folder import FOLDER_NAME, read_config
 from semipose.pipelines.loader import ProcessInfo
 from semipose.pipelines.source import Split, open_split
-from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training import checkpoint
 from semipose.training.build import build_codec, build_method, open_splits, scored_views
 from semipose.training.files import CARD_NAME, SCORES_NAME, read_json, write_json
@@ -53,8 +53,7 @@ from semipose.training.reporting.setting_warnings import photos_seen
 from semipose.training.run_files import own_recipe, read_scores
 from semipose.training.run_model import write_run_model
 from semipose.training.scoring.metrics import coco_results, metrics_of, require, score
-from semipose.training.scoring.oks import beyond_limit, num_scored
-from semipose.training.scoring.truth import categories_of, category_id_of, is_detected
+from semipose.training.scoring.oks import beyond_limit
 from semipose.training.settings import Count, RunSettings
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,7 +69,7 @@ class EvaluateSettings(RunSettings):
 
 
 def score_all(
-    ranks: Sequence[dict[str, Predictions]], ground_truth: dict[str, Any], skeleton: Skeleton, where: str
+    ranks: Sequence[dict[str, Predictions]], ground_truth: GroundTruth, where: str
 ) -> dict[str, dict[str, float]]:
     """The scores of every network and ensemble, from what `predict` returned on each rank.
 
@@ -79,14 +78,12 @@ def score_all(
     scores = {}
     for name in ranks[0]:
         people = join([rank[name] for rank in ranks])
-        results = results_of(people, ground_truth, skeleton, f"{where}: {name}")
-        scores[name] = score(people, results, ground_truth, skeleton)
+        results = results_of(people, ground_truth, f"{where}: {name}")
+        scores[name] = score(people, results, ground_truth)
     return scores
 
 
-def results_of(
-    people: Predictions, ground_truth: dict[str, Any], skeleton: Skeleton, where: str
-) -> list[dict[str, Any]]:
+def results_of(people: Predictions, ground_truth: GroundTruth, where: str) -> list[dict[str, Any]]:
     """COCO results of one network or ensemble, with the category of the annotation file.
 
     Raises InputError, which begins with `where`, for predictions that are not finite.
@@ -99,7 +96,7 @@ def results_of(
             f"numbers (first in {record.get('file_name', record['image_id'])}): use an earlier checkpoint "
             "(checkpoint=STEP) or precision=no, or train again with a smaller learning rate (optim.lr)"
         )
-    return coco_results(people, skeleton, category_id=category_id_of(ground_truth))
+    return coco_results(people, ground_truth.skeleton, category_id=ground_truth.category["id"])
 
 
 def summary(history: list[dict[str, Any]], metric: str) -> dict[str, Any]:
@@ -188,11 +185,10 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
         Console(stderr=True).print(f"note: {seen}", highlight=False, soft_wrap=True)
     output = folder_of(val, folder, is_own_address=cfg.data.val == own_val)
     output /= "" if cfg.checkpoint == "newest" else path.name
-    ground_truth = val.ground_truth()
-    kind = val.manifest.kind
-    is_annotated = bool(metrics_of(ground_truth, val.skeleton, kind))
+    ground_truth, kind = val.ground_truth, val.manifest.kind
+    is_annotated = bool(metrics_of(ground_truth, kind))
     if is_annotated:
-        require(cfg.metric, ground_truth, val.skeleton, where=cfg.data.val, kind=kind)
+        require(cfg.metric, ground_truth, where=cfg.data.val, kind=kind)
         beyond = beyond_limit(ground_truth)
         if beyond:
             Console(stderr=True).print(f"note: {cfg.data.val}: {beyond}", highlight=False, soft_wrap=True)
@@ -210,18 +206,18 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     )
     scores: dict[str, dict[str, float]] = {}
     for name, people in predictions.items():
-        results = results_of(people, ground_truth, val.skeleton, f"{path}: {name}")
-        categories = categories_of(people.record_rows, ground_truth)
+        results = results_of(people, ground_truth, f"{path}: {name}")
+        categories = ground_truth.categories_of(people.record_rows)
         written = coco_results(people, val.skeleton, category_id=categories)
         write_json(output / f"{name}-predictions.json", written)
         if is_annotated:
             if not scores:  # the first network is what the run is for
                 step = checkpoint.step_of(path)
-                rows = scored_people(people, ground_truth, val.skeleton, step=step, network=name)
+                rows = scored_people(people, ground_truth, step=step, network=name)
                 write_people(output, with_pictures(rows, people.records, val))
-            scores[name] = score(people, results, ground_truth, val.skeleton)
+            scores[name] = score(people, results, ground_truth)
     which = {"checkpoint": path.name, "step": checkpoint.step_of(path)}
-    content = {**which, **how(cfg, val, ground_truth), "val_sha256": val.content_sha256, "scores": scores}
+    content = {**which, **how(cfg, val), "val_sha256": val.content_sha256, "scores": scores}
     write_json(output / SCORES_NAME, content)
     product = (folder if cfg.checkpoint == "newest" else output) / FOLDER_NAME
     if cfg.data.val == own_val and not holds_model(product, content["step"]):
@@ -242,8 +238,7 @@ def write_model_of(
 ) -> None:
     """Write the model folder `product` of the run in `folder`, with the run's card if there is one."""
     card = read_json(folder / CARD_NAME, cure="remove it") if (folder / CARD_NAME).is_file() else None
-    truth = val.ground_truth()
-    write_run_model(product, cfg, method, val.skeleton, truth, step=step, scores=scores, card=card)
+    write_run_model(product, cfg, method, val.ground_truth, step=step, scores=scores, card=card)
 
 
 def holds_model(folder: Path, step: int) -> bool:
@@ -312,17 +307,17 @@ def seen_in_training(cfg: RunSettings, val: Split) -> str | None:
         return None
 
 
-def how(cfg: RunSettings, val: Split, ground_truth: dict[str, Any]) -> dict[str, Any]:
+def how(cfg: RunSettings, val: Split) -> dict[str, Any]:
     """What the scores depend on, apart from the weights."""
-    kind = val.manifest.kind
-    annotated = "annotated" if metrics_of(ground_truth, val.skeleton, kind) else "given"
+    ground_truth, kind = val.ground_truth, val.manifest.kind
+    annotated = "annotated" if metrics_of(ground_truth, kind) else "given"
     samples = {"people": val.num_samples}
     if kind == "image":
-        samples = {"photos": val.num_samples, "people": num_scored(ground_truth)}
+        samples = {"photos": val.num_samples, "people": len(ground_truth.scored)}
     return {
         "val": cfg.data.val,
         **samples,
-        "boxes": "none" if kind == "image" else "detector" if is_detected(ground_truth) else annotated,
+        "boxes": "none" if kind == "image" else "detector" if ground_truth.is_detected else annotated,
         "flip_test": cfg.evaluation.flip_test,
         "decode": cfg.codec.name if cfg.codec else cfg.heatmap.decode,
         "metric": cfg.metric,

@@ -52,7 +52,6 @@ class Job:
     preview: UnlabelledBatch | None
     val: EvalLoader
     val_split: Split
-    ground_truth: dict[str, Any]
     skeleton: Skeleton
     report: Report
     card: dict[str, Any]
@@ -146,9 +145,8 @@ def score_networks(job: Job) -> None:
         )
         ranks = gather_object([predictions])
         if job.accelerator.is_main_process:
-            scores = evaluate.score_all(
-                ranks, job.ground_truth, job.skeleton, f"{job.folder} after step {job.step}"
-            )
+            where = f"{job.folder} after step {job.step}"
+            scores = evaluate.score_all(ranks, job.val_split.ground_truth, where)
     if job.accelerator.is_main_process:
         job.history.append({"step": job.step, "scores": scores})
         job.report.scores(job.step, scores)
@@ -164,7 +162,7 @@ def keep_people(job: Job, ranks: list[dict[str, Predictions]]) -> None:
     network, people = next(iter(ranks[0])), None
     with job.report.pause("scoring"), job.report.never_failing("the list of scored people was not written"):
         found = join([rank[network] for rank in ranks])
-        people = scored_people(found, job.ground_truth, job.skeleton, step=job.step, network=network)
+        people = scored_people(found, job.val_split.ground_truth, step=job.step, network=network)
         if job.step == job.cfg.steps:
             people = with_pictures(people, found.records, job.val_split)
     if people is not None:  # a disk that fails ends the run, as anywhere else
@@ -196,8 +194,7 @@ def write_product(job: Job) -> None:
             job.folder / FOLDER_NAME,
             job.cfg,
             job.method,
-            job.skeleton,
-            job.ground_truth,
+            job.val_split.ground_truth,
             step=job.step,
             scores=scores,
             card=job.card,
@@ -217,7 +214,7 @@ def draw_pictures(job: Job) -> None:
         network = next(iter(job.method.networks().values()))
         codec = build_codec(job.cfg, job.skeleton)
         path = folder / f"predictions-{job.step:08d}.png"
-        pictures.draw_predictions(path, network, next(iter(job.val)), job.ground_truth, codec)
+        pictures.draw_predictions(path, network, next(iter(job.val)), job.val_split.ground_truth, codec)
         job.report.picture(job.step, "predictions", path)
 
 

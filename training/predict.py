@@ -21,7 +21,7 @@ from semipose.models.codecs.instances import InstanceCodec, Instances
 from semipose.pipelines.batch import EvalBatch
 from semipose.pipelines.geometry import apply, invert, linear_scale
 from semipose.pipelines.people import are_inside, cells_on_photo
-from semipose.training.scoring.truth import keypoints_of, people_of_photos
+from semipose.sharding.store.ground_truth import GroundTruth
 
 Network = Callable[[Tensor], Any]
 """Images (N, 3, H, W) -> what the codec decodes, heatmaps (N, K, h, w) or the maps of whole photos, with
@@ -218,7 +218,7 @@ def in_eval_mode(networks: Iterable[Network]) -> Iterator[None]:
 
 @torch.no_grad()
 def beside_truth(
-    network: Network, batch: EvalBatch, ground_truth: dict[str, Any], *, codec: HeatmapCodec
+    network: Network, batch: EvalBatch, ground_truth: GroundTruth, *, codec: HeatmapCodec
 ) -> dict[str, Any]:
     """Predictions and ground truth of one batch, in view px, for a sheet of predictions.
 
@@ -226,7 +226,7 @@ def beside_truth(
     """
     with in_eval_mode([network]):
         points, peaks = codec.decode(heatmaps_of(network, batch.image, codec))
-    truth = keypoints_of(batch.records, ground_truth, num_keypoints=points.shape[1])
+    truth = ground_truth.keypoints_of(batch.records)
     view_from_image = invert(batch.image_from_view).cpu()
     return {
         "images": batch.image,
@@ -263,7 +263,7 @@ class PhotoBesideTruth:
 
 @torch.no_grad()
 def photos_beside_truth(
-    network: Network, batch: EvalBatch, ground_truth: dict[str, Any], *, codec: InstanceCodec
+    network: Network, batch: EvalBatch, ground_truth: GroundTruth, *, codec: InstanceCodec
 ) -> list[PhotoBesideTruth]:
     """Predictions and ground truth of each photo of a batch, for a sheet of predictions."""
     with in_eval_mode([network]):
@@ -274,7 +274,7 @@ def photos_beside_truth(
     view_from_image = invert(batch.image_from_view).cpu()
     zoom = linear_scale(view_from_image).numpy()
     num_keypoints = codec.skeleton.num_keypoints
-    annotated = people_of_photos(batch.records, ground_truth, num_keypoints=num_keypoints)
+    annotated = ground_truth.keypoints_of_photos(batch.records)
     photos = []
     for i, (record, truth) in enumerate(zip(batch.records, annotated, strict=True)):
         matrix = view_from_image[i : i + 1]

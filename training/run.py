@@ -154,8 +154,7 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
     folder = Path(cfg.output)
     process = ProcessInfo(accelerator.process_index, accelerator.num_processes, accelerator.device)
     labelled, unlabelled, val = open_splits(cfg, folder / "index" / f"rank-{process.rank}")
-    ground_truth = val.ground_truth()
-    require(cfg.metric, ground_truth, val.skeleton, where=cfg.data.val, kind=val.manifest.kind)
+    require(cfg.metric, val.ground_truth, where=cfg.data.val, kind=val.manifest.kind)
     method = build_method(cfg, labelled.skeleton, process, fresh=fresh)
     wrapped, prepared = accelerator.prepare(method, build_optimizer(method, cfg))
     labelled_views = labelled_stream(cfg, labelled, process)
@@ -164,14 +163,13 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
     if accelerator.is_main_process:
         cached_bytes = labelled_views.cached_bytes
         cached_bytes += unlabelled_views.cached_bytes if unlabelled_views else 0
-        people = (labelled, unlabelled, val, ground_truth)
-        written = card.card(cfg, *people, method, process, cached_bytes=cached_bytes)
+        written = card.card(cfg, labelled, unlabelled, val, method, process, cached_bytes=cached_bytes)
         report.note(card.describe(written))
         for start in card.starts(method):
             report.note(start.describe())
         for warning in [
             *setting_warnings(cfg, labelled, unlabelled, val),
-            *limits_of_scoring(cfg, ground_truth),
+            *limits_of_scoring(cfg, val.ground_truth),
             *missing_processes(process.world_size),
         ]:
             report.note(f"note: {warning}")
@@ -187,7 +185,6 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
         preview=preview(cfg, unlabelled, accelerator.device) if unlabelled else None,
         val=scored_views(cfg, val, process),
         val_split=val,
-        ground_truth=ground_truth,
         skeleton=labelled.skeleton,
         report=report,
         card=written,

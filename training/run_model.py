@@ -20,6 +20,7 @@ from semipose.models.model_folder import (
 )
 from semipose.models.net import FeatureNet, NetSettings
 from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training.methods.method import Method
 from semipose.training.settings import RunSettings
 
@@ -28,8 +29,7 @@ def write_run_model(
     folder: Path,
     cfg: RunSettings,
     method: Method,
-    skeleton: Skeleton,
-    ground_truth: dict[str, Any],
+    ground_truth: GroundTruth,
     *,
     step: int,
     scores: Mapping[str, Any] | None,
@@ -37,12 +37,12 @@ def write_run_model(
 ) -> Path:
     """Write the networks of `method` after `step` steps as the model folder `folder`.
 
-    ground_truth: of the scored people, for their category. scores: step, how people were scored, and the
-    scores by network. card: the content of card.json.
+    ground_truth: of the scored people, for their keypoints and category. scores: step, how people were
+    scored, and the scores by network. card: the content of card.json.
     """
     networks = method.networks()
     starts = (card or {}).get("start_from", [])
-    config = model_config(cfg, networks, skeleton, ground_truth["categories"][0], step, starts)
+    config = model_config(cfg, networks, ground_truth.skeleton, ground_truth.category, step, starts)
     readme = model_card(config, scores, card)
     return write_model(folder, networks, config, readme=readme, scores=scores, card=card, recipe=dump(cfg))
 

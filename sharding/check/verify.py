@@ -17,11 +17,11 @@ from semipose.configs.settings import settings
 from semipose.sharding.annotations.findings import Fault, Findings
 from semipose.sharding.check.report import beside, print_table, write_json
 from semipose.sharding.check.shard_check import MISSING_FILE, OTHER_HASH, ShardJob, ShardReport, check_shard
-from semipose.sharding.check.truth_check import TruthFile, read_truth
 from semipose.sharding.samples.sample import SampleKind
 from semipose.sharding.stopping import stoppable
 from semipose.sharding.store.executor import map_in_order
 from semipose.sharding.store.files import file_sha256
+from semipose.sharding.store.ground_truth import TruthFile, read_truth
 from semipose.sharding.store.manifest import (
     GROUND_TRUTH_NAME,
     MANIFEST_NAME,

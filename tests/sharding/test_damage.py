@@ -18,10 +18,10 @@ from rich.console import Console
 import semipose.sharding.build
 from semipose.configs.load import InputError
 from semipose.sharding.build import build
-from semipose.sharding.check.truth_check import read_truth
 from semipose.sharding.check.verify import VerifySettings, verify
 from semipose.sharding.samples.crop import WholePhoto
 from semipose.sharding.store.files import file_sha256
+from semipose.sharding.store.ground_truth import read_truth
 from semipose.sharding.store.index import read_lines
 from semipose.sharding.store.journal import JOURNAL_NAME
 from semipose.sharding.store.manifest import Manifest, check_shards, read_manifest, write_manifest

@@ -14,7 +14,7 @@ from semipose.pipelines.batch import EvalBatch
 from semipose.pipelines.geometry import apply, invert
 from semipose.pipelines.people import People
 from semipose.sharding.annotations.skeleton import COCO_17, Skeleton
-from semipose.training.scoring.truth import people_of_photos
+from semipose.sharding.store.ground_truth import GroundTruth
 from tests.models.codecs import test_ae, test_cid, test_dekr
 
 
@@ -94,7 +94,7 @@ class PhotoOracle:
         """The people of the batch at hand, in view px."""
         assert self.batch is not None
         num_keypoints = self.codec.skeleton.num_keypoints
-        photos = people_of_photos(self.batch.records, self.truth, num_keypoints=num_keypoints)
+        photos = GroundTruth(self.truth, self.codec.skeleton).keypoints_of_photos(self.batch.records)
         people = test_dekr.pad(photos, num_keypoints)
         n, m, k, _ = people.points_xy.shape
         view_from_image = invert(self.batch.image_from_view)

@@ -18,6 +18,7 @@ from semipose.sharding.annotations.detections import Detections
 from semipose.sharding.annotations.formats.coco import CocoFormat
 from semipose.sharding.build import build
 from semipose.sharding.settings import BuildSettings
+from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training import evaluate
 from semipose.training.predict import Predictions, beside_truth, predict
 from semipose.training.run import run
@@ -63,7 +64,7 @@ def detected(drawn_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> De
 def predicted(detected: Detected) -> tuple[Split, Predictions]:
     """What the oracle says of each box."""
     split = open_split(detected.shards)
-    oracle = Oracle(detected.shown, 14)
+    oracle = Oracle(GroundTruth(detected.shown, split.skeleton))
     batches = oracle.watch(eval_loader(split, ViewSettings(), batch_size=5))
     return split, predict({"a": oracle}, batches, codec=HeatmapCodec(DECODING, split.skeleton))["a"]
 
@@ -86,7 +87,7 @@ def test_scores_equal_pycocotools_on_the_annotation_file(
         noise = np.random.default_rng(1).normal(0, noise_px, people.points_xy.shape).astype(np.float32)
         made = Predictions(people.records, people.points_xy + noise, people.peaks, people.areas)
         results = coco_results(made, split.skeleton)
-        ours = score(made, results, split.ground_truth(), split.skeleton)
+        ours = score(made, results, split.ground_truth)
         plain = plain_pycocotools(tmp_path, detected.annotations, results, split.skeleton.sigmas)
         assert [ours[n] for n in ("AP", "AP50", "AP75", "AR")] == pytest.approx(plain[[0, 1, 2, 5]])
         assert 0.1 < ours["AR"] < 1
@@ -95,10 +96,10 @@ def test_scores_equal_pycocotools_on_the_annotation_file(
 
 def test_card_and_sheet_know_that_boxes_have_no_truth(detected: Detected) -> None:
     split = open_split(detected.shards)
-    truth = split.ground_truth()
-    assert split.annotation_ids == tuple(row["id"] for row in truth["detections"])
-    assert metrics_of(truth, split.skeleton) == ("AP",)
-    oracle = Oracle(detected.shown, 14)
+    truth = split.ground_truth
+    assert split.annotation_ids == tuple(row["id"] for row in truth.coco["detections"])
+    assert metrics_of(truth) == ("AP",)
+    oracle = Oracle(GroundTruth(detected.shown, split.skeleton))
     batch = next(oracle.watch(eval_loader(split, ViewSettings(), batch_size=5)))
     seen = beside_truth(oracle, batch, truth, codec=HeatmapCodec(DECODING, split.skeleton))
     assert not seen["visible"].any()

@@ -1,6 +1,5 @@
 """From views to keypoints in the photo: the way back, ensembles, the flip test."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from semipose.pipelines.source import open_split
 from semipose.pipelines.views import ViewSettings
 from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.training.predict import Predictions, beside_truth, heatmaps_of, in_eval_mode, join, predict
-from semipose.training.scoring.truth import keypoints_of
 from tests.training.oracle import Oracle
 
 DARK = HeatmapSettings(sigma=2.0, decode="dark")
@@ -28,11 +26,11 @@ def test_true_heatmaps_come_back_as_the_annotated_points(
     drawn_shards: Path, size_hw: tuple[int, int]
 ) -> None:
     split = open_split(drawn_shards / "val")
-    truth = split.ground_truth()
-    oracle = Oracle(truth, 14)
+    truth = split.ground_truth
+    oracle = Oracle(truth)
     batches = oracle.watch(eval_loader(split, ViewSettings(size_hw=size_hw), batch_size=5))
     people = predict({"oracle": oracle}, batches, codec=HeatmapCodec(DARK, split.skeleton))["oracle"]
-    annotated = keypoints_of(people.records, truth, num_keypoints=14)
+    annotated = truth.keypoints_of(people.records)
     errors = np.linalg.norm(people.points_xy - annotated[..., :2], axis=-1)
     assert people.points_xy.shape == (12, 14, 2)
     assert np.median(errors[annotated[..., 2] > 0]) < 0.1
@@ -187,8 +185,8 @@ def test_ranks_join_in_order() -> None:
 
 def test_comparison_shows_prediction_and_truth_in_one_frame(drawn_shards: Path) -> None:
     split = open_split(drawn_shards / "val")
-    truth = json.loads((drawn_shards / "val" / "ground_truth.json").read_text())
-    oracle = Oracle(truth, 14)
+    truth = split.ground_truth
+    oracle = Oracle(truth)
     batch = next(oracle.watch(eval_loader(split, ViewSettings(), batch_size=12)))
     seen = beside_truth(oracle, batch, truth, codec=HeatmapCodec(DARK, split.skeleton))
     visible = seen["visible"] > 0

@@ -29,15 +29,14 @@ def shards(source: MpiiFormat | AicFormat, output: Path) -> Split:
 
 def answers(split: Split, *, offset_px: float) -> Predictions:
     """The truth, read off heatmaps that are moved by so many pixels of the view on both axes."""
-    k = split.skeleton.num_keypoints
-    oracle = Oracle(split.ground_truth(), k, offset_px=offset_px)
+    oracle = Oracle(split.ground_truth, offset_px=offset_px)
     batches = oracle.watch(eval_loader(split, ViewSettings(size_hw=(256, 256)), batch_size=4))
     decoding = HeatmapSettings(decode="dark")
     return predict({"a": oracle}, batches, codec=HeatmapCodec(decoding, split.skeleton))["a"]
 
 
 def scores_of(people: Predictions, split: Split) -> dict[str, float]:
-    return score(people, coco_results(people, split.skeleton), split.ground_truth(), split.skeleton)
+    return score(people, coco_results(people, split.skeleton), split.ground_truth)
 
 
 def test_mpii_with_head_boxes(shared_data: Path, tmp_path: Path) -> None:
@@ -54,7 +53,7 @@ def test_mpii_with_head_boxes(shared_data: Path, tmp_path: Path) -> None:
             annotations=folder / "mpii_hrnet_list.json", images=folder / "images", head_boxes=heads
         )
         split = shards(source, tmp_path / f"{head_px}")
-        assert metrics_of(split.ground_truth(), split.skeleton) == ("AP", "PCK", "PCKh")
+        assert metrics_of(split.ground_truth) == ("AP", "PCK", "PCKh")
         rates.append(scores_of(answers(split, offset_px=4.0), split)["PCKh"])
         assert scores_of(answers(split, offset_px=0.0), split)["PCKh"] > 0.9
     assert rates[0] > 0.9
@@ -67,13 +66,13 @@ def test_ai_challenger(shared_data: Path, tmp_path: Path) -> None:
         annotations=folder / "keypoint_annotations_raw_reconstructed.json", images=folder / "images"
     )
     split = shards(source, tmp_path / "aic")
-    assert metrics_of(split.ground_truth(), split.skeleton) == ("AP", "PCK", "AIC")
+    assert metrics_of(split.ground_truth) == ("AP", "PCK", "AIC")
     perfect = scores_of(answers(split, offset_px=0.0), split)
     moved = answers(split, offset_px=2.0)
     worse = scores_of(moved, split)
     assert perfect["AIC"] == pytest.approx(1.0)
     assert perfect["AIC-PCKh"] > 0.95
     photos = [record["image_id"] for record in moved.records]
-    assert worse["AIC"] == pytest.approx(plainly(moved.points_xy, photos, split.ground_truth()))
+    assert worse["AIC"] == pytest.approx(plainly(moved.points_xy, photos, split.ground_truth.coco))
     assert 0 < worse["AIC"] < 0.95
     assert worse["AP"] < perfect["AP"]

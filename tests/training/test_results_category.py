@@ -20,7 +20,6 @@ from semipose.training import evaluate
 from semipose.training.predict import Predictions
 from semipose.training.run import run
 from semipose.training.scoring.metrics import coco_results, score
-from semipose.training.scoring.truth import categories_of, category_id_of
 from semipose.training.settings import RunSettings
 from tests.training.scoring.test_metrics import plain_pycocotools
 
@@ -52,20 +51,20 @@ def test_perfect_results_score_one_by_the_file_itself(
 ) -> None:
     """Also where categories with the same keypoints are read together, as if they were one."""
     split = open_split(build_own(tmp_path, drawn_shards, ids) / "val")
-    truth = split.ground_truth()
+    truth = split.ground_truth
     expected = (ids[0], f"climber {ids[0]}") if len(ids) == 1 else (1, "person")
-    assert [(row["id"], row["name"]) for row in truth["categories"]] == [expected]
-    assert {row["category_id"] for row in truth["annotations"]} == {category_id_of(truth)}
-    people = truth["annotations"][: split.num_samples]
+    assert [(row["id"], row["name"]) for row in truth.coco["categories"]] == [expected]
+    assert {row["category_id"] for row in truth.annotations} == {truth.category["id"]}
+    people = truth.annotations[: split.num_samples]
     keypoints = np.array([row["keypoints"] for row in people], np.float32).reshape(len(people), -1, 3)
     areas = np.array([row["area"] for row in people], np.float32)
     perfect = Predictions(people, keypoints[..., :2], np.ones(keypoints.shape[:2], np.float32), areas)
-    results = coco_results(perfect, split.skeleton, category_id=categories_of(people, truth))
+    results = coco_results(perfect, split.skeleton, category_id=truth.categories_of(people))
     assert {row["category_id"] for row in results} == set(ids)
     stats = plain_pycocotools(tmp_path, tmp_path / "mine.json", results, split.skeleton.sigmas)
     assert stats[[0, 5]] == pytest.approx([1.0, 1.0])
-    results = coco_results(perfect, split.skeleton, category_id=category_id_of(truth))
-    assert score(perfect, results, truth, split.skeleton)["AP"] == pytest.approx(1.0)
+    results = coco_results(perfect, split.skeleton, category_id=truth.category["id"])
+    assert score(perfect, results, truth)["AP"] == pytest.approx(1.0)
 
 
 def test_a_run_is_scored_as_ever_and_its_results_carry_the_category(

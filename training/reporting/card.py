@@ -33,7 +33,6 @@ def card(
     labelled: Split,
     unlabelled: Split | None,
     val: Split,
-    ground_truth: dict[str, Any],
     method: Method,
     process: ProcessInfo,
     *,
@@ -41,7 +40,7 @@ def card(
 ) -> dict[str, Any]:
     """The card as plain values: protocol, people, how they are scored, networks, versions, hardware.
 
-    ground_truth: of `val`. cached_bytes: the size of the decoded crops that this process keeps.
+    cached_bytes: the size of the decoded crops that this process keeps.
     """
     network = next(iter(method.networks().values()))
     height, width = (cfg.photo_views if cfg.kind == "image" else cfg.views).size_hw
@@ -56,7 +55,7 @@ def card(
         "labelled": {"choice": choice(cfg), **people(labelled)},
         "unlabelled": people(unlabelled) if unlabelled else None,
         "val": {**people(val), "content_sha256": val.content_sha256},
-        "scoring": how(cfg, val, ground_truth),
+        "scoring": how(cfg, val),
         "cache": {"home": cfg.data.cache, "bytes": cached_bytes},
         "steps": cfg.steps,
         "learning_rate": f"{cfg.optim.lr:g}, {cfg.optim.schedule.words}",

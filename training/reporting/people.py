@@ -23,9 +23,9 @@ from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.sharding.samples.crop import Region, cut, image_from_stored
 from semipose.sharding.samples.sample import invert_axis_aligned
 from semipose.sharding.store.files import write_atomic
+from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training.predict import Predictions
-from semipose.training.scoring.oks import is_scored, keypoint_similarity, oks_to_truth, person_score
-from semipose.training.scoring.truth import is_detected
+from semipose.training.scoring.oks import keypoint_similarity, oks_to_truth, person_score
 
 PEOPLE_NAME = "people.npz"
 SHOWN = 8
@@ -121,7 +121,7 @@ class ScoredPeople:
 
 
 def scored_people(
-    predictions: Predictions, ground_truth: dict[str, Any], skeleton: Skeleton, *, step: int, network: str
+    predictions: Predictions, ground_truth: GroundTruth, *, step: int, network: str
 ) -> ScoredPeople:
     """Bring predictions and annotated people together.
 
@@ -129,8 +129,7 @@ def scored_people(
     detector's box becomes, in the order of the scores, the annotated person of that photo with the highest
     OKS who is not taken yet.
     """
-    rows = [row for row in ground_truth["annotations"] if is_scored(row)]
-    names = {image["id"]: image.get("file_name", str(image["id"])) for image in ground_truth["images"]}
+    rows, skeleton = ground_truth.scored, ground_truth.skeleton
     count, num_keypoints = len(rows), skeleton.num_keypoints
     truth = np.array([row["keypoints"] for row in rows], np.float32).reshape(count, num_keypoints, 3)
     areas = np.array([row["area"] for row in rows], np.float64)
@@ -138,7 +137,7 @@ def scored_people(
     if scores is None:
         box_scores = np.array([record.get("score", 1.0) for record in predictions.records], np.float64)
         scores = person_score(box_scores, predictions.peaks)
-    if predictions.kind == "person" and not is_detected(ground_truth):
+    if predictions.kind == "person" and not ground_truth.is_detected:
         index_of_id = {row["id"]: index for index, row in enumerate(rows)}
         false_rows: list[int] = []
         pairs = [
@@ -158,7 +157,7 @@ def scored_people(
         step,
         network,
         ids=np.array([row["id"] for row in rows], np.int64),
-        file_names=np.array([names[row["image_id"]] for row in rows], np.str_),
+        file_names=np.array([ground_truth.file_names[row["image_id"]] for row in rows], np.str_),
         truth=truth,
         areas=areas,
         boxes_xywh=np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4),

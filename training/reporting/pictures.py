@@ -8,7 +8,6 @@ and a number instead. A joint without a confident peak is a hollow ring without 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -30,6 +29,7 @@ from semipose.sharding.check.draw_pose import (
     write_caption,
 )
 from semipose.sharding.store.files import write_atomic
+from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training.methods.method import Inspection, PhotoInspection
 from semipose.training.predict import Codec, Network, PhotoBesideTruth, beside_truth, photos_beside_truth
 from semipose.training.scoring.oks import oks_to_truth, person_score
@@ -163,7 +163,7 @@ def _hidden(strong: np.ndarray, augmented: np.ndarray, points_xy: np.ndarray) ->
 
 
 def draw_predictions(
-    path: Path, network: Network, batch: EvalBatch, ground_truth: dict[str, Any], codec: Codec
+    path: Path, network: Network, batch: EvalBatch, ground_truth: GroundTruth, codec: Codec
 ) -> None:
     """Write the sheet of predictions of one batch, of people in views of their own or of whole photos."""
     if isinstance(codec, HeatmapCodec):

@@ -1,13 +1,13 @@
 """Warnings about settings that are probably unintended."""
 
 import math
-from typing import Any
 
 from semipose.models.codecs.heatmap import HeatmapSettings
 from semipose.pipelines.photo_views import PhotoViewSettings
 from semipose.pipelines.source import Split
 from semipose.pipelines.views import ViewSettings
 from semipose.sharding.samples.crop import PersonCrop
+from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training.reporting.shared_photos import shared_photos
 from semipose.training.scoring.oks import beyond_limit
 from semipose.training.settings import RunSettings
@@ -37,7 +37,7 @@ def same_start(cfg: RunSettings) -> str | None:
     )
 
 
-def limits_of_scoring(cfg: RunSettings, ground_truth: dict[str, Any]) -> list[str]:
+def limits_of_scoring(cfg: RunSettings, ground_truth: GroundTruth) -> list[str]:
     """What the scores of the run will not show, one sentence each; `ground_truth` is that of `data.val`."""
     warnings = []
     beyond = beyond_limit(ground_truth)

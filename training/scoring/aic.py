@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training.scoring.pckh import THRESHOLD, errors_in_heads, rows
 
 OKS_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -13,9 +14,7 @@ VISIBLE = 2
 """The visibility that sharding gives to joints with flag 1 in the list (flag 2, occluded, becomes 1)."""
 
 
-def mean_precision(
-    points_xy: np.ndarray, image_ids: Sequence[Any], ground_truth: dict[str, Any], sigmas: Sequence[float]
-) -> float:
+def mean_precision(points_xy: np.ndarray, image_ids: Sequence[Any], ground_truth: GroundTruth) -> float:
     """The challenge's score (docs/methods.md 7), in 0..1.
 
     points_xy (M, K, 2) of all predicted people, source px, and their photos. Every annotated person takes the
@@ -24,11 +23,11 @@ def mean_precision(
     challenge's scorer: over the visible joints alone (not the occluded ones), by the box's area + 1; a person
     without a visible joint has an OKS of 0 and counts. Confidences play no part, and duplicates are kept.
     """
-    of_photo: dict[Any, list[int]] = {row["id"]: [] for row in ground_truth["images"]}
+    of_photo: dict[Any, list[int]] = {row["id"]: [] for row in ground_truth.images}
     for index, image_id in enumerate(image_ids):
         of_photo[image_id].append(index)
     people_of: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in of_photo}
-    for row in ground_truth["annotations"]:
+    for row in ground_truth.annotations:
         people_of[row["image_id"]].append(row)
     best = []
     count = 0
@@ -36,7 +35,7 @@ def mean_precision(
         found = points_xy[of_photo[image_id]]
         count += max(len(people), len(found))
         if people and len(found):
-            best.append(_oks(people, found, sigmas).max(axis=1))
+            best.append(_oks(people, found, ground_truth.skeleton.sigmas).max(axis=1))
     if not best:
         return 0.0
     return float((np.concatenate(best)[:, None] > OKS_THRESHOLDS).sum(axis=0).mean() / count)

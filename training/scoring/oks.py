@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from semipose.configs.load import InputError
+from semipose.sharding.store.ground_truth import GroundTruth, num_labelled
 
 SCORE_NAMES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 MOST_PEOPLE = 20
@@ -22,12 +23,10 @@ PEAK_IN_SCORE = 0.2
 DUPLICATE_OKS = 0.9
 
 
-def score(
-    ground_truth: dict[str, Any], predictions: list[dict[str, Any]], sigmas: Sequence[float]
-) -> dict[str, float]:
+def score(ground_truth: GroundTruth, predictions: list[dict[str, Any]]) -> dict[str, float]:
     """Score predictions as pycocotools does.
 
-    `ground_truth` is a COCO keypoint file as read; `predictions` are COCO results: `image_id`, `category_id`,
+    `predictions` are COCO results: `image_id`, `category_id`,
     `keypoints` [x, y, anything] * K, `score`, and `bbox` in all of them or in none. A `bbox` gives the
     detection its area (as in the published evaluations); without one the extent of the keypoints does. Only
     the scores by size depend on that. Neither argument is changed.
@@ -35,7 +34,8 @@ def score(
     Returns values in 0..1 by the names in SCORE_NAMES; -1 is COCO's "no such person in the ground truth" (APM
     without medium persons). No predictions score 0. Raises InputError for input that cannot be scored.
     """
-    truth = _truth_index(ground_truth, len(sigmas))
+    sigmas = ground_truth.skeleton.sigmas
+    truth = _truth_index(ground_truth)
     results = _result_index(truth, predictions, len(sigmas))
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = COCOeval(truth, results, iouType="keypoints")
@@ -46,24 +46,19 @@ def score(
     return dict(zip(SCORE_NAMES, map(float, evaluator.stats), strict=True))
 
 
-def beyond_limit(ground_truth: dict[str, Any]) -> str | None:
+def beyond_limit(ground_truth: GroundTruth) -> str | None:
     """A sentence if photos show more people than pycocotools looks at, with the highest AR that is left."""
-    counts = Counter(row["image_id"] for row in ground_truth["annotations"] if is_scored(row))
+    counts = Counter(row["image_id"] for row in ground_truth.scored)
     full = {image: count - MOST_PEOPLE for image, count in counts.items() if count > MOST_PEOPLE}
     if not full:
         return None
-    names = {row["id"]: row.get("file_name", row["id"]) for row in ground_truth["images"]}
-    beyond, people, first = sum(full.values()), counts.total(), next(iter(full))
+    beyond, people = sum(full.values()), counts.total()
+    name = ground_truth.file_names[next(iter(full))]
     return (
         f"{beyond:,} of the {people:,} people who are scored are beyond the {MOST_PEOPLE} in a photo that "
-        f"COCO's scorer looks at (photos with more: {len(full):,}, such as {names[first]}), so AP and AR are "
+        f"COCO's scorer looks at (photos with more: {len(full):,}, such as {name}), so AP and AR are "
         f"at most {1 - beyond / people:.3f}, even if all are found"
     )
-
-
-def num_scored(ground_truth: dict[str, Any]) -> int:
-    """The number of people that scoring expects to be found."""
-    return sum(map(is_scored, ground_truth["annotations"]))
 
 
 def person_score(box_score: np.ndarray, peaks: np.ndarray) -> np.ndarray:
@@ -164,10 +159,11 @@ def without_duplicates(
     return kept
 
 
-def _truth_index(ground_truth: dict[str, Any], num_keypoints: int) -> COCO:
+def _truth_index(ground_truth: GroundTruth) -> COCO:
     """A copy of the ground truth in the form of pycocotools, which writes into its records."""
+    num_keypoints = ground_truth.skeleton.num_keypoints
     persons = []
-    for number, person in enumerate(ground_truth["annotations"], start=1):
+    for number, person in enumerate(ground_truth.annotations, start=1):
         name = f"ground truth annotation {person.get('id')}"
         length = len(person.get("keypoints", []))
         if length != 3 * num_keypoints:
@@ -181,22 +177,13 @@ def _truth_index(ground_truth: dict[str, Any], num_keypoints: int) -> COCO:
             )
         # The evaluator marks an unmatched detection by a ground truth id of 0, so a person with id 0 would
         # never count as found: number them from 1.
-        defaults = {"iscrowd": 0, "num_keypoints": _num_labelled(person)}
+        defaults = {"iscrowd": 0, "num_keypoints": num_labelled(person)}
         persons.append({**defaults, **person, "id": number})
-    if not any(map(is_scored, persons)):
+    if not ground_truth.scored:
         raise InputError(
             "The ground truth has no person with a labelled keypoint, so there is nothing to score."
         )
-    return _coco({**ground_truth, "annotations": persons})
-
-
-def _num_labelled(person: dict[str, Any]) -> int:
-    return sum(v > 0 for v in person["keypoints"][2::3])
-
-
-def is_scored(person: dict[str, Any]) -> bool:
-    """Whether scoring expects a person to be found: no crowd, and with a labelled keypoint."""
-    return not person.get("iscrowd", 0) and person.get("num_keypoints", _num_labelled(person)) > 0
+    return _coco({**ground_truth.coco, "annotations": persons})
 
 
 def _result_index(truth: COCO, predictions: list[dict[str, Any]], num_keypoints: int) -> COCO:

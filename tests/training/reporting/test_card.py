@@ -22,7 +22,7 @@ def card_of(cfg: RunSettings, folder: Path) -> dict:
     process = ProcessInfo(device=torch.device("cpu"))
     labelled, unlabelled, val = open_splits(cfg, folder)
     method = build_method(cfg, labelled.skeleton, process)
-    return card(cfg, labelled, unlabelled, val, val.ground_truth(), method, process)
+    return card(cfg, labelled, unlabelled, val, method, process)
 
 
 def test_the_card_names_protocol_networks_and_labelled_people(

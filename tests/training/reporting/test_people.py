@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from semipose.configs.load import InputError
 from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training.predict import Predictions
 from semipose.training.reporting.people import (
     PEOPLE_NAME,
@@ -64,7 +65,7 @@ def found_in_photos(photos: list[int], rows: list[tuple[int, float, float]]) -> 
 
 
 def gather(predictions: Predictions, truth: dict):
-    return scored_people(predictions, truth, SKELETON, step=3, network="network")
+    return scored_people(predictions, GroundTruth(truth, SKELETON), step=3, network="network")
 
 
 def test_people_in_annotated_boxes_have_their_own_prediction_whatever_the_order():

@@ -13,6 +13,7 @@ from semipose.models.codecs.dekr import DEKRCodec, DEKRSettings
 from semipose.pipelines.people import People
 from semipose.sharding.annotations.skeleton import COCO_17, Skeleton
 from semipose.sharding.check.draw_pose import PEOPLE_COLOURS, colours_of_person
+from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training.methods.method import PhotoInspection
 from semipose.training.predict import PhotoBesideTruth, photos_beside_truth
 from semipose.training.reporting.pictures import (
@@ -144,7 +145,7 @@ def test_prediction_and_truth_are_in_the_view_of_the_photo_alone() -> None:
     oracle = PhotoOracle(truth, codec)
     batch = next(oracle.watch(batches_of(truth, batch_size=4, short_px=240)))
     batch.records[0]["ignored"] = cards[0]["ignored"]
-    photos = photos_beside_truth(oracle, batch, truth, codec=codec)
+    photos = photos_beside_truth(oracle, batch, GroundTruth(truth, COCO_17), codec=codec)
     assert [len(photo.points) for photo in photos] == [2, 1, 0, 3]
     assert [photo.image.shape for photo in photos] == [
         (3, 240, 320),
@@ -169,7 +170,7 @@ def test_the_sheet_of_a_batch_is_that_of_its_kind(tmp_path: Path) -> None:
     truth, codec = some_photos(), DEKRCodec(DEKRSettings(), COCO_17)
     oracle = PhotoOracle(truth, codec)
     batch = next(oracle.watch(batches_of(truth, batch_size=4, short_px=280)))
-    draw_predictions(tmp_path / "a.png", oracle, batch, truth, codec)
+    draw_predictions(tmp_path / "a.png", oracle, batch, GroundTruth(truth, COCO_17), codec)
     height, width, _ = read(tmp_path / "a.png").shape
     assert (height, width) == (2 * (373 + CAPTION_HEIGHT + 2 * MARGIN), 4 * (840 + 2 * MARGIN))
 

@@ -12,10 +12,12 @@ from semipose.pipelines.source import Split
 from semipose.sharding.annotations.boxes import NoBoxes
 from semipose.sharding.annotations.formats.drawn import DrawnFormat
 from semipose.sharding.annotations.formats.folder import FolderFormat
+from semipose.sharding.annotations.skeleton import COCO_17
 from semipose.sharding.annotations.split import SideCount, SplitCard
 from semipose.sharding.build import build
 from semipose.sharding.samples.crop import WholePhoto
 from semipose.sharding.settings import BuildSettings
+from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training.build import open_splits
 from semipose.training.reporting.setting_warnings import limits_of_scoring, setting_warnings
 from semipose.training.settings import RunSettings, load_run
@@ -68,7 +70,7 @@ def test_a_run_that_is_scored_at_its_end_alone(
     words: list[str], is_scored_once: bool, tiny_run: MakeRun
 ) -> None:
     truth: dict[str, Any] = {"images": [], "annotations": []}
-    told = limits_of_scoring(tiny_run("supervised", *words), truth)
+    told = limits_of_scoring(tiny_run("supervised", *words), GroundTruth(truth, COCO_17))
     assert len(told) == is_scored_once
     assert all("is scored only at its end: use a share of the run" in each for each in told)
 
@@ -76,10 +78,10 @@ def test_a_run_that_is_scored_at_its_end_alone(
 def test_more_people_in_a_photo_than_the_scorer_looks_at(tiny_run: MakeRun) -> None:
     truth = make_ground_truth(17, images=15)
     cfg = tiny_run("supervised", "evaluate_every=1")
-    assert limits_of_scoring(cfg, truth) == []
+    assert limits_of_scoring(cfg, GroundTruth(truth, COCO_17)) == []
     for row in truth["annotations"]:
         row["image_id"] = 100
-    (sentence,) = limits_of_scoring(cfg, truth)
+    (sentence,) = limits_of_scoring(cfg, GroundTruth(truth, COCO_17))
     assert sentence.startswith(
         f"{cfg.data.val}: 10 of the 30 people who are scored are beyond the 20 in a photo"
     )

@@ -115,9 +115,9 @@ def test_names_and_sizes_alone_are_no_evidence(drawn_shards: Path, shared_data: 
 def test_only_people_that_are_chosen_count(drawn_shards: Path, tmp_path: Path) -> None:
     train = open_split(drawn_shards / "train")
     few = labelled_split(train, 3, index_dir=tmp_path)
-    truth = train.ground_truth()
-    names = {row["id"]: row["file_name"] for row in truth["images"]}
-    expected = dict.fromkeys(names[row["image_id"]] for row in truth["annotations"][:3])
+    truth = train.ground_truth
+    names = truth.file_names
+    expected = dict.fromkeys(names[row["image_id"]] for row in truth.annotations[:3])
     assert shared_photos(train, [few]).names == list(expected)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from semipose.sharding.annotations.formats.aic import AicFormat
 from semipose.sharding.annotations.skeleton import AIC_14
+from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training.scoring.aic import head_pck, mean_precision
 
 DELTAS = 2 * np.array(
@@ -62,7 +63,7 @@ def plainly(points: np.ndarray, image_ids: list[int], truth: dict) -> float:
 
 def test_equals_a_plain_scorer():
     truth, points, image_ids = some_photos()
-    ours = mean_precision(points, image_ids, truth, AIC_14.sigmas)
+    ours = mean_precision(points, image_ids, GroundTruth(truth, AIC_14))
     assert ours == pytest.approx(plainly(points, image_ids, truth))
     assert 0.2 < ours < 0.8
 
@@ -81,25 +82,25 @@ def test_only_visible_joints_count():
     truth = one_person([2] * 13 + [1])
     points = points_of(truth)
     points[:, 13] += 500
-    assert mean_precision(points, [7], truth, AIC_14.sigmas) == 1.0
+    assert mean_precision(points, [7], GroundTruth(truth, AIC_14)) == 1.0
     points[:, 12] += 500
-    assert mean_precision(points, [7], truth, AIC_14.sigmas) == pytest.approx(0.9)  # OKS 12/13
+    assert mean_precision(points, [7], GroundTruth(truth, AIC_14)) == pytest.approx(0.9)  # OKS 12/13
 
 
 def test_people_too_many_and_people_missed_cost_alike():
     truth = one_person([2] * 14)
     points = points_of(truth)
     twice = np.concatenate([points, points + 300])
-    assert mean_precision(twice, [7, 7], truth, AIC_14.sigmas) == 0.5
+    assert mean_precision(twice, [7, 7], GroundTruth(truth, AIC_14)) == 0.5
     truth["annotations"].append({**truth["annotations"][0], "id": 2, "keypoints": [900, 900, 2] * 14})
-    assert mean_precision(points, [7], truth, AIC_14.sigmas) == 0.5
-    assert mean_precision(points[:0], [], truth, AIC_14.sigmas) == 0.0
+    assert mean_precision(points, [7], GroundTruth(truth, AIC_14)) == 0.5
+    assert mean_precision(points[:0], [], GroundTruth(truth, AIC_14)) == 0.0
 
 
 def test_person_without_a_visible_joint_counts_and_is_never_found():
     truth = one_person([2] * 14)
     truth["annotations"].append({"id": 2, "image_id": 7, "area": 1e4, "keypoints": [0] * 42})
-    assert mean_precision(points_of(truth)[:1], [7], truth, AIC_14.sigmas) == 0.5
+    assert mean_precision(points_of(truth)[:1], [7], GroundTruth(truth, AIC_14)) == 0.5
 
 
 def test_area_gets_one_pixel():
@@ -108,7 +109,7 @@ def test_area_gets_one_pixel():
     points[..., 0] += 0.02
     oks = np.mean(np.exp(-(0.02**2) / 2 / DELTAS**2))
     expected = np.mean(oks > np.linspace(0.5, 0.95, 10))
-    assert 0 < mean_precision(points, [7], truth, AIC_14.sigmas) == expected < 1
+    assert 0 < mean_precision(points, [7], GroundTruth(truth, AIC_14)) == expected < 1
 
 
 def test_flag_1_of_the_list_is_visible(shared_data):

@@ -18,6 +18,7 @@ from semipose.pipelines.loader import eval_loader
 from semipose.pipelines.source import open_split
 from semipose.pipelines.views import ViewSettings
 from semipose.sharding.annotations.skeleton import AIC_14, COCO_17, LSP_14, MPII_16, Skeleton
+from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training.predict import Predictions, predict
 from semipose.training.scoring import aic
 from semipose.training.scoring.metrics import coco_results, metrics_of, require, score
@@ -78,7 +79,7 @@ def as_detected(people: Predictions, truth: dict[str, Any]) -> tuple[Predictions
 
 
 def scores_of(people: Predictions, truth: dict[str, Any], skeleton: Skeleton) -> dict[str, float]:
-    return score(people, coco_results(people, skeleton), truth, skeleton)
+    return score(people, coco_results(people, skeleton), GroundTruth(truth, skeleton))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_the_metrics_of_a_split_are_those_that_its_scores_have(
     people, truth = made_up(skeleton, 12, heads=heads)
     if detected:
         people, truth = as_detected(people, truth)
-    assert metrics_of(truth, skeleton) == expected
+    assert metrics_of(GroundTruth(truth, skeleton)) == expected
     scores = scores_of(people, truth, skeleton)
     assert {"AP", "PCK", "PCKh", "AIC"} & set(scores) == set(expected)
     assert all(0 <= value <= 1 or value == -1 for value in scores.values())
@@ -111,27 +112,27 @@ class TestRequire:
     def test_accepts_what_the_split_can_give(self) -> None:
         _, truth = made_up(MPII_16, 6, heads=True)
         for metric in ("AP", "PCK", "PCKh"):
-            require(metric, truth, MPII_16, where="here")
+            require(metric, GroundTruth(truth, MPII_16), where="here")
 
     @pytest.mark.parametrize("metric", ["PCKh", "AIC"])
     def test_names_the_metric_the_split_and_a_cure(self, metric: Any) -> None:
         _, truth = made_up(COCO_17, 6)
         with pytest.raises(InputError, match=rf"metric: {metric} needs .*, which here does not .*metric=AP"):
-            require(metric, truth, COCO_17, where="here")
+            require(metric, GroundTruth(truth, COCO_17), where="here")
 
     def test_says_that_boxes_are_a_detectors(self) -> None:
         _, truth = as_detected(*made_up(COCO_17, 6))
         with pytest.raises(
             InputError, match=r"PCK needs annotated boxes.* come from a detector: take metric=AP"
         ):
-            require("PCK", truth, COCO_17, where="here")
+            require("PCK", GroundTruth(truth, COCO_17), where="here")
 
     def test_refuses_people_without_any_label(self) -> None:
         _, truth = made_up(COCO_17, 6)
         for row in truth["annotations"]:
             row["num_keypoints"] = 0
         with pytest.raises(InputError, match=r"AP needs annotated keypoints.*: score on annotated people"):
-            require("AP", truth, COCO_17, where="here")
+            require("AP", GroundTruth(truth, COCO_17), where="here")
 
 
 def test_every_metric_gets_the_right_people() -> None:
@@ -152,7 +153,7 @@ def test_every_metric_gets_the_right_people() -> None:
             expected |= pckh(people.points_xy, keypoints, diagonals, skeleton.names)
         else:
             photos = [row["image_id"] for row in truth["annotations"]]
-            expected["AIC"] = aic.mean_precision(people.points_xy, photos, truth, skeleton.sigmas)
+            expected["AIC"] = aic.mean_precision(people.points_xy, photos, GroundTruth(truth, skeleton))
             expected |= aic.head_pck(people.points_xy, keypoints.astype(np.float32), skeleton.names)
         assert {name: ours[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
@@ -205,18 +206,18 @@ def plain_pycocotools(folder: Path, truth: Path, results: list[dict[str, Any]], 
 
 def test_scores_equal_pycocotools_on_the_written_files(drawn_shards: Path, tmp_path: Path) -> None:
     split = open_split(drawn_shards / "val")
-    truth = split.ground_truth()
-    oracle = Oracle(truth, 14)
+    truth = split.ground_truth
+    oracle = Oracle(truth)
     batches = oracle.watch(eval_loader(split, ViewSettings(), batch_size=5))
     decoding = HeatmapSettings(decode="dark")
     people = predict({"a": oracle}, batches, codec=HeatmapCodec(decoding, split.skeleton))["a"]
-    perfect = scores_of(people, truth, split.skeleton)
+    perfect = scores_of(people, truth.coco, split.skeleton)
     assert min(perfect["AP"], perfect["PCK"]) > 0.99
     people.points_xy[:] += np.random.default_rng(0).normal(0, 4, people.points_xy.shape)
     results = coco_results(people, split.skeleton)
     path = drawn_shards / "val" / "ground_truth.json"
     plain = plain_pycocotools(tmp_path, path, results, split.skeleton.sigmas)
-    ours = score(people, results, truth, split.skeleton)
+    ours = score(people, results, truth)
     assert 0.1 < ours["AP"] < 0.95
     assert [ours[n] for n in ("AP", "AP50", "AP75", "AR")] == pytest.approx(plain[[0, 1, 2, 5]])
 
@@ -228,7 +229,7 @@ def test_scoring_the_6352_people_of_the_protocol() -> None:
     began = time.process_time()
     results = coco_results(people, COCO_17)
     suppressed = time.process_time()
-    scores = score(people, results, truth, COCO_17)
+    scores = score(people, results, GroundTruth(truth, COCO_17))
     ended = time.process_time()
     print(f"results and NMS {suppressed - began:.1f} s, scores {ended - suppressed:.1f} s of CPU")  # noqa: T201
     assert 0.1 < scores["AP"] < 0.95

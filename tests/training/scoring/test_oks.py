@@ -10,6 +10,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from semipose.configs.load import InputError
+from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.sharding.store.ground_truth import GroundTruth
+from semipose.training.scoring import oks
 from semipose.training.scoring.oks import (
     MOST_PEOPLE,
     SCORE_NAMES,
@@ -17,10 +20,18 @@ from semipose.training.scoring.oks import (
     oks_matrix,
     oks_nms,
     person_score,
-    score,
 )
 
 COCO_SIGMAS = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
+
+
+def as_truth(truth: dict, sigmas: np.ndarray = COCO_SIGMAS) -> GroundTruth:
+    names = tuple(map(str, range(len(sigmas))))
+    return GroundTruth(truth, Skeleton(names=names, flip_pairs=(), bones=(), sigmas=tuple(sigmas)))
+
+
+def score(truth: dict, predictions: list[dict], sigmas: np.ndarray) -> dict[str, float]:
+    return oks.score(as_truth(truth, sigmas), predictions)
 
 
 def make_ground_truth(num_keypoints: int, *, images: int = 12, first_id: int = 1, seed: int = 0) -> dict:
@@ -180,7 +191,7 @@ def test_what_can_be_reached_with_more_people_than_the_scorer_looks_at():
         row["image_id"] = 100
     truth["annotations"][0]["iscrowd"] = 1
     truth["annotations"][1]["num_keypoints"] = 0
-    sentence = beyond_limit(truth)
+    sentence = beyond_limit(as_truth(truth))
     found = score(truth, predictions_of(truth, noise_px=0.0), COCO_SIGMAS)
     assert sentence.startswith("8 of the 46 people who are scored are beyond the 20")
     assert f"at most {found['AR']:.3f}" in sentence

@@ -17,10 +17,10 @@ from semipose.sharding.annotations.skeleton import COCO_17, CROWDPOSE_14, Skelet
 from semipose.sharding.build import build
 from semipose.sharding.samples.crop import WholePhoto
 from semipose.sharding.settings import BuildSettings
+from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training.predict import Predictions
 from semipose.training.scoring import crowd, oks
 from semipose.training.scoring.metrics import coco_results, metrics_of, require, score
-from semipose.training.scoring.truth import categories_of
 from tests.training.photos import cards_of, truth_of
 
 FOUR = Skeleton(names=("a", "b", "c", "d"), flip_pairs=(), bones=((0, 1),), sigmas=(0.03, 0.06, 0.09, 0.12))
@@ -44,7 +44,7 @@ def predictions_of(truth: dict[str, Any], found: Found, skeleton: Skeleton) -> P
 def scores_of(truth: dict[str, Any], found: Found, skeleton: Skeleton = FOUR) -> dict[str, float]:
     before = copy.deepcopy(truth)
     people = predictions_of(truth, found, skeleton)
-    scores = score(people, coco_results(people, skeleton), truth, skeleton)
+    scores = score(people, coco_results(people, skeleton), GroundTruth(truth, skeleton))
     assert truth == before
     return scores
 
@@ -327,12 +327,12 @@ class TestCrowdPose:
 
 def test_whole_photos_have_ap_alone_and_say_so() -> None:
     truth = truth_of([{"size_wh": (400, 400), "people": [np.full((17, 3), 2.0)]}], COCO_17)
-    assert metrics_of(truth, COCO_17) == ("AP", "PCK")
-    assert metrics_of(truth, COCO_17, "image") == ("AP",)
+    assert metrics_of(GroundTruth(truth, COCO_17)) == ("AP", "PCK")
+    assert metrics_of(GroundTruth(truth, COCO_17), "image") == ("AP",)
     with pytest.raises(InputError, match=r"PCK needs .* its samples are whole photos: take metric=AP"):
-        require("PCK", truth, COCO_17, where="here", kind="image")
+        require("PCK", GroundTruth(truth, COCO_17), where="here", kind="image")
     truth["annotations"] = []
-    assert metrics_of(truth, COCO_17, "image") == ()
+    assert metrics_of(GroundTruth(truth, COCO_17), "image") == ()
 
 
 @pytest.mark.parametrize(("categories", "expected"), [([7, 7, 7], 7), ([3, 5, 5], 5), ([None] * 3, 1)])
@@ -342,7 +342,7 @@ def test_results_carry_the_category_of_the_annotation_file(categories: list[Any]
     for row, category in zip(truth["annotations"], categories, strict=True):
         row |= {} if category is None else {"source_category_id": category}
     people = predictions_of(truth, [TestByHand.first] * 2, FOUR)
-    assert categories_of(people.record_rows, truth) == [expected] * 2
+    assert GroundTruth(truth, FOUR).categories_of(people.record_rows) == [expected] * 2
     rows = coco_results(people, FOUR, category_id=[expected] * 2)
     assert {row["category_id"] for row in rows} == {expected}
     assert rows[0]["score"] == pytest.approx(0.9)
@@ -416,6 +416,7 @@ def test_real_crowdpose_photos(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_the_limit_of_people_per_photo_is_noted_for_whole_photos_too() -> None:
-    truth = truth_of([{"size_wh": (3000, 200), "people": [square(110.0 * i, 10) for i in range(25)]}], FOUR)
-    assert oks.num_scored(truth) == 25
+    people = [square(110.0 * i, 10) for i in range(25)]
+    truth = GroundTruth(truth_of([{"size_wh": (3000, 200), "people": people}], FOUR), FOUR)
+    assert len(truth.scored) == 25
     assert (oks.beyond_limit(truth) or "").startswith("5 of the 25 people")

@@ -7,10 +7,11 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from semipose.configs.load import InputError
 from semipose.sharding.annotations.formats.coco import CocoFormat
 from semipose.sharding.samples.plan import photo_tasks
 from semipose.sharding.settings import BuildSettings
-from semipose.sharding.store.truth import write_ground_truth
+from semipose.sharding.store.ground_truth import GroundTruth, write_ground_truth
 
 
 def average_precision(truth, predictions):
@@ -74,3 +75,26 @@ def test_scores_equal_those_of_the_annotation_file(val):
 
 def _kept(annotations):
     return {person.id for person in annotations.persons}
+
+
+def test_what_is_read_is_what_was_written_and_people_are_found_by_their_ids(val, tmp_path):
+    _, annotations, truth = val
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    read = GroundTruth.load(tmp_path / "truth.json", annotations.skeleton)
+    assert (read.coco, read.is_detected) == (truth, False)
+    backwards = annotations.persons[::-1]
+    keypoints = read.keypoints_of([{"id": person.id} for person in backwards])
+    np.testing.assert_allclose(keypoints, [person.keypoints for person in backwards], atol=1e-4)
+    photo = backwards[0].image_id
+    there = [person for person in annotations.persons if person.image_id == photo]
+    (of_photo,) = read.keypoints_of_photos([{"ids": [person.id for person in there]}])
+    np.testing.assert_allclose(of_photo, [person.keypoints for person in there], atol=1e-4)
+    assert {row["image_id"] for row in read.of_photos({photo}).annotations} == {photo}
+    assert {row["id"] for row in read.of_photos({photo}).scored} == {person.id for person in there}
+
+
+def test_a_truth_that_scorers_could_not_read_is_refused(val, tmp_path):
+    _, annotations, truth = val
+    (tmp_path / "truth.json").write_text(json.dumps({**truth, "images": truth["images"][1:]}))
+    with pytest.raises(InputError, match=r"on a photo that `images` does not list"):
+        GroundTruth.load(tmp_path / "truth.json", annotations.skeleton)
