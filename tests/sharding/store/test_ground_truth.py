@@ -89,8 +89,10 @@ def test_what_is_read_is_what_was_written_and_people_are_found_by_their_ids(val,
     there = [person for person in annotations.persons if person.image_id == photo]
     (of_photo,) = read.keypoints_of_photos([{"ids": [person.id for person in there]}])
     np.testing.assert_allclose(of_photo, [person.keypoints for person in there], atol=1e-4)
-    assert {row["image_id"] for row in read.of_photos({photo}).annotations} == {photo}
-    assert {row["id"] for row in read.of_photos({photo}).scored} == {person.id for person in there}
+    part = read.of_photos({photo})
+    assert [image["id"] for image in part.images] == [photo]
+    assert {row["image_id"] for row in part.annotations} == {photo}
+    assert {row["id"] for row in part.scored} == {person.id for person in there}
 
 
 def test_a_truth_that_scorers_could_not_read_is_refused(val, tmp_path):
