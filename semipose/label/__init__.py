@@ -1,0 +1,1 @@
+"""What to label next, and labels out to labelling tools and back."""

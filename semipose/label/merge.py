@@ -1,0 +1,212 @@
+"""Labels that came back, merged into a COCO file: `semipose label in`."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from semipose.configs.errors import InputError
+from semipose.label.back import SAME_BOX_PX, compare, match, read_export
+from semipose.label.labels import (
+    LabelledPerson,
+    LabelledPhoto,
+    Labels,
+    annotation_of,
+    as_json,
+    order_of_names,
+    read_coco_labels,
+)
+from semipose.label.out import SENT
+from semipose.label.settings import InSettings
+from semipose.sharding.annotations.checks import inspect_people
+from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
+from semipose.sharding.annotations.record import photo_key
+from semipose.sharding.check.report import print_table, print_warnings
+from semipose.sharding.store.files import write_atomic
+
+BACKUP = "before-label-in"
+
+
+def receive(path: Path, cfg: InSettings, console: Console) -> None:
+    """Read a tool's export, print what changed, and merge it into a COCO file, which is checked first.
+
+    Raises InputError, and leaves the file as it is, for an export that cannot be read or lost too many
+    people, for a file with other keypoints, and for a result that the check refuses.
+    """
+    sent_file = cfg.sent or (path if path.is_dir() else path.parent) / SENT
+    if not sent_file.is_file():
+        raise InputError(
+            f"{sent_file}: this is not there: give the {SENT} of `semipose label out` with sent="
+        )
+    sent = read_coco_labels(sent_file)
+    back, waiting = read_export(path, sent)
+    labels, changes = compare(sent, back, waiting)
+    for line in changes.lines():
+        console.print(line, highlight=False, soft_wrap=True)
+    went_out = changes.kept + len(changes.removed)
+    if went_out and len(changes.removed) / went_out > cfg.most_removed:
+        raise InputError(
+            f"{path}: {len(changes.removed):,} of {went_out:,} people are gone: if they were removed on "
+            f"purpose, give most_removed=1; {cfg.into} is as it was"
+        )
+    content = _read_target(cfg.into, sent)
+    _merge(content, labels, sent, cfg.into)
+    _replace(content, cfg, console)
+
+
+def _read_target(into: Path, sent: Labels) -> dict[str, Any]:
+    """The user's file as plain values; a new one has the category that went out."""
+    if not into.exists():
+        return Labels(sent.skeleton, sent.category, []).to_coco()
+    try:
+        content = json.loads(into.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{into}: this is no JSON file ({error}): give your COCO file") from error
+    is_coco = isinstance(content, dict) and all(
+        isinstance(content.get(key), list) for key in ("images", "annotations", "categories")
+    )
+    if not is_coco:
+        raise InputError(f"{into}: this has no images, annotations and categories: give your COCO file")
+    return dict(content)
+
+
+def _merge(content: dict[str, Any], labels: Labels, sent: Labels, into: Path) -> None:
+    """Put the people of each returned photo into the file.
+
+    Whoever went out from this file keeps the id, and is removed if the tool removed them. Others take the
+    place of a person at the same position, or are added.
+    """
+    names = labels.skeleton.names
+    category = next(
+        (row for row in content["categories"] if set(row.get("keypoints") or ()) == set(names)),
+        next((row for row in content["categories"] if row.get("keypoints")), None),
+    )
+    if category is None:
+        raise InputError(f"{into}: no category has `keypoints`: give your COCO file of poses")
+    order = order_of_names(into, names, category["keypoints"])  # theirs, from ours
+    images = {photo_key(str(row["file_name"])): row for row in content["images"]}
+    by_base = {Path(name).name: row for name, row in images.items()}
+    rows_of: dict[Any, list[dict[str, Any]]] = {}
+    for row in content["annotations"]:
+        if row.get("category_id") == category["id"] and not row.get("iscrowd"):
+            rows_of.setdefault(row["image_id"], []).append(row)
+    sent_photos = {photo_key(photo.file_name): photo for photo in sent.photos}
+    next_image = max((row["id"] for row in content["images"]), default=0) + 1
+    next_id = max((row["id"] for row in content["annotations"]), default=0) + 1
+    for photo in labels.photos:
+        key = photo_key(photo.file_name)
+        image = images.get(key) or by_base.get(Path(key).name)
+        if image is None:
+            image = {"id": next_image, "file_name": photo.file_name}
+            if photo.size_wh is not None:
+                image |= {"width": photo.size_wh[0], "height": photo.size_wh[1]}
+            content["images"].append(image)
+            next_image += 1
+        rows = rows_of.get(image["id"], [])
+        before = sent_photos.get(key, LabelledPhoto(key, None)).people
+        own, replaced, gone = _places(photo, before, rows, order, sent.skeleton.sigmas)
+        removed = {id(rows[i]) for i in gone}
+        content["annotations"] = [row for row in content["annotations"] if id(row) not in removed]
+        for index, person in enumerate(photo.people):
+            made = annotation_of(_reordered(person, order), category["id"])
+            place = own.get(index, replaced.get(index))
+            if place is not None:
+                rows[place].pop("segmentation", None) if place in replaced.values() else None
+                rows[place] |= made
+            else:
+                content["annotations"].append({"id": next_id, "image_id": image["id"], **made})
+                next_id += 1
+
+
+def _reordered(person: LabelledPerson, order: list[int]) -> LabelledPerson:
+    """The person as a file of annotations has it: its keypoints, (0, 0, 0) where not labelled."""
+    keypoints = person.keypoints[order].copy()
+    keypoints[keypoints[:, 2] == 0] = 0
+    return LabelledPerson(keypoints, person.box_xywh)
+
+
+def _places(
+    photo: LabelledPhoto,
+    before: list[LabelledPerson],
+    rows: list[dict[str, Any]],
+    order: list[int],
+    sigmas: tuple[float, ...],
+) -> tuple[dict[int, int], dict[int, int], list[int]]:
+    """By index in the photo, the row whose person came back, and the row to replace; and rows that went.
+
+    A row went out if a person of its id did, at its position: ids of predictions mean nothing here.
+    """
+    existing = [_person_of_row(row, order) for row in rows]
+    row_of_id: dict[int, int] = {}
+    for index, person in enumerate(existing):
+        for old in before:
+            if old.id == rows[index]["id"] and _is_same(old, person):
+                row_of_id[rows[index]["id"]] = index
+    own = {i: row_of_id[person.id] for i, person in enumerate(photo.people) if person.id in row_of_id}
+    gone = sorted(set(row_of_id.values()) - set(own.values()))
+    others = [i for i in range(len(photo.people)) if i not in own]
+    free = [i for i in range(len(rows)) if i not in set(row_of_id.values())]
+    anonymous = [LabelledPerson(photo.people[i].keypoints, photo.people[i].box_xywh) for i in others]
+    pairs = match([existing[i] for i in free], anonymous, sigmas, least=0.5)
+    return own, {others[a]: free[b] for a, b in pairs.items()}, gone
+
+
+def _person_of_row(row: dict[str, Any], order: list[int]) -> LabelledPerson:
+    """A row of the user's file with our order of keypoints."""
+    keypoints = np.zeros((len(order), 3))
+    numbers = np.array(row.get("keypoints") or [0.0] * keypoints.size, np.float64)
+    if numbers.size == keypoints.size:
+        keypoints[order] = numbers.reshape(-1, 3)
+    box = row.get("bbox")
+    return LabelledPerson(keypoints, np.array(box, np.float64) if box and len(box) == 4 else None)
+
+
+def _is_same(old: LabelledPerson, row: LabelledPerson) -> bool:
+    """Whether the person who went out is the row as it is now: box (which went out clipped) or keypoints."""
+    both = (old.keypoints[:, 2] > 0) & (row.keypoints[:, 2] > 0)
+    if both.any():
+        return bool(np.abs(old.keypoints[both, :2] - row.keypoints[both, :2]).max() < SAME_BOX_PX)
+    return (
+        old.box_xywh is not None
+        and row.box_xywh is not None
+        and bool(np.abs(old.box_xywh - row.box_xywh).max() < SAME_BOX_PX)
+    )
+
+
+def _replace(content: dict[str, Any], cfg: InSettings, console: Console) -> None:
+    """Check the result as shards are checked, back the file up, and replace it."""
+    into = cfg.into
+    into.parent.mkdir(parents=True, exist_ok=True)
+    candidate = into.with_name(f"{into.name}.{os.getpid()}.tmp")
+    try:
+        write_atomic(candidate, as_json(content))
+        with np.errstate(all="ignore"):
+            annotations = CocoStyleFormat(annotations=candidate, images=cfg.images or str(into.parent)).read()
+            inspect_people(annotations)
+        annotations.findings.file = str(into)
+        found = (annotations.findings,)
+        print_table(console, f"{into}: {len(annotations.persons):,} people", found)
+        print_warnings(console, found)
+        annotations.findings.raise_errors()
+        if into.exists():
+            backup = _free_name(into)
+            shutil.copy2(into, backup)
+            console.print(f"the file as it was: {backup}", highlight=False, soft_wrap=True)
+        candidate.replace(into)
+    finally:
+        candidate.unlink(missing_ok=True)
+    console.print(f"{into}: merged", highlight=False, soft_wrap=True)
+
+
+def _free_name(into: Path) -> Path:
+    """`my.before-label-in.json`, or with a number if there is one already."""
+    number = 1
+    while (
+        path := into.with_name(f"{into.stem}.{BACKUP}{'' if number == 1 else f'-{number}'}.json")
+    ).exists():
+        number += 1
+    return path
