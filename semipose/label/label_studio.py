@@ -86,17 +86,17 @@ def _task(photo: LabelledPhoto, labels: Labels, photos_at: str) -> dict[str, Any
             if v == 0:
                 continue
             place = {"x": x * 100 / width, "y": y * 100 / height, "width": 0.5}
-            head = {"id": f"{region}-{k}", "to_name": "image", **frame}
+            point: dict[str, Any] = {"id": f"{region}-{k}", "to_name": "image", **frame}
             value = {**place, "keypointlabels": [labels.skeleton.names[k]]}
             kind = {"from_name": "keypoint", "type": "keypointlabels", "parentID": region}
-            result.append({**head, **kind, "value": value})
+            result.append({**point, **kind, "value": value})
             if v == 1:
                 choice = {
                     "from_name": "visibility",
                     "type": "choices",
                     "value": {**place, "choices": [HIDDEN]},
                 }
-                result.append({**head, **choice})
+                result.append({**point, **choice})
     scores = [person.score for person in photo.people if person.score is not None]
     prediction: dict[str, Any] = {"model_version": "semipose", "result": result}
     if scores:

@@ -1,4 +1,4 @@
-"""People as a prediction folder holds them, made for tests, and the three commands without their processes."""
+"""People as a prediction folder holds them, drawn for tests, and the commands without their processes."""
 
 import io
 import json

@@ -1,0 +1,170 @@
+"""What labellers change, what tools lose, and files that cannot be read."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from semipose.configs.errors import InputError
+from semipose.label import command
+from tests.semipose.label.drawn import bring_in, export_of, people_of, send_out, write_predictions
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_predictions(tmp_path / "predictions")
+
+
+def words(folder: Path, source: Path) -> list[str]:
+    return [f"sent={folder / 'sent.json'}", f"images={source / 'photos'}"]
+
+
+def test_changes_in_cvat_are_counted_and_merged(source: Path, tmp_path: Path) -> None:
+    mine = source / "keypoints.json"
+    folder = send_out(source, tmp_path / "out", "format=cvat")
+    tree = ElementTree.parse(folder / "annotations.xml")
+    image = tree.find("image")
+    assert image is not None
+    first, second, _ = image.findall("skeleton")
+    x, y = map(float, first[0].get("points", "").split(","))
+    first[0].set("points", f"{x + 3:.2f},{y + 4:.2f}")
+    first[0].set("occluded", "1")
+    image.remove(second)
+    tree.write(folder / "annotations.xml")
+    merged, said = bring_in(folder / "annotations.xml", mine, *words(folder, source))
+    assert "people: 5 came back, 0 were added, 1 were removed (7)" in said
+    assert "1 keypoints moved by 5.0 px in the median, 1 have another visibility" in said
+    by_id = {row["id"]: row for row in merged["annotations"]}
+    assert sorted(by_id) == [3, 19, 23, 30, 41]
+    np.testing.assert_allclose(by_id[41]["keypoints"][:3], [x + 3, y + 4, 1], atol=0.01)
+
+
+def test_a_box_that_became_the_extent_of_the_keypoints_is_given_back(source: Path, tmp_path: Path) -> None:
+    """CVAT's COCO export gives new ids, and boxes around the keypoints."""
+    folder = send_out(source, tmp_path / "out", "format=coco")
+    exported = json.loads((folder / "annotations.json").read_text())
+    for number, row in enumerate(exported["annotations"], start=1):
+        points = np.reshape(row["keypoints"], (-1, 3))
+        xy = points[points[:, 2] > 0, :2]
+        row["bbox"] = [*xy.min(axis=0), *(xy.max(axis=0) - xy.min(axis=0))]
+        row["id"], row["attributes"] = number, {}
+    (folder / "annotations.json").write_text(json.dumps(exported))
+    before = json.loads((source / "keypoints.json").read_text())
+    merged, said = bring_in(folder / "annotations.json", source / "keypoints.json", *words(folder, source))
+    assert "boxes: 6 people have the box back" in said
+    for name, rows in people_of(before).items():
+        for row, other in zip(rows, people_of(merged)[name], strict=True):
+            assert row["id"] == other["id"]
+            np.testing.assert_allclose(other["bbox"], row["bbox"], atol=0.1)
+
+
+def test_a_task_that_nobody_submitted_changes_nothing(source: Path, tmp_path: Path) -> None:
+    folder = send_out(source, tmp_path / "out", "format=label-studio")
+    export = export_of(folder, "label-studio")
+    tasks = json.loads(export.read_text())
+    tasks[0]["annotations"] = []
+    export.write_text(json.dumps(tasks))
+    merged, said = bring_in(export, tmp_path / "my.json", *words(folder, source))
+    assert "1 photos did not come back labelled and stay as they were: a.png" in said
+    assert len(merged["annotations"]) == 3
+
+
+def edit_names(folder: Path) -> None:
+    text = (folder / "annotations.json").read_text()
+    (folder / "annotations.json").write_text(text.replace('"nose"', '"beak"'))
+
+
+def repeat_photo(folder: Path) -> None:
+    content = json.loads((folder / "annotations.json").read_text())
+    content["images"].append({**content["images"][0], "id": 99})
+    (folder / "annotations.json").write_text(json.dumps(content))
+
+
+def lose_people(folder: Path) -> None:
+    content = json.loads((folder / "annotations.json").read_text())
+    content["annotations"] = content["annotations"][:2]
+    (folder / "annotations.json").write_text(json.dumps(content))
+
+
+def write_another_tools_file(folder: Path) -> None:
+    (folder / "annotations.json").write_text("image,x,y\n")
+
+
+def write_a_half_file(folder: Path) -> None:
+    (folder / "annotations.json").write_text('[{"data": {"ima')
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (edit_names, "another skeleton (without 'nose'; with 'beak')"),
+        (repeat_photo, "the photo a.png is there twice"),
+        (lose_people, "4 of 6 people are gone"),
+        (write_another_tools_file, "this is no export of CVAT"),
+        (write_a_half_file, "this is no whole JSON file"),
+    ],
+)
+def test_a_fault_is_one_sentence_and_leaves_the_file_as_it_is(fault, sentence, source, tmp_path) -> None:
+    folder = send_out(source, tmp_path / "out", "format=coco")
+    fault(folder)
+    mine = source / "keypoints.json"
+    before = mine.read_bytes()
+    with pytest.raises(InputError) as error:
+        bring_in(folder / "annotations.json", mine, *words(folder, source))
+    assert sentence in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert mine.read_bytes() == before
+
+
+def test_keypoints_outside_of_the_photo_are_not_labelled(source: Path, tmp_path: Path) -> None:
+    file = source / "keypoints.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["keypoints"][:3] = [-40, 5, 2]
+    file.write_text(json.dumps(content))
+    sent = json.loads((send_out(source, tmp_path / "out", "format=yolo") / "sent.json").read_text())
+    assert sent["annotations"][0]["keypoints"][2] == 0
+    for path in (tmp_path / "out" / "labels").rglob("*.txt"):
+        numbers = [float(word) for word in path.read_text().split()]
+        assert all(0 <= number <= 2 for number in numbers)
+
+
+@pytest.mark.parametrize("strategy", ["spread", "uncertain", "random"])
+def test_next_chooses_photos_and_writes_list_copies_and_a_sheet(strategy, source, tmp_path) -> None:
+    output = tmp_path / "next"
+    options = [f"strategy={strategy}", f"images={source / 'photos'}", f"output={output}", "n=2"]
+    command.main(["next", str(source), *options])
+    lines = (output / "next.csv").read_text().splitlines()
+    assert len(lines) == 3
+    chosen = json.loads((output / "keypoints.json").read_text())["images"]
+    assert all((output / "photos" / image["file_name"]).is_file() for image in chosen)
+    assert (output / "sheet-01.jpg").is_file()
+    if strategy == "uncertain":
+        rows = json.loads((source / "keypoints.json").read_text())
+        least = {}
+        for row in rows["annotations"]:
+            mean = np.mean(row["peaks"])
+            least[row["image_id"]] = min(mean, least.get(row["image_id"], 1.0))
+        names = {image["id"]: image["file_name"] for image in rows["images"]}
+        expected = [names[image] for image in sorted(least, key=lambda image: least[image])[:2]]
+        assert [image["file_name"] for image in chosen] == expected
+
+
+def test_next_takes_few_of_a_sequence_and_none_that_is_labelled(source: Path, tmp_path: Path) -> None:
+    command.main(["next", str(source), f"output={tmp_path / 'one'}", "per_sequence=1", "n=3"])
+    names = [row["file_name"] for row in json.loads((tmp_path / "one/keypoints.json").read_text())["images"]]
+    assert len([name for name in names if name.startswith("clip/")]) == 1
+    assert "a.png" in names
+    with pytest.raises(SystemExit) as stop:
+        command.main(
+            ["next", str(source), f"output={tmp_path / 'none'}", f"labelled={source / 'keypoints.json'}"]
+        )
+    assert stop.value.code == 2
+
+
+def test_next_predicts_photos_with_a_model(run_folder: Path, source: Path, tmp_path: Path) -> None:
+    options = ["predict.people.name=whole", f"output={tmp_path / 'next'}", "n=2"]
+    command.main(["next", str(run_folder), str(source / "photos"), *options])
+    assert len((tmp_path / "next" / "next.csv").read_text().splitlines()) == 3
+    assert (tmp_path / "next" / "sheet-01.jpg").is_file()
