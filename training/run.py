@@ -210,6 +210,7 @@ def build_report(cfg: RunSettings, accelerator: Accelerator) -> Report:
         collapse=cfg.collapse,
         trackers=cfg.trackers,
         settings=plain(cfg),
+        options=cfg.method.options,
         title=Path(cfg.output).name,
     )
 

@@ -21,7 +21,15 @@ from semipose.pipelines.geometry import apply
 from semipose.pipelines.strong import StrongAugmentation
 from semipose.pipelines.strong.joint_cutout import AdaptiveMasks
 from semipose.pipelines.strong.scene import Scene
-from semipose.training.methods.method import Ingredients, Inspection, Method, Progress, TeacherHealth, Terms
+from semipose.training.methods.method import (
+    Ingredients,
+    Inspection,
+    Method,
+    OptionNames,
+    Progress,
+    TeacherHealth,
+    Terms,
+)
 from semipose.training.methods.mixup import MixupBranch, MixupSettings
 from semipose.training.methods.ramp import RampSettings
 from semipose.training.methods.random_state import RandomState
@@ -62,6 +70,7 @@ class ConsistencySettings(RampSettings):
     uses_unlabelled = True
     uses_every_parameter = True
     kinds = ("person",)
+    options = OptionNames("method.min_peak", "method.burn_in", "method.weight")
 
     @property
     def mixup_weight(self) -> float:

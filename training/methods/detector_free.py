@@ -25,6 +25,7 @@ from semipose.training.methods.consistency import augment
 from semipose.training.methods.method import (
     Ingredients,
     Method,
+    OptionNames,
     PhotoInspection,
     Progress,
     StepResult,
@@ -79,6 +80,11 @@ class DetectorFreeSettings(RampSettings):
     uses_unlabelled = True
     uses_every_parameter = True
     kinds = ("image",)
+    options = OptionNames(
+        "method.gates.min_confidence and (with method.thresholds.name=fixed) method.thresholds.high",
+        "method.burn_in",
+        "method.heatmap_weight and method.instance_weight",
+    )
 
     def build(self, ingredients: Ingredients) -> "DetectorFree":
         """The method."""

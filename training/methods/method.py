@@ -24,6 +24,18 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class OptionNames:
+    """The options of a method that a warning or a page can advise to change, as a user writes them."""
+
+    trust: str
+    """Those that decide which pseudo labels count."""
+    teacher: str
+    """That which lets the teacher learn longer before it teaches."""
+    weight: str
+    """Those that weigh the unlabelled losses."""
+
+
+@dataclass(frozen=True)
 class TeacherHealth:
     """What a teacher detects in a batch; a run warns if it collapses or if no label of it counts."""
 

@@ -21,6 +21,7 @@ from semipose.training.methods.method import (
     Ingredients,
     Inspection,
     Method,
+    OptionNames,
     Progress,
     StepResult,
     TeacherHealth,
@@ -49,6 +50,7 @@ class PseudoLabelSettings:
     uses_unlabelled = True
     uses_every_parameter = False
     kinds = ("person",)
+    options = OptionNames("method.min_peak", "method.teacher_share", "method.weight")
 
     def settled_from(self, total_steps: int) -> int:
         """The step from which the student is trained."""

@@ -48,6 +48,7 @@ class SupervisedSettings:
     uses_unlabelled = False
     uses_every_parameter = True
     kinds = ("person", "image")
+    options = None
 
     def settled_from(self, total_steps: int) -> int:  # noqa: ARG002
         """The first step: the loss has its full weight from the start."""

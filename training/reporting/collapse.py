@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from semipose.configs.settings import settings
+from semipose.training.methods.method import OptionNames
 
 SMOOTHING = 0.7
 FALL_SHARE = 0.9
@@ -134,14 +135,13 @@ class TrustWatch:
         self.has_told |= is_first
         return is_first
 
-    def sentence(self, what: str) -> str:
-        """The warning, with what to change."""
+    def sentence(self, what: str, options: OptionNames) -> str:
+        """The warning, with the method's options to change."""
         return (
             f"warning: {what} no pseudo label has counted (trusted_share 0), so the network learns nothing "
-            f"from the unlabelled people. The teacher's mean peak was {self.highest_peak:.2g} at best "
-            "(teacher_peak): lower method.min_peak below that (detector_free: method.thresholds and "
-            "method.gates.min_confidence), or let the teacher learn more first (more "
-            "labelled people or steps, pretrained weights, a longer method.burn_in or method.teacher_share)."
+            f"from the unlabelled data. The teacher's mean peak was {self.highest_peak:.2g} at best "
+            f"(teacher_peak): lower {options.trust} below that, or let the teacher learn more first (more "
+            f"labels or steps, pretrained weights, a larger {options.teacher})."
         )
 
     def state_dict(self) -> dict[str, Any]:

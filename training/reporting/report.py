@@ -19,7 +19,7 @@ from rich.console import Console
 
 from semipose.configs.errors import InputError
 from semipose.training import checkpoint
-from semipose.training.methods.method import Terms
+from semipose.training.methods.method import OptionNames, Terms
 from semipose.training.reporting.collapse import (
     LIMITS,
     CollapseSettings,
@@ -44,6 +44,7 @@ class Report:
 
     watch_from_step: from here on the teacher is watched for a collapse (the end of burn-in and ramp-up). If
     no pseudo label has counted, the report warns once, a twentieth of the run later, and again at the end.
+    options: those of the method that this warning names; None: the method has no pseudo labels.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Report:
         collapse: CollapseSettings | None = None,
         trackers: Sequence[TrackerName] = ("tensorboard",),
         settings: Mapping[str, Any] | None = None,
+        options: OptionNames | None = None,
         title: str = "train",
         console: Console | None = None,
     ) -> None:
@@ -70,6 +72,7 @@ class Report:
         self.settings = settings or {}
         self.watches: dict[str, CollapseWatch] = {}
         self.limits = {name: LimitWatch(reports=self.collapse.reports) for name in LIMITS}
+        self.options = options
         self.trust = TrustWatch()
         self.losses: set[str] = set()
         self.teachers: dict[str, None] = {}
@@ -97,8 +100,8 @@ class Report:
         try:
             if kind is None:
                 self.flush()
-                if self.last_step == self.total_steps and self.trust.finds_nothing:
-                    self.note(self.trust.sentence("in the whole run"))
+                if self.last_step == self.total_steps and self.options and self.trust.finds_nothing:
+                    self.note(self.trust.sentence("in the whole run", self.options))
         finally:
             if self._display:
                 self._display.stop()
@@ -143,8 +146,9 @@ class Report:
         if (
             self.trust.update(means, self.teachers, is_settled=is_settled)
             and self.last_step < self.total_steps
+            and self.options
         ):
-            self.note(self.trust.sentence(f"by step {self.last_step:,}"))
+            self.note(self.trust.sentence(f"by step {self.last_step:,}", self.options))
 
     def cure_of_non_finite(self) -> str:
         """What to do about a loss or a weight that is not finite, with the checkpoint to continue from."""

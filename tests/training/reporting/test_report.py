@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import operator
+import re
 import time
 from pathlib import Path
 
@@ -12,13 +14,14 @@ from accelerate import Accelerator
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from semipose.training.methods.method import TeacherHealth, Terms
+from semipose.training.methods import METHODS as ALL_METHODS
+from semipose.training.methods.method import OptionNames, TeacherHealth, Terms
 from semipose.training.reporting import report as report_module
 from semipose.training.reporting.collapse import CollapseSettings, CollapseWatch
 from semipose.training.reporting.display import LABELS
 from semipose.training.reporting.report import Interval, NonFiniteLoss, Report
 from semipose.training.reporting.trackers import JsonLines
-from tests.training.tiny import LATE, METHODS, make_batches, make_method
+from tests.training.tiny import LATE, METHODS, make_batches, make_method, make_settings
 
 
 @pytest.fixture
@@ -45,7 +48,9 @@ def clock(monkeypatch) -> Clock:
 
 def make(folder: Path, accelerator: Accelerator, *, every: int = 4, terminal: bool = False, **more) -> Report:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
-    return Report(folder, accelerator, total_steps=40, every=every, console=console, **more)
+    options = OptionNames("method.min_peak", "method.burn_in", "method.weight")
+    more = {"total_steps": 40, "options": options, **more}
+    return Report(folder, accelerator, every=every, console=console, **more)
 
 
 def shown(report: Report) -> str:
@@ -309,6 +314,16 @@ def test_a_run_in_which_nothing_is_ever_trusted_says_so_once_after_the_ramp_and_
     assert text.index("train 16/40") < text.index("warning: by step 16 no pseudo label has counted")
     assert text.index("train 40/40") < text.index("warning: in the whole run no pseudo label has counted")
     assert text.count("was 0.12 at best (teacher_peak): lower method.min_peak below that") == 2
+
+
+@pytest.mark.parametrize("name", [method.name for method in ALL_METHODS if method.uses_unlabelled])
+def test_a_warning_names_only_options_that_its_method_has(tmp_path, accelerator, name):
+    cfg = make_settings(name)
+    text = train_trusting(make(tmp_path, accelerator, options=cfg.options), {})
+    named = re.findall(r"method\.([a-z_.]+)", f"{text} {cfg.options.weight}")
+    assert len(named) >= 4
+    for path in named:
+        operator.attrgetter(path.rstrip("."))(cfg)
 
 
 def test_one_label_that_counts_is_trust(tmp_path, accelerator):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from semipose.training.methods import METHODS
 from semipose.training.reporting.page.contents import DataNote, RunContents, differences
 from semipose.training.reporting.page.diagnosis import Change, Confidence, Keypoints, listed
 
@@ -197,6 +198,7 @@ def _about_the_baseline(run: RunContents, baseline: RunContents | None, answer: 
 
 def _about_the_teacher(run: RunContents) -> Iterator[Step]:
     """What the teacher's terms say where the unlabelled people did not help."""
+    options = next(method.options for method in METHODS if method.name == run.settings["method"]["name"])
     trusted = [run.curve(name) for name in run.terms("trusted_share")]
     peaks = [run.curve(name) for name in run.terms("teacher_peak")]
     last_trusted = [list(curve.values())[-1] for curve in trusted if curve]
@@ -204,19 +206,19 @@ def _about_the_teacher(run: RunContents) -> Iterator[Step]:
     if last_trusted and max(last_trusted) < 0.2:
         yield Step(
             f"Only {100 * max(last_trusted):.0f} % of the pseudo labels counted at the end, so the student "
-            "learned little from them. Lower method.min_peak, or let the teacher learn longer first (a "
-            "longer method.burn_in, more steps, pretrained weights)."
+            f"learned little from them. Lower {options.trust}, or let the teacher learn longer first (a "
+            f"larger {options.teacher}, more steps, pretrained weights)."
         )
     elif last_peaks and max(last_peaks) < 0.4:
         yield Step(
             f"The teacher's mean peak was only {max(last_peaks):.2f} at the end (1 is a perfect heatmap), "
-            "so it taught what it did not know. Use pretrained weights (net.pretrained=true), a longer "
-            "method.burn_in, or a higher method.min_peak."
+            "so it taught what it did not know. Use pretrained weights (net.pretrained=true), a larger "
+            f"{options.teacher}, or a higher {options.trust}."
         )
     else:
         yield Step(
             "The teacher looks healthy (the curves below), so the unlabelled people may need more steps "
-            "than the labelled ones alone, or smaller weights (method.weight). Look at the views below: "
+            f"than the labelled ones alone, or smaller {options.weight}. Look at the views below: "
             "do the strong views still show what a person could label?"
         )
 
