@@ -420,3 +420,23 @@ def test_the_limit_of_people_per_photo_is_noted_for_whole_photos_too() -> None:
     truth = GroundTruth(truth_of([{"size_wh": (3000, 200), "people": people}], FOUR), FOUR)
     assert len(truth.scored) == 25
     assert (oks.beyond_limit(truth) or "").startswith("5 of the 25 people")
+
+
+@pytest.mark.parametrize("ids", ["photos", "people", "both"])
+def test_photos_and_people_whose_ids_begin_at_zero_are_scored_as_others(ids: str) -> None:
+    # pycocotools stores the id of the matched person, and takes 0 for nobody.
+    people = [[square(10, 10)], [square(200, 20), square(20, 200)]]
+    truth = truth_of([{"size_wh": (640, 480), "people": persons} for persons in people], FOUR)
+    found = [(photo, person[:, :2], 0.9) for photo, persons in enumerate(people) for person in persons]
+    first = {
+        "photos": min(row["id"] for row in truth["images"]),
+        "people": min(row["id"] for row in truth["annotations"]),
+    }
+    for row in truth["images"]:
+        row["id"] -= first["photos"] * (ids != "people")
+    for row in truth["annotations"]:
+        row["id"] -= first["people"] * (ids != "photos")
+        row["image_id"] -= first["photos"] * (ids != "people")
+    scores = scores_of(truth, found)
+    assert scores["AP"] == pytest.approx(1.0)
+    assert scores["AR"] == pytest.approx(1.0)
