@@ -178,9 +178,8 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
             "scored"
         )
     val = open_val(cfg, own_val)
-    seen = (
-        None if cfg.data.val == own_val else seen_in_training(cfg, val)
-    )  # the run itself has warned otherwise
+    # The run itself has warned of its own people.
+    seen = None if cfg.data.val == own_val else seen_in_training(cfg, val)
     if seen:
         Console(stderr=True).print(f"note: {seen}", highlight=False, soft_wrap=True)
     output = folder_of(val, folder, is_own_address=cfg.data.val == own_val)

@@ -247,7 +247,7 @@ def _similarity(
 
 
 def _box_of(person: LabelledPerson) -> np.ndarray:
-    box = person.box_xywh if person.box_xywh is not None else person.extent_xywh
+    box = person.box_or_extent_xywh
     return np.zeros(4) if box is None else box
 
 

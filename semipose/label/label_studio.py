@@ -75,7 +75,7 @@ def _task(photo: LabelledPhoto, labels: Labels, photos_at: str) -> dict[str, Any
     frame = {"original_width": width, "original_height": height, "image_rotation": 0}
     for number, person in enumerate(photo.people):
         region = f"person-{person.id}" if person.id is not None else f"new-{number}"
-        box = person.box_xywh if person.box_xywh is not None else person.extent_xywh
+        box = person.box_or_extent_xywh
         if box is not None:
             x, y, box_width, box_height = (box * 100 / np.array([width, height, width, height])).tolist()
             value: dict[str, Any] = {"x": x, "y": y, "width": box_width, "height": box_height, "rotation": 0}
@@ -217,7 +217,7 @@ def _owner_of(
     boxes: dict[str, np.ndarray],
     points: dict[str, dict[str, tuple[float, float, float]]],
 ) -> str | None:
-    """The smallest rectangle around a keypoint that has none of this name yet: whom a labeller meant."""
+    """The smallest rectangle around a keypoint whose person has no keypoint of this name yet."""
     around = [
         (float(width * height), region)
         for region, (left, top, width, height) in boxes.items()

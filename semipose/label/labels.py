@@ -47,6 +47,11 @@ class LabelledPerson:
         low = points_xy.min(axis=0)
         return np.concatenate([low, points_xy.max(axis=0) - low])
 
+    @property
+    def box_or_extent_xywh(self) -> np.ndarray | None:
+        """(4,) the box, or the extent of the keypoints where there is none; None if there is neither."""
+        return self.box_xywh if self.box_xywh is not None else self.extent_xywh
+
 
 @dataclass(eq=False)
 class LabelledPhoto:
@@ -104,7 +109,7 @@ def annotation_of(person: LabelledPerson, category_id: int) -> dict[str, Any]:
     keypoints = [
         value for x, y, v in person.keypoints.tolist() for value in (round(x, 3), round(y, 3), int(v))
     ]
-    box = person.box_xywh if person.box_xywh is not None else person.extent_xywh
+    box = person.box_or_extent_xywh
     box = np.zeros(4) if box is None else box
     row: dict[str, Any] = {
         "category_id": category_id,

@@ -77,8 +77,8 @@ def _read_target(into: Path, sent: Labels) -> dict[str, Any]:
 def _merge(content: dict[str, Any], labels: Labels, sent: Labels, into: Path) -> None:
     """Put the people of each returned photo into the file.
 
-    Whoever went out from this file keeps the id, and is removed if the tool removed them. Others take the
-    place of a person at the same position, or are added.
+    People who went out from this file keep their ids, and are removed if the tool removed them. Others take
+    the place of a person at the same position, or are added.
     """
     names = labels.skeleton.names
     category = next(

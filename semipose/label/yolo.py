@@ -49,7 +49,7 @@ def _line(person: LabelledPerson, photo: LabelledPhoto) -> str:
             "them to the file"
         )
     size = np.array(photo.size_wh, np.float64)
-    box = person.box_xywh if person.box_xywh is not None else person.extent_xywh
+    box = person.box_or_extent_xywh
     if box is None:
         return ""
     numbers = [*((box[:2] + box[2:] / 2) / size), *(box[2:] / size)]

@@ -41,6 +41,7 @@ def test_predicting_needs_no_library_of_training_alone(run_folder: Path, write_p
         blocked = ["nvidia", "nvidia.dali", "triton", "accelerate", "webdataset", "fcntl", "numba", "av"]
         sys.modules |= dict.fromkeys(blocked)
         import semipose, semipose.doctor, semipose.predict.command
+        import semipose.label.choose, semipose.label.merge, semipose.label.out
         people = semipose.load({str(run_folder)!r}, people="whole")({str(tmp_path / "photos" / "a.png")!r})
         assert people.xy.shape == (1, 14, 2)
         words = [{str(run_folder)!r}, {str(tmp_path / "photos")!r}, "people.name=whole"]

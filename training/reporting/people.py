@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -18,14 +18,16 @@ import simplejpeg
 from PIL import Image
 
 from semipose.configs.load import InputError
-from semipose.pipelines.source import Split
 from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.sharding.samples.crop import Region, cut, image_from_stored
 from semipose.sharding.samples.sample import invert_axis_aligned
 from semipose.sharding.store.files import write_atomic
 from semipose.sharding.store.ground_truth import GroundTruth
-from semipose.training.predict import Predictions
 from semipose.training.scoring.oks import keypoint_similarity, oks_to_truth, person_score
+
+if TYPE_CHECKING:  # reading the people of a run needs no webdataset
+    from semipose.pipelines.source import Split
+    from semipose.training.predict import Predictions
 
 PEOPLE_NAME = "people.npz"
 SHOWN = 8
@@ -121,7 +123,7 @@ class ScoredPeople:
 
 
 def scored_people(
-    predictions: Predictions, ground_truth: GroundTruth, *, step: int, network: str
+    predictions: "Predictions", ground_truth: GroundTruth, *, step: int, network: str
 ) -> ScoredPeople:
     """Bring predictions and annotated people together.
 
@@ -169,7 +171,7 @@ def scored_people(
 
 
 def _matched(
-    predictions: Predictions,
+    predictions: "Predictions",
     scores: np.ndarray,
     rows: Sequence[dict[str, Any]],
     truth: np.ndarray,
@@ -236,7 +238,7 @@ def read_people(folder: Path) -> ScoredPeople | None:
         raise InputError(f"{path}: cannot be read ({error}): remove it and score the run again") from None
 
 
-def with_pictures(people: ScoredPeople, records: Sequence[dict[str, Any]], val: Split) -> ScoredPeople:
+def with_pictures(people: ScoredPeople, records: Sequence[dict[str, Any]], val: "Split") -> ScoredPeople:
     """The people, with pictures of those that the page shows, cut from the shards.
 
     records: of the samples of `val`, in their order. People without a sample, such as those that a detector
