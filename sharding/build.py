@@ -9,7 +9,6 @@ if __name__ == "__main__":  # run as a file, Python looks for packages in this f
 
     leave_when_stopped()
 
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ from semipose.configs.load import InputError, command
 from semipose.sharding.annotations.category import describe_keypoints
 from semipose.sharding.annotations.checks import inspect_people
 from semipose.sharding.annotations.findings import Findings
+from semipose.sharding.annotations.more_keypoints import add_keypoints
 from semipose.sharding.annotations.record import Annotations
 from semipose.sharding.annotations.split import SplitCard, describe_split, take_side
 from semipose.sharding.check.report import EFFECTS, check, print_warnings
@@ -37,29 +37,17 @@ from semipose.sharding.samples.worker import PhotoSamples, do_job, make_jobs
 from semipose.sharding.settings import BuildSettings
 from semipose.sharding.stopping import stoppable
 from semipose.sharding.store.executor import map_in_order
-from semipose.sharding.store.files import (
-    file_sha256,
-    follow_links,
-    holds_anything,
-    making_folder,
-    put_in_place,
-)
+from semipose.sharding.store.files import file_sha256
 from semipose.sharding.store.ground_truth import write_ground_truth
-from semipose.sharding.store.identity import Identity, identify
-from semipose.sharding.store.journal import JOURNAL_NAME, Journal, Tally
+from semipose.sharding.store.identity import identify
+from semipose.sharding.store.journal import Journal, Tally
 from semipose.sharding.store.manifest import (
     GROUND_TRUTH_NAME,
-    MANIFEST_NAME,
     Manifest,
-    check_shards,
-    is_plain_name,
-    read_manifest,
     write_manifest,
 )
+from semipose.sharding.store.output import check_name, make_output
 from semipose.sharding.store.write import write_shards
-
-_DOING = "building"
-_RESUME = "start the same command again; it continues after the last complete shard"
 
 
 def build(settings: BuildSettings, *, console: Console) -> Manifest:
@@ -72,92 +60,33 @@ def build(settings: BuildSettings, *, console: Console) -> Manifest:
     same output is running, and for a disk that cannot be written.
     """
     start = time.perf_counter()
-    _check_name(settings.output.name, console)
+    check_name(settings.output.name, console)
     with np.errstate(all="ignore"):  # numbers that float32 cannot hold become findings
         annotations = settings.source.read()
+        if settings.more_keypoints:
+            annotations = add_keypoints(annotations, settings.more_keypoints)
         inspect_people(annotations)
     annotations.findings.raise_errors()
     annotations, split = take_side(annotations, settings.split)
     if split is not None:
         console.print(describe_split(split), highlight=False, soft_wrap=True)
-    identity = identify(settings, annotations)
-    with named_disk_errors(settings.output, then=_RESUME):
-        output = follow_links(settings.output)
-        with making_folder(output, _DOING, keeps=JOURNAL_NAME) as aside:
-            journal = Journal(aside, identity, settings.output.name)
-            is_open = output.is_dir() and not (output / MANIFEST_NAME).exists()
-            if is_open and journal.is_finished():  # after a kill while the files were moved
-                put_in_place(journal.shards, output, last=MANIFEST_NAME)
-            old, is_whole = _find_output(output, settings.output, identity, console)
-            if old is not None and is_whole:
-                journal.remove()  # a kill after the files were moved leaves a journal
-                print_warnings(console, (annotations.findings,))
-                return old
-            manifest, num_photos = _build_aside(journal, settings, annotations, console, split=split)
-            if old is not None:
-                _remove_other_shards(output, old, manifest)
-            put_in_place(journal.shards, output, last=MANIFEST_NAME)
-            journal.remove()
+    num_photos = 0
+
+    def write(journal: Journal) -> Manifest:
+        nonlocal num_photos
+        manifest, num_photos = _build_aside(journal, settings, annotations, console, split=split)
+        return manifest
+
+    manifest, is_new = make_output(settings.output, identify(settings, annotations), write, console)
+    if not is_new:
+        print_warnings(console, (annotations.findings,))
+        return manifest
     seconds = time.perf_counter() - start
     _print_summary(
         console, settings.output, manifest, annotations.findings, num_photos=num_photos, seconds=seconds
     )
     print_warnings(console, (annotations.findings,))
     return manifest
-
-
-def _check_name(name: str, console: Console) -> None:
-    """Check early that the name of the output, which is also that of the tars, works everywhere."""
-    if re.search(r"[\\\x00-\x1f\x7f\ud800-\udfff]", name):
-        raise InputError(
-            f"output={name!r}: the tars cannot have this name, because it contains a backslash, a control "
-            "character or bytes that are not UTF-8: choose another output=..."
-        )
-    if name and not is_plain_name(name):
-        console.print(
-            f"note: tars named {name!r} can be read from a folder, an object store or over http, but not "
-            "through pipe:COMMAND, which allows only letters, digits and . _ + = @ -",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
-        )
-
-
-def _find_output(
-    folder: Path, output: Path, identity: Identity, console: Console
-) -> tuple[Manifest | None, bool]:
-    """The manifest of an output that this build made before, and whether the output is complete.
-
-    The manifest is None if there is nothing yet. output: the folder as the user wrote it. Raises InputError
-    for anything else.
-    """
-    if not folder.exists() or (folder.is_dir() and not holds_anything(folder, _DOING)):
-        return None, False
-    other = (
-        f"{output}: this exists, but it is not what this build makes: remove it or choose another output=..."
-    )
-    try:
-        manifest = read_manifest(folder)
-    except InputError as error:
-        raise InputError(other) from error
-    if (manifest.annotations_sha256, manifest.settings_sha256) != identity:
-        raise InputError(f"{other} (it was made from other annotations or settings)")
-    try:
-        check_shards(folder, manifest)
-    except InputError as error:
-        console.print(f"making {output} again: {error}", highlight=False, soft_wrap=True)
-        return manifest, False
-    console.print(f"{output} exists already: {manifest.num_samples} samples, same annotations and settings")
-    return manifest, True
-
-
-def _remove_other_shards(folder: Path, old: Manifest, new: Manifest) -> None:
-    """Remove the shards of a damaged output that its new manifest does not name."""
-    kept = {shard.file for shard in new.shards}
-    for shard in old.shards:
-        if shard.file not in kept:
-            (folder / shard.file).unlink(missing_ok=True)
-            (folder / shard.idx_file).unlink(missing_ok=True)
 
 
 def _build_aside(

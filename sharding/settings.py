@@ -32,6 +32,9 @@ class BuildSettings:
     empty_photos: Literal["drop", "keep"] = "drop"
     """What `kind: image` does with photos without people: `drop` leaves them out, `keep` puts them after the
     others."""
+    more_keypoints: tuple[str, ...] = ()
+    """Keypoints after those of the annotations that nobody annotated, such as those of a model that labels
+    other people (`data.sources` of a run): v = 0 for everybody."""
     split: TrainValSplit | None = None
     """How to divide one source into train and val, and which of the two to build; null: build all of it."""
     order: Literal["file", "shuffle"] = "file"

@@ -3,8 +3,8 @@
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 Side = Literal["left", "right"]
 Parts = tuple[str, ...]
@@ -158,6 +158,19 @@ def plain_name(name: str) -> Parts:
 def joined_name(name: str) -> str:
     """The letters of a name alone: `lknee` and `left_knee` are one, but so are `rear` and `right_ear`."""
     return _loose(_take_apart(name).parts)
+
+
+def places_of(wanted: Sequence[str], known: Sequence[str]) -> list[int | None]:
+    """For each wanted name the place of the same keypoint among the known ones, None if it is not there.
+
+    The spelling does not matter, see `plain_name`; where it leaves several, the same letters decide.
+    """
+    places: list[int | None] = []
+    for name in wanted:
+        ways: tuple[Callable[[str], Any], ...] = (str, plain_name, joined_name)
+        found = (place for way in ways for place, other in enumerate(known) if way(other) == way(name))
+        places.append(next(found, None))
+    return places
 
 
 def _take_apart(name: str) -> _Name:
