@@ -7,6 +7,7 @@ COMMANDS = {
     "predict": ("semipose.predict.command", "keypoints of photos, folders, zips, films and cameras"),
     "export": ("semipose.export.command", "a trained network as ONNX or torch.export, checked"),
     "label": ("semipose.label.command", "what to label next; people to a labelling tool and back"),
+    "teach": ("semipose.teach.command", "people of shards, labelled by a model to learn from"),
     "push": ("semipose.push", "a trained network to a model hub"),
     "doctor": ("semipose.doctor", "what this machine can do, and what is missing for more"),
     "train": ("semipose.training.run", "train a network by a protocol and a method, or go on"),

@@ -63,7 +63,7 @@ def predict_sources(
         work = with_given_boxes(work, cfg)
     parts = parts_of(work)
     identity = identity_of(predictor.model, work, cfg)
-    output = Path(cfg.output or f"predictions/{_name_of(model)}")
+    output = Path(cfg.output or f"predictions/{name_of(model)}")
     folder = OutputFolder(output, identity)
     if folder.is_complete:
         console.print(f"{output} is complete: remove it to predict again", highlight=False, soft_wrap=True)
@@ -88,7 +88,7 @@ def predict_sources(
     return folder
 
 
-def _name_of(model: str) -> str:
+def name_of(model: str) -> str:
     """The last part of a model's address: that of RUN/model is the name of the run."""
     parts = [part for part in re.split(r"[/\\@]", os.path.abspath(model)) if part]
     return next((part for part in reversed(parts) if part != "model"), "model")
@@ -132,7 +132,7 @@ def identity_of(model: Model, work: Work, cfg: PredictSettings) -> dict[str, Any
     for film in work.films:
         listed.update(film.address.encode())
     return {
-        "model_sha256": weights_sha256(model),
+        "model_sha256": weights_sha256(model.network),
         "photos": len(work.photos),
         "films": len(work.films),
         "sources_sha256": listed.hexdigest(),
@@ -140,10 +140,10 @@ def identity_of(model: Model, work: Work, cfg: PredictSettings) -> dict[str, Any
     }
 
 
-def weights_sha256(model: Model) -> str:
-    """Hash of the network's weights, by their names."""
+def weights_sha256(network: torch.nn.Module) -> str:
+    """Hash of a network's weights, by their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.network.state_dict().items()):
+    for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

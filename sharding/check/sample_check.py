@@ -16,12 +16,15 @@ from semipose.sharding.samples.sample import Card, Poses, SampleKind
 _CURE = "build the shards again"
 TRUTH_TOLERANCE_PX = 0.05
 """The error in source pixels that float32 in stored pixels may cause for a joint or a box."""
+CONFIDENCE_TOLERANCE = 1e-4
+"""The rounding of the confidences of a model in the ground truth; other visibilities are whole numbers."""
 
 DAMAGED = Fault("picture damaged", cure=_CURE, subject="member")
 NOT_FAITHFUL = Fault("picture that readers decode differently (EXIF rotation)", cure=_CURE, subject="member")
 BAD_POSE = Fault("pose record that is not of this skeleton", cure=_CURE, subject="member")
 NOT_FINITE = Fault("number that is not finite in the pose record", cure=_CURE, subject="member")
 BAD_VISIBILITY = Fault("visibility other than 0, 1 or 2", cure=_CURE, subject="member")
+BAD_CONFIDENCE = Fault("confidence outside 0 to 1", cure="label them again", subject="member")
 BAD_BOX = Fault("box without extent", cure=_CURE, subject="member")
 OUT_OF_RANGE = Fault(
     FAR,
@@ -58,15 +61,17 @@ def check_sample(
     kind: SampleKind,
     num_keypoints: int,
     truth: Mapping[int, bytes] | None,
+    is_taught: bool = False,
 ) -> list[int]:
     """Add to the findings what is wrong with one sample; returns the ids of its people.
 
     members: by extension, each with its name in the tar and its payload; absent ones are skipped.
-    truth: the rows of ground_truth.json by id, as JSON; None if there is nothing to compare with.
+    truth: the rows of ground_truth.json by id, as JSON; None if there is nothing to compare with. is_taught:
+    a model labelled them, so v is its confidence.
     """
     stored_wh = _check_picture(*members["jpg"], findings) if "jpg" in members else None
     poses = _read_poses(*members["pose"], findings, kind, num_keypoints) if "pose" in members else None
-    is_finite = poses is not None and _check_numbers(members["pose"][0], poses, findings)
+    is_finite = poses is not None and _check_numbers(members["pose"][0], poses, findings, is_taught)
     card = _read_card(*members["json"], findings, kind) if "json" in members else None
     if "mask" in members and len(members["mask"][1]) != MASK_BYTES:
         findings.add(BAD_MASK, members["mask"][0], f"{len(members['mask'][1])} bytes")
@@ -110,13 +115,16 @@ def _read_card(name: str, payload: bytes, findings: Findings, kind: SampleKind) 
         return None
 
 
-def _check_numbers(name: str, poses: Poses, findings: Findings) -> bool:
+def _check_numbers(name: str, poses: Poses, findings: Findings, is_taught: bool) -> bool:
     """Whether all numbers are finite; what is wrong with them is added to the findings."""
     boxes_xywh, keypoints, _ = poses
     if not (np.isfinite(boxes_xywh).all() and np.isfinite(keypoints).all()):
         findings.add(NOT_FINITE, name)
         return False
-    if not np.isin(keypoints[..., 2], (0, 1, 2)).all():
+    v = keypoints[..., 2]
+    if is_taught and ((v < 0) | (v > 1)).any():
+        findings.add(BAD_CONFIDENCE, name)
+    if not is_taught and not np.isin(v, (0, 1, 2)).all():
         findings.add(BAD_VISIBILITY, name)
     if (boxes_xywh[:, 2:] < 0).any() or (boxes_xywh[:, 2:].max(axis=1) <= 0).any():
         findings.add(BAD_BOX, name)
@@ -175,7 +183,7 @@ def _is_true(
         return False
     is_labelled = points[:, 2] > 0
     return (
-        np.array_equal(true_points[:, 2], points[:, 2])
+        np.allclose(true_points[:, 2], points[:, 2], 0, CONFIDENCE_TOLERANCE)
         and np.allclose(true_points[is_labelled, :2], points[is_labelled, :2], 1e-5, TRUTH_TOLERANCE_PX)
         and np.allclose(true.bbox, box_xywh, 1e-5, TRUTH_TOLERANCE_PX)
     )

@@ -28,6 +28,7 @@ class ShardJob:
     """One shard that a worker reads.
 
     truth: rows of ground_truth.json by id, as JSON, that its samples should have; None not to compare.
+    is_taught: whether a model labelled them.
     """
 
     folder: str
@@ -35,6 +36,7 @@ class ShardJob:
     kind: SampleKind
     num_keypoints: int
     truth: Mapping[int, bytes] | None
+    is_taught: bool = False
 
 
 class ShardReport(NamedTuple):
@@ -82,4 +84,11 @@ def _check_sample(file: BinaryIO, sample: list[Component], job: ShardJob, findin
         if component.extension in job.kind.members:
             file.seek(component.offset)
             members[component.extension] = (component.member, file.read(component.size))
-    return check_sample(members, findings, kind=job.kind, num_keypoints=job.num_keypoints, truth=job.truth)
+    return check_sample(
+        members,
+        findings,
+        kind=job.kind,
+        num_keypoints=job.num_keypoints,
+        truth=job.truth,
+        is_taught=job.is_taught,
+    )

@@ -160,7 +160,8 @@ def _make_jobs(folder: Path, manifest: Manifest, truth: _Truth | None) -> Iterat
     start = 0
     for shard in manifest.shards:
         rows = None if truth is None else truth.of_samples(manifest.sample_kind, start, shard.samples)
-        yield ShardJob(str(folder), shard, manifest.sample_kind, manifest.skeleton.num_keypoints, rows)
+        num_keypoints, is_taught = manifest.skeleton.num_keypoints, manifest.teacher is not None
+        yield ShardJob(str(folder), shard, manifest.sample_kind, num_keypoints, rows, is_taught)
         start += shard.samples
 
 

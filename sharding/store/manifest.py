@@ -51,13 +51,29 @@ class ShardEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherCard:
+    """The model that labelled the people of a folder of shards.
+
+    model: its address, or the name of the file with its results. revision, licence: of the model, where they
+    are known. keypoints: those that it labelled; the others have v = 0. labels_sha256: hash of the labels.
+    """
+
+    model: str
+    revision: str | None
+    licence: str | None
+    keypoints: tuple[str, ...]
+    labels_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The description of one folder of shards.
 
     kind: what a sample is. order, seed: the order of the samples (seed matters for `shuffle`).
     annotations_sha256: hash of every record that the format read; settings_sha256: of the settings of the
     build; ground_truth_sha256: of `ground_truth.json`. dropped, problems: counts by reason. split: how the
-    source was divided, if this is one side of it; faulty annotations are then counted on both sides.
+    source was divided, if this is one side of it; faulty annotations are then counted on both sides. teacher:
+    the model that labelled the people, if no human did; v of a keypoint is then its confidence, from 0 to 1.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -76,6 +92,7 @@ class Manifest:
     dropped: dict[str, int]
     problems: dict[str, int]
     split: SplitCard | None = None
+    teacher: TeacherCard | None = None
 
     @property
     def sample_kind(self) -> SampleKind:
@@ -138,6 +155,8 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write `dataset.json`, with its own hash, into `folder` atomically, and return its path."""
     values = asdict(manifest)
+    if manifest.teacher is None:  # so that shards made before there were teachers stay what they are
+        del values["teacher"]
     content = json.dumps({**values, _HASH_KEY: _hash(values)}, indent=1) + "\n"
     return write_atomic(folder / MANIFEST_NAME, content.encode())
 
