@@ -95,6 +95,10 @@ def _training(config: ModelConfig, card: Mapping[str, Any]) -> str:
         for role, used in ROLES.items()
         if card.get(role)
     ]
+    sources = card.get("sources", ())
+    rows[1:1] = [
+        f"| {_labelled_by(each)} | {each['people']:,} | `{each['ids_sha256'][:12]}` |" for each in sources
+    ]
     labelled = card["labelled"]
     choice = labelled["choice"].replace(labelled["folder"], "the training set")
     return "\n".join(
@@ -106,6 +110,17 @@ def _training(config: ModelConfig, card: Mapping[str, Any]) -> str:
             "|---|---|---|",
             *rows,
         ]
+    )
+
+
+def _labelled_by(source: Mapping[str, Any]) -> str:
+    """Who labelled the people of a source, and the terms of the model that did."""
+    teacher = source["teacher"]
+    if teacher is None:
+        return "with labels of another set"
+    revision = f", revision {teacher['revision']}" if teacher["revision"] else ""
+    return (
+        f"labelled by the model {teacher['model']}{revision} (licence: {teacher['licence'] or 'not known'})"
     )
 
 

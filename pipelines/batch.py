@@ -26,7 +26,8 @@ class LabelledBatch:
     """(N, K, 2) float32 in view pixels; meaningless if `visible` is 0."""
     visible: Tensor
     """(N, K) float32: 1 if the keypoint is annotated (occluded or not), otherwise 0. It stays 1 for a
-    keypoint outside the view; the heatmap codec gives it weight 0 if its Gaussian is outside the map."""
+    keypoint outside the view; the heatmap codec gives it weight 0 if its Gaussian is outside the map. Any
+    number from 0 on is its weight in the loss: of people whom a model labelled, its confidence."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Batches of people: endless streams for training, single passes for scoring. Of photos: photo_loader.py."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -39,6 +39,7 @@ from semipose.pipelines.stream_reader import StreamReader
 from semipose.pipelines.train_loader import Batch, TrainLoader
 from semipose.pipelines.view_pipeline import Shown, ViewPipeline
 from semipose.pipelines.views import ViewSettings
+from semipose.sharding.annotations.flip_pairs import places_of
 
 Cache = Literal["none", "host", "device"]
 """Where decoded crops are kept; without a GPU, device means the host."""
@@ -63,21 +64,25 @@ def labelled_loader(
     process: ProcessInfo = SINGLE_PROCESS,
     settings: LoaderSettings = DEFAULTS,
     cache: Cache = "none",
+    keypoints: Sequence[str] | None = None,
 ) -> TrainLoader[LabelledBatch]:
     """Return the endless stream of labelled batches of a rank.
 
     Ranks read disjoint samples. Every batch is full; a smaller set is repeated within it.
+    keypoints: the names of those of a batch, in order; those that the split does not have are not visible
+    (docs of `places_of` say which names are the same). None: those of the split.
     cache: whether to keep decoded crops, on the host or the device; all are decoded before this returns.
     Raises InputError if there are fewer samples than ranks, or if the crops do not fit.
     """
     num_keypoints = split.skeleton.num_keypoints
     flip_order = torch.tensor(split.skeleton.flip_order, device=process.device)
+    places = None if keypoints is None else places_of(keypoints, split.skeleton.names)
     stream = CachedStream(
         "labelled",
         partial(graph.labelled_graph, views=views, num_keypoints=num_keypoints),
         graph.VERSION,
         {"image": Shown("view_from_stored", views.labelled.border)},
-        partial(_labelled_batch, flip_order=flip_order),
+        partial(_labelled_batch, flip_order=flip_order, places=_as_index(places, process.device)),
         plan=partial(labelled_plan, views=views),
         num_keypoints=num_keypoints,
     )
@@ -182,11 +187,25 @@ def eval_loader(
     return EvalLoader(build, reading, split)
 
 
-def _labelled_batch(outputs: dict[str, Any], flip_order: Tensor) -> LabelledBatch:
-    visible = (outputs["v"] > 0).to(torch.float32)
+def _as_index(places: Sequence[int | None] | None, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """The places as an index (K,) int64, 0 where there is none, and (K,) float32, 0 there and 1 elsewhere."""
+    if places is None:
+        return None
+    index = torch.tensor([place or 0 for place in places], device=device)
+    is_there = torch.tensor([float(place is not None) for place in places], device=device)
+    return index, is_there
+
+
+def _labelled_batch(
+    outputs: dict[str, Any], flip_order: Tensor, places: tuple[Tensor, Tensor] | None
+) -> LabelledBatch:
+    visible = outputs["v"].to(torch.float32).clamp(0, 1)
     # Coordinates of keypoints without annotation may be NaN, which a weight of 0 would not cancel.
     points_xy = torch.where(visible[..., None] > 0, outputs["points_xy"], 0.0)
     points_xy, visible = geometry.flip_keypoints(points_xy, visible, outputs["flipped"] > 0, flip_order)
+    if places is not None:
+        index, is_there = places
+        points_xy, visible = points_xy[:, index], visible[:, index] * is_there
     return LabelledBatch(image=channels_first(outputs["image"]), points_xy=points_xy, visible=visible)
 
 

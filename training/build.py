@@ -1,6 +1,7 @@
 """What training and scoring have in common: the people, the method and the kernels of a run."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,17 @@ from semipose.pipelines.loader import (
 )
 from semipose.pipelines.photo_loader import eval_photo_loader, labelled_photo_loader, unlabelled_photo_loader
 from semipose.pipelines.source import Split, labelled_share, labelled_split, open_split, unlabelled_split
+from semipose.sharding.annotations.flip_pairs import places_of
 from semipose.sharding.annotations.skeleton import Skeleton
+from semipose.training.label_sources import LabelSource
 from semipose.training.methods.method import Ingredients, Method
 from semipose.training.methods.random_state import RandomState
 from semipose.training.settings import RunSettings
 
 RECIPE_NAME = "recipe.yaml"
 MOST_GRAPHS = 64
+SOURCE_SEEDS = 7_919
+"""Apart by this, so that a source does not draw the views of the labelled people."""
 
 
 def choose_kernels(*, deterministic: bool) -> None:
@@ -67,6 +72,50 @@ def open_splits(cfg: RunSettings, index_dir: Path) -> tuple[Split, Split | None,
         without = None if data.unlabelled_includes_labelled else labelled
         unlabelled = unlabelled_split(train_people, without=without, index_dir=index_dir)
     return labelled, unlabelled, val
+
+
+def open_sources(cfg: RunSettings, skeleton: Skeleton) -> list[Split]:
+    """The people of `data.sources`, all of them. Raises InputError for shards that cannot be used."""
+    sources = []
+    for source in cfg.data.sources:
+        split = open_split(source.shards)
+        wanted = skeleton.names if source.keypoints is None else source.keypoints
+        unknown = [name for name in wanted if name not in skeleton.names]
+        if unknown:
+            raise InputError(
+                f"data.sources: {cfg.data.train} has no keypoint {', '.join(unknown)}: choose from "
+                f"{', '.join(skeleton.names)}"
+            )
+        if not any(place is not None for place in places_of(wanted, split.skeleton.names)):
+            raise InputError(
+                f"data.sources: {source.shards} has none of the keypoints {', '.join(wanted)}, but "
+                f"{', '.join(split.skeleton.names)}: take other shards"
+            )
+        sources.append(split)
+    return sources
+
+
+def source_streams(
+    cfg: RunSettings, splits: Sequence[Split], skeleton: Skeleton, process: ProcessInfo
+) -> list[LabelSource]:
+    """The streams of `data.sources`, in the keypoints of the run."""
+    streams = []
+    for number, (source, split) in enumerate(zip(cfg.data.sources, splits, strict=True), start=1):
+        chosen = skeleton.names if source.keypoints is None else source.keypoints
+        loader = labelled_loader(
+            split,
+            cfg.views,
+            batch_size=source.batch,
+            seed=cfg.seed + SOURCE_SEEDS * number,
+            process=process,
+            settings=cfg.loader,
+            cache=cfg.data.cache,
+            keypoints=[name if name in chosen else "" for name in skeleton.names],
+        )
+        is_taught = split.manifest.teacher is not None
+        hands_over = is_taught if source.hand_over is None else source.hand_over
+        streams.append(LabelSource(loader, source.weight, hands_over))
+    return streams
 
 
 def labelled_stream(cfg: RunSettings, split: Split, process: ProcessInfo) -> TrainLoader[Any]:

@@ -44,7 +44,7 @@ from semipose.pipelines.loader import ProcessInfo
 from semipose.pipelines.source import Split, open_split
 from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training import checkpoint
-from semipose.training.build import build_codec, build_method, open_splits, scored_views
+from semipose.training.build import build_codec, build_method, open_sources, open_splits, scored_views
 from semipose.training.files import CARD_NAME, SCORES_NAME, read_json, write_json
 from semipose.training.methods.method import Method
 from semipose.training.predict import Predictions, join, predict
@@ -301,7 +301,8 @@ def seen_in_training(cfg: RunSettings, val: Split) -> str | None:
     try:
         with TemporaryDirectory() as index_dir:
             labelled, unlabelled, _ = open_splits(cfg, Path(index_dir))
-            return photos_seen(val, [labelled, unlabelled] if unlabelled else [labelled])
+            sources = open_sources(cfg, labelled.skeleton)
+            return photos_seen(val, [labelled, *([unlabelled] if unlabelled else []), *sources])
     except InputError:
         return None
 

@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.training import checkpoint, evaluate
 from semipose.training.build import build_codec
 from semipose.training.files import SCORES_NAME, write_json
+from semipose.training.label_sources import LabelSource, with_sources
 from semipose.training.methods.method import Method, Progress, Terms
 from semipose.training.predict import Predictions, join, predict
 from semipose.training.reporting import pictures
@@ -36,9 +38,9 @@ from semipose.training.stopping import StopRequest
 class Job:
     """Everything that a run consists of.
 
-    `preview` holds the unlabelled people of every sheet of views, `val_split` says what `val` reads, `step`
-    counts finished steps, `history` holds every scoring, `card` is the content of card.json, and `stopped_by`
-    is the signal that ended the run early, or 0.
+    `sources` are more labelled people (`data.sources`), `preview` holds the unlabelled people of every sheet
+    of views, `val_split` says what `val` reads, `step` counts finished steps, `history` holds every scoring,
+    `card` is the content of card.json, and `stopped_by` is the signal that ended the run early, or 0.
     """
 
     cfg: RunSettings
@@ -48,6 +50,7 @@ class Job:
     wrapped: torch.nn.Module
     optimizer: torch.optim.Optimizer
     labelled: TrainLoader[LabelledBatch]
+    sources: Sequence[LabelSource]
     unlabelled: TrainLoader[UnlabelledBatch] | None
     preview: UnlabelledBatch | None
     val: EvalLoader
@@ -67,7 +70,7 @@ def train(job: Job, stop: StopRequest) -> None:
     while job.step < cfg.steps:
         progress = Progress(job.step, cfg.steps)
         began = time.perf_counter()
-        labelled = next(job.labelled)
+        labelled = with_sources(next(job.labelled), job.sources, job.method.unlabelled_share(progress))
         unlabelled = (
             next(job.unlabelled) if job.unlabelled and job.method.wants_unlabelled(progress) else None
         )
@@ -265,6 +268,7 @@ def state(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
         "rng": checkpoint.capture_rng(),
         "method": job.method.rank_state(),
         "labelled": job.labelled.state_dict(),
+        "sources": [source.loader.state_dict() for source in job.sources],
         "unlabelled": job.unlabelled.state_dict() if job.unlabelled else None,
     }
     return shared, rank_state
@@ -287,6 +291,8 @@ def restore(job: Job, saved: checkpoint.Checkpoint, where: Path) -> None:
         job.report.load_state_dict(shared["report"])
         job.method.load_rank_state(rank_state["method"])
         job.labelled.load_state_dict(rank_state["labelled"])
+        for source, source_state in zip(job.sources, rank_state.get("sources", ()), strict=True):
+            source.loader.load_state_dict(source_state)
         if job.unlabelled is not None:
             job.unlabelled.load_state_dict(rank_state["unlabelled"])
         checkpoint.restore_rng(rank_state["rng"])

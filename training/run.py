@@ -48,8 +48,10 @@ from semipose.training.build import (
     build_optimizer,
     choose_kernels,
     labelled_stream,
+    open_sources,
     open_splits,
     scored_views,
+    source_streams,
     unlabelled_stream,
 )
 from semipose.training.files import CARD_NAME, write_json
@@ -154,21 +156,25 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
     folder = Path(cfg.output)
     process = ProcessInfo(accelerator.process_index, accelerator.num_processes, accelerator.device)
     labelled, unlabelled, val = open_splits(cfg, folder / "index" / f"rank-{process.rank}")
+    sources = open_sources(cfg, labelled.skeleton)
     require(cfg.metric, val.ground_truth, where=cfg.data.val, kind=val.manifest.kind)
     method = build_method(cfg, labelled.skeleton, process, fresh=fresh)
     wrapped, prepared = accelerator.prepare(method, build_optimizer(method, cfg))
     labelled_views = labelled_stream(cfg, labelled, process)
+    source_views = source_streams(cfg, sources, labelled.skeleton, process)
     unlabelled_views = unlabelled_stream(cfg, unlabelled, process) if unlabelled else None
     written: dict[str, Any] = {}
     if accelerator.is_main_process:
-        cached_bytes = labelled_views.cached_bytes
+        cached_bytes = labelled_views.cached_bytes + sum(each.loader.cached_bytes for each in source_views)
         cached_bytes += unlabelled_views.cached_bytes if unlabelled_views else 0
-        written = card.card(cfg, labelled, unlabelled, val, method, process, cached_bytes=cached_bytes)
+        written = card.card(
+            cfg, labelled, unlabelled, val, method, process, sources=sources, cached_bytes=cached_bytes
+        )
         report.note(card.describe(written))
         for start in card.starts(method):
             report.note(start.describe())
         for warning in [
-            *setting_warnings(cfg, labelled, unlabelled, val),
+            *setting_warnings(cfg, labelled, unlabelled, val, sources),
             *limits_of_scoring(cfg, val.ground_truth),
             *missing_processes(process.world_size),
         ]:
@@ -181,6 +187,7 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
         wrapped=wrapped,
         optimizer=prepared,
         labelled=labelled_views,
+        sources=source_views,
         unlabelled=unlabelled_views,
         preview=preview(cfg, unlabelled, accelerator.device) if unlabelled else None,
         val=scored_views(cfg, val, process),

@@ -31,6 +31,25 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 @settings
+class LabelSourceSettings:
+    """More labelled people: those whom a model labelled (`semipose teach`), or those of another data set."""
+
+    shards: str
+    """Their shards. Keypoints are recognised by their names; those that are not in the shards count as not
+    labelled."""
+    batch: Count = 16
+    """People of this source per step and process."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of their loss beside that of the people of `data.train`. Each keypoint that a model labelled is
+    also weighted by the model's confidence."""
+    keypoints: tuple[str, ...] | None = None
+    """Which keypoints of `data.train` are learned from them; null: all that they have."""
+    hand_over: bool | None = None
+    """Whether the weight falls to 0 as the method's unlabelled losses rise, so that the method's own teacher
+    takes over. null: yes for people whom a model labelled, no for others."""
+
+
+@settings
 class DataSettings:
     """Which people are labelled, unlabelled and scored."""
 
@@ -51,6 +70,8 @@ class DataSettings:
     """Which of the random choices of `labelled_share`; smaller shares are part of larger ones of a fold."""
     unlabelled: str | None = None
     """Shards of the unlabelled people; null: they come from `train`."""
+    sources: tuple[LabelSourceSettings, ...] = ()
+    """More labelled people, such as those whom a foundation model labelled."""
     unlabelled_includes_labelled: bool = True
     """Whether the labelled people of `train` are also used as unlabelled ones (published: yes)."""
     cache: Cache = "none"
@@ -156,6 +177,10 @@ class RunSettings:
                     if codec
                     else "single people: set codec.name"
                 )
+            )
+        if self.data.sources and self.codec:
+            raise ValueError(
+                "data.sources are single people, and this run is on whole photos: leave them out"
             )
         if self.kind not in self.method.kinds:
             samples = {

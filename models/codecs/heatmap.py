@@ -105,10 +105,11 @@ def encode(
 ) -> tuple[Tensor, Tensor]:
     """Draw keypoints as Gaussians whose peak, of value 1, is exactly at the point, also between cells.
 
-    points_xy (N, K, 2) view px, visible (N, K) 0/1; sigma in cells. Returns heatmaps (N, K, h, w) float32 and
-    weights (N, K) float32. A Gaussian is cut to a square of (6 sigma + 1) cells about the nearest cell. If
-    the square is completely outside the map, or the point is not visible, weight and heatmap are 0, whatever
-    its coordinates (even NaN). Differs from the published code, which moves the peak to the nearest cell.
+    points_xy (N, K, 2) view px, visible (N, K), usually 0/1; sigma in cells. Returns heatmaps (N, K, h, w)
+    float32 and weights (N, K) float32, `visible` or 0. A Gaussian is cut to a square of (6 sigma + 1) cells
+    about the nearest cell. If the square is completely outside the map, or the point is not visible, weight
+    and heatmap are 0, whatever its coordinates (even NaN). Differs from the published code, which moves the
+    peak to the nearest cell.
     """
     height, width = heatmap_hw
     centre = points_xy.float() / stride

@@ -133,9 +133,9 @@ class ConsistencyMethod(Method):
         self.cfg = cfg
         self.codec: HeatmapCodec = ingredients.codec
 
-    def wants_unlabelled(self, progress: Progress) -> bool:
-        """True after the burn-in."""
-        return self.cfg.ramp(progress) > 0
+    def unlabelled_share(self, progress: Progress) -> float:
+        """The ramp: 0 in the burn-in, then rising to 1."""
+        return self.cfg.ramp(progress)
 
     def pseudo_labels(self, heatmaps: torch.Tensor) -> PseudoLabels:
         """Labels from the teacher's heatmaps (N, K, h, w)."""

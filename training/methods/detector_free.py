@@ -231,9 +231,9 @@ class DetectorFree(Method):
         self.labelled_people += (is_seen.sum(-1) >= least).sum()
         self.labelled_photos += len(labelled.image)
 
-    def wants_unlabelled(self, progress: Progress) -> bool:
-        """True after the burn-in."""
-        return self.cfg.ramp(progress) > 0
+    def unlabelled_share(self, progress: Progress) -> float:
+        """The ramp: 0 in the burn-in, then rising to 1."""
+        return self.cfg.ramp(progress)
 
     def after_update(self, progress: Progress) -> None:
         """Update the teacher."""

@@ -171,8 +171,12 @@ class Method(nn.Module, ABC):
         """One training step up to the loss; `labelled` is a LabelledBatch or LabelledPhotos."""
 
     @abstractmethod
+    def unlabelled_share(self, progress: Progress) -> float:
+        """Which part of their full weight the unlabelled losses have in a step, from 0 to 1."""
+
     def wants_unlabelled(self, progress: Progress) -> bool:
         """Whether the step needs an unlabelled batch; if not, none is fetched."""
+        return self.unlabelled_share(progress) > 0
 
     def after_update(self, progress: Progress) -> None:
         """Called after each step of the optimiser."""

@@ -106,9 +106,9 @@ class PseudoLabel(Method):
         size_hw = (heatmaps.shape[-2], heatmaps.shape[-1])
         return self.codec.targets(points_strong, counted, size_hw)
 
-    def wants_unlabelled(self, progress: Progress) -> bool:
-        """True once the teacher is trained."""
-        return progress.step >= self.cfg.settled_from(progress.total_steps)
+    def unlabelled_share(self, progress: Progress) -> float:
+        """0 until the teacher is trained, then 1."""
+        return float(progress.step >= self.cfg.settled_from(progress.total_steps))
 
     def rate_position(self, progress: Progress) -> Progress:
         """The position within the training of the teacher, or of the student."""

@@ -29,9 +29,9 @@ class Supervised(Method):
         loss = torch.stack(list(parts.values())).sum()
         return StepResult(loss, loss_terms(loss, **{"supervised": loss} | parts))
 
-    def wants_unlabelled(self, progress: Progress) -> bool:  # noqa: ARG002
-        """False: the method uses no unlabelled people."""
-        return False
+    def unlabelled_share(self, progress: Progress) -> float:  # noqa: ARG002
+        """0: the method uses no unlabelled people."""
+        return 0.0
 
     def networks(self) -> dict[str, FeatureNet]:
         """The network."""

@@ -1,6 +1,7 @@
 """The card of a run: what is trained on which people, with which versions, on which machine."""
 
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +14,7 @@ from semipose.pipelines.loader import ProcessInfo
 from semipose.pipelines.source import Split
 from semipose.training.evaluate import how
 from semipose.training.methods.method import Method
-from semipose.training.settings import RunSettings
+from semipose.training.settings import LabelSourceSettings, RunSettings
 
 PACKAGES = (
     "semipose",
@@ -36,11 +37,12 @@ def card(
     method: Method,
     process: ProcessInfo,
     *,
+    sources: Sequence[Split] = (),
     cached_bytes: int = 0,
 ) -> dict[str, Any]:
     """The card as plain values: protocol, people, how they are scored, networks, versions, hardware.
 
-    cached_bytes: the size of the decoded crops that this process keeps.
+    sources: those of `data.sources`. cached_bytes: the size of the decoded crops that this process keeps.
     """
     network = next(iter(method.networks().values()))
     height, width = (cfg.photo_views if cfg.kind == "image" else cfg.views).size_hw
@@ -53,6 +55,7 @@ def card(
         "ensembles": {name: list(members) for name, members in method.ensembles().items()},
         "start_from": [asdict(start) for start in starts(method)],
         "labelled": {"choice": choice(cfg), **people(labelled)},
+        "sources": [source(*each) for each in zip(cfg.data.sources, sources, strict=True)],
         "unlabelled": people(unlabelled) if unlabelled else None,
         "val": {**people(val), "content_sha256": val.content_sha256},
         "scoring": how(cfg, val),
@@ -95,6 +98,7 @@ def describe(written: dict[str, Any]) -> str:
         [
             f"protocol {written['protocol']}: {written['labelled']['choice']}",
             f"{counted(written['labelled'])} labelled",
+            *[describe_source(source) for source in written["sources"]],
             f"{counted(unlabelled)} unlabelled" if unlabelled else "none unlabelled",
             f"{counted(written['val'])} scored {where} with {flip_test}",
             *kept,
@@ -109,6 +113,24 @@ def describe(written: dict[str, Any]) -> str:
 def counted(split: dict[str, Any]) -> str:
     """`1,000 (ids 0123456789ab)`."""
     return f"{split['people']:,} (ids {split['ids_sha256'][:12]})"
+
+
+def source(cfg: LabelSourceSettings, split: Split) -> dict[str, Any]:
+    """A source of more labelled people: how it counts, whom it holds, and the model that labelled them."""
+    teacher = split.manifest.teacher
+    return {
+        "batch": cfg.batch,
+        "weight": cfg.weight,
+        "teacher": asdict(teacher) if teacher else None,
+        **people(split),
+    }
+
+
+def describe_source(written: dict[str, Any]) -> str:
+    """A source in words."""
+    teacher = written["teacher"]
+    by = f" by {teacher['model']} (licence: {teacher['licence'] or 'unknown'})" if teacher else ""
+    return f"{counted(written)} labelled{by}, {written['batch']} per step with weight {written['weight']:g}"
 
 
 def choice(cfg: RunSettings) -> str:

@@ -1,6 +1,7 @@
 """Warnings about settings that are probably unintended."""
 
 import math
+from collections.abc import Sequence
 
 from semipose.models.codecs.heatmap import HeatmapSettings
 from semipose.pipelines.photo_views import PhotoViewSettings
@@ -15,15 +16,17 @@ from semipose.training.settings import RunSettings
 NAMES_SHOWN = 3
 
 
-def setting_warnings(cfg: RunSettings, labelled: Split, unlabelled: Split | None, val: Split) -> list[str]:
+def setting_warnings(
+    cfg: RunSettings, labelled: Split, unlabelled: Split | None, val: Split, sources: Sequence[Split] = ()
+) -> list[str]:
     """One sentence per warning; a run prints them at its start."""
-    trained_on = [labelled, unlabelled] if unlabelled else [labelled]
+    trained_on = [labelled, *([unlabelled] if unlabelled else []), *sources]
     train_folders = {split.root: split for split in trained_on}
     folders = train_folders | {val.root: val}
     warnings = [too_small(split, cfg.views.size_hw) for split in folders.values()]
     seen = photos_seen(val, trained_on)
     warnings += [seen] if seen else [divided_otherwise(val, split) for split in train_folders.values()]
-    warnings += [of_the_other_kind(cfg), same_start(cfg)]
+    warnings += [of_the_other_kind(cfg), same_start(cfg), never_taught(cfg, sources)]
     return [warning for warning in warnings if warning]
 
 
@@ -34,6 +37,22 @@ def same_start(cfg: RunSettings) -> str | None:
     return (
         "net.start_from: both networks start from the same weights, so at first they answer alike and teach "
         "each other little: let the second start from another run (method.second_net, with the whole network)"
+    )
+
+
+def never_taught(cfg: RunSettings, sources: Sequence[Split]) -> str | None:
+    """A warning if the people whom a model labelled never count, because the method has no burn-in."""
+    hands_over = [
+        source.shards
+        for source, split in zip(cfg.data.sources, sources, strict=True)
+        if (split.manifest.teacher is not None if source.hand_over is None else source.hand_over)
+    ]
+    is_settled = cfg.method.uses_unlabelled and cfg.method.settled_from(cfg.steps) == 0
+    if not hands_over or not is_settled:
+        return None
+    return (
+        f"data.sources: {', '.join(hands_over)} never counts, because the unlabelled losses of the method "
+        "have their full weight from the first step: set method.burn_in, such as 0.5, or hand_over: false"
     )
 
 
