@@ -1,5 +1,6 @@
 """The pages of docs/ work as they stand: every command, in the order of the pages, on drawn people."""
 
+import json
 import os
 import re
 import shlex
@@ -68,3 +69,12 @@ def test_the_commands_of_all_pages_run_one_after_the_other(tmp_path: Path) -> No
     assert (tmp_path / "my.before-label-in.json").is_file()
     assert (tmp_path / "deploy").is_dir()
     assert (tmp_path / "people.webp").is_file()
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path) -> None:
+    cells = json.loads((DOCS / "first_steps.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    run([sys.executable, "-c", code], tmp_path)
+    assert (tmp_path / "semipose-notebook/found.webp").is_file()
+    assert all(not cell.get("outputs") for cell in cells)
