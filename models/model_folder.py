@@ -38,7 +38,7 @@ from semipose.models.normalisation import Renormalise
 from semipose.pipelines.photo_views import PhotoViewSettings
 from semipose.pipelines.views import Border
 from semipose.sharding.annotations.skeleton import Skeleton
-from semipose.sharding.samples.crop import BOX_PADDING
+from semipose.sharding.samples.crop import BOX_PADDING, PersonCrop
 from semipose.sharding.store.files import write_atomic
 
 FOLDER_NAME = "model"
@@ -113,6 +113,9 @@ class ModelConfig:
     """What the maps of a network of whole photos mean; null for single people."""
     size_hw: tuple[Side, Side] | None = None
     """Height and width in pixels of the view of a person; null for whole photos."""
+    crop: PersonCrop | None = None
+    """How the shards of the scored people keep a person, which decides how sharp views are; null: not known,
+    or whole photos."""
     photo_views: PhotoViewSettings | None = None
     """How whole photos are shown; null for single people."""
     skeleton: Skeleton
@@ -149,6 +152,12 @@ class ModelConfig:
     def net(self) -> NetSettings:
         """The architecture of `network`."""
         return self.networks[self.network].net
+
+    @property
+    def person_crop(self) -> PersonCrop:
+        """How to cut a person out of a photo: as the shards do, or as shards for views of `size_hw` would."""
+        assert self.size_hw is not None, "a model of whole photos cuts nobody out"
+        return self.crop or PersonCrop(input_size_wh=self.size_hw[::-1])
 
     def build_codec(self) -> HeatmapCodec | InstanceCodec:
         """What the maps of the networks mean."""

@@ -237,7 +237,7 @@ def write_model_of(
 ) -> None:
     """Write the model folder `product` of the run in `folder`, with the run's card if there is one."""
     card = read_json(folder / CARD_NAME, cure="remove it") if (folder / CARD_NAME).is_file() else None
-    write_run_model(product, cfg, method, val.ground_truth, step=step, scores=scores, card=card)
+    write_run_model(product, cfg, method, val, step=step, scores=scores, card=card)
 
 
 def holds_model(folder: Path, step: int) -> bool:

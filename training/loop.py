@@ -197,7 +197,7 @@ def write_product(job: Job) -> None:
             job.folder / FOLDER_NAME,
             job.cfg,
             job.method,
-            job.val_split.ground_truth,
+            job.val_split,
             step=job.step,
             scores=scores,
             card=job.card,

@@ -19,8 +19,8 @@ from semipose.models.model_folder import (
     write_model,
 )
 from semipose.models.net import FeatureNet, NetSettings
-from semipose.sharding.annotations.skeleton import Skeleton
-from semipose.sharding.store.ground_truth import GroundTruth
+from semipose.pipelines.source import Split
+from semipose.sharding.samples.crop import PersonCrop
 from semipose.training.methods.method import Method
 from semipose.training.settings import RunSettings
 
@@ -29,7 +29,7 @@ def write_run_model(
     folder: Path,
     cfg: RunSettings,
     method: Method,
-    ground_truth: GroundTruth,
+    val: Split,
     *,
     step: int,
     scores: Mapping[str, Any] | None,
@@ -37,12 +37,12 @@ def write_run_model(
 ) -> Path:
     """Write the networks of `method` after `step` steps as the model folder `folder`.
 
-    ground_truth: of the scored people, for their keypoints and category. scores: step, how people were
-    scored, and the scores by network. card: the content of card.json.
+    val: the scored people, for their keypoints, their category and how shards keep them. scores: step, how
+    people were scored, and the scores by network. card: the content of card.json.
     """
     networks = method.networks()
     starts = (card or {}).get("start_from", [])
-    config = model_config(cfg, networks, ground_truth.skeleton, ground_truth.category, step, starts)
+    config = model_config(cfg, networks, val, step, starts)
     readme = model_card(config, scores, card)
     return write_model(folder, networks, config, readme=readme, scores=scores, card=card, recipe=dump(cfg))
 
@@ -50,18 +50,18 @@ def write_run_model(
 def model_config(
     cfg: RunSettings,
     networks: Mapping[str, FeatureNet],
-    skeleton: Skeleton,
-    category: Mapping[str, Any],
+    val: Split,
     step: int,
     starts: Sequence[Mapping[str, Any]] = (),
 ) -> ModelConfig:
     """How to use the networks of a run, of which the first is the product.
 
-    category: that of the people in the annotation file, in COCO's form. starts: what the networks took from
+    val: the scored people. starts: what the networks took from
     trained ones, as in card.json.
     """
     is_image = cfg.kind == "image"
     views = cfg.photo_views if is_image else cfg.views
+    crop, category = val.manifest.crop, val.ground_truth.category
     started = [network.settings for network in networks.values()]
     licences = {name: licence for net in started for name, licence in _licences(net).items()}
     licences |= {name: licence for start in starts for name, licence in start["licences"].items()}
@@ -72,8 +72,9 @@ def model_config(
         heatmap=cfg.heatmap,
         codec=cfg.codec,
         size_hw=None if is_image else cfg.views.size_hw,
+        crop=crop if isinstance(crop, PersonCrop) else None,
         photo_views=cfg.photo_views if is_image else None,
-        skeleton=skeleton,
+        skeleton=val.skeleton,
         category_id=category["id"],
         category_name=category.get("name", "person"),
         border=views.plain.border,

@@ -59,7 +59,7 @@ def _rows(cfg: "FileBoxes") -> Iterator[tuple[ResultRow, Any, float]]:
     if _has_images(cfg.file):
         file = read_json(cfg.file, CocoList, expected="a COCO file with `images` and `annotations`")
         names = {image.id: image.file_name for image in file.images}
-        for image_id, found in boxes_by_image(file).items():
+        for image_id, found in boxes_by_image(cfg.file, file).items():
             for box, score in zip(found.xywh.tolist(), found.scores.tolist(), strict=True):
                 if score >= cfg.min_score and image_id in names:
                     yield ResultRow(bbox=box, file_name=names[image_id]), box, score

@@ -158,7 +158,7 @@ class Predictor:
             boxes = _inside(boxes, frame.pixels)
             waiting.append((_kept(frame, keep_pixels), boxes))
             for box_xywh in boxes.xywh:
-                cuts.append(cut_person(frame.pixels, box_xywh, self._size_hw))
+                cuts.append(cut_person(frame.pixels, box_xywh, self.model.config.person_crop))
                 if len(cuts) == self.batch_size:
                     rows += self._rows(cuts)
                     cuts.clear()

@@ -20,6 +20,7 @@ from semipose.sharding.annotations.formats.rows import read_json
 from semipose.sharding.annotations.photos import Photos, open_photos
 from semipose.sharding.annotations.photos.base import is_photo
 from semipose.sharding.samples.decode import decode_photo
+from semipose.sharding.store.manifest import GROUND_TRUTH_NAME, MANIFEST_NAME
 
 FILM_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 
@@ -214,7 +215,7 @@ def _listed_photos(path: Path, images: str | None) -> list[PhotoItem]:
             f"{path}: none of its {len(names):,} photos is in {photos.location}: say where they are with "
             "images=FOLDER (or a zip, or an address)"
         )
-    boxes = boxes_by_image(file)
+    boxes = boxes_by_image(path, file)
     return [
         PhotoItem(
             image.id,
@@ -228,15 +229,19 @@ def _listed_photos(path: Path, images: str | None) -> list[PhotoItem]:
     ]
 
 
-def boxes_by_image(file: CocoList) -> dict[int, Boxes]:
-    """The boxes of the people of a COCO file by `image_id`, cleaned as those of training are; no crowds."""
+def boxes_by_image(path: Path, file: CocoList) -> dict[int, Boxes]:
+    """The boxes of the people of a COCO file by `image_id`, cleaned as those of training are; no crowds.
+
+    The ground truth of shards has the boxes of training already, and cleaning makes a box smaller.
+    """
+    is_raw = path.name != GROUND_TRUTH_NAME or not (path.parent / MANIFEST_NAME).is_file()
     sizes = {image.id: (image.width, image.height) for image in file.images}
     rows: dict[int, list[tuple[Sequence[float], float]]] = defaultdict(list)
     for row in file.annotations:
         if row.bbox is None or row.iscrowd:
             continue
         width, height = sizes.get(row.image_id, (None, None))
-        box = clean_box(row.bbox, (width, height)) if width and height else row.bbox
+        box = clean_box(row.bbox, (width, height)) if is_raw and width and height else row.bbox
         if box is not None:
             rows[row.image_id].append((box, row.score))
     return {

@@ -1,8 +1,9 @@
 """From photos to the network's input: the plain view of training, drawn without shards.
 
-A person is cut out and scaled down exactly as shards store it (sharding/samples/crop.py), and the view of
-that crop is warped as a run on a CPU warps it (pipelines/warp.py). So a prediction differs from that of
-`evaluate.py` only by the JPEG in which a shard keeps the crop.
+A person is cut out and scaled down exactly as the shards of the run store it (`ModelConfig.crop`), and the
+view of that crop is warped as a run on a CPU warps it (pipelines/warp.py). So a prediction differs from that
+of `evaluate.py` only by the JPEG in which a shard keeps the crop. The size of the crops matters: a warp alone
+does not average the pixels that it skips, so a view from a larger crop is sharper.
 """
 
 import os
@@ -46,8 +47,8 @@ class Cut:
     """Width and height of the photo."""
 
 
-def cut_person(photo: np.ndarray, box_xywh: Sequence[float], size_hw: tuple[int, int]) -> Cut:
-    """Cut a person out of a photo (H, W, 3) uint8, as shards for views of `size_hw` would store it.
+def cut_person(photo: np.ndarray, box_xywh: Sequence[float], crop: PersonCrop) -> Cut:
+    """Cut a person out of a photo (H, W, 3) uint8, as shards with these crops store it.
 
     Raises InputError for a box that is outside the photo.
     """
@@ -57,7 +58,7 @@ def cut_person(photo: np.ndarray, box_xywh: Sequence[float], size_hw: tuple[int,
     fault = InputError(f"the box {box.tolist()} is empty or outside the photo")
     if not np.isfinite(box).all() or min(width, height) < 0 or max(width, height) <= 0:
         raise fault
-    region = person_region((x, y, width, height), size_wh, PersonCrop(input_size_wh=(size_hw[1], size_hw[0])))
+    region = person_region((x, y, width, height), size_wh, crop)
     if region.is_empty:
         raise fault
     matrix = image_from_stored(region)

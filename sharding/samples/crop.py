@@ -13,6 +13,7 @@ from semipose.configs.settings import settings
 BOX_PADDING = 1.25
 """Published factor from a person's box, extended to the aspect ratio, to the view at scale 1."""
 JPEG_QUALITY = 95
+Side = Annotated[int, Field(ge=1, le=65_535)]
 
 
 @settings
@@ -26,17 +27,13 @@ class PersonCrop:
     """
 
     name: Literal["person"] = "person"
-    margin: float = Field(default=1.5, gt=0)
+    margin: float = Field(default=1.5, gt=0, le=100)
     """Side of the stored square, relative to the longer side of the padded box."""
-    input_size_wh: tuple[int, int] = (192, 256)
+    input_size_wh: tuple[Side, Side] = (192, 256)
     """Largest network input (width, height) for which the shards are built; boxes get its aspect ratio."""
-    oversample: float = Field(default=4 / 3, gt=0)
+    oversample: float = Field(default=4 / 3, gt=0, le=100)
     """Largest number of stored pixels per input pixel at scale 1; 4/3 is the largest zoom of the weak
     view."""
-
-    def __post_init__(self) -> None:
-        if min(self.input_size_wh) < 1:
-            raise ValueError(f"input_size_wh: both numbers must be positive, not {self.input_size_wh}")
 
 
 @settings

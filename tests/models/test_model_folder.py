@@ -299,6 +299,9 @@ def test_names_of_networks_lead_to_no_other_folder(make_folder: Callable[..., Pa
         (("format_version",), 2, "format_version"),
         (("unknown",), 1, "unknown"),
         (("box_padding",), -1, "box_padding"),
+        (("crop",), {"margin": 1e308}, "margin"),
+        (("crop",), {"input_size_wh": [0, 10**400]}, "input_size_wh"),
+        (("crop",), {"name": "none"}, "crop"),
     ],
 )
 def test_what_a_config_may_not_say_is_named(

@@ -37,6 +37,7 @@ def test_a_run_ends_with_its_networks_and_what_is_known_of_them(tiny_run: MakeRu
     assert (config.category_id, config.category_name) == (1, "person")
     assert (config.provenance.method, config.provenance.step) == ("single", 6)
     assert config.skeleton == job.skeleton
+    assert config.crop == config.person_crop == job.val_split.manifest.crop
     scores = json.loads((folder / "scores.json").read_text())
     last = json.loads((job.folder / "scores.json").read_text())["last"]
     assert (scores["step"], scores["scores"]) == (last["step"], last["scores"])
