@@ -1,8 +1,9 @@
 """The folder of predictions: parts while the work goes on, and at its end the files that others read.
 
 While it goes on, `.progress` holds `work.json`, which says what is predicted and how, and `part-*.jsonl`, the
-parts that are complete. A part is written under another name and renamed, so a killed command loses the part
-that it was working on, and any number of processes can write into one folder.
+parts that are complete and the complete sections of the others, which are films. A part is written under
+another name and renamed, so a killed command loses the part that it was working on, and any number of
+processes can write into one folder.
 """
 
 import csv
@@ -58,7 +59,9 @@ class OutputFolder:
                 f"{path}: the folder holds other predictions ({differs}): choose another one with output=, "
                 "or remove it"
             )
-        if not self.is_complete:
+        if self.is_complete:  # a command that was killed at its very end leaves the parts
+            shutil.rmtree(self.progress, ignore_errors=True)
+        else:
             self.progress.mkdir(parents=True, exist_ok=True)
             write_atomic(self.progress / WORK, json.dumps(self.identity).encode())
 
@@ -86,6 +89,10 @@ class OutputFolder:
     def part(self, number: int) -> Path:
         """The file of a complete part."""
         return self.progress / f"part-{number:08d}.jsonl"
+
+    def section(self, number: int, section: int) -> Path:
+        """The file of a section of a film whose part is not complete."""
+        return self.progress / f"part-{number:08d}-section-{section:06d}.jsonl"
 
     def picture(self, file_name: str, suffix: str) -> Path:
         """Where the picture of a photo, or the film of a film, is written; its folder is made."""

@@ -1,7 +1,7 @@
 """Keypoints of photos: photos and boxes to views, a network, and people in pixels of the photos."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +25,8 @@ from semipose.training.scoring.oks import person_score, without_duplicates
 Precision = Literal["no", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PEOPLE_AT_ONCE, PHOTOS_AT_ONCE = 32, 4
+ARRAYS = ("xy", "peaks", "boxes", "scores")
+"""The arrays of `People` that a network and its boxes decide."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,23 @@ class Predictor:
             areas = np.array([row.area for row in rows])
             kept = sorted(without_duplicates(xy, areas, scores, self.model.config.skeleton.sigmas))
         return self._result(frame, xy[kept], peaks[kept], boxes.xywh[kept], scores[kept])
+
+    def restored(
+        self,
+        frame: Frame,
+        arrays: Mapping[str, Any],
+        keep_pixels: Callable[[np.ndarray], np.ndarray | None] | None = None,
+    ) -> People:
+        """The people of a frame as `predict` gave them, from their ARRAYS as lists."""
+        num_keypoints = self.model.config.skeleton.num_keypoints
+        shapes = {
+            "xy": (-1, num_keypoints, 2),
+            "peaks": (-1, num_keypoints),
+            "boxes": (-1, 4),
+            "scores": (-1,),
+        }
+        given = [np.array(arrays[name], np.float32).reshape(shapes[name]) for name in ARRAYS]
+        return self._result(_kept(frame, keep_pixels), *given)
 
     def _result(
         self, frame: Frame, xy: np.ndarray, peaks: np.ndarray, boxes: np.ndarray, scores: np.ndarray

@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import chain
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
 
 from semipose.configs.disk import named_disk_errors
 from semipose.configs.errors import InputError
@@ -16,7 +19,7 @@ from semipose.predict.draw import draw_people, encode_picture, shrunk
 from semipose.predict.model import choose_device, decoding
 from semipose.predict.output import OutputFolder, row_of
 from semipose.predict.people import People
-from semipose.predict.predictor import Frame, Predictor, frame_of_item
+from semipose.predict.predictor import ARRAYS, Frame, Predictor, frame_of_item
 from semipose.predict.settings import PredictSettings
 from semipose.predict.sources import FilmItem, PhotoItem, Work
 from semipose.predict.tracks import Tracker
@@ -26,6 +29,8 @@ from semipose.sharding.store.files import write_atomic
 
 PHOTOS_IN_PART = 128
 """Small enough that a killed command loses little, large enough that batches are full."""
+FRAMES_IN_SECTION = 256
+"""The same for films, whose sections are kept until the film is done."""
 READERS, READ_AHEAD = 2, 8
 """Threads that decode photos, and how many photos they are ahead of the network."""
 WRITERS, DRAWN_AHEAD = 2, 16
@@ -87,7 +92,7 @@ def do_part(job: Job, folder: OutputFolder, part: Part, tell: Tell = lambda _: N
     predictor = load_predictor(job.model, job.cfg)
     with named_disk_errors(folder.path), folder.writing(part.number) as write:
         if part.film is not None:
-            return _do_film(part.film, predictor, job.cfg, folder, write, tell)
+            return _do_film(part, predictor, job.cfg, folder, write, tell)
         return _do_photos(part.photos, predictor, job.cfg, folder, write, tell)
 
 
@@ -138,7 +143,7 @@ def _write_picture(folder: OutputFolder, people: People) -> None:
 
 
 def _do_film(
-    film: FilmItem,
+    part: Part,
     predictor: Predictor,
     cfg: PredictSettings,
     folder: OutputFolder,
@@ -146,23 +151,26 @@ def _do_film(
     tell: Tell,
 ) -> int:
     """Predict the frames of a film, and write a film of them with the people drawn in."""
+    film = part.film
+    assert film is not None
     tracker = Tracker(cfg.smooth) if cfg.track == "oks" else None
     suffix = "" if film.file_name.lower().endswith(".mp4") else ".mp4"
     path = folder.picture(film.file_name, suffix) if cfg.draw else None
     writer: FilmWriter | None = None
-    count = 0
+    done = 0
     try:
         frames = read_frames(film, cfg.film)
         first = next(frames, None)
         if first is not None and path is not None:
             writer = FilmWriter(path, first.rate / cfg.film.stride)
         given = (frame_of_film(film, frame) for frame in chain([first] if first else [], frames))
-        for people in predictor.predict(given, keep_pixels=shrunk if cfg.draw else lambda _: None):
+        section = None if film.is_camera else partial(folder.section, part.number)
+        for people in people_of_frames(given, predictor, shrunk if cfg.draw else lambda _: None, section):
             people = tracker.update(people) if tracker else people
             write(row_of(people))
             if writer is not None:
                 writer.write(draw_people(people.image, people))
-            count += 1
+            done += 1
             tell(1)
     except KeyboardInterrupt:
         if not film.is_camera:  # which has no other end
@@ -174,7 +182,36 @@ def _do_film(
     finally:
         if writer is not None:
             writer.close()
-    return count
+    return done
+
+
+def people_of_frames(
+    frames: Iterator[Frame],
+    predictor: Predictor,
+    keep_pixels: Callable[[np.ndarray], np.ndarray | None],
+    section: Callable[[int], Path] | None,
+) -> Iterator[People]:
+    """The people of each frame of a film, in order; those of sections that are written are read again.
+
+    section: the file of a section of FRAMES_IN_SECTION frames, by its number; None: nothing is kept. Batches
+    end with a section, so an interruption changes no number.
+    """
+    for number in count():
+        first = next(frames, None)
+        if first is None:
+            return
+        rest = chain([first], islice(frames, FRAMES_IN_SECTION - 1))
+        path = section(number) if section else None
+        if path is not None and path.is_file():
+            for frame, row in zip(rest, path.read_bytes().splitlines(), strict=False):
+                yield predictor.restored(frame, msgspec.json.decode(row), keep_pixels)
+            continue
+        rows = []
+        for people in predictor.predict(rest, keep_pixels=keep_pixels):
+            rows.append(msgspec.json.encode({name: getattr(people, name).tolist() for name in ARRAYS}))
+            yield people
+        if path is not None:
+            write_atomic(path, b"\n".join(rows))
 
 
 def ahead(

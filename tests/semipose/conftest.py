@@ -29,3 +29,18 @@ def write_photo() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def film(write_photo, tmp_path) -> Path:
+    """Six frames at 10 per second in a codec without loss, which are also PNG files in `frames`."""
+    av = pytest.importorskip("av", reason="PyAV is not installed (pip install 'semipose[video]')")
+    path = tmp_path / "clip.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 60, 81, "bgr0"
+        for i in range(6):
+            pixels = np.asarray(Image.open(write_photo(tmp_path / "frames" / f"{i}.png", 60, 81, seed=i)))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path

@@ -4,39 +4,28 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
 from semipose.configs.errors import InputError
 from semipose.configs.load import load
-from semipose.predict import command
+from semipose.predict import command, work
+from semipose.predict.people import People
+from semipose.predict.predictor import Frame, Predictor
 from semipose.predict.settings import PredictSettings
+from semipose.predict.video import FilmWriter
 
 
 def predict(run_folder: Path, sources: list[object], output: Path, *words: str) -> dict:
     cfg = load(PredictSettings, None, [f"output={output}", "people.name=whole", *words])
     command.predict_sources(str(run_folder), list(map(str, sources)), cfg, Console(quiet=True))
     return json.loads((output / "keypoints.json").read_bytes())
-
-
-@pytest.fixture
-def film(write_photo, tmp_path) -> Path:
-    """Six frames at 10 per second in a codec without loss, which are also PNG files in `frames`."""
-    av = pytest.importorskip("av", reason="PyAV is not installed (pip install 'semipose[video]')")
-    path = tmp_path / "clip.avi"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 60, 81, "bgr0"
-        for i in range(6):
-            pixels = np.asarray(Image.open(write_photo(tmp_path / "frames" / f"{i}.png", 60, 81, seed=i)))
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 def test_the_frames_of_a_film_give_what_photos_give(run_folder, film, tmp_path) -> None:
@@ -62,6 +51,35 @@ def test_the_drawn_film_is_h264_with_as_many_frames(run_folder, film, tmp_path) 
     assert stream.codec_context.pix_fmt == "yuv420p"
     assert (len(frames), stream.average_rate) == (3, Fraction(5))
     assert not list((tmp_path / "out").rglob("*.tmp*"))
+
+
+def test_what_was_predicted_of_an_interrupted_film_is_not_predicted_again(
+    run_folder, film, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(work, "FRAMES_IN_SECTION", 2)
+    words = ("track=oks", "smooth={}")
+    whole = predict(run_folder, [film], tmp_path / "whole", *words)
+    write, written = FilmWriter.write, []
+
+    def write_five(writer: FilmWriter, picture: np.ndarray) -> None:
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        written.append(write(writer, picture))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FilmWriter, "write", write_five)
+        with pytest.raises(KeyboardInterrupt):
+            predict(run_folder, [film], tmp_path / "out", *words)
+    predicted, predict_frames = [], Predictor.predict
+
+    def count_frames(pose: Predictor, frames: Iterable[Frame], **options: Any) -> Iterator[People]:
+        return predict_frames(pose, (predicted.append(frame) or frame for frame in frames), **options)
+
+    monkeypatch.setattr(Predictor, "predict", count_frames)
+    assert predict(run_folder, [film], tmp_path / "out", *words) == whole
+    assert [frame.facts["frame"] for frame in predicted] == [4, 5]
+    with pytest.raises(InputError, match="holds other predictions"):
+        predict(run_folder, [film], tmp_path / "out", "track=oks")
 
 
 def test_a_part_of_a_film_keeps_its_frame_numbers(run_folder, film, tmp_path) -> None:
