@@ -122,6 +122,19 @@ def test_what_an_export_writes_says_what_its_answers_mean(onnx_folder: Path) -> 
 
 @needs_onnx
 @pytest.mark.slow
+def test_integers_begin_after_the_convolutions_that_see_the_photo(onnx_folder: Path) -> None:
+    import onnx
+
+    graph = onnx.load(onnx_folder / "pose-int8.onnx").graph
+    maker = {output: node.op_type for node in graph.node for output in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    in_integers = [maker.get(node.input[0]) == "DequantizeLinear" for node in convolutions]
+    assert in_integers == [False, False] + [True] * (len(convolutions) - 2)
+    assert len(convolutions) > 4
+
+
+@needs_onnx
+@pytest.mark.slow
 def test_the_example_runs_without_torch_and_finds_what_semipose_finds(
     onnx_folder: Path, tmp_path: Path
 ) -> None:
