@@ -24,6 +24,7 @@ from semipose.models.codecs.instances import (
     InstanceCodec,
     Instances,
     by_score,
+    counts_at_once,
     find_centre_peaks,
     find_centres,
     mean_over_ranks,
@@ -37,6 +38,8 @@ GROWN = 1.2
 """People without a box have that of their keypoints, larger by this factor."""
 OVERLAP = 0.7
 """The overlap of boxes that a radius still leaves (CornerNet)."""
+IN_CACHE = 4
+"""A CPU reads so many people at once: maps of a person are large, and those of a few stay in its cache."""
 LEAST_AREA = 32.0
 """The least area in view px^2 that a decoded person is compared with."""
 
@@ -227,27 +230,37 @@ class CIDCodec(InstanceCodec):
         with torch.autocast(maps.heatmaps.device.type, enabled=False):
             centre_map = _smooth(maps.heatmaps[:, -1:].float())
             cells, centre_peaks = find_centre_peaks(centre_map, cfg.candidates)
-            points, peaks = self._read_people(maps, cells.long())
             exists = centre_peaks > cfg.least_centre
+            points, peaks = self._read_people(maps, cells.long(), exists)
             confidence = peaks * centre_peaks[..., None]
             score = torch.where(exists, confidence.mean(-1), -1.0)
             people = by_score(Instances(points, confidence, score, exists, cells.long()))
             return suppress(people, similarity(people.points_xy, self.skeleton.sigmas) > cfg.duplicate_oks)
 
-    def _read_people(self, maps: CIDMaps, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """Return points (N, Q, K, 2), view px, and peaks (N, Q, K) of the people at cells (N, Q, 2) int64."""
-        shape, most = cells.shape[:2], self.settings.most_instances
-        photos = torch.arange(len(cells), device=cells.device)[:, None].expand(shape).flatten()
-        # So many at once: maps of people are large.
-        batches = zip(photos.split(most), cells.flatten(0, 1).split(most), strict=True)
-        read = [_keypoints(maps.read(*batch).heatmaps.float()) for batch in batches]
-        points, peaks = (torch.cat(parts).unflatten(0, shape) for parts in zip(*read, strict=True))
-        return points * self.stride, peaks
+    def _read_people(self, maps: CIDMaps, cells: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
+        """Return points (N, Q, K, 2), view px, and peaks (N, Q, K) of the people at cells (N, Q, 2) int64.
+
+        Those of people who do not `exist` (N, Q) mean nothing. They are not read where it costs no time to
+        count the others; a GPU would have to be waited for.
+        """
+        rows, most = torch.arange(exists.numel(), device=exists.device), self.settings.most_instances
+        if counts_at_once(exists.device):
+            rows, most = rows[exists.flatten()], IN_CACHE
+        photos, cells = rows // exists.shape[1], cells.flatten(0, 1)[rows]
+        read = [
+            _keypoints(maps.read(*batch).heatmaps.float())
+            for batch in zip(photos.split(most), cells.split(most), strict=True)
+        ]
+        points, peaks = (torch.cat(parts) for parts in zip(*read, strict=True))
+        people = torch.cat((points * self.stride, peaks[..., None]), dim=-1)
+        everybody = people.new_zeros(exists.numel(), *people.shape[1:]).index_copy(0, rows, people)
+        everybody = everybody.unflatten(0, exists.shape)
+        return everybody[..., :2], everybody[..., 2]
 
     @torch.no_grad()
     def distance(self, plain: CIDMaps, mirrored: CIDMaps, people: Instances) -> Tensor:
         """Return the distance of the peaks of people's own heatmaps in two answers, (N, Q, K) view px."""
-        points = [self._read_people(maps, people.cells)[0] for maps in (plain, mirrored)]
+        points = [self._read_people(maps, people.cells, people.exists)[0] for maps in (plain, mirrored)]
         return (points[0] - points[1]).norm(dim=-1)
 
     def split(self, maps: CIDMaps, count: int) -> tuple[CIDMaps, CIDMaps]:
@@ -372,7 +385,19 @@ def contrast_loss(features: Tensor, photos: Tensor, exists: Tensor, temperature:
 
 
 def _smooth(heatmaps: Tensor) -> Tensor:
-    return (heatmaps + F.avg_pool2d(heatmaps, 3, stride=1, padding=1)) / 2
+    """Return the mean of heatmaps (..., h, w) and of their means over 3 x 3 cells, 0 beyond the map.
+
+    Sums of shifted maps: on a CPU, torch's pooling takes several times as long. What is left and right, above
+    and below, is added first, so the peak of a symmetric map stays symmetric.
+    """
+    sums = heatmaps
+    for axis in (-1, -2):
+        size = sums.shape[axis]
+        beside = torch.zeros_like(sums)
+        beside.narrow(axis, 1, size - 1).copy_(sums.narrow(axis, 0, size - 1))
+        beside.narrow(axis, 0, size - 1).add_(sums.narrow(axis, 1, size - 1))
+        sums = beside.add_(sums)
+    return sums.div_(18).add_(heatmaps, alpha=0.5)
 
 
 def _keypoints(heatmaps: Tensor) -> tuple[Tensor, Tensor]:

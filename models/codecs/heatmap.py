@@ -204,10 +204,11 @@ def _around(heatmaps: Tensor, points_hm: Tensor, offsets_xy: list[tuple[int, int
     height, width = heatmaps.shape[-2:]
     flat = heatmaps.flatten(2)
     x, y = points_hm.long().unbind(-1)
+    per_map = math.prod(x.shape[2:])  # not -1, which torch cannot tell where there is no map
     values = []
     for dx, dy in offsets_xy:
         index = (y + dy).clamp(0, height - 1) * width + (x + dx).clamp(0, width - 1)
-        values.append(flat.gather(-1, index.reshape(*flat.shape[:2], -1)).view(index.shape))
+        values.append(flat.gather(-1, index.reshape(*flat.shape[:2], per_map)).view(index.shape))
     return values
 
 

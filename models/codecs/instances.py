@@ -259,6 +259,11 @@ def flat_index(cells: Tensor, width: int) -> Tensor:
     return y * width + x
 
 
+def counts_at_once(device: torch.device) -> bool:
+    """Return whether a number of a tensor can be asked for without waiting for the device."""
+    return device.type == "cpu"
+
+
 @lru_cache
 def on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Return `values` on the device, copied once: a list as an index would be copied at every use."""

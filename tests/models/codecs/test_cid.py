@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from semipose.models.backbones.light import LightSettings
+from semipose.models.codecs import cid
 from semipose.models.codecs.cid import (
     CIDCodec,
     CIDMaps,
@@ -120,7 +121,7 @@ def gaussians_by_loop(
 
 
 @pytest.mark.parametrize("boxes", [True, False])
-@pytest.mark.parametrize("num_keypoints", [1, 4, 14, 17])
+@pytest.mark.parametrize("num_keypoints", [1, 4, 14, 17, 133])
 @pytest.mark.parametrize("counts", [(0,), (1, 3), (5, 0, 1), (30,)])
 def test_targets_are_those_of_plain_loops(num_keypoints: int, counts: tuple[int, ...], boxes: bool) -> None:
     codec = codec_of(num_keypoints, least_area=400.0)
@@ -346,7 +347,7 @@ def answer(targets: CIDTargets) -> CIDMaps:
 @st.composite
 def scenes(draw: st.DrawFn) -> tuple[int, tuple[int, int], list[np.ndarray]]:
     """People in different tiles of 24 cells, each with keypoints about the middle of its own."""
-    num_keypoints = draw(st.sampled_from([4, 14, 17]))
+    num_keypoints = draw(st.sampled_from([4, 14, 17, 133]))
     rows, columns = draw(st.integers(1, 2)), draw(st.integers(1, 3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     people = []
@@ -410,7 +411,7 @@ def test_scores_are_the_mean_of_heights_times_the_centres() -> None:
     assert decoded.exists.sum() == 1  # all cells answer with the same person: the others are alike
 
 
-@pytest.mark.parametrize("num_keypoints", [1, 4, 17])
+@pytest.mark.parametrize("num_keypoints", [1, 4, 14, 17, 133])
 def test_similarity_is_that_of_a_plain_loop(num_keypoints: int) -> None:
     rng = np.random.default_rng(num_keypoints)
     points = rng.uniform(0, 60, (2, 1, num_keypoints, 2)) + rng.normal(0, 4, (2, 6, num_keypoints, 2))
@@ -448,11 +449,13 @@ def test_photos_are_taught_and_decoded_in_a_batch_as_one_by_one() -> None:
                 torch.testing.assert_close(alone[0], batched[n], rtol=1e-4, atol=1e-4)
 
 
-def test_people_are_read_in_parts_as_at_once() -> None:
+def test_people_are_read_in_parts_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cid, "counts_at_once", lambda device: False)
     net = net_of(4).eval()
     with torch.no_grad():
         maps = net(torch.randn(2, 3, 80, 104))
         whole, parts = (codec_of(4, most_instances=count).decode(maps) for count in (200, 7))
+    assert whole.exists.sum() > 7
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
@@ -497,8 +500,40 @@ def test_mirrored_maps_of_the_mirrored_scene_are_the_maps_of_the_scene(num_keypo
 # --- the device
 
 
-def test_nothing_is_read_back_to_the_host() -> None:
-    """Fake tensors have shapes only: code that asks one for its number gets an error."""
+def test_a_gpu_reads_the_people_that_a_cpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads those who do not exist as well, and leaves them out afterwards."""
+    codec, net = codec_of(17), net_of(17).eval()
+    with torch.no_grad():
+        maps = net(torch.randn(3, 3, 80, 104))
+        mirrored = codec.mirror(maps)
+        least = maps.heatmaps[:, -1].flatten().quantile(0.9).item()
+        codec = replace(codec, settings=replace(codec.settings, least_centre=least))
+        here = codec.decode(maps)
+        assert 0 < here.exists.sum() < here.exists.numel()
+        apart = codec.distance(maps, mirrored, here)
+        monkeypatch.setattr(cid, "counts_at_once", lambda device: False)
+        for one, other in zip(here, codec.decode(maps), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        there = codec.distance(maps, mirrored, here)
+        torch.testing.assert_close(apart[here.exists], there[here.exists], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (1, 5), (2, 3), (9, 7)])
+def test_heatmaps_are_averaged_with_their_means_over_nine_cells(hw: tuple[int, int]) -> None:
+    heatmaps = torch.rand(2, 3, *hw, generator=torch.Generator().manual_seed(0))
+    padded = np.pad(heatmaps.double().numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    expected = heatmaps.double().numpy() / 2
+    for y in range(3):
+        for x in range(3):
+            expected += padded[..., y : y + hw[0], x : x + hw[1]] / 18
+    np.testing.assert_allclose(cid._smooth(heatmaps), expected, atol=1e-6)
+    assert torch.equal(cid._smooth(heatmaps.flip(-1)).flip(-1), cid._smooth(heatmaps))
+    assert torch.equal(cid._smooth(heatmaps.flip(-2)).flip(-2), cid._smooth(heatmaps))
+
+
+def test_nothing_is_read_back_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fake tensors have shapes only: code that asks one for its number gets an error, as of a GPU's."""
+    monkeypatch.setattr(cid, "counts_at_once", lambda device: False)
     codec, people, net = codec_of(17), random_batch(2, (3, 2), 17, HW), net_of(17).eval()
     codec.decode(codec.mirror(net(torch.randn(1, 3, 80, 104))))  # orders and sigmas go to the device once
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
