@@ -18,6 +18,11 @@ from semipose.sharding.settings import BuildSettings
 from tests.tars import stored_samples
 
 
+@pytest.fixture
+def small(make_set):
+    return make_set(photos=5)
+
+
 def row(segmentation=None, bbox=(0, 0, 1, 1), number=7):
     return {"id": number, "bbox": list(bbox)} | (
         {} if segmentation is None else {"segmentation": segmentation}
@@ -146,6 +151,56 @@ def test_a_segmentation_that_does_not_fit_is_named(segmentation, words):
 def test_masks_of_another_size_are_refused(size):
     with pytest.raises(InputError, match=rf"a mask has {size} bytes instead of 2048"):
         decode_ignored(bytes(size))
+
+
+def test_masks_of_built_shards_are_what_pycocotools_decodes_of_the_same_rows(small, tmp_path, quiet):
+    """A crowd in both forms of runs, and people without keypoints by their polygons, which overlap."""
+    width, height = 200, 150
+    runs = [blobs((height, width), seed) for seed in (1, 2)]
+    compressed = coco_masks.encode(np.asfortranarray(runs[1]))
+    square, other = [10.0, 20.0, 90.0, 20.0, 90.0, 120.0, 10.0, 120.0], [60.0, 40, 150, 60, 90, 140]
+    segmentations = [
+        {"counts": runs_of(runs[0]), "size": [height, width]},
+        {"counts": compressed["counts"].decode(), "size": [height, width]},
+        [square, other],
+        [other],
+    ]
+    rows = small.content["annotations"]
+    for number, segmentation in enumerate(segmentations):
+        hidden = {"iscrowd": int(number < 2), "num_keypoints": 0, "keypoints": [0] * 51}
+        rows.append({**rows[0], **hidden, "id": 900 + number, "image_id": number + 1})
+        rows[-1]["segmentation"] = segmentation
+    rows.append({**rows[-2], "id": 910, "image_id": 1})  # a crowd and a person in one photo
+    small.save()
+    output = tmp_path / "x"
+    build(small.settings(output, kind="image", crop=WholePhoto()), console=quiet)
+    checked = 0
+    for _, members in stored_samples(output):
+        image_id = json.loads(members["json"])["image_id"]
+        ignored, edge = np.zeros((2, height, width), np.uint8)
+        for one in (row for row in rows if row["image_id"] == image_id and row["id"] >= 900):
+            runs = one["segmentation"]
+            if isinstance(runs, list):
+                runs = coco_masks.merge(coco_masks.frPyObjects(runs, height, width))
+            elif isinstance(runs["counts"], list):
+                runs = coco_masks.frPyObjects(runs, height, width)
+            pixels = coco_masks.decode(runs)
+            ignored |= pixels
+            if not one["iscrowd"]:  # a polygon's edge is drawn differently, by a pixel
+                edge |= cv2.morphologyEx(pixels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+        expected, is_sure = shares(ignored) > 0.5 + 1e-8, shares(edge) < 1e-9
+        for one in (row for row in rows if row["image_id"] == image_id and row["id"] < 900):
+            for x, y, v in np.reshape(one["keypoints"], (-1, 3)):
+                if v > 0:  # labelled keypoints count, whatever they are inside of
+                    column, line = int((x + 0.5) / width * 128), int((y + 0.5) / height * 128)
+                    expected[max(0, line - 1) : line + 2, max(0, column - 1) : column + 2] = False
+                    is_sure[max(0, line - 1) : line + 2, max(0, column - 1) : column + 2] = True
+        mask = decode_ignored(members["mask"])
+        assert np.array_equal(mask[is_sure], expected[is_sure])
+        assert mask.any() == (image_id <= 4)
+        assert is_sure.mean() > 0.8
+        checked += 1
+    assert checked == 5
 
 
 def test_real_coco(shared_data, tmp_path, quiet):
