@@ -262,6 +262,12 @@ def test_a_family_of_whole_photos_takes_one_word(protocol, method, family, branc
     assert (cfg.kind, cfg.data.labelled_share, cfg.data.fold) == ("image", 0.05, 3)
 
 
+@pytest.mark.parametrize("protocol", ["scenes", "coco-photos", "crowdpose-photos"])
+def test_cid_starts_from_weights_from_which_it_tells_people_apart(protocol):
+    recipes = [CONFIGS / "protocols" / f"{protocol}.yaml", CONFIGS / "methods" / "supervised.yaml"]
+    assert load_run(recipes, ["net.head.name=cid"]).net.head.start_std == 0.1
+
+
 @pytest.mark.parametrize("use", ["heatmaps", "instances", "both"])
 def test_the_ablation_of_detector_free_is_one_setting(use):
     recipes = [CONFIGS / "protocols" / "coco-photos.yaml", CONFIGS / "methods" / "detector_free.yaml"]
