@@ -27,6 +27,7 @@ from semipose.models.codecs.instances import (
     counts_at_once,
     find_centre_peaks,
     find_centres,
+    masked_mean,
     mean_over_ranks,
     on_device,
     suppress,
@@ -231,9 +232,8 @@ class CIDCodec(InstanceCodec):
             centre_map = _smooth(maps.heatmaps[:, -1:].float())
             cells, centre_peaks = find_centre_peaks(centre_map, cfg.candidates)
             exists = centre_peaks > cfg.least_centre
-            points, peaks = self._read_people(maps, cells.long(), exists)
-            confidence = peaks * centre_peaks[..., None]
-            score = torch.where(exists, confidence.mean(-1), -1.0)
+            points, confidence = self._read_people(maps, cells.long(), exists)
+            score = torch.where(exists, centre_peaks * confidence.mean(-1), -1.0)
             people = by_score(Instances(points, confidence, score, exists, cells.long()))
             return suppress(people, similarity(people.points_xy, self.skeleton.sigmas) > cfg.duplicate_oks)
 
@@ -262,6 +262,15 @@ class CIDCodec(InstanceCodec):
         """Return the distance of the peaks of people's own heatmaps in two answers, (N, Q, K) view px."""
         points = [self._read_people(maps, people.cells, people.exists)[0] for maps in (plain, mirrored)]
         return (points[0] - points[1]).norm(dim=-1)
+
+    def pseudo_score(self, people: Instances, keypoints: Tensor) -> Tensor:
+        """Return the geometric mean (N, Q) of the centre's height and that of the trusted keypoints.
+
+        Both are heights of averaged maps, in which the Gaussian of a small person is at most 0.6 high: their
+        product, which is the score, stays below the thresholds of other families for a perfect answer too.
+        """
+        centre = people.score / people.confidence.mean(-1).clamp(min=1e-6)
+        return (centre * masked_mean(people.confidence, keypoints)).sqrt()
 
     def split(self, maps: CIDMaps, count: int) -> tuple[CIDMaps, CIDMaps]:
         """Return the maps of the first `count` photos, and those of the others."""

@@ -397,7 +397,7 @@ def test_a_quarter_of_a_cell_is_read_from_a_slanted_peak() -> None:
     assert shifts[2:, 1].tolist() == [0.25, -0.25]
 
 
-def test_scores_are_the_mean_of_heights_times_the_centres() -> None:
+def test_scores_are_the_mean_of_heights_times_the_centres_height() -> None:
     """Heights are those of the maps averaged with their means over 3 x 3 cells: 5 / 9 of a single cell's."""
     heatmaps, own = torch.zeros(1, 5, *HW), torch.zeros(1, 4, *HW)
     heatmaps[0, 4, 10, 12] = 0.9
@@ -406,7 +406,7 @@ def test_scores_are_the_mean_of_heights_times_the_centres() -> None:
     maps = CIDMaps(heatmaps, lambda photos, _: InstanceMaps(own.expand(len(photos), -1, -1, -1), photos))
     decoded = codec_of(4).decode(maps)
     heights = torch.tensor([0.2, 0.4, 0.6, 0.8]) * 5 / 9
-    torch.testing.assert_close(decoded.confidence[0, 0], heights * 0.9 * 5 / 9)
+    torch.testing.assert_close(decoded.confidence[0, 0], heights)
     assert decoded.score[0, 0].item() == pytest.approx((heights.mean() * 0.5).item())
     assert decoded.exists.sum() == 1  # all cells answer with the same person: the others are alike
 

@@ -537,7 +537,9 @@ def test_kept_people_are_trusted_by_their_keypoints_that_count() -> None:
     people = Instances(torch.zeros(1, 1, K, 2), confidence, 0.5 * confidence.mean(-1), one > 0, one)
     score = {family: make_method(family).codec.pseudo_score for family in ("dekr", "cid", "ae")}
     assert score["dekr"](people, counted) == pytest.approx(0.5 * 0.7)  # times the height of the centre
-    assert score["cid"](people, counted) == pytest.approx(0.7)  # whose confidences hold that height already
+    assert score["cid"](people, counted) == pytest.approx(
+        (0.5 * 0.7) ** 0.5
+    )  # both heights are averaged ones
     assert score["ae"](people, counted) == pytest.approx(0.7)  # half of all keypoints is enough
     one_counts = counted & (torch.arange(K) == 0)
     assert score["ae"](people, one_counts) == pytest.approx(0.8 / 2)
