@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 Side = Literal["left", "right"]
@@ -134,6 +135,7 @@ def side_of(name: str) -> Side | None:
     return "left" if "left" in sides else "right"
 
 
+@lru_cache(maxsize=1024)
 def side_of_first(first: str, second: str) -> Side | None:
     """The side of the first of two mirrored names; None where the names have no sides.
 

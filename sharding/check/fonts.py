@@ -16,7 +16,13 @@ def legible(text: str, size_px: int) -> tuple[str, Font]:
     path = None if text.isascii() else _font_with(frozenset(text))
     if path is not None:
         return text, ImageFont.truetype(path, size_px)
-    return in_ascii(text), ImageFont.load_default(size_px)  # which has only ASCII
+    return in_ascii(text), _plain_font(size_px)
+
+
+@lru_cache(maxsize=16)
+def _plain_font(size_px: int) -> Font:
+    """The font of Pillow, which has only ASCII. Pillow itself would open it anew for every text."""
+    return ImageFont.load_default(size_px)
 
 
 def in_ascii(text: str) -> str:
