@@ -21,6 +21,7 @@ from semipose.models.heads.dekr import DEKRHeadSettings
 from semipose.models.heads.plain import PlainSettings
 from semipose.models.heads.pyramid import PyramidSettings
 from semipose.models.normalisation import Renormalise, renormalise_for
+from semipose.models.strided_convolutions import take_pixels_first
 
 Backbone = Annotated[
     ResNetSettings | HRNetSettings | TimmSettings | LightSettings, Field(discriminator="name")
@@ -143,5 +144,6 @@ def build_net(cfg: NetSettings, num_keypoints: int, *, loads_weights: bool = Tru
         ) from error
     kind = InstanceNet if isinstance(cfg.head, InstanceHead) else PoseNet
     network = kind(backbone, head, renormalise)
+    take_pixels_first(network)
     network.settings = cfg
     return network
