@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 import semipose.sharding.build
+import semipose.sharding.store.output
 from semipose.configs.load import InputError
 from semipose.sharding.build import build
 from semipose.sharding.store.manifest import check_shards, read_manifest
@@ -182,9 +183,9 @@ def test_full_disk_is_one_sentence_and_the_next_build_goes_on(whole, tmp_path, q
 def test_a_kill_after_the_rename_leaves_nothing_behind(whole, tmp_path, quiet, monkeypatch):
     small, expected = whole
     output = tmp_path / "renamed" / "small"
-    real = semipose.sharding.build.put_in_place
+    real = semipose.sharding.store.output.put_in_place
     monkeypatch.setattr(
-        semipose.sharding.build, "put_in_place", lambda *args, **keys: real(*args, **keys) or 1 / 0
+        semipose.sharding.store.output, "put_in_place", lambda *args, **keys: real(*args, **keys) or 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
         build(small.settings(output), console=quiet)
