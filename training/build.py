@@ -112,9 +112,7 @@ def source_streams(
             cache=cfg.data.cache,
             keypoints=[name if name in chosen else "" for name in skeleton.names],
         )
-        is_taught = split.manifest.teacher is not None
-        hands_over = is_taught if source.hand_over is None else source.hand_over
-        streams.append(LabelSource(loader, source.weight, hands_over))
+        streams.append(LabelSource(loader, source.weight, source.hand_over))
     return streams
 
 

@@ -44,9 +44,9 @@ class LabelSourceSettings:
     also weighted by the model's confidence."""
     keypoints: tuple[str, ...] | None = None
     """Which keypoints of `data.train` are learned from them; null: all that they have."""
-    hand_over: bool | None = None
+    hand_over: bool = False
     """Whether the weight falls to 0 as the method's unlabelled losses rise, so that the method's own teacher
-    takes over. null: yes for people whom a model labelled, no for others."""
+    takes over. This needs a `burn_in`, and a model that is not much better than the network."""
 
 
 @settings

@@ -120,7 +120,9 @@ def test_keypoints_of_a_source_are_found_by_their_names_in_any_order_and_spellin
 def test_a_run_learns_from_a_source_in_its_burn_in_and_says_in_its_card_who_labelled_it(
     tiny_run: MakeRun, taught: Path
 ):
-    cfg = tiny_run("everything", f"data.sources=[{{shards: {taught}, batch: 4}}]", "method.burn_in=0.5")
+    cfg = tiny_run(
+        "everything", f"data.sources=[{{shards: {taught}, batch: 4, hand_over: true}}]", "method.burn_in=0.5"
+    )
 
     job = run(cfg, resume=False)
 
@@ -134,7 +136,7 @@ def test_a_run_learns_from_a_source_in_its_burn_in_and_says_in_its_card_who_labe
 
 
 def test_a_run_with_a_source_that_was_interrupted_ends_with_the_same_weights(tiny_run: MakeRun, taught: Path):
-    words = (f"data.sources=[{{shards: {taught}, batch: 4, hand_over: false}}]",)
+    words = (f"data.sources=[{{shards: {taught}, batch: 4}}]",)
     whole = tiny_run("everything", *words)
     ended = run(whole, resume=False)
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -153,7 +155,10 @@ def test_a_source_that_never_counts_is_said_at_the_start(
     tiny_run: MakeRun, taught: Path, capsys: pytest.CaptureFixture[str]
 ):
     cfg = tiny_run(
-        "everything", f"data.sources=[{{shards: {taught}}}]", "method.burn_in=0", "method.ramp_up=0"
+        "everything",
+        f"data.sources=[{{shards: {taught}, hand_over: true}}]",
+        "method.burn_in=0",
+        "method.ramp_up=0",
     )
 
     run(cfg, resume=False)

@@ -26,7 +26,7 @@ def setting_warnings(
     warnings = [too_small(split, cfg.views.size_hw) for split in folders.values()]
     seen = photos_seen(val, trained_on)
     warnings += [seen] if seen else [divided_otherwise(val, split) for split in train_folders.values()]
-    warnings += [of_the_other_kind(cfg), same_start(cfg), never_taught(cfg, sources)]
+    warnings += [of_the_other_kind(cfg), same_start(cfg), never_taught(cfg)]
     return [warning for warning in warnings if warning]
 
 
@@ -40,13 +40,9 @@ def same_start(cfg: RunSettings) -> str | None:
     )
 
 
-def never_taught(cfg: RunSettings, sources: Sequence[Split]) -> str | None:
-    """A warning if the people whom a model labelled never count, because the method has no burn-in."""
-    hands_over = [
-        source.shards
-        for source, split in zip(cfg.data.sources, sources, strict=True)
-        if (split.manifest.teacher is not None if source.hand_over is None else source.hand_over)
-    ]
+def never_taught(cfg: RunSettings) -> str | None:
+    """A warning if a source that hands over never counts, because the method has no burn-in."""
+    hands_over = [source.shards for source in cfg.data.sources if source.hand_over]
     is_settled = cfg.method.uses_unlabelled and cfg.method.settled_from(cfg.steps) == 0
     if not hands_over or not is_settled:
         return None
