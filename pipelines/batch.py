@@ -27,7 +27,7 @@ class LabelledBatch:
     visible: Tensor
     """(N, K) float32: 1 if the keypoint is annotated (occluded or not), otherwise 0. It stays 1 for a
     keypoint outside the view; the heatmap codec gives it weight 0 if its Gaussian is outside the map. Any
-    number from 0 on is its weight in the loss: of people whom a model labelled, its confidence."""
+    number from 0 on is its weight in the loss: the confidence, where a model labelled it."""
 
 
 @dataclass(frozen=True)

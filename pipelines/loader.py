@@ -39,7 +39,6 @@ from semipose.pipelines.stream_reader import StreamReader
 from semipose.pipelines.train_loader import Batch, TrainLoader
 from semipose.pipelines.view_pipeline import Shown, ViewPipeline
 from semipose.pipelines.views import ViewSettings
-from semipose.sharding.annotations.flip_pairs import places_of
 
 Cache = Literal["none", "host", "device"]
 """Where decoded crops are kept; without a GPU, device means the host."""
@@ -64,19 +63,18 @@ def labelled_loader(
     process: ProcessInfo = SINGLE_PROCESS,
     settings: LoaderSettings = DEFAULTS,
     cache: Cache = "none",
-    keypoints: Sequence[str] | None = None,
+    places: Sequence[int | None] | None = None,
 ) -> TrainLoader[LabelledBatch]:
     """Return the endless stream of labelled batches of a rank.
 
     Ranks read disjoint samples. Every batch is full; a smaller set is repeated within it.
-    keypoints: the names of those of a batch, in order; those that the split does not have are not visible
-    (docs of `places_of` say which names are the same). None: those of the split.
+    places: for each keypoint of a batch its place among those of the split, None if it is not there and so
+    not visible. Without it, a batch has the keypoints of the split.
     cache: whether to keep decoded crops, on the host or the device; all are decoded before this returns.
     Raises InputError if there are fewer samples than ranks, or if the crops do not fit.
     """
     num_keypoints = split.skeleton.num_keypoints
     flip_order = torch.tensor(split.skeleton.flip_order, device=process.device)
-    places = None if keypoints is None else places_of(keypoints, split.skeleton.names)
     stream = CachedStream(
         "labelled",
         partial(graph.labelled_graph, views=views, num_keypoints=num_keypoints),

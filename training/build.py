@@ -28,7 +28,7 @@ from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.training.label_sources import LabelSource
 from semipose.training.methods.method import Ingredients, Method
 from semipose.training.methods.random_state import RandomState
-from semipose.training.settings import RunSettings
+from semipose.training.settings import LabelSourceSettings, RunSettings
 
 RECIPE_NAME = "recipe.yaml"
 MOST_GRAPHS = 64
@@ -79,14 +79,14 @@ def open_sources(cfg: RunSettings, skeleton: Skeleton) -> list[Split]:
     sources = []
     for source in cfg.data.sources:
         split = open_split(source.shards)
-        wanted = skeleton.names if source.keypoints is None else source.keypoints
+        wanted = source.keypoints or skeleton.names
         unknown = [name for name in wanted if name not in skeleton.names]
         if unknown:
             raise InputError(
                 f"data.sources: {cfg.data.train} has no keypoint {', '.join(unknown)}: choose from "
                 f"{', '.join(skeleton.names)}"
             )
-        if not any(place is not None for place in places_of(wanted, split.skeleton.names)):
+        if all(place is None for place in places_in_source(source, split, skeleton)):
             raise InputError(
                 f"data.sources: {source.shards} has none of the keypoints {', '.join(wanted)}, but "
                 f"{', '.join(split.skeleton.names)}: take other shards"
@@ -95,13 +95,19 @@ def open_sources(cfg: RunSettings, skeleton: Skeleton) -> list[Split]:
     return sources
 
 
+def places_in_source(source: LabelSourceSettings, split: Split, skeleton: Skeleton) -> list[int | None]:
+    """For each keypoint of the run its place among those of a source; None if it is not learned from it."""
+    places = places_of(skeleton.names, split.skeleton.names)
+    chosen = source.keypoints or skeleton.names
+    return [place if name in chosen else None for name, place in zip(skeleton.names, places, strict=True)]
+
+
 def source_streams(
     cfg: RunSettings, splits: Sequence[Split], skeleton: Skeleton, process: ProcessInfo
 ) -> list[LabelSource]:
     """The streams of `data.sources`, in the keypoints of the run."""
     streams = []
     for number, (source, split) in enumerate(zip(cfg.data.sources, splits, strict=True), start=1):
-        chosen = skeleton.names if source.keypoints is None else source.keypoints
         loader = labelled_loader(
             split,
             cfg.views,
@@ -110,7 +116,7 @@ def source_streams(
             process=process,
             settings=cfg.loader,
             cache=cfg.data.cache,
-            keypoints=[name if name in chosen else "" for name in skeleton.names],
+            places=places_in_source(source, split, skeleton),
         )
         streams.append(LabelSource(loader, source.weight, source.hand_over))
     return streams

@@ -32,7 +32,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 @settings
 class LabelSourceSettings:
-    """More labelled people: those whom a model labelled (`semipose teach`), or those of another data set."""
+    """More labelled people: labelled by a model (`semipose teach`), or from another data set."""
 
     shards: str
     """Their shards. Keypoints are recognised by their names; those that are not in the shards count as not
@@ -71,7 +71,7 @@ class DataSettings:
     unlabelled: str | None = None
     """Shards of the unlabelled people; null: they come from `train`."""
     sources: tuple[LabelSourceSettings, ...] = ()
-    """More labelled people, such as those whom a foundation model labelled."""
+    """More labelled people, for instance labelled by a foundation model."""
     unlabelled_includes_labelled: bool = True
     """Whether the labelled people of `train` are also used as unlabelled ones (published: yes)."""
     cache: Cache = "none"

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from semipose.configs.load import InputError, exit_on_input_error, load, read_request
 from semipose.sharding.annotations.flip_pairs import places_of
+from semipose.sharding.annotations.record import Photo
 from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.sharding.samples.crop import move_keypoints
 from semipose.sharding.samples.person import BOX_NUMBERS, decode_pose, encode_pose
@@ -44,9 +45,6 @@ from semipose.sharding.store.write import write_shards
 from semipose.teach.settings import TeachSettings
 from semipose.teach.teachers import StoredPerson, Teacher, load_teacher
 
-SMALLEST_CONFIDENCE = 1e-4
-"""Smaller ones would be rounded to 0 in the ground truth."""
-
 
 def teach(by: str, shards: Path, output: Path, cfg: TeachSettings, console: Console) -> Manifest:
     """Write the people of `shards` to `output`, with the labels of a model; returns the new manifest.
@@ -60,16 +58,19 @@ def teach(by: str, shards: Path, output: Path, cfg: TeachSettings, console: Cons
     if manifest.kind != "person":
         raise InputError(f"{shards}: the samples are whole photos: build the shards again with kind=person")
     check_shards(shards, manifest)
-    teacher = load_teacher(by, manifest.skeleton, cfg)
-    order = order_of(teacher.names, manifest.skeleton, cfg.keypoints, by)
     source = _Source(shards, manifest)
+    teacher = load_teacher(by, manifest.skeleton, source.photos, cfg)
+    order = order_of(teacher.names, manifest.skeleton, cfg.keypoints, by)
+    labels = np.empty((0, manifest.skeleton.num_keypoints, 3))
 
     def write(journal: Journal) -> Manifest:
-        return _write(journal, source, teacher, order, cfg, console)
+        nonlocal labels
+        taught, labels = _write(journal, source, teacher, order, cfg, console)
+        return taught
 
     taught, is_new = make_output(output, _identity(manifest, teacher, order, cfg), write, console)
     if is_new:
-        _report(output, taught, teacher, order, console)
+        _report(output, taught, labels, console)
     return taught
 
 
@@ -112,6 +113,11 @@ class _Source:
         self.truth: dict[str, Any] = json.loads((folder / GROUND_TRUTH_NAME).read_bytes())
         rows = self.truth.get("detections", self.truth["annotations"])
         self.rows: list[dict[str, Any]] = rows[: manifest.num_samples]
+
+    @property
+    def photos(self) -> list[Photo]:
+        """The photos of the samples."""
+        return [Photo(id=row["id"], file_name=row["file_name"], size_wh=None) for row in self.truth["images"]]
 
     def start_of_photo(self, sample: int) -> int:
         """The first sample of the photo of a sample."""
@@ -164,8 +170,8 @@ def _write(
     order: Sequence[int | None],
     cfg: TeachSettings,
     console: Console,
-) -> Manifest:
-    """Fill the journal's folder with shards, ground truth and manifest."""
+) -> tuple[Manifest, np.ndarray]:
+    """Fill the journal's folder with shards, ground truth and manifest; returns it and `_read_labels`."""
     manifest, tally = source.manifest, journal.resume()
     done, total = tally.num_samples, manifest.num_samples
     if done:
@@ -203,7 +209,7 @@ def _write(
         ),
     )
     write_manifest(journal.shards, taught)
-    return taught
+    return taught, labels
 
 
 def _labelled(
@@ -223,7 +229,7 @@ def _labelled(
             continue
         keypoints = np.zeros((len(order), 3), np.float32)
         keypoints[labelled] = answer[known]
-        keypoints[keypoints[:, 2] < max(min_confidence, SMALLEST_CONFIDENCE)] = 0
+        keypoints[keypoints[:, 2] < min_confidence] = 0
         box_xywh = np.frombuffer(sample.pose, "<f4", BOX_NUMBERS)
         card = json.loads(sample.json)
         card.pop("score", None)  # of a detector's box, which is now a labelled person
@@ -246,7 +252,8 @@ def _truth(source: _Source, labels: np.ndarray) -> bytes:
     """The ground truth: the rows of the samples with their new labels, then the crowds of their photos."""
     category_id = source.truth["categories"][0]["id"]
     rows = []
-    for row, keypoints in zip(source.rows, labels, strict=True):
+    rounded = np.concatenate([labels[..., :2].round(4), labels[..., 2:]], axis=-1)
+    for row, keypoints in zip(source.rows, rounded, strict=True):
         kept = {key: row[key] for key in ("id", "image_id", "bbox", "area")}
         rows.append(
             {
@@ -254,7 +261,7 @@ def _truth(source: _Source, labels: np.ndarray) -> bytes:
                 "category_id": category_id,
                 "iscrowd": 0,
                 "num_keypoints": int((keypoints[:, 2] > 0).sum()),
-                "keypoints": keypoints.round(4).ravel().tolist(),
+                "keypoints": keypoints.ravel().tolist(),
             }
         )
     rest = [] if "detections" in source.truth else source.truth["annotations"][len(rows) :]
@@ -262,17 +269,15 @@ def _truth(source: _Source, labels: np.ndarray) -> bytes:
     return json.dumps({**truth, "annotations": [*rows, *rest]}, separators=(",", ":")).encode()
 
 
-def _report(
-    output: Path, taught: Manifest, teacher: Teacher, order: Sequence[int | None], console: Console
-) -> None:
+def _report(output: Path, taught: Manifest, labels: np.ndarray, console: Console) -> None:
     """What was labelled, how surely, and what the teacher does not know."""
-    labels = _read_labels(output, taught.shards, taught.skeleton.num_keypoints)
-    known = [number for number, place in enumerate(order) if place is not None]
+    assert taught.teacher is not None
+    known = [taught.skeleton.names.index(name) for name in taught.teacher.keypoints]
     confidences = labels[:, known, 2]
     sure = confidences[confidences > 0]
     mean = f", mean confidence {sure.mean():.2f}" if len(sure) else ""
     console.print(
-        f"{output}: {len(labels):,} people labelled by {teacher.model}: {len(sure):,} of "
+        f"{output}: {len(labels):,} people labelled by {taught.teacher.model}: {len(sure):,} of "
         f"{confidences.size:,} keypoints{mean}; use them in a run with data.sources=[{{shards: {output}}}]",
         highlight=False,
         soft_wrap=True,
@@ -280,7 +285,7 @@ def _report(
     nobody = int((labels[..., 2] <= 0).all(axis=1).sum())
     if nobody:
         console.print(f"note: {nobody:,} people have no label at all", highlight=False)
-    unknown = [name for number, name in enumerate(taught.skeleton.names) if number not in known]
+    unknown = [name for name in taught.skeleton.names if name not in taught.teacher.keypoints]
     if unknown:
         console.print(f"note: not labelled: {', '.join(unknown)}", highlight=False, soft_wrap=True)
 

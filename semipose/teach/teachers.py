@@ -5,7 +5,8 @@ A teacher sees the stored picture of each person and their box, and answers in p
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -24,8 +25,10 @@ from semipose.predict.command import name_of, weights_sha256
 from semipose.predict.model import choose_device
 from semipose.predict.predictor import Frame, Predictor
 from semipose.predict.sources import Boxes
+from semipose.predict.tracks import box_overlap
 from semipose.sharding.annotations.formats.rows import read_json
-from semipose.sharding.annotations.record import photo_key
+from semipose.sharding.annotations.record import Photo
+from semipose.sharding.annotations.results import PhotoFinder, ResultRow
 from semipose.sharding.annotations.skeleton import COCO_17, Skeleton
 from semipose.sharding.samples.crop import move_box, move_keypoints
 from semipose.sharding.samples.sample import invert_axis_aligned
@@ -73,16 +76,16 @@ class Teacher(ABC):
         """For each person (K, 3) float64: x and y in stored pixels, and the confidence from 0 to 1."""
 
 
-def load_teacher(by: str, skeleton: Skeleton, cfg: TeachSettings) -> Teacher:
+def load_teacher(by: str, skeleton: Skeleton, photos: Sequence[Photo], cfg: TeachSettings) -> Teacher:
     """The teacher that the user names. Raises InputError if it cannot be had.
 
     by: vitpose:MODEL, a .json file of COCO results, the folder of a run, a model folder or hf://OWNER/NAME.
-    skeleton: that of the shards.
+    skeleton, photos: those of the shards.
     """
     if by.startswith(VITPOSE):
         return VitPoseTeacher(by.removeprefix(VITPOSE), cfg)
     if by.endswith(".json"):
-        return ResultsTeacher(Path(by), skeleton, cfg)
+        return ResultsTeacher(Path(by), skeleton, photos, cfg)
     return NetworkTeacher(by, cfg)
 
 
@@ -194,7 +197,7 @@ class _File(msgspec.Struct):
 class ResultsTeacher(Teacher):
     """Keypoints that any model has found: COCO results, or the keypoints.json of `semipose predict`."""
 
-    def __init__(self, path: Path, skeleton: Skeleton, cfg: TeachSettings) -> None:
+    def __init__(self, path: Path, skeleton: Skeleton, photos: Sequence[Photo], cfg: TeachSettings) -> None:
         if not path.is_file():
             raise InputError(f"{path}: this is not there: give a JSON file of COCO results")
         either: Any = list[_Row] | _File
@@ -204,15 +207,22 @@ class ResultsTeacher(Teacher):
             raise InputError(f"{path}: it holds no results: give a JSON file of COCO results")
         self.names = cfg.names or self._names(path, file, skeleton)
         names_of_images = {image.id: image.file_name for image in file.images}
-        self._rows: dict[int | str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        finder = PhotoFinder(photos, by_id=True)
+        self._rows: dict[int, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
         for number, row in enumerate(file.annotations, start=1):
             person = self._read(path, number, row)
-            key = row.file_name or names_of_images.get(row.image_id) or row.image_id  # type: ignore[arg-type]
-            if key is None:
+            if row.image_id is None and row.file_name is None:
                 raise InputError(
                     f"{path}: row {number} names no photo: give it an `image_id` or a `file_name`"
                 )
-            self._rows.setdefault(photo_key(key) if isinstance(key, str) else key, []).append(person)
+            file_name = row.file_name or names_of_images.get(row.image_id)  # type: ignore[arg-type]
+            for photo in finder.find(ResultRow(bbox=[], image_id=row.image_id, file_name=file_name)):
+                self._rows[photo.id].append(person)
+        if not self._rows:
+            raise InputError(
+                f"{path}: none of its {len(file.annotations):,} rows is of a photo of the shards (such as "
+                f"{photos[0].file_name}): give each row the `image_id` or the `file_name` of its photo"
+            )
         self.model, self.revision = path.name, cfg.revision
         self.identity = f"{file_sha256(path)} {self.names}"
 
@@ -256,10 +266,10 @@ class ResultsTeacher(Teacher):
         """The rows of each photo are assigned to its people by the overlap of their boxes."""
         for _, group in groupby(people, key=lambda person: person.image_id):
             persons = list(group)
-            rows = self._rows_of(persons[0])
+            rows = self._rows.get(persons[0].image_id, [])
             answers = [np.zeros((len(self.names), 3)) for _ in persons]
-            boxes = [move_box(person.box_xywh, person.image_from_stored) for person in persons]
-            overlap = np.array([[_iou(box, row_box) for row_box, _ in rows] for box in boxes])
+            boxes = np.array([move_box(each.box_xywh, each.image_from_stored) for each in persons])
+            overlap = box_overlap(boxes, np.array([box for box, _ in rows]).reshape(-1, 4))
             for person, row in zip(
                 *linear_sum_assignment(-overlap.reshape(len(boxes), len(rows))), strict=True
             ):
@@ -267,16 +277,3 @@ class ResultsTeacher(Teacher):
                     stored_from_image = invert_axis_aligned(persons[person].image_from_stored)
                     answers[person] = move_keypoints(rows[row][1], stored_from_image)
             yield from answers
-
-    def _rows_of(self, person: StoredPerson) -> list[tuple[np.ndarray, np.ndarray]]:
-        name = photo_key(person.file_name)
-        for key in (name, Path(name).name, person.image_id):
-            if key in self._rows:
-                return self._rows[key]
-        return []
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
-    overlap = np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2])
-    both = float(np.prod(np.maximum(overlap, 0)))
-    return both / max(float(a[2] * a[3] + b[2] * b[3]) - both, 1e-9)

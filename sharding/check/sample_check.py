@@ -16,8 +16,6 @@ from semipose.sharding.samples.sample import Card, Poses, SampleKind
 _CURE = "build the shards again"
 TRUTH_TOLERANCE_PX = 0.05
 """The error in source pixels that float32 in stored pixels may cause for a joint or a box."""
-CONFIDENCE_TOLERANCE = 1e-4
-"""The rounding of the confidences of a model in the ground truth; other visibilities are whole numbers."""
 
 DAMAGED = Fault("picture damaged", cure=_CURE, subject="member")
 NOT_FAITHFUL = Fault("picture that readers decode differently (EXIF rotation)", cure=_CURE, subject="member")
@@ -183,7 +181,7 @@ def _is_true(
         return False
     is_labelled = points[:, 2] > 0
     return (
-        np.allclose(true_points[:, 2], points[:, 2], 0, CONFIDENCE_TOLERANCE)
+        np.array_equal(true_points[:, 2], points[:, 2])
         and np.allclose(true_points[is_labelled, :2], points[is_labelled, :2], 1e-5, TRUTH_TOLERANCE_PX)
         and np.allclose(true.bbox, box_xywh, 1e-5, TRUTH_TOLERANCE_PX)
     )

@@ -63,10 +63,9 @@ def _hash_annotations(annotations: Annotations, outlines: Mapping[int, bytes]) -
 
 def _hash_settings(settings: BuildSettings) -> str:
     values = TypeAdapter(BuildSettings).dump_python(settings, mode="json", exclude=set(EXECUTION))
-    if settings.split is None:  # so that shards made before there were splits stay what they are
-        del values["split"]
-    if not settings.more_keypoints:
-        del values["more_keypoints"]
+    for name in ("split", "more_keypoints"):  # so that shards made before there were these stay what they are
+        if not values[name]:
+            del values[name]
     return hashlib.sha256(
         json.dumps([settings.sample_kind.format_version, values], sort_keys=True).encode()
     ).hexdigest()

@@ -1,4 +1,4 @@
-"""`data.sources`: people whom a model labelled, or of another data set, beside the labelled ones."""
+"""`data.sources`: people labelled by a model, or of another data set, beside the labelled ones."""
 
 import json
 import shutil
@@ -18,6 +18,7 @@ from semipose.pipelines.batch import LabelledBatch
 from semipose.pipelines.loader import labelled_loader
 from semipose.pipelines.source import open_split
 from semipose.pipelines.views import ViewSettings
+from semipose.sharding.annotations.flip_pairs import places_of
 from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
 from semipose.sharding.build import BuildSettings, build
 from semipose.teach.command import teach
@@ -109,7 +110,7 @@ def test_keypoints_of_a_source_are_found_by_their_names_in_any_order_and_spellin
     wanted[3] = "tail"
     as_stored = next(labelled_loader(split, views, batch_size=16, seed=3))
 
-    mapped = next(labelled_loader(split, views, batch_size=16, seed=3, keypoints=wanted))
+    mapped = next(labelled_loader(split, views, batch_size=16, seed=3, places=places_of(wanted, names)))
 
     others = [place for place in range(len(names)) if place != 3]
     torch.testing.assert_close(mapped.points_xy[:, others], as_stored.points_xy.flip(1)[:, others])

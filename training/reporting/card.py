@@ -116,7 +116,7 @@ def counted(split: dict[str, Any]) -> str:
 
 
 def source(cfg: LabelSourceSettings, split: Split) -> dict[str, Any]:
-    """A source of more labelled people: how it counts, whom it holds, and the model that labelled them."""
+    """A source of more labelled people: how it counts, its people, and the model that labelled them."""
     teacher = split.manifest.teacher
     return {
         "batch": cfg.batch,
