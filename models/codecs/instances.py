@@ -260,13 +260,22 @@ def flat_index(cells: Tensor, width: int) -> Tensor:
 
 
 def counts_at_once(device: torch.device) -> bool:
-    """Return whether a number of a tensor can be asked for without waiting for the device."""
-    return device.type == "cpu"
+    """Return whether a number of a tensor can be asked for without waiting for the device.
+
+    A graph that is being exported cannot ask at all.
+    """
+    return device.type == "cpu" and not torch.compiler.is_exporting()
+
+
+def on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return `values` on the device, copied once: a list as an index would be copied at every use."""
+    if torch.compiler.is_exporting():  # its tensors hold no numbers, and must not be kept
+        return torch.tensor(values, device=device)
+    return _kept_on_device(values, device)
 
 
 @lru_cache
-def on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return `values` on the device, copied once: a list as an index would be copied at every use."""
+def _kept_on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # or gradients could not pass what a teacher asked for first
         return torch.tensor(values, device=device)
 

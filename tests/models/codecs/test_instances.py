@@ -13,6 +13,7 @@ from semipose.models.codecs.instances import (
     encode_people,
     find_centres,
     find_local_peaks,
+    on_device,
     suppress,
 )
 from tests.models.codecs.scenes import STRIDE, pad, random_batch
@@ -150,3 +151,16 @@ def test_suppression_is_greedy_by_score(seed: int) -> None:
     assert kept.score[~kept.exists].eq(0).all()
     assert kept.points_xy[~kept.exists].eq(0).all()
     assert torch.equal(kept.points_xy[kept.exists], people.points_xy[kept.exists])
+
+
+def test_values_that_an_export_copied_to_the_device_are_not_kept() -> None:
+    """The tensors of a trace hold no numbers."""
+
+    class Shift(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + on_device((0.5, 0.25), x.device)
+
+    program = torch.export.export(Shift(), (torch.zeros(2),))
+    expected = torch.tensor([0.5, 0.25])
+    assert torch.equal(on_device((0.5, 0.25), torch.device("cpu")), expected)
+    assert torch.equal(program.module()(torch.zeros(2)), expected)
