@@ -96,6 +96,17 @@ class AETargets(NamedTuple):
     """(N, M, K) float32: the keypoint's visibility; 0 outside the map."""
 
 
+class Candidates(NamedTuple):
+    """Keypoints that are nobody's yet, the highest first; Q of each of K kinds."""
+
+    points_xy: Tensor
+    """(N, K, Q, 2) float32 view px."""
+    peaks: Tensor
+    """(N, K, Q) float32; 0 where there are no more."""
+    tags: Tensor
+    """(N, K, Q, L) float32."""
+
+
 @dataclass(frozen=True)
 class AECodec(InstanceCodec):
     """What the maps of a network mean, with a cell every `stride` view px."""
@@ -170,10 +181,9 @@ class AECodec(InstanceCodec):
         cfg = self.settings
         with torch.autocast(maps.heatmaps.device.type, enabled=False):
             heatmaps, scale = _finest(maps)
-            candidates = find_local_peaks(heatmaps, cfg.candidates, PEAK_WINDOW)
-            points = self._view_points(heatmaps, candidates.points_hm, scale)
-            tags = _tags_at(maps.tags.float(), (candidates.points_hm / scale).floor())
-            packed = torch.cat((points, candidates.peaks[..., None], tags), dim=-1).cpu().numpy()
+            candidates = self.candidates(maps)
+            fields = (candidates.points_xy, candidates.peaks[..., None], candidates.tags)
+            packed = torch.cat(fields, dim=-1).cpu().numpy()
             order = grouping_order(self.skeleton.names)
             photos = [_people_of(photo, order, cfg) for photo in packed]
             num_people = candidates.peaks.shape[-1]  # Q, the same for every batch of this size
@@ -182,6 +192,16 @@ class AECodec(InstanceCodec):
             cells = torch.zeros((*score.shape, 2), dtype=torch.int64, device=score.device)
             people = Instances(xy, confidence, score, score > 0, cells)
             return self._fill_missing(people, tags, maps, heatmaps, scale) if fill_missing else people
+
+    @torch.no_grad()
+    def candidates(self, maps: AEMaps) -> "Candidates":
+        """The highest local peaks of each heatmap, and their tags: all of `decode` that the device does."""
+        with torch.autocast(maps.heatmaps.device.type, enabled=False):
+            heatmaps, scale = _finest(maps)
+            highest = find_local_peaks(heatmaps, self.settings.candidates, PEAK_WINDOW)
+            points = self._view_points(heatmaps, highest.points_hm, scale)
+            tags = _tags_at(maps.tags.float(), (highest.points_hm / scale).floor())
+            return Candidates(points, highest.peaks, tags)
 
     def _view_points(self, heatmaps: Tensor, cells: Tensor, scale: int) -> Tensor:
         """Cells (N, K, Q, 2) of heatmaps `scale` times as fine as the codec's, as points in view px."""

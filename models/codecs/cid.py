@@ -9,7 +9,7 @@ decoded people of a photo, F features of a cell.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -247,10 +247,10 @@ class CIDCodec(InstanceCodec):
         if counts_at_once(exists.device):
             rows, most = rows[exists.flatten()], IN_CACHE
         photos, cells = rows // exists.shape[1], cells.flatten(0, 1)[rows]
-        read = [
-            _keypoints(maps.read(*batch).heatmaps.float())
-            for batch in zip(photos.split(most), cells.split(most), strict=True)
-        ]
+        batches: Iterable[tuple[Tensor, Tensor]] = [(photos, cells)]
+        if not torch.compiler.is_exporting():  # the number of batches would depend on that of the photos
+            batches = zip(photos.split(most), cells.split(most), strict=True)
+        read = [_keypoints(maps.read(*batch).heatmaps.float()) for batch in batches]
         points, peaks = (torch.cat(parts) for parts in zip(*read, strict=True))
         people = torch.cat((points * self.stride, peaks[..., None]), dim=-1)
         everybody = people.new_zeros(exists.numel(), *people.shape[1:]).index_copy(0, rows, people)

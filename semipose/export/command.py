@@ -27,7 +27,6 @@ from semipose.configs.versions import versions
 from semipose.export.crops import read_views
 from semipose.export.graph import (
     INPUT,
-    OUTPUTS,
     PoseGraph,
     facts_of,
     refuse_model,
@@ -45,7 +44,10 @@ from semipose.sharding.store.files import write_atomic
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=64)]
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 MEDIAN_INT8_PX = 2.0
-EXAMPLE = Path(__file__).with_name("example.py")
+EXAMPLES = {
+    "person": Path(__file__).with_name("example.py"),
+    "image": Path(__file__).with_name("example_photo.py"),
+}
 
 
 @settings
@@ -130,20 +132,18 @@ def _write(model: Model, cfg: ExportSettings, size_hw: tuple[int, int], folder: 
             torch.export.save(program, folder / "pose.pt2")
             runs["pose.pt2"] = _pt2_run(folder / "pose.pt2") if cfg.check else lambda _: []
         if cfg.format != "pt2":
-            write_onnx(program, folder / "pose.onnx", model.config.kind, facts)
-            runs["pose.onnx"] = (
-                _onnx_run(folder / "pose.onnx", model.config.kind) if cfg.check else lambda _: []
-            )
+            write_onnx(program, folder / "pose.onnx", graph.outputs(), facts)
+            runs["pose.onnx"] = _onnx_run(folder / "pose.onnx") if cfg.check else lambda _: []
         if cfg.precision == "int8":
             quantize(folder / "pose.onnx", folder / "pose-int8.onnx", views)
-            runs["pose-int8.onnx"] = _onnx_run(folder / "pose-int8.onnx", model.config.kind)
+            runs["pose-int8.onnx"] = _onnx_run(folder / "pose-int8.onnx")
         for file, run in runs.items():
             rows[file] = {**compare(graph, run, views), "of": whose} if cfg.check else {}
             if cfg.check:
                 _refuse_difference(file, rows[file])
     write_atomic(folder / "pose.json", (json.dumps(facts, indent=1) + "\n").encode())
-    if model.config.kind == "person" and cfg.format != "pt2":
-        shutil.copyfile(EXAMPLE, folder / "example.py")
+    if cfg.format != "pt2":
+        shutil.copyfile(EXAMPLES[model.config.kind], folder / "example.py")
     parity = {"files": rows, "versions": versions(PACKAGES)}
     if cfg.check:
         write_atomic(folder / "parity.json", (json.dumps(parity, indent=1) + "\n").encode())
@@ -171,12 +171,12 @@ def _refuse_difference(file: str, row: dict[str, Any]) -> None:
         )
 
 
-def _onnx_run(path: Path, kind: str) -> Run:
+def _onnx_run(path: Path) -> Run:
     (runtime,) = require("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda views: session.run(list(OUTPUTS[kind]), {INPUT: views})
+    return lambda views: session.run(None, {INPUT: views})
 
 
 def _pt2_run(path: Path) -> Run:

@@ -1,7 +1,7 @@
 """The exported graph: photos as they are read from files to keypoints, as one module."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from semipose.configs.errors import InputError, one_line
-from semipose.models.codecs.dekr import DEKRCodec
+from semipose.models.codecs.ae import AECodec, grouping_order
 from semipose.models.codecs.heatmap import HeatmapCodec
 from semipose.models.heads.dekr import DEKRHeadSettings
 from semipose.models.model_folder import Model
@@ -18,7 +18,6 @@ from semipose.pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB
 OPSET = 20
 METADATA_KEY = "semipose"
 INPUT = "image"
-OUTPUTS = {"person": ("points_xy", "peaks"), "image": ("points_xy", "peaks", "scores")}
 BATCH = 2
 """The samples of the example with which a graph is traced; 0 and 1 are special to torch.export."""
 
@@ -28,7 +27,9 @@ class PoseGraph(nn.Module):
 
     Of single people: points (N, K, 2) and peaks (N, K), float32. Of whole photos: points (N, Q, K, 2), peaks
     (N, Q, K) and scores (N, Q) of Q candidates, the highest score first among those above 0; a score of 0 is
-    nobody. Normalisation, the flip test if there is one, and decoding are inside.
+    nobody. Of `ae`: points (N, K, Q, 2), peaks (N, K, Q) and tags (N, K, Q, L) of Q candidates of each
+    keypoint, the highest first; a peak of 0 is none, and people are put together by their tags outside.
+    Normalisation, the flip test if there is one, and all other decoding are inside.
     """
 
     mean: Tensor
@@ -54,23 +55,26 @@ class PoseGraph(nn.Module):
         """Keypoints from what the network answers."""
         if isinstance(self.codec, HeatmapCodec):
             return self.codec.decode(maps)
+        if isinstance(self.codec, AECodec):
+            points, peaks, tags = self.codec.candidates(maps)
+            is_peak = (peaks > 0)[..., None]  # of cells that are none, runtimes name different ones
+            return torch.where(is_peak, points, 0.0), peaks, torch.where(is_peak, tags, 0.0)
         people = self.codec.decode(maps)
         return people.points_xy, people.confidence, people.score
+
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the answers."""
+        if isinstance(self.codec, HeatmapCodec):
+            return "points_xy", "peaks"
+        return "points_xy", "peaks", "tags" if isinstance(self.codec, AECodec) else "scores"
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         return self.decode(self.maps(image))
 
 
 def refuse_model(model: Model, *, for_onnx: bool) -> None:
-    """Raise InputError for a model whose people cannot be decoded in a graph."""
-    if isinstance(model.codec, HeatmapCodec):
-        return
+    """Raise InputError for a model that has no form in ONNX, if that is wanted."""
     head = model.config.net.head
-    if not isinstance(model.codec, DEKRCodec):
-        raise InputError(
-            f"{model.source}: people of '{head.name}' are grouped on the host, one keypoint or person after "
-            "another, which no graph can do: export a model of single people or one of 'dekr'"
-        )
     if for_onnx and isinstance(head, DEKRHeadSettings) and head.adapt == "deform":
         raise InputError(
             f"{model.source}: the adaptive convolutions of this head (net.head.adapt=deform) have no form in "
@@ -103,7 +107,7 @@ def trace(graph: PoseGraph, size_hw: tuple[int, int]) -> torch.export.ExportedPr
 
 
 def write_onnx(
-    program: torch.export.ExportedProgram, path: Path, kind: str, facts: Mapping[str, Any]
+    program: torch.export.ExportedProgram, path: Path, outputs: Sequence[str], facts: Mapping[str, Any]
 ) -> None:
     """Write the traced graph as ONNX, with `facts` in its metadata. Raises InputError if that fails."""
     onnx, onnxscript = require("onnx", "onnxscript")
@@ -119,7 +123,7 @@ def write_onnx(
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=list(OUTPUTS[kind]),
+            output_names=list(outputs),
             custom_translation_table={torch.ops.aten.sort.stable: stable_sort},
             verbose=False,
         )
@@ -164,6 +168,7 @@ def facts_of(model: Model, size_hw: tuple[int, int], *, flip_test: bool) -> dict
         "box_padding": config.box_padding,
         "border_rgb": list(BORDER_GREYS[config.border]),
         "decode": config.codec.name if config.codec else model.codec.settings.decode,
+        **_grouping(model),
         "sigma": (config.codec or model.codec.settings).__dict__.get("sigma"),
         "flip_test": flip_test,
         "protocol": origin.protocol,
@@ -177,6 +182,20 @@ def facts_of(model: Model, size_hw: tuple[int, int], *, flip_test: bool) -> dict
     }
 
 
+def _grouping(model: Model) -> dict[str, Any]:
+    """How candidates become people, for models that need it (see `models.codecs.ae.group`)."""
+    if not isinstance(model.codec, AECodec):
+        return {}
+    cfg, names = model.codec.settings, model.config.skeleton.names
+    return {
+        "grouping": {
+            "order": [names[k] for k in grouping_order(names)],
+            "least_peak": cfg.least_peak,
+            "tag_distance": cfg.tag_distance,
+        }
+    }
+
+
 def _outputs(model: Model) -> dict[str, str]:
     count = model.config.skeleton.num_keypoints
     if model.config.kind == "person":
@@ -185,6 +204,12 @@ def _outputs(model: Model) -> dict[str, str]:
             "peaks": f"(N, {count}) float32: the height of each keypoint's peak",
         }
     candidates = getattr(model.codec.settings, "candidates", "Q")
+    if isinstance(model.codec, AECodec):
+        return {
+            "points_xy": f"(N, {count}, {candidates}, 2) float32: x and y in pixels of the view",
+            "peaks": f"(N, {count}, {candidates}) float32: the heights of a keypoint's candidates; 0 is none",
+            "tags": f"(N, {count}, {candidates}, L) float32: alike for the keypoints of one person",
+        }
     return {
         "points_xy": f"(N, {candidates}, {count}, 2) float32: x and y in pixels of the view",
         "peaks": f"(N, {candidates}, {count}) float32: the confidence of each keypoint",

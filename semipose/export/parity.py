@@ -39,7 +39,9 @@ def compare(graph: PoseGraph, run: Run, views: np.ndarray, batch_size: int = 16)
         highest = max(highest, float(np.abs(answers[1]).max()))
         undecided += int((~is_decided).sum())
         distances.append(distance[is_decided])
-        peaks += [np.abs(own - other)[is_decided].ravel() for own, other in [(answers[1], theirs[1])]]
+        for own, other in zip(answers[1:], theirs[1:], strict=True):  # peaks; scores or tags
+            apart = np.abs(own - other)
+            peaks.append((apart[is_decided] if apart.ndim >= is_decided.ndim else apart).ravel())
     all_px, all_peaks = np.concatenate(distances), np.concatenate(peaks) / max(1.0, highest)
     return {
         "views": len(views),
@@ -61,4 +63,8 @@ def _shaken(maps: Any, noise: torch.Generator) -> Any:
     if isinstance(maps, torch.Tensor):
         size = UNDECIDED * maps.abs().max().clamp(min=1)
         return maps + size * (2 * torch.rand(maps.shape, generator=noise) - 1)
+    if maps is None:
+        return None
+    if callable(maps):  # people's own heatmaps, which are computed when they are asked for
+        return lambda *asked: _shaken(maps(*asked), noise)
     return type(maps)(*(_shaken(field, noise) for field in maps))
