@@ -11,6 +11,7 @@ channels-last in memory. Frames and matrices: pipelines/geometry.py.
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from semipose.pipelines.people import IgnoredArea, People, PhotoFrame
@@ -73,3 +74,10 @@ class EvalBatch:
     `ids`, `areas` and `ignored` instead of `area`."""
     view_hw: Tensor | None = None
     """(N, 2) int64: height and width of each view; None if all are of the size of `image`."""
+
+    @property
+    def photo_frame(self) -> PhotoFrame:
+        """Where the views show their source photos."""
+        sizes_wh = torch.tensor([record["source_size"] for record in self.records])
+        photo_hw = sizes_wh.flip(-1).to(self.image_from_view.device, non_blocking=True)
+        return PhotoFrame(self.image_from_view, photo_hw)

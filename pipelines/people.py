@@ -71,16 +71,16 @@ class IgnoredArea:
 
 @dataclass(frozen=True)
 class PhotoFrame:
-    """Where a view shows its photo; beyond the photo's border there is nothing to see."""
+    """Where a view shows its photo, stored or source; beyond its border there is nothing to see."""
 
-    stored_from_view: Tensor
+    photo_from_view: Tensor
     """(N, 2, 3) float32."""
-    stored_hw: Tensor
-    """(N, 2) float32: height and width of the stored photos in pixels."""
+    photo_hw: Tensor
+    """(N, 2): height and width of the photos in pixels."""
 
     def shows(self, map_hw: tuple[int, int], stride: float) -> Tensor:
         """Return (N, 1, h, w) bool: cells inside the photo. Cell i sits at view pixel `stride * i`."""
-        return are_inside(cells_on_photo(self.stored_from_view, self.stored_hw, map_hw, stride))
+        return are_inside(cells_on_photo(self.photo_from_view, self.photo_hw, map_hw, stride))
 
 
 def cells_on_photo(

@@ -26,6 +26,7 @@ from semipose.pipelines.shards import Shards, open_shards
 from semipose.pipelines.stream import BrokenStreamError, Payloads, read_tar
 from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.sharding.samples.ignored_area import decode_ignored
+from semipose.sharding.samples.sample import Poses
 from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.sharding.store.index import read_index, subset_index
 from semipose.sharding.store.manifest import GROUND_TRUTH_NAME, Manifest
@@ -139,6 +140,18 @@ class Split:
             split_index = dict(zip(part.in_tar, part.in_split, strict=True))
             yield from ((split_index[index], payloads["jpg"]) for index, payloads in self._read(part))
 
+    def poses(self) -> list[Poses]:
+        """The pose records of the chosen samples, in their order.
+
+        Raises InputError, OSError or BrokenStreamError if the shards can no longer be read.
+        """
+        decode, num_keypoints = self.manifest.sample_kind.decode_pose, self.skeleton.num_keypoints
+        return [
+            decode(payloads["pose"], num_keypoints)
+            for part in self.parts(range(self.num_samples))
+            for _, payloads in self._read(part)
+        ]
+
     def find_fault(self, message: str) -> InputError | None:
         """Return what is wrong with which sample: the one that DALI's message names, or the first bad one."""
         cure = f"the shards in {self.root} are damaged: copy them again or build them again"
@@ -202,8 +215,13 @@ def open_split(root: str | Path, kind: Literal["person", "image"] = "person") ->
         raise InputError(f"{root}: the samples are {wrong}: build the shards again with {cure}")
     if not manifest.num_samples:
         raise InputError(f"{root}: the shards hold no sample: build them again from another source")
-    indices = tuple(shards.folder / shard.idx_file for shard in manifest.shards)
-    return Split(shards, shards.tars, indices, tuple(range(manifest.num_samples)))
+    return _everything(shards)
+
+
+def _everything(shards: Shards) -> Split:
+    """All samples of a folder of shards."""
+    indices = tuple(shards.folder / shard.idx_file for shard in shards.manifest.shards)
+    return Split(shards, shards.tars, indices, tuple(range(shards.manifest.num_samples)))
 
 
 def labelled_split(
@@ -296,6 +314,25 @@ def unlabelled_split(
             "data.labelled or set data.unlabelled_includes_labelled to true"
         )
     return _choose(whole, ordinals, "unlabelled", index_dir)
+
+
+def hidden_split(unlabelled: Split, labelled: Split, count: int, *, index_dir: Path) -> Split | None:
+    """Choose at most `count` unlabelled samples whose annotations training never reads, spread evenly.
+
+    None if only labelled samples have an annotated keypoint, or if the unlabelled ones have other keypoints.
+    Of streamed shards, which are read from their start, only one tar is read.
+    """
+    read_in_training = set(labelled.ordinals) if labelled.root == unlabelled.root else set()
+    candidates = [ordinal for ordinal in unlabelled.annotated if ordinal not in read_in_training]
+    if not candidates or not count or unlabelled.skeleton != labelled.skeleton:
+        return None
+    if unlabelled.shards.is_streamed:
+        ends = list(accumulate(shard.samples for shard in unlabelled.manifest.shards))
+        end = ends[bisect_right(ends, candidates[0])]
+        candidates = [ordinal for ordinal in candidates if ordinal < end]
+    count = min(count, len(candidates))
+    ordinals = [candidates[index * len(candidates) // count] for index in range(count)]
+    return _choose(_everything(unlabelled.shards), ordinals, "hidden", index_dir)
 
 
 def _choose(whole: Split, ordinals: Sequence[int], role: str, index_dir: Path) -> Split:

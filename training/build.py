@@ -22,12 +22,20 @@ from semipose.pipelines.loader import (
     unlabelled_loader,
 )
 from semipose.pipelines.photo_loader import eval_photo_loader, labelled_photo_loader, unlabelled_photo_loader
-from semipose.pipelines.source import Split, labelled_share, labelled_split, open_split, unlabelled_split
+from semipose.pipelines.source import (
+    Split,
+    hidden_split,
+    labelled_share,
+    labelled_split,
+    open_split,
+    unlabelled_split,
+)
 from semipose.sharding.annotations.flip_pairs import places_of
 from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.training.label_sources import LabelSource
 from semipose.training.methods.method import Ingredients, Method
 from semipose.training.methods.random_state import RandomState
+from semipose.training.probe import Probe
 from semipose.training.settings import LabelSourceSettings, RunSettings
 
 RECIPE_NAME = "recipe.yaml"
@@ -148,6 +156,16 @@ def scored_views(cfg: RunSettings, val: Split, process: ProcessInfo) -> EvalLoad
     if cfg.kind == "image":
         return eval_photo_loader(val, cfg.photo_views, **options)
     return eval_loader(val, cfg.views, **options)
+
+
+def build_probe(
+    cfg: RunSettings, labelled: Split, unlabelled: Split | None, device: torch.device, index_dir: Path
+) -> Probe | None:
+    """The unlabelled photos of a run whose annotations say how right its teacher is; None without any."""
+    if cfg.kind != "image" or unlabelled is None:
+        return None
+    split = hidden_split(unlabelled, labelled, cfg.probe_photos, index_dir=index_dir)
+    return Probe(split, scored_views(cfg, split, ProcessInfo(device=device))) if split else None
 
 
 def build_method(cfg: RunSettings, skeleton: Skeleton, process: ProcessInfo, *, fresh: bool = True) -> Method:

@@ -24,6 +24,7 @@ from semipose.training.files import SCORES_NAME, write_json
 from semipose.training.label_sources import LabelSource, with_sources
 from semipose.training.methods.method import Method, Progress, Terms
 from semipose.training.predict import Predictions, join, predict
+from semipose.training.probe import Probe
 from semipose.training.reporting import pictures
 from semipose.training.reporting.collapse import fallen_score
 from semipose.training.reporting.people import scored_people, with_pictures, write_people
@@ -39,8 +40,9 @@ class Job:
     """Everything that a run consists of.
 
     `sources` are more labelled people (`data.sources`), `preview` holds the unlabelled people of every sheet
-    of views, `val_split` says what `val` reads, `step` counts finished steps, `history` holds every scoring,
-    `card` is the content of card.json, and `stopped_by` is the signal that ended the run early, or 0.
+    of views, `val_split` says what `val` reads, `probe` compares the teacher's people with hidden annotations
+    (on the main process), `step` counts finished steps, `history` holds every scoring, `card` is the content
+    of card.json, and `stopped_by` is the signal that ended the run early, or 0.
     """
 
     cfg: RunSettings
@@ -55,6 +57,7 @@ class Job:
     preview: UnlabelledBatch | None
     val: EvalLoader
     val_split: Split
+    probe: Probe | None
     skeleton: Skeleton
     report: Report
     card: dict[str, Any]
@@ -88,6 +91,7 @@ def train(job: Job, stop: StopRequest) -> None:
         is_scored = is_last or is_due(job.step, cfg.evaluate_every, cfg.steps)
         if is_scored:
             score_networks(job)
+            probe_teacher(job)
             draw_pictures(job)
         stopping = 0 if is_last else stop.agreed(job.step)
         if is_last or stopping or is_due(job.step, cfg.checkpoint_every, cfg.steps):
@@ -158,6 +162,14 @@ def score_networks(job: Job) -> None:
         if warning := fallen_score(job.history, cfg.metric, times_seen=times_seen, cure=cure):
             job.report.note(warning)
         keep_people(job, ranks)
+
+
+def probe_teacher(job: Job) -> None:
+    """Report how right the teacher is in unlabelled photos, by annotations that training never reads."""
+    if job.probe is None or not job.accelerator.is_main_process:
+        return
+    with job.report.pause("probing"), job.report.never_failing("the teacher was not probed"):
+        job.report.probe(job.step, job.probe.measure(job.method, job.accelerator.autocast))
 
 
 def keep_people(job: Job, ranks: list[dict[str, Predictions]]) -> None:

@@ -20,7 +20,6 @@ from semipose.models.codecs.heatmap import HeatmapCodec
 from semipose.models.codecs.instances import InstanceCodec, Instances
 from semipose.pipelines.batch import EvalBatch
 from semipose.pipelines.geometry import apply, invert, linear_scale
-from semipose.pipelines.people import are_inside, cells_on_photo
 from semipose.sharding.store.ground_truth import GroundTruth
 
 Network = Callable[[Tensor], Any]
@@ -135,11 +134,8 @@ def decode_photos(maps: Any, batch: EvalBatch, codec: InstanceCodec) -> Instance
     Photos of several sizes fill their views only in part. Training ignores the cells outside a photo, so
     what a network says there means nothing.
     """
-    sizes_wh = torch.tensor([record["source_size"] for record in batch.records])
     map_hw = maps.heatmaps.shape[-2], maps.heatmaps.shape[-1]
-    photo_hw = sizes_wh.flip(-1).to(batch.image_from_view.device, non_blocking=True)
-    inside = are_inside(cells_on_photo(batch.image_from_view, photo_hw, map_hw, codec.stride))
-    maps = codec.restrict(maps, inside)
+    maps = codec.restrict(maps, batch.photo_frame.shows(map_hw, codec.stride))
     # Scores need a guess for every keypoint; the other codecs always have one.
     return codec.decode(maps, fill_missing=True) if isinstance(codec, AECodec) else codec.decode(maps)
 

@@ -46,6 +46,7 @@ from semipose.training.build import (
     RECIPE_NAME,
     build_method,
     build_optimizer,
+    build_probe,
     choose_kernels,
     labelled_stream,
     open_sources,
@@ -164,11 +165,21 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
     source_views = source_streams(cfg, sources, labelled.skeleton, process)
     unlabelled_views = unlabelled_stream(cfg, unlabelled, process) if unlabelled else None
     written: dict[str, Any] = {}
+    probe = None
     if accelerator.is_main_process:
+        probe = build_probe(cfg, labelled, unlabelled, process.device, folder / "index" / "probe")
         cached_bytes = labelled_views.cached_bytes + sum(each.loader.cached_bytes for each in source_views)
         cached_bytes += unlabelled_views.cached_bytes if unlabelled_views else 0
         written = card.card(
-            cfg, labelled, unlabelled, val, method, process, sources=sources, cached_bytes=cached_bytes
+            cfg,
+            labelled,
+            unlabelled,
+            val,
+            method,
+            process,
+            sources=sources,
+            probe=probe.split if probe else None,
+            cached_bytes=cached_bytes,
         )
         report.note(card.describe(written))
         for start in card.starts(method):
@@ -192,6 +203,7 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
         preview=preview(cfg, unlabelled, accelerator.device) if unlabelled else None,
         val=scored_views(cfg, val, process),
         val_split=val,
+        probe=probe,
         skeleton=labelled.skeleton,
         report=report,
         card=written,

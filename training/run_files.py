@@ -15,6 +15,7 @@ from semipose.training.settings import RunSettings
 WITHOUT_EFFECT = (
     *("output", "published", "seed"),
     *("report_every", "checkpoint_every", "keep_checkpoints", "trackers", "collapse", "report"),
+    "probe_photos",
 )
 LOADER_WITHOUT_EFFECT = ("threads", "prefetch", "hw_decoder_load")
 CURE = "put it back, train the run again or leave it out"

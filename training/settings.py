@@ -142,6 +142,10 @@ class RunSettings:
     evaluate_every: Count | Share = 0.1
     """Steps between two scorings of the people in `data.val`; a number below 1 is a share of the run, so 0.1
     scores ten times. The last step is always scored."""
+    probe_photos: Annotated[int, Field(ge=0)] = 64
+    """In how many unlabelled whole photos the people that the teacher finds are compared with the annotated
+    ones, at each scoring, if the shards hold annotations of unlabelled photos. Nothing of it reaches the
+    training, and it takes as long as scoring twice as many photos, so it is on; 0: none."""
     checkpoint_every: Count | Share = 0.05
     """Steps between two checkpoints; below 1, a share of the run. The last step is always saved."""
     keep_checkpoints: Count = 2

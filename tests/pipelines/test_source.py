@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from semipose.configs.load import InputError
-from semipose.pipelines.source import labelled_split, open_split, unlabelled_split
+from semipose.pipelines.source import hidden_split, labelled_split, open_split, unlabelled_split
 from tests.pipelines.conftest import MakeShards, grey_photos
 
 
@@ -32,6 +32,39 @@ def test_shards_without_a_chosen_sample_are_left_out(
         "test-000001.tar",
         "test-000002.tar",
     ]
+
+
+def test_hidden_samples_are_spread_and_never_labelled(
+    grey_shards: Callable[[int], Path], tmp_path: Path
+) -> None:
+    whole = open_split(grey_shards(20))
+    labelled = labelled_split(whole, 8, index_dir=tmp_path / "run")
+    rest = unlabelled_split(whole, without=labelled, index_dir=tmp_path / "run")
+    for unlabelled in (whole, rest):  # the labelled ones are among the first, and not among the second
+        hidden = hidden_split(unlabelled, labelled, 4, index_dir=tmp_path / "run")
+        assert hidden is not None
+        assert hidden.ordinals == (8, 11, 14, 17)
+        assert [pose.keypoints.shape for pose in hidden.poses()] == [(1, 3, 3)] * 4
+    every = hidden_split(whole, labelled, 64, index_dir=tmp_path / "run")
+    assert every is not None
+    assert every.ordinals == rest.ordinals
+    assert hidden_split(whole, labelled, 0, index_dir=tmp_path / "run") is None
+    assert hidden_split(whole, whole, 4, index_dir=tmp_path / "run") is None
+
+
+def test_hidden_samples_of_a_stream_are_those_of_one_tar(
+    grey_shards: Callable[[int], Path], tmp_path: Path
+) -> None:
+    folder = grey_shards(20)
+    whole, streamed = open_split(folder), open_split(f"pipe:cat {folder}/{{file}}")
+    labelled = labelled_split(streamed, 9, index_dir=tmp_path / "run")
+    hidden = hidden_split(streamed, labelled, 4, index_dir=tmp_path / "run")
+    assert hidden is not None
+    assert [Path(tar).name for tar in hidden.tars] == [hidden.tars[0].rsplit("/", 1)[-1]]
+    first, *_ = whole.parts([9])
+    assert {part.tar.rsplit("/", 1)[-1] for part in hidden.parts(range(hidden.num_samples))} == {
+        Path(first.tar).name
+    }
 
 
 def test_random_subset_follows_its_seed(grey_shards: Callable[[int], Path], tmp_path: Path) -> None:

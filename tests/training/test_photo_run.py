@@ -13,15 +13,17 @@ from semipose.configs.load import InputError
 from semipose.pipelines.photo_loader import labelled_photo_loader
 from semipose.pipelines.photo_views import PhotoViewSettings
 from semipose.pipelines.source import open_split
+from semipose.sharding.annotations.boxes import NoBoxes
 from semipose.sharding.annotations.formats.coco import CocoFormat
 from semipose.sharding.annotations.formats.drawn import DrawnFormat
+from semipose.sharding.annotations.formats.folder import FolderFormat
 from semipose.sharding.build import BuildSettings, build
 from semipose.sharding.samples.crop import WholePhoto
 from semipose.training import checkpoint, evaluate, loop
 from semipose.training import run as run_module
 from semipose.training.reporting.card import describe
 from semipose.training.reporting.people import read_people
-from semipose.training.run_files import read_scores
+from semipose.training.run_files import read_metrics, read_scores
 from semipose.training.settings import load_run
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -140,13 +142,14 @@ def test_people_without_keypoints_go_through_a_whole_run(
 def test_a_run_that_is_looked_at_ends_as_one_that_is_not(
     family: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reports at every step, pictures of the teacher's people and scores at every tenth: 20 steps, to the
-    bit, with the state of the optimiser, of the random numbers and of both streams."""
+    """Reports at every step; at every tenth pictures, scores and a probe of the teacher's people: 20 steps,
+    to the bit, with the state of the optimiser, of the random numbers and of both streams."""
     schedule = ("steps=20", "method.burn_in=0.2", "method.ramp_up=0.4", "checkpoint_every=20", "report=false")
     run = (f"net.head.name={family}", *schedule)
     run_module.main(words(photos, tmp_path / "seen", *run, "report_every=1", "evaluate_every=10"))
     assert len(list((tmp_path / "seen" / "pictures").glob("views-*.png"))) == 3
-    for name in ("draw_pictures", "score_networks"):
+    assert any("probe/kept_recall" in row for row in read_metrics(tmp_path / "seen"))
+    for name in ("draw_pictures", "probe_teacher", "score_networks"):
         monkeypatch.setattr(loop, name, lambda job: None)
     run_module.main(words(photos, tmp_path / "unseen", *run, "report_every=20", "evaluate_every=20"))
     assert not (tmp_path / "unseen" / "pictures").exists()
@@ -156,6 +159,55 @@ def test_a_run_that_is_looked_at_ends_as_one_that_is_not(
     for part in ("method", "optimizer"):
         assert_equal(seen.shared[part], unseen.shared[part])
     assert_equal(seen.rank_state, unseen.rank_state)
+
+
+def test_a_run_that_is_probed_reports_it_and_otherwise_the_same(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the half of the photos whose labels training never reads."""
+    schedule = ("steps=4", "method.burn_in=0.5", "evaluate_every=2", "report=false", "checkpoint_every=4")
+    for name, count in (("probed", 64), ("plain", 0)):
+        run_module.main(words(photos, tmp_path / name, *schedule, f"probe_photos={count}"))
+    assert capsys.readouterr().out.count("the teacher in hidden annotations: kept_") == 2
+    probed, plain = (read_metrics(tmp_path / name) for name in ("probed", "plain"))
+    probes = [row for row in probed if any(key.startswith("probe/") for key in row)]
+    assert [row["step"] for row in probes] == [2, 4]
+    for row in probes:
+        assert {"probe/kept_recall", "probe/decoded_recall"} <= set(row)
+        assert all(0 <= value <= 1 for key, value in row.items() if key.startswith("probe/"))
+    others = [without_speed(row) for row in probed if row not in probes]
+    assert others == [without_speed(row) for row in plain]
+    cards = [json.loads((tmp_path / name / "card.json").read_text()) for name in ("probed", "plain")]
+    assert cards[0]["probe"]["people"] == 5
+    assert cards[1]["probe"] is None
+
+
+def test_photos_without_annotations_have_no_probe(photos: Path, tmp_path: Path) -> None:
+    """A folder of photos is unlabelled without a word of it."""
+    source = FolderFormat(
+        images=photos.parent / "coco" / "images",
+        skeleton=str(photos / "ground_truth.json"),
+        boxes=NoBoxes(),
+    )
+    settings = BuildSettings(
+        source=source,
+        output=tmp_path / "shards",
+        kind="image",
+        crop=WholePhoto(),
+        empty_photos="keep",
+    )
+    build(settings, console=Console(quiet=True))
+    run_module.main(words(photos, tmp_path / "run", f"data.unlabelled={tmp_path / 'shards'}"))
+    assert read_scores(tmp_path / "run")["last"]["step"] == 2
+    assert json.loads((tmp_path / "run" / "card.json").read_text())["probe"] is None
+    assert not any(key.startswith("probe/") for row in read_metrics(tmp_path / "run") for key in row)
+
+
+SPEED = {"data_wait_share", "samples_per_s", "seconds_per_step", "peak_memory_gib"}
+
+
+def without_speed(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in SPEED}
 
 
 @FAMILIES

@@ -18,7 +18,7 @@ from semipose.configs.settings import settings
 from semipose.models.codecs.instances import InstanceCodec
 from semipose.models.net import FeatureNet
 from semipose.pipelines.batch import LabelledPhotos, UnlabelledBatch
-from semipose.pipelines.people import People
+from semipose.pipelines.people import People, PhotoFrame
 from semipose.pipelines.strong import Colour, StrongAugmentation
 from semipose.pipelines.strong.scene import Scene
 from semipose.training.methods.consistency import augment
@@ -30,6 +30,7 @@ from semipose.training.methods.method import (
     Progress,
     StepResult,
     TeacherHealth,
+    TeacherLabels,
     Terms,
     loss_terms,
 )
@@ -193,14 +194,8 @@ class DetectorFree(Method):
 
         The codec `ae` groups people on the host, for which it copies its candidates there once.
         """
-        cfg, codec, weak = self.cfg, self.codec, unlabelled.weak
-        views = torch.cat((weak, codec.mirror_images(weak)))
-        plain, mirrored = codec.split(self.teacher(views, self.network), len(weak))
-        answers = plain, codec.mirror(mirrored)
-        answer = codec.merge(*answers)
-        if unlabelled.weak_frame is not None:  # what a network says beside a photo means nothing
-            answer = codec.restrict(answer, unlabelled.weak_frame.shows(map_hw(answer), codec.stride))
-        pseudo = pseudo_people(cfg.gates, codec, *answers, answer)
+        cfg, codec = self.cfg, self.codec
+        answer, pseudo = self.teacher_people(unlabelled.weak, unlabelled.weak_frame)
         high, low = self.thresholds(pseudo.score)
         keep, ignore = pseudo.decide(high, low)
         kept, ignored = in_strong_view(cfg.gates, pseudo, keep, ignore, unlabelled)
@@ -221,6 +216,32 @@ class DetectorFree(Method):
                 for soft, inside in warped
             ]
         return Labels(warped, pseudo, kept, ignored, scene_of(pseudo, unlabelled), health, terms)
+
+    def teacher_people(self, views: Tensor, frame: PhotoFrame | None) -> tuple[Any, PseudoPeople]:
+        """The teacher's maps of views (N, 3, H, W) and of their mirror images, merged, and its people."""
+        codec = self.codec
+        both = torch.cat((views, codec.mirror_images(views)))
+        plain, mirrored = codec.split(self.teacher(both, self.network), len(views))
+        answers = plain, codec.mirror(mirrored)
+        answer = codec.merge(*answers)
+        if frame is not None:  # what a network says beside a photo means nothing
+            answer = codec.restrict(answer, frame.shows(map_hw(answer), codec.stride))
+        return answer, pseudo_people(self.cfg.gates, codec, *answers, answer)
+
+    def find_people(self, views: Tensor, frame: PhotoFrame) -> TeacherLabels:
+        """Which people the teacher finds in plain views, and who would be kept."""
+        with self.without_trace():
+            _, pseudo = self.teacher_people(views, frame)
+            kept, _ = pseudo.decide(*self.thresholds(pseudo.score))
+            found = pseudo.people
+            return TeacherLabels(
+                points_xy=found.points_xy,
+                was_found=found.confidence > 0,
+                is_trusted=pseudo.keypoints,
+                score=pseudo.score,
+                exists=found.exists,
+                is_kept=kept,
+            )
 
     def count_people(self, labelled: LabelledPhotos) -> None:
         """Count the labelled people who could be kept if they were the teacher's."""

@@ -4,14 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from semipose.models.net import FeatureNet, NetSettings
 from semipose.pipelines.batch import UnlabelledBatch
-from semipose.pipelines.people import People
+from semipose.pipelines.people import People, PhotoFrame
 from semipose.training.methods.random_state import RandomState
 
 
@@ -156,6 +156,23 @@ class PhotoInspection:
     answer: torch.Tensor
 
 
+class TeacherLabels(NamedTuple):
+    """The people that a teacher finds in N plain views of whole photos, Q in each."""
+
+    points_xy: torch.Tensor
+    """(N, Q, K, 2) float32 view px."""
+    was_found: torch.Tensor
+    """(N, Q, K) bool: the other keypoints are guesses, or (0, 0)."""
+    is_trusted: torch.Tensor
+    """(N, Q, K) bool: keypoints that would be taught."""
+    score: torch.Tensor
+    """(N, Q) float32."""
+    exists: torch.Tensor
+    """(N, Q) bool."""
+    is_kept: torch.Tensor
+    """(N, Q) bool: people who would be taught."""
+
+
 class Method(nn.Module, ABC):
     """A training method. Its parameters, its buffers and `rank_state` are its whole state.
 
@@ -195,6 +212,13 @@ class Method(nn.Module, ABC):
 
     def inspect(self, unlabelled: UnlabelledBatch) -> Inspection | PhotoInspection | None:  # noqa: ARG002
         """What the method makes of `unlabelled`, with no change of its state; None if it uses none."""
+        return None
+
+    def find_people(self, views: torch.Tensor, frame: PhotoFrame) -> TeacherLabels | None:  # noqa: ARG002
+        """The people that the teacher finds in plain views (N, 3, H, W) of whole photos, placed by `frame`.
+
+        Nothing of the method's state changes. None without a teacher of whole photos.
+        """
         return None
 
     @contextmanager

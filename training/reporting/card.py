@@ -38,11 +38,13 @@ def card(
     process: ProcessInfo,
     *,
     sources: Sequence[Split] = (),
+    probe: Split | None = None,
     cached_bytes: int = 0,
 ) -> dict[str, Any]:
     """The card as plain values: protocol, people, how they are scored, networks, versions, hardware.
 
-    sources: those of `data.sources`. cached_bytes: the size of the decoded crops that this process keeps.
+    sources: those of `data.sources`. probe: unlabelled photos whose annotations only measure the teacher.
+    cached_bytes: the size of the decoded crops that this process keeps.
     """
     network = next(iter(method.networks().values()))
     height, width = (cfg.photo_views if cfg.kind == "image" else cfg.views).size_hw
@@ -57,6 +59,7 @@ def card(
         "labelled": {"choice": choice(cfg), **people(labelled)},
         "sources": [source(*each) for each in zip(cfg.data.sources, sources, strict=True)],
         "unlabelled": people(unlabelled) if unlabelled else None,
+        "probe": people(probe) if probe else None,
         "val": {**people(val), "content_sha256": val.content_sha256},
         "scoring": how(cfg, val),
         "cache": {"home": cfg.data.cache, "bytes": cached_bytes},
@@ -89,7 +92,7 @@ def trained_parameters(method: Method) -> int:
 
 def describe(written: dict[str, Any]) -> str:
     """A card in one line for the start of a run: protocol, people and ids, scoring, networks, steps."""
-    unlabelled, scoring = written["unlabelled"], written["scoring"]
+    unlabelled, probe, scoring = written["unlabelled"], written["probe"], written["scoring"]
     flip_test = "the flip test" if scoring["flip_test"] else "no flip test"
     where = "as whole photos" if scoring["boxes"] == "none" else f"in {scoring['boxes']} boxes"
     networks, cache = written["networks"], written["cache"]
@@ -100,6 +103,7 @@ def describe(written: dict[str, Any]) -> str:
             f"{counted(written['labelled'])} labelled",
             *[describe_source(source) for source in written["sources"]],
             f"{counted(unlabelled)} unlabelled" if unlabelled else "none unlabelled",
+            *([f"the teacher is probed on {counted(probe)} of them"] if probe else []),
             f"{counted(written['val'])} scored {where} with {flip_test}",
             *kept,
             f"{networks} {'network' if networks == 1 else 'networks'}",

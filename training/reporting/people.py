@@ -23,7 +23,7 @@ from semipose.sharding.samples.crop import Region, cut, image_from_stored
 from semipose.sharding.samples.sample import invert_axis_aligned
 from semipose.sharding.store.files import write_atomic
 from semipose.sharding.store.ground_truth import GroundTruth
-from semipose.training.scoring.oks import keypoint_similarity, oks_to_truth, person_score
+from semipose.training.scoring.oks import keypoint_similarity, match, oks_to_truth, person_score
 
 if TYPE_CHECKING:  # reading the people of a run needs no webdataset
     from semipose.pipelines.source import Split
@@ -184,17 +184,14 @@ def _matched(
         people_of_photo[row["image_id"]].append(person)
     for i in np.argsort(-scores, kind="stable").tolist():
         rows_of_photo[predictions.record_rows[i]["image_id"]].append(i)
-    pairs, false_rows = [], []
+    pairs: list[tuple[int, int]] = []
+    false_rows: list[int] = []
     for photo, found in rows_of_photo.items():
         people = people_of_photo[photo]
         oks = oks_to_truth(predictions.points_xy[found], truth[people], areas[people], skeleton.sigmas)
-        for i, similarity in zip(found, oks, strict=True):
-            best = int(similarity.argmax()) if len(people) else -1
-            if best >= 0 and similarity[best] >= LEAST_OKS:
-                pairs.append((people[best], i))
-                oks[:, best] = 0
-            elif scores[i] >= LEAST_SCORE:
-                false_rows.append(i)
+        person_of = {found[row]: people[person] for row, person in match(oks, LEAST_OKS)}
+        pairs += [(person, i) for i, person in person_of.items()]
+        false_rows += [i for i in found if i not in person_of and scores[i] >= LEAST_SCORE]
     return pairs, false_rows
 
 

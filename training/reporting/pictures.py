@@ -6,6 +6,7 @@ joints have a side, and their names say which side. In a photo of several people
 and a number instead. A joint without a confident peak is a hollow ring without bones.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from semipose.sharding.store.files import write_atomic
 from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training.methods.method import Inspection, PhotoInspection
 from semipose.training.predict import Codec, Network, PhotoBesideTruth, beside_truth, photos_beside_truth
-from semipose.training.scoring.oks import oks_to_truth, person_score
+from semipose.training.scoring.oks import match, oks_to_truth, person_score
 
 TILE_HEIGHT = 280
 CAPTION_HEIGHT = 18
@@ -246,18 +247,9 @@ def photo_sheet(
 
 def _numbers(photo: PhotoBesideTruth, skeleton: Skeleton) -> list[int]:
     """The number, from 0, of each person that was found; below G that of an annotated person."""
-    similarity = oks_to_truth(photo.points, photo.truth, photo.areas, skeleton.sigmas)
-    numbers: list[int] = []
-    others = len(photo.truth)
-    for row in similarity:
-        row[[number for number in numbers if number < len(photo.truth)]] = 0
-        best = int(row.argmax()) if len(row) else -1
-        if best >= 0 and row[best] >= HIT_OKS:
-            numbers.append(best)
-        else:
-            numbers.append(others)
-            others += 1
-    return numbers
+    oks = oks_to_truth(photo.points, photo.truth, photo.areas, skeleton.sigmas)
+    person_of, others = dict(match(oks, HIT_OKS)), itertools.count(len(photo.truth))
+    return [person_of[row] if row in person_of else next(others) for row in range(len(oks))]
 
 
 def _draw_people(

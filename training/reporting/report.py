@@ -167,6 +167,13 @@ class Report:
             shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if "/" not in name)
             self.note(f"step {step}  scores of {network}: {shown}")
 
+    def probe(self, step: int, values: Mapping[str, float]) -> None:
+        """Log and show how right a teacher is (`Probe.measure`)."""
+        if values:
+            self.accelerator.log({f"probe/{name}": value for name, value in values.items()}, step=step)
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+            self.note(f"step {step}  the teacher in hidden annotations: {shown}")
+
     def picture(self, step: int, name: str, path: Path) -> None:
         """Send a picture to the trackers that take pictures, under its name."""
         for tracker in self.accelerator.trackers if self._display else ():

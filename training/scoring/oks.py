@@ -84,17 +84,40 @@ def oks_matrix(keypoints: np.ndarray, areas: np.ndarray, sigmas: Sequence[float]
 
 
 def oks_to_truth(
-    points: np.ndarray, truth: np.ndarray, areas: np.ndarray, sigmas: Sequence[float]
+    points: np.ndarray,
+    truth: np.ndarray,
+    areas: np.ndarray,
+    sigmas: Sequence[float],
+    counted: np.ndarray | None = None,
 ) -> np.ndarray:
     """OKS of P predicted and G annotated people: (P, K, 2), (G, K, 3), (G,) px^2 -> (P, G).
 
     The mean over the labelled keypoints of each annotated person, who has at least one; all in one frame.
+    counted: (P, K) bool, the predicted keypoints to look at (without it, all of them); 0 for people who
+    share no keypoint.
     """
     variances = (2 * np.asarray(sigmas, dtype=np.float64)) ** 2
     squared = ((points[:, None].astype(np.float64) - truth[None, ..., :2]) ** 2).sum(axis=-1)
-    labelled = truth[..., 2] > 0
+    labelled = truth[None, ..., 2] > 0
+    if counted is not None:
+        labelled = labelled & counted[:, None]
     similarity = np.exp(-squared / variances / (areas[:, None] + np.spacing(1)) / 2)
     return np.asarray((similarity * labelled).sum(axis=-1) / np.maximum(labelled.sum(axis=-1), 1))
+
+
+def match(oks: np.ndarray, least: float) -> list[tuple[int, int]]:
+    """Pairs (p, g) of predicted and annotated people by their OKS (P, G).
+
+    The predicted people, best first, each take the annotated one with the highest OKS who is not taken yet,
+    if that is at least `least`.
+    """
+    free, pairs = oks.copy(), []
+    for p in range(len(free) if free.shape[1] else 0):
+        g = int(free[p].argmax())
+        if free[p, g] >= least:
+            pairs.append((p, g))
+            free[:, g] = -1
+    return pairs
 
 
 def keypoint_similarity(

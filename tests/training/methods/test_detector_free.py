@@ -386,6 +386,30 @@ def test_looking_at_a_batch_leaves_no_trace(family: str) -> None:
     assert not torch.equal(seen.strong, unlabelled.strong)
 
 
+@pytest.mark.parametrize(
+    ("family", "teacher"), [*((family, "ema") for family in FAMILIES), ("dekr", "shared")]
+)
+def test_asking_the_teacher_for_people_changes_nothing_in_20_steps(family: str, teacher: str) -> None:
+    """The network, its average, the ring of scores and the draws, to the bit; plain views have any size."""
+    views = draw_scenes(5, 3)[0][..., : SIDE // 2]
+    frame = PhotoFrame(torch.eye(2, 3).expand(3, 2, 3), torch.tensor([[SIDE, SIDE / 2]]).expand(3, 2))
+    changes = EASY | {"thresholds": {"name": "mixture", "high": 0.0, "low": 0.0, "length": 64}}
+    states = []
+    for is_asked in (True, False):
+        method = make_method(family, has_peaks=True, **changes, teacher={"name": teacher})
+        for step in range(0, 20, 5):
+            train(method, step + 5, 20, lr=1e-4, since=step)
+            if is_asked:
+                people = method.find_people(views, frame)
+                assert people.exists.any()
+                assert people.points_xy.shape == (*people.is_trusted.shape, 2)
+                assert method.training
+        states.append({**method.state_dict(), **method.rank_state()})
+    asked, plain = states
+    for name, value in asked.items():
+        assert torch.equal(value, plain[name]), name
+
+
 # --- learning
 
 

@@ -144,6 +144,11 @@ def panels(run: RunContents, baseline: RunContents | None) -> list[tuple[str, st
         ),
         ("Loss on the labelled people", "log", [(name, _supervised_loss(each)) for name, each in both]),
         ("Teacher: mean peak, share that counts", "share", [(name, run.curve(name)) for name in teacher]),
+        (
+            "Teacher in hidden annotations",
+            "share",
+            [(name.removeprefix("probe/"), run.curve(name)) for name in run.terms("probe/")],
+        ),
         ("Losses on the unlabelled people", "log", [(name, run.curve(name)) for name in losses]),
         ("Hidden keypoints per person", "", [(name, run.curve(name)) for name in masks]),
         ("Speed, samples per second", "", [(name, each.curve("samples_per_s")) for name, each in both]),
