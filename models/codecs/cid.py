@@ -118,9 +118,11 @@ class CIDCodec(InstanceCodec):
 
         A keypoint is a Gaussian on its nearest cell whose radius goes by the size of the person's box. People
         are asked for at their centre's cell or, with a `generator` (else the codec's), at one of the nine
-        about it; of two at one cell the smaller stays. Differs from CID: the box's sides are its own, not
-        those of the upright box around it cut to the view; cells are the nearest, not those above and to the
-        left.
+        about it; of two at one cell the smaller stays. The focal loss needs targets of exactly 1, so all
+        points of a cell have the same targets: whatever decodes these is up to half a cell off in each axis,
+        and `decode` gives the cell itself. A trained network adds its doubt between neighbouring cells, which
+        the quarter shift reads. Differs from CID: the box's sides are its own, not those of the upright box
+        around it cut to the view; cells are the nearest, not those above and to the left.
         """
         generator = generator or self.generator
         if not people.is_person.shape[1]:

@@ -366,7 +366,7 @@ def scenes(draw: st.DrawFn) -> tuple[int, tuple[int, int], list[np.ndarray]]:
 @settings(max_examples=40, deadline=None)
 @given(scene=scenes())
 def test_people_come_back_from_their_own_targets(scene) -> None:
-    """To half a cell an axis: targets are symmetric about a cell, so nothing tells where in it a point is."""
+    """Each keypoint exactly at its nearest cell, which is at most half a cell away in each axis."""
     num_keypoints, hw, people = scene
     codec = codec_of(num_keypoints)
     decoded = codec.decode(answer(codec.targets(pad([people], num_keypoints), hw)))
@@ -376,11 +376,31 @@ def test_people_come_back_from_their_own_targets(scene) -> None:
         marked = torch.from_numpy(truth[:, 2] > 0)
         expected = torch.from_numpy(truth[:, :2])
         errors = [(points - expected)[marked].abs().max().item() for points, _ in read]
-        confidence = read[int(np.argmin(errors))][1]
-        assert min(errors) < 0.51 * STRIDE
+        points, confidence = read[int(np.argmin(errors))]
+        assert min(errors) < 0.501 * STRIDE
+        nearest = STRIDE * (expected / STRIDE + 0.5).floor()
+        torch.testing.assert_close(points[marked], nearest[marked], rtol=0, atol=1e-4)
         assert (confidence[marked] > 0.15).all()
         assert (confidence[~marked] < 0.001).all()
     assert (decoded.score.diff(dim=1) <= 0)[:, : len(people) - 1].all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(first=st.tuples(*[st.floats(-0.49, 0.49)] * 2), second=st.tuples(*[st.floats(-0.49, 0.49)] * 2))
+def test_no_decoder_can_tell_where_in_its_cell_a_keypoint_is(
+    first: tuple[float, float], second: tuple[float, float]
+) -> None:
+    """All points of a cell have the same targets, bit for bit, so half a cell is the least bound there is."""
+    codec = codec_of(4)
+    targets = []
+    for dx, dy in (first, second):
+        person = big(10, 10)
+        person[0, :2] += STRIDE * dx, STRIDE * dy
+        people = pad([[person]], 4)
+        corners = torch.tensor([(-20.0, -20), (20, -20), (20, 20), (-20, 20)]) + 10 * STRIDE
+        targets.append(codec.targets(replace(people, corners_xy=corners[None, None]), HW))
+    for one, other in zip(*targets, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_quarter_of_a_cell_is_read_from_a_slanted_peak() -> None:
