@@ -5,6 +5,7 @@ What networks answer differs between devices in the last bits; whether a step wa
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from semipose.models.backbones.resnet import ResNetSettings
 from semipose.models.codecs.heatmap import HeatmapCodec, HeatmapSettings
 from semipose.models.heads.deconv import DeconvSettings
+from semipose.models.heads.neck import JoinSettings, Neck
 from semipose.models.net import NetSettings, build_net
 from semipose.pipelines.loader import ProcessInfo, labelled_loader, unlabelled_loader
 from semipose.pipelines.source import Split, open_split
@@ -26,6 +28,8 @@ from semipose.training.reporting.report import Interval
 from semipose.training.settings import RunSettings
 from tests.devices import DEVICES, refusing_to_wait
 from tests.training.tiny import LATE, METHODS, NET, SIGMA, SIZE_HW, make_settings
+from tests.training.tiny_photos import NECK as NECK_OF_PHOTOS
+from tests.training.tiny_photos import make_batches, make_method
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU = partial(pytest.param, marks=pytest.mark.gpu)
@@ -137,6 +141,44 @@ def test_deterministic_kernels_repeat_to_the_bit(
             torch.cat([torch.stack(steps.losses), *(p.flatten() for p in steps.method.parameters())])
         )
     assert torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("neck", [NECK_OF_PHOTOS, JoinSettings()], ids=["pyramid", "join"])
+@pytest.mark.parametrize("family", ["ae", "higher", "dekr", "cid"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_deterministic_kernels_train_on_whole_photos(
+    device: str, family: str, neck: Neck, any_kernels: None
+) -> None:
+    """Two steps with every loss; an operation without such a kernel would raise. Repeated to the bit."""
+    choose_kernels(deterministic=True)
+    gates = {"min_confidence": 0.0, "agreement": 0.0, "person_agreement": 0.0}
+    thresholds = {"name": "fixed", "high": 1e-6, "low": 0.0}
+    found = []
+    for _ in range(2):
+        changes = {"burn_in": 0.0, "ramp_up": 0.0, "gates": gates, "thresholds": thresholds}
+        method = make_method(family, has_peaks=True, device=device, neck=neck, **changes)
+        optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], 1e-3, fused=True)
+        for step in range(2):
+            labelled, unlabelled = (on_device(batch, device) for batch in make_batches(step))
+            result = method(labelled, unlabelled, LATE)
+            assert result.terms.by_name()["kept_people"] > 0
+            result.loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            method.after_update(LATE)
+        found.append(torch.cat([result.loss.detach()[None], *(p.flatten() for p in method.parameters())]))
+    assert found[0].isfinite().all()
+    assert torch.equal(found[0], found[1])
+
+
+def on_device(batch: Any, device: str) -> Any:
+    """A batch with everything in it on a device."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device)
+    if not is_dataclass(batch):
+        return batch
+    moved = {field.name: on_device(getattr(batch, field.name), device) for field in fields(batch)}
+    return type(batch)(**moved)
 
 
 def test_kernels_are_chosen_by_the_recipe(any_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from semipose.models.codecs.dekr import DEKRSettings
 from semipose.models.heads.ae import AEHeadSettings
 from semipose.models.heads.cid import CIDHeadSettings
 from semipose.models.heads.dekr import DEKRHeadSettings
+from semipose.models.heads.neck import Neck
 from semipose.models.heads.pyramid import PyramidSettings
 from semipose.models.net import NetSettings, build_net
 from semipose.pipelines.batch import LabelledPhotos, UnlabelledBatch
@@ -49,7 +50,14 @@ FAMILIES: dict[str, tuple[Any, Any]] = {
 
 
 def make_method(
-    family: str, name: str = "detector_free", *, seed: int = 0, has_peaks: bool = False, **changes: Any
+    family: str,
+    name: str = "detector_free",
+    *,
+    seed: int = 0,
+    has_peaks: bool = False,
+    device: str = "cpu",
+    neck: Neck = NECK,
+    **changes: Any,
 ) -> Any:
     """A method in train mode; the same weights at every call.
 
@@ -57,7 +65,8 @@ def make_method(
     """
     torch.manual_seed(0)
     head, codec = FAMILIES[family]
-    random_state = RandomState(seed, 0, torch.device("cpu"))
+    head = replace(head, neck=neck)
+    random_state = RandomState(seed, 0, torch.device(device))
     net = NetSettings(backbone=BACKBONE, head=head)
 
     def make_network(other: NetSettings | None) -> Any:
@@ -65,7 +74,7 @@ def make_method(
         for name, layer in network.head.named_modules():
             if has_peaks and isinstance(layer, torch.nn.Conv2d) and "neck" not in name:
                 torch.nn.init.normal_(layer.weight, std=0.2)
-        return network
+        return network.to(device)
 
     ingredients = Ingredients(make_network, codec.build(SKELETON, random_state.generator), random_state)
     return make_settings(name, **changes).build(ingredients).train()
