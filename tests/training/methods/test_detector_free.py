@@ -435,6 +435,19 @@ def test_it_learns_and_keeps_as_many_people_as_there_are(family: str) -> None:
     assert (errors[labels.kept.is_person] < STRIDE).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["dekr", "ae"])
+def test_a_trained_students_mass_stays_in_the_guards_range_for_200_steps(family: str) -> None:
+    """With heatmaps and people as labels, in every step. The strong path leaves the colours alone: they are
+    all that tells a shoulder of these scenes from a hip, and a student that cannot tell shows both."""
+    settings = {"burn_in": 150 / 350, "ramp_up": 0.1, "gates": {"min_keypoints": 3}, "path": []}
+    teacher = {"name": "ema", "momentum": 0.9}
+    method = make_method(family, use="both", teacher=teacher, thresholds=FIXED, **settings)
+    late = [result.terms.by_name() for result in train(method, 350, 350)[150:]]
+    assert all(0.5 <= terms["student_mass"] <= 2 for terms in late)
+    assert sum(terms["kept_people"] for terms in late) / 200 > 1  # somebody teaches
+
+
 # --- the state
 
 
