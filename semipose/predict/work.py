@@ -138,7 +138,7 @@ def _read(item: PhotoItem, *, stops: bool) -> Frame | str:
 
 
 def _write_picture(folder: OutputFolder, people: People) -> None:
-    path = folder.picture(people.file_name, ".webp")
+    path = folder.picture(people.file_name, ".jpg")
     write_atomic(path, encode_picture(draw_people(people.image, people), path))
 
 

@@ -60,18 +60,20 @@ def draw_pose(
     """
     colours = [colour or COLOURS[side] for side in joint_sides(skeleton)]
     is_drawn = np.isfinite(points_xy).all(axis=-1)
-    bones = [(a, b) for a, b in skeleton.bones if (is_drawn & has_bones)[[a, b]].all()]
+    joints = np.flatnonzero(is_drawn).tolist()
+    centres = {joint: fixed_point(points_xy[joint]) for joint in joints}
+    has_bone = (is_drawn & has_bones).tolist()
+    bones = [(a, b) for a, b in skeleton.bones if has_bone[a] and has_bone[b]]
     for thickness in (4, 2):
         for a, b in bones:
             bone = colours[a] if colours[a] == colours[b] else COLOURS[None]
             bone = rim if thickness == 4 else bone
-            ends = fixed_point(points_xy[a]), fixed_point(points_xy[b])
-            cv2.line(canvas, *ends, bone, thickness, cv2.LINE_AA, SHIFT)
-    for joint in np.flatnonzero(is_drawn):
-        centre, size = fixed_point(points_xy[joint]), round(radius * 2**SHIFT)
-        cv2.circle(canvas, centre, size, rim, 2, cv2.LINE_AA, SHIFT)
+            cv2.line(canvas, centres[a], centres[b], bone, thickness, cv2.LINE_AA, SHIFT)
+    size = round(radius * 2**SHIFT)
+    for joint in joints:
+        cv2.circle(canvas, centres[joint], size, rim, 2, cv2.LINE_AA, SHIFT)
         thickness = -1 if is_filled[joint] else 1  # what a ring surrounds stays in sight
-        cv2.circle(canvas, centre, size, colours[joint], thickness, cv2.LINE_AA, SHIFT)
+        cv2.circle(canvas, centres[joint], size, colours[joint], thickness, cv2.LINE_AA, SHIFT)
 
 
 def write_caption(
@@ -98,5 +100,5 @@ def write_caption(
 
 def fixed_point(point_xy: np.ndarray) -> tuple[int, int]:
     """A point (2,) in the fixed-point pixels of cv2, clamped to what it can hold."""
-    x, y = np.clip(point_xy, -4000, 4000) * 2**SHIFT
-    return round(float(x)), round(float(y))
+    x, y = (min(max(float(value), -4000.0), 4000.0) for value in point_xy)
+    return round(x * 2**SHIFT), round(y * 2**SHIFT)

@@ -48,7 +48,7 @@ def test_predicting_needs_no_library_of_training_alone(run_folder: Path, write_p
         semipose.predict.command.main([*words, {f"output={tmp_path / 'out'}"!r}])"""
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT)
     assert (tmp_path / "out" / "keypoints.json").is_file()
-    assert (tmp_path / "out" / "drawn" / "a.png.webp").is_file()
+    assert (tmp_path / "out" / "drawn" / "a.png.jpg").is_file()
 
 
 def test_the_doctor_says_what_is_there_and_how_to_get_the_rest(capsys, monkeypatch) -> None:

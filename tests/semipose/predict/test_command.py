@@ -64,7 +64,7 @@ def test_a_folder_becomes_files_that_others_read(run_folder, photos, tmp_path) -
     assert [[float(row["x"]), float(row["y"])] for row in table] == xy.tolist()
     assert [row["file"] for row in table] == [name for name in names for _ in range(14)]
     for name in names:
-        assert Image.open(output / "drawn" / f"{name}.webp").format == "WEBP"
+        assert Image.open(output / "drawn" / f"{name}.jpg").format == "JPEG"
     summary = json.loads((output / "summary.json").read_text())
     assert (summary["photos"], summary["people"], summary["bad"]) == (5, 5, 0)
     assert sorted(path.name for path in output.iterdir()) == [
