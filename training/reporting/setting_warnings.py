@@ -1,13 +1,15 @@
 """Warnings about settings that are probably unintended."""
 
+import json
 import math
 from collections.abc import Sequence
 
+from semipose.configs.schema import plain
 from semipose.models.codecs.heatmap import HeatmapSettings
 from semipose.pipelines.photo_views import PhotoViewSettings
 from semipose.pipelines.source import Split
 from semipose.pipelines.views import ViewSettings
-from semipose.sharding.samples.crop import PersonCrop
+from semipose.sharding.samples.crop import Crop, PersonCrop
 from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training.reporting.shared_photos import shared_photos
 from semipose.training.scoring.oks import beyond_limit
@@ -24,6 +26,7 @@ def setting_warnings(
     train_folders = {split.root: split for split in trained_on}
     folders = train_folders | {val.root: val}
     warnings = [too_small(split, cfg.views.size_hw) for split in folders.values()]
+    warnings += [cut_otherwise(val, split) for split in train_folders.values()]
     seen = photos_seen(val, trained_on)
     warnings += [seen] if seen else [divided_otherwise(val, split) for split in train_folders.values()]
     warnings += [of_the_other_kind(cfg), same_start(cfg), never_taught(cfg)]
@@ -81,6 +84,30 @@ def too_small(split: Split, size_hw: tuple[int, int]) -> str | None:
         f"at {size_hw[0]} x {size_hw[1]}, so details are missing: build the shards again with "
         f"crop.input_size_wh=[{size_hw[1]},{size_hw[0]}]"
     )
+
+
+def cut_otherwise(val: Split, trained_on: Split) -> str | None:
+    """A warning if people or photos to learn from are stored with another crop than those that are scored."""
+    own, scored = _crop_settings(trained_on.manifest.crop), _crop_settings(val.manifest.crop)
+    if own == scored:
+        return None
+    names = [name for name in own | scored if own.get(name) != scored.get(name)]
+    here, there = (
+        " ".join(f"{name}={crop[name]}" for name in names if name in crop) for crop in (own, scored)
+    )
+    return (
+        f"{trained_on.root} is stored with {here}, but {val.root} with {there}: the views that are scored, "
+        "and those of `semipose predict`, have another sharpness or border than the views that the network "
+        "learns from. Unless you want this, build one of the two again with the settings of the other"
+    )
+
+
+def _crop_settings(crop: Crop) -> dict[str, str]:
+    """The settings of a crop by their names in a shard recipe, as one writes them there."""
+    return {
+        f"crop.{name}": value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        for name, value in plain(crop).items()
+    }
 
 
 def of_the_other_kind(cfg: RunSettings) -> str | None:

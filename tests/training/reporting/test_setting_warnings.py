@@ -15,7 +15,7 @@ from semipose.sharding.annotations.formats.folder import FolderFormat
 from semipose.sharding.annotations.skeleton import COCO_17
 from semipose.sharding.annotations.split import SideCount, SplitCard
 from semipose.sharding.build import build
-from semipose.sharding.samples.crop import WholePhoto
+from semipose.sharding.samples.crop import PersonCrop, WholePhoto
 from semipose.sharding.settings import BuildSettings
 from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training.build import open_splits
@@ -113,10 +113,53 @@ def test_sides_of_different_divisions(
     assert all("are not the two sides of one division" in each for each in found)
 
 
+@pytest.mark.parametrize(
+    ("crop", "own", "scored"),
+    [
+        (PersonCrop(margin=2.0), "crop.margin=2.0", "crop.margin=1.5"),
+        (
+            PersonCrop(input_size_wh=(288, 384)),
+            "crop.input_size_wh=[288,384]",
+            "crop.input_size_wh=[192,256]",
+        ),
+        (
+            PersonCrop(margin=2.0, oversample=2.0),
+            "crop.margin=2.0 crop.oversample=2.0",
+            "crop.margin=1.5 crop.",
+        ),
+        (WholePhoto(), "crop.name=none crop.longest_side=null", "crop.name=person crop.margin=1.5 "),
+    ],
+)
+@pytest.mark.parametrize("role", ["labelled", "unlabelled", "sources"])
+def test_shards_that_are_cut_otherwise_than_the_scored_ones(
+    role: str, crop: PersonCrop | WholePhoto, own: str, scored: str, tiny_run: MakeRun, tmp_path: Path
+) -> None:
+    cfg = tiny_run("supervised", "views.size_hw=[256,192]")
+    labelled, _, val = open_splits(cfg, tmp_path)
+    other = replace(labelled, shards=replace(labelled.shards, root="others"))
+    other = with_manifest(other, crop=crop)
+    splits = {"labelled": (other, None, val), "unlabelled": (labelled, other, val)}
+    splits["sources"] = (labelled, None, val, [other])  # type: ignore[assignment]
+    (sentence,) = setting_warnings(cfg, *splits[role])
+    assert sentence.startswith(f"others is stored with {own}, but {val.root} with {scored}")
+    assert sentence.endswith("build one of the two again with the settings of the other")
+
+
+def test_the_order_of_the_samples_is_no_difference(tiny_run: MakeRun, tmp_path: Path) -> None:
+    cfg = tiny_run("supervised", "views.size_hw=[256,192]")
+    labelled, _, val = open_splits(cfg, tmp_path)
+    assert setting_warnings(cfg, with_manifest(labelled, order="file", seed=7), None, val) == []
+
+
 def with_card(split: Split, card: SplitCard) -> Split:
     """The same people, as one side of a source."""
-    shards = replace(split.shards, manifest=replace(split.manifest, split=card))
-    return replace(split, shards=shards)
+    return with_manifest(split, split=card)
+
+
+def with_manifest(people: Split, **changes: Any) -> Split:
+    """The same people under another description of their shards."""
+    manifest = replace(people.manifest, **changes)
+    return replace(people, shards=replace(people.shards, manifest=manifest))
 
 
 # --- whole photos
