@@ -67,4 +67,5 @@ for person, (xy, heights, score) in enumerate(zip(points, peaks, last, strict=Tr
     if score < least_score:
         continue
     for name, (px, py), peak in zip(pose["keypoints"], scale * (xy + 0.5) - 0.5, heights, strict=True):
-        print(f"{person} {score:.2f} {name} {px:.1f} {py:.1f} {peak:.2f}")
+        if peak > 0:  # `ae` may not find all keypoints of a person
+            print(f"{person} {score:.2f} {name} {px:.1f} {py:.1f} {peak:.2f}")
