@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from semipose.configs.settings import settings
@@ -338,6 +337,10 @@ def group(heights: np.ndarray, tags: np.ndarray, order: list[int], cfg: AESettin
     that of the nearer tags (squared distances) counts. And people are not found by their first tag in a
     dictionary, where one of two with the same tag is lost.
     """
+    from scipy.optimize import (
+        linear_sum_assignment,
+    )  # takes 0.4 s to import, and every command imports this file
+
     num_keypoints, _, tag_size = tags.shape
     people = np.full((0, num_keypoints), -1)
     sums, counts = np.zeros((0, tag_size)), np.zeros((0, 1))
