@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from semipose.sharding.store.files import write_atomic, write_atomic_parts
 PROGRESS, WORK, SUMMARY = ".progress", "work.json", "summary.json"
 KEYPOINTS, TABLE, BAD, DRAWN = "keypoints.json", "keypoints.csv", "bad.json", "drawn"
 OURS = frozenset({PROGRESS, SUMMARY, KEYPOINTS, TABLE, BAD, DRAWN})
+
+Numbered = Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]
+"""`images` and `annotations` of each photo or frame, as the final files hold them."""
 
 _HALF_WRITTEN = re.compile(r"\.\d+\.tmp$")
 
@@ -144,15 +148,20 @@ class OutputFolder:
         for stray in (*self.path.glob("*.tmp"), *(self.path / DRAWN).rglob("*.tmp")):
             if _HALF_WRITTEN.search(stray.name):
                 stray.unlink(missing_ok=True)
-        write_atomic_parts(self.path / KEYPOINTS, _coco_file(parts, category))
-        write_atomic_parts(self.path / TABLE, _csv_file(parts, names))
-        bad = [row["bad"] for row in _rows(parts) if "bad" in row]
-        write_atomic(self.path / BAD, (json.dumps(bad, indent=1, ensure_ascii=False) + "\n").encode())
-        counts = {"photos": 0, "frames": 0, "people": 0, "bad": len(bad)}
+        counts, bad, last_photo = {"photos": 0, "frames": 0, "people": 0, "bad": 0}, [], 0
         for row in _rows(parts):
-            if "image" in row:
-                counts["frames" if "video" in row["image"] else "photos"] += 1
-                counts["people"] += len(row["people"])
+            if "bad" in row:
+                bad.append(row["bad"])
+                continue
+            is_frame = "video" in row["image"]
+            counts["frames" if is_frame else "photos"] += 1
+            counts["people"] += len(row["people"])
+            last_photo = last_photo if is_frame else max(last_photo, row["image"]["id"])
+        counts["bad"] = len(bad)
+        numbered = partial(_numbered, parts, last_photo)
+        write_atomic_parts(self.path / KEYPOINTS, _coco_file(numbered, category))
+        write_atomic_parts(self.path / TABLE, _csv_file(numbered(), names))
+        write_atomic(self.path / BAD, (json.dumps(bad, indent=1, ensure_ascii=False) + "\n").encode())
         content = {**counts, **facts(counts), "identity": self.identity}
         write_atomic(self.path / SUMMARY, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
@@ -172,12 +181,8 @@ def _rows(parts: list[Path]) -> Iterator[dict[str, Any]]:
             yield from map(msgspec.json.decode, file)
 
 
-def _numbered(parts: list[Path]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Each photo and its people with their final ids: frames of films are numbered after the photos."""
-    last_photo = max(
-        (row["image"]["id"] for row in _rows(parts) if "image" in row and "video" not in row["image"]),
-        default=0,
-    )
+def _numbered(parts: list[Path], last_photo: int) -> Numbered:
+    """Each photo and its people with their final ids: frames of films are numbered after the last photo."""
     last_person = 0
     for row in _rows(parts):
         if "image" not in row:
@@ -192,8 +197,8 @@ def _numbered(parts: list[Path]) -> Iterator[tuple[dict[str, Any], list[dict[str
         yield image, people
 
 
-def _coco_file(parts: list[Path], category: dict[str, Any]) -> Iterator[bytes]:
-    """The pieces of one COCO file with a row a line."""
+def _coco_file(numbered: Callable[[], Numbered], category: dict[str, Any]) -> Iterator[bytes]:
+    """The pieces of one COCO file with one row per line."""
 
     def rows(values: Iterator[Any]) -> Iterator[bytes]:
         first = True
@@ -202,18 +207,18 @@ def _coco_file(parts: list[Path], category: dict[str, Any]) -> Iterator[bytes]:
             first = False
 
     yield b'{"images": ['
-    yield from rows(image for image, _ in _numbered(parts))
+    yield from rows(image for image, _ in numbered())
     yield b'\n],\n"annotations": ['
-    yield from rows(person for _, people in _numbered(parts) for person in people)
+    yield from rows(person for _, people in numbered() for person in people)
     yield b'\n],\n"categories": [\n' + msgspec.json.encode(category) + b"\n]}\n"
 
 
-def _csv_file(parts: list[Path], names: list[str]) -> Iterator[bytes]:
+def _csv_file(numbered: Numbered, names: list[str]) -> Iterator[bytes]:
     """The tidy table, from the same rows as the COCO file."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
-    for image, people in _numbered(parts):
+    for image, people in numbered:
         writer.writerows(csv_rows(image, people, names))
         yield text.getvalue().encode()
         text.seek(0)
