@@ -55,7 +55,7 @@ class Result:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    bench: Literal["loader", "loader-growth", "steps", "step-growth", "shards", "photos"]
+    bench: Literal["loader", "loader-growth", "steps", "step-growth", "shards", "photos", "predict"]
     machine: dict[str, Any]
     """See `machine.describe_machine`."""
     settings: dict[str, Any]
