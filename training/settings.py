@@ -196,6 +196,13 @@ class RunSettings:
                 f"method '{self.method.name}' trains on {samples[self.method.kinds[0]]}, and this run on "
                 f"{samples[self.kind]}: choose another method or another protocol (methods that train on "
                 f"such samples: {', '.join(methods)})"
+                + (
+                    ". For the labels of a frozen teacher take detector_free with method.use=instances, "
+                    f'method.burn_in=0.5 and "method.teacher={{name: previous_epoch, epoch_steps: '
+                    f'{max(1, self.steps // 2)}}}"'
+                    if self.method.name == "pseudo_label"
+                    else ""
+                )
             )
 
 

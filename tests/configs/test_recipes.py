@@ -2,6 +2,7 @@
 
 import fnmatch
 import re
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -285,9 +286,27 @@ def test_the_ablation_of_detector_free_is_one_setting(use):
             ["method.name=dual"],
             r"method 'dual' trains on single people .*choose another method.*: supervised, detector_free\)",
         ),
+        (
+            "coco-photos",
+            ["method.name=pseudo_label", "steps=600"],
+            r"\(methods .*\)\. For the labels of a frozen teacher .*previous_epoch, epoch_steps: 300\}\"$",
+        ),
         ("coco-1k", ["method.name=detector_free"], r"method 'detector_free' trains on whole photos"),
     ],
 )
 def test_head_codec_and_method_must_fit(recipe, words, message):
     with pytest.raises(InputError, match=message):
         load_run([CONFIGS / "protocols" / f"{recipe}.yaml"], words)
+
+
+def test_the_advice_about_pseudo_labels_on_whole_photos_is_itself_a_recipe():
+    recipe = CONFIGS / "protocols" / "coco-photos.yaml"
+    with pytest.raises(InputError) as error:
+        load_run([recipe], ["method.name=pseudo_label", "steps=600"])
+    advice = str(error.value).split("take detector_free with ")[1]
+    words = [
+        word for word in shlex.split(advice.replace(", method", " method")) if "=" in word or ":" in word
+    ]
+    cfg = load_run([recipe], ["method.name=detector_free", "steps=600", *words])
+    assert (cfg.method.use, cfg.method.burn_in) == ("instances", 0.5)
+    assert (cfg.method.teacher.name, cfg.method.teacher.epoch_steps) == ("previous_epoch", 300)

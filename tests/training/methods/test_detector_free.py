@@ -410,6 +410,24 @@ def test_asking_the_teacher_for_people_changes_nothing_in_20_steps(family: str, 
         assert torch.equal(value, plain[name]), name
 
 
+# --- a frozen teacher
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_copy_from_the_end_of_the_burn_in_teaches_as_a_frozen_teacher(family: str) -> None:
+    """Pseudo labels on whole photos: train, freeze, label, train on."""
+    frozen = {"name": "previous_epoch", "epoch_steps": 3}
+    method = make_method(family, has_peaks=True, use="instances", **EASY | {"burn_in": 0.5}, teacher=frozen)
+    assert all("kept_people" not in result.terms.by_name() for result in train(method, 3, 6, lr=1e-3))
+    teacher = {name: value.clone() for name, value in method.network.named_parameters()}
+    taught = [result.terms.by_name() for result in train(method, 5, 6, lr=1e-3, since=3)]
+    assert all(terms["kept_people"] > 0 for terms in taught)
+    assert all(terms["loss_unlabelled_instances"] > 0 for terms in taught)
+    frozen_now, student = method.teacher.previous, dict(method.network.named_parameters())
+    assert all(torch.equal(value, teacher[name]) for name, value in frozen_now.named_parameters())
+    assert not any(torch.equal(student[name], value) for name, value in teacher.items() if "conv" in name)
+
+
 # --- learning
 
 
