@@ -116,6 +116,27 @@ def test_a_run_of_an_older_version_says_what_its_page_lacks(runs: Path, tmp_path
     assert "against supervised" in page.text
 
 
+def test_a_probe_of_the_teacher_has_a_panel_and_a_row(runs: Path, tmp_path: Path) -> None:
+    probed = shutil.copytree(runs / "everything", tmp_path / "probed")
+    before = Page(write_page(probed))
+    assert "hidden annotations" not in before.text
+    rows = [{"step": step, "probe/kept_precision": 0.75, "probe/decoded_recall": 0.5} for step in (3, 6)]
+    with (probed / "metrics.jsonl").open("a") as metrics:
+        metrics.writelines(json.dumps(row) + "\n" for row in rows)
+    card = json.loads((probed / "card.json").read_text())
+    card["probe"] = {**card["unlabelled"], "people": 2}
+    (probed / "card.json").write_text(json.dumps(card))
+    page = Page(write_page(probed))
+    for words in (
+        "Teacher in hidden annotations",
+        "kept_precision",
+        "decoded_recall",
+        "training never reads",
+    ):
+        assert words in page.text
+    assert "teacher probed on 2 unlabelled photos of" in page.text
+
+
 def test_names_that_look_like_markup_are_only_text(runs: Path, tmp_path: Path) -> None:
     name = "<script>alert(1)</script>"
     shutil.copytree(runs / "everything", tmp_path / "evil")

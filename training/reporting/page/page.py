@@ -246,6 +246,7 @@ def card_rows(run: RunContents) -> list[tuple[str, str]]:
             if unlabelled
             else "none",
         ),
+        *_probe_row(card.get("probe")),
         ("scored", f"{card['val']['people']:,} of {card['val']['folder']} ({_ids(card['val'])})"),
         (
             "scored how",
@@ -269,6 +270,15 @@ def card_rows(run: RunContents) -> list[tuple[str, str]]:
         ("folder", str(run.folder)),
     ]
     return rows
+
+
+def _probe_row(probe: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """On which unlabelled photos the teacher was compared with hidden annotations, if it was."""
+    if probe is None:
+        return []
+    return [
+        ("teacher probed on", f"{probe['people']:,} unlabelled photos of {probe['folder']} ({_ids(probe)})")
+    ]
 
 
 def _ids(split: dict[str, Any]) -> str:
