@@ -40,13 +40,13 @@ class Probe:
         return self.split.poses()
 
     def measure(self, method: Method, autocast: Autocast = nullcontext) -> dict[str, float]:
-        """How right a method's teacher is: `Tally.by_name` of `kept` and of `decoded`.
+        """How right a method's teacher is: `Tally.by_name` of `kept` and `decoded`, and `taught_oks`.
 
-        kept: the people who would teach, by the keypoints that would. decoded: all people that were found, by
-        all keypoints. Empty if the method has no teacher of whole photos.
+        kept: the people who would teach. decoded: all people that were found. taught_oks: as `kept_oks`, of
+        the keypoints alone that would be taught. Empty if the method has no teacher of whole photos.
         """
-        kept, decoded = Tally(self.split.skeleton.sigmas), Tally(self.split.skeleton.sigmas)
-        poses = iter(self.poses)
+        sigmas, poses = self.split.skeleton.sigmas, iter(self.poses)
+        kept, decoded, taught = Tally(sigmas), Tally(sigmas), list[float]()
         for batch in self.views:
             with autocast():
                 labels = method.find_people(batch.image, batch.photo_frame)
@@ -59,11 +59,17 @@ class Probe:
             ):
                 truth = Truth.of(record, next(poses))
                 best_first = np.argsort(-score, kind="stable")
-                rows = best_first[is_kept[best_first]]
-                kept.add(points_xy[rows], is_trusted[rows], truth)
                 rows = best_first[exists[best_first]]
                 decoded.add(points_xy[rows], was_found[rows], truth)
-        return kept.by_name("kept") | decoded.by_name("decoded")
+                rows = best_first[is_kept[best_first]]
+                pairs = kept.add(points_xy[rows], was_found[rows], truth)
+                oks = truth.oks(points_xy[rows], is_trusted[rows], sigmas)
+                is_annotated = truth.keypoints[..., 2] > 0
+                taught += [
+                    float(oks[p, g]) for p, g in pairs if (is_trusted[rows[p]] & is_annotated[g]).any()
+                ]
+        values = kept.by_name("kept") | decoded.by_name("decoded")
+        return values | ({"taught_oks": float(np.mean(taught))} if taught else {})
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,10 @@ class Truth:
             np.array([row["bbox"] for row in record["ignored"]], np.float64).reshape(-1, 4),
         )
 
+    def oks(self, points_xy: np.ndarray, counted: np.ndarray, sigmas: tuple[float, ...]) -> np.ndarray:
+        """OKS (P, G) of people that were found, (P, K, 2) source px, by the keypoints `counted` (P, K)."""
+        return oks_to_truth(points_xy, self.keypoints, self.areas, sigmas, counted)
+
 
 @dataclass
 class Tally:
@@ -99,20 +109,23 @@ class Tally:
     annotated: int = 0
     oks: list[float] = field(default_factory=list)
 
-    def add(self, points_xy: np.ndarray, counted: np.ndarray, truth: Truth) -> None:
-        """Count the P people of a photo, best first: (P, K, 2) source px, and which keypoints count (P, K).
+    def add(self, points_xy: np.ndarray, was_found: np.ndarray, truth: Truth) -> list[tuple[int, int]]:
+        """Count the P people of a photo, best first: (P, K, 2) source px, and the keypoints they have (P, K).
 
+        Returns who is right, with the annotated person. A keypoint that was not found has a similarity of 0.
         Somebody who is nobody annotated and whose middle is in an ignored box is neither right nor wrong.
         """
-        oks = oks_to_truth(points_xy, truth.keypoints, truth.areas, self.sigmas, counted)
+        everywhere = np.where(was_found[..., None], points_xy, np.inf)  # keypoints that are missing
+        oks = truth.oks(everywhere, np.ones_like(was_found), self.sigmas)
         pairs = match(oks, LEAST_OKS)
-        middle = (points_xy * counted[..., None]).sum(1) / np.maximum(counted.sum(1), 1)[:, None]
+        middle = (points_xy * was_found[..., None]).sum(1) / np.maximum(was_found.sum(1), 1)[:, None]
         low, high = truth.ignored[:, :2], truth.ignored[:, :2] + truth.ignored[:, 2:]
         is_ignored = ((middle[:, None] >= low) & (middle[:, None] <= high)).all(-1).any(-1)
         is_ignored[[person for person, _ in pairs]] = False
         self.found += int((~is_ignored).sum())
         self.annotated += len(truth.keypoints)
         self.oks += [float(oks[pair]) for pair in pairs]
+        return pairs
 
     def by_name(self, name: str) -> dict[str, float]:
         """Precision, recall, and the mean OKS of those who are right; without what would divide by zero."""

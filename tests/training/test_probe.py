@@ -37,11 +37,19 @@ PHOTOS = [
 
 
 def found(
-    x: float, y: float, score: float, *, kept: bool = True, trusted: Sequence[int] = (1, 1, 1, 1)
+    x: float,
+    y: float,
+    score: float,
+    *,
+    kept: bool = True,
+    trusted: Sequence[int] = (1, 1, 1, 1),
+    missing: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """A square whose keypoints that are not trusted are wrong."""
+    """A square whose keypoints that are not trusted are wrong, and some of whose keypoints are not found."""
     points = square(x, y) + np.where(np.array(trusted)[:, None] > 0, 0, 500)
-    return {"points": points, "score": score, "kept": kept, "trusted": np.array(trusted, bool)}
+    was_found = np.array([k not in missing for k in range(4)])
+    row = {"points": points, "score": score, "kept": kept, "trusted": np.array(trusted, bool)}
+    return row | {"was_found": was_found}
 
 
 class Teacher:
@@ -55,17 +63,17 @@ class Teacher:
         most = 1 + max(map(len, photos))
         shape = (len(photos), most, 4)
         points, trusted = torch.zeros(*shape, 2), torch.zeros(shape, dtype=torch.bool)
+        was_found = torch.zeros_like(trusted)
         score, exists, kept = (torch.zeros(shape[:2]) for _ in range(3))
         for i, people in enumerate(photos):
             for q, row in enumerate(people):
                 points[i, q] = torch.from_numpy(row["points"])
                 trusted[i, q] = torch.from_numpy(row["trusted"])
+                was_found[i, q] = torch.from_numpy(row["was_found"])
                 score[i, q], exists[i, q], kept[i, q] = row["score"], 1, row["kept"]
         view_from_photo = invert(frame.photo_from_view)
         points_view = apply(view_from_photo, points.flatten(1, 2)).view_as(points)
-        return TeacherLabels(
-            points_view, torch.ones_like(trusted), trusted, score, exists.bool(), kept.bool()
-        )
+        return TeacherLabels(points_view, was_found, trusted, score, exists.bool(), kept.bool())
 
 
 def measured(
@@ -96,6 +104,7 @@ def test_a_teacher_that_finds_everybody_is_right_throughout(batch_size: int) -> 
     people = [[found(100, 20, 0.5), found(10, 10, 0.9)], [found(50, 50, 0.8)]]
     values = measured(people, batch_size=batch_size)
     names = {f"{who}_{what}" for who in ("kept", "decoded") for what in ("precision", "recall", "oks")}
+    names |= {"taught_oks"}
     assert set(values) == names
     assert values == pytest.approx(dict.fromkeys(names, 1.0), abs=1e-5)
 
@@ -108,27 +117,45 @@ def test_everybody_annotated_counts_once_and_for_the_best_score() -> None:
     assert 0.5 < oks < 1
     expected = {"precision": 1 / 2, "recall": 1 / 3, "oks": oks}
     assert values == pytest.approx(
-        {f"{who}_{name}": value for who in ("kept", "decoded") for name, value in expected.items()}, abs=1e-5
+        {f"{who}_{name}": value for who in ("kept", "decoded") for name, value in expected.items()}
+        | {"taught_oks": oks},
+        abs=1e-5,
     )
 
 
-def test_kept_people_are_judged_by_the_keypoints_that_would_be_taught() -> None:
-    """All decoded people are judged by all their keypoints."""
-    people = [found(10, 10, 0.9, trusted=(1, 1, 0, 0)), found(100, 20, 0.8, kept=False), found(60, 100, 0.7)]
+def test_people_are_judged_by_all_keypoints_and_labels_by_those_that_would_be_taught() -> None:
+    people = [
+        found(10, 10, 0.9, trusted=(1, 1, 1, 0)),
+        found(100, 20, 0.8, kept=False),
+        found(60, 100, 0.7),
+    ]
     values = measured([people, []])
     assert values["kept_precision"] == pytest.approx(1 / 2)  # nobody is at (60, 100)
     assert values["kept_recall"] == pytest.approx(1 / 3)
-    assert values["kept_oks"] == pytest.approx(1, abs=1e-5)
-    assert values["decoded_precision"] == pytest.approx(2 / 3)  # half of the first one's keypoints are right
+    assert values["kept_oks"] == pytest.approx(3 / 4, abs=1e-5)
+    assert values["taught_oks"] == pytest.approx(1, abs=1e-5)
+    assert values["decoded_precision"] == pytest.approx(2 / 3)
     assert values["decoded_recall"] == pytest.approx(2 / 3)
-    assert values["decoded_oks"] == pytest.approx((0.5 + 1) / 2, abs=1e-5)
+    assert values["decoded_oks"] == pytest.approx((3 / 4 + 1) / 2, abs=1e-5)
 
 
-def test_keypoints_that_only_the_teacher_has_say_nothing() -> None:
-    """The second person has no annotation of keypoint c: somebody known by that alone is nobody."""
-    values = measured([[found(100, 20, 0.9, trusted=(0, 0, 1, 0))], []])
-    assert values["kept_precision"] == values["kept_recall"] == 0
-    assert "kept_oks" not in values
+def test_a_keypoint_that_was_not_found_counts_as_wrong() -> None:
+    """Three of four are missing in the first person, wherever they are said to be; one in the second."""
+    people = [found(10, 10, 0.9, missing=(0, 1, 2)), found(50, 50, 0.8, missing=(3,))]
+    values = measured([people[:1], people[1:]])
+    assert values["decoded_precision"] == pytest.approx(1 / 2)
+    assert values["decoded_oks"] == pytest.approx(3 / 4, abs=1e-5)
+
+
+def test_labels_without_an_annotation_say_nothing() -> None:
+    """Keypoint c of the second person is not annotated, and it alone would be taught."""
+    values = measured([[found(100, 20, 0.9)], []])
+    assert values["taught_oks"] == pytest.approx(1, abs=1e-5)
+    person = found(100, 20, 0.9)
+    person["trusted"] = np.array((0, 0, 1, 0), bool)
+    values = measured([[person], []])
+    assert values["kept_oks"] == pytest.approx(1, abs=1e-5)
+    assert "taught_oks" not in values
 
 
 def test_people_in_a_crowd_are_neither_right_nor_wrong() -> None:

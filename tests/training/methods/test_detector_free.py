@@ -387,7 +387,11 @@ def test_looking_at_a_batch_leaves_no_trace(family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "teacher"), [*((family, "ema") for family in FAMILIES), ("dekr", "shared")]
+    ("family", "teacher"),
+    [
+        *[("dekr", "ema"), ("dekr", "shared"), ("ae", "ema")],
+        *(pytest.param(family, "ema", marks=pytest.mark.slow) for family in ("higher", "cid")),
+    ],
 )
 def test_asking_the_teacher_for_people_changes_nothing_in_20_steps(family: str, teacher: str) -> None:
     """The network, its average, the ring of scores and the draws, to the bit; plain views have any size."""
