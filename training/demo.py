@@ -36,12 +36,18 @@ class Recipes(NamedTuple):
     shards: tuple[str, str]
     protocol: str
     methods: tuple[str, str]
+    changes: tuple[str, ...] = ()
+    """Words for the second method."""
 
 
 DEMOS = {
     "person": Recipes(Path("runs/demo"), ("drawn", "drawn_val"), "demo", ("supervised", "adaptive_mixup")),
     "image": Recipes(
-        Path("runs/demo-image"), ("scenes", "scenes_val"), "scenes", ("supervised", "detector_free")
+        Path("runs/demo-image"),
+        ("scenes", "scenes_val"),
+        "scenes",
+        ("supervised", "detector_free"),
+        ("method.use=both",),  # what the paper proposes
     ),
 }
 
@@ -93,7 +99,8 @@ def train(recipes: Recipes, method: str, seed: int) -> dict[str, Any]:
 def words(recipes: Recipes, method: str, seed: int) -> tuple[str, ...]:
     """What training/run.py is called with."""
     recipe_files = f"configs/protocols/{recipes.protocol}.yaml", f"configs/methods/{method}.yaml"
-    return *recipe_files, f"output={recipes.folder / method}", f"seed={seed}"
+    changes = recipes.changes if method == recipes.methods[1] else ()
+    return *recipe_files, *changes, f"output={recipes.folder / method}", f"seed={seed}"
 
 
 def call(*words: str) -> None:

@@ -269,6 +269,12 @@ def test_cid_starts_from_weights_from_which_it_tells_people_apart(protocol):
     assert load_run(recipes, ["net.head.name=cid"]).net.head.start_std == 0.1
 
 
+@pytest.mark.parametrize(("family", "use"), [("dekr", "instances"), ("ae", "heatmaps"), ("cid", "heatmaps")])
+def test_each_family_is_taught_by_what_was_best_for_it(family, use):
+    recipes = [CONFIGS / "protocols" / "coco-photos.yaml", CONFIGS / "methods" / "detector_free.yaml"]
+    assert load_run(recipes, [f"net.head.name={family}"]).method.use == use
+
+
 @pytest.mark.parametrize("use", ["heatmaps", "instances", "both"])
 def test_the_ablation_of_detector_free_is_one_setting(use):
     recipes = [CONFIGS / "protocols" / "coco-photos.yaml", CONFIGS / "methods" / "detector_free.yaml"]
