@@ -43,7 +43,7 @@ class Probe:
         """How right a method's teacher is: `Tally.by_name` of `kept` and `decoded`, and `taught_oks`.
 
         kept: the people who would teach. decoded: all people that were found. taught_oks: as `kept_oks`, of
-        the keypoints alone that would be taught. Empty if the method has no teacher of whole photos.
+        only the keypoints that would be taught. Empty if the method has no teacher of whole photos.
         """
         sigmas, poses = self.split.skeleton.sigmas, iter(self.poses)
         kept, decoded, taught = Tally(sigmas), Tally(sigmas), list[float]()
@@ -113,7 +113,7 @@ class Tally:
         """Count the P people of a photo, best first: (P, K, 2) source px, and the keypoints they have (P, K).
 
         Returns who is right, with the annotated person. A keypoint that was not found has a similarity of 0.
-        Somebody who is nobody annotated and whose middle is in an ignored box is neither right nor wrong.
+        A person that matches nobody annotated is not counted if its middle is in an ignored box.
         """
         everywhere = np.where(was_found[..., None], points_xy, np.inf)  # keypoints that are missing
         oks = truth.oks(everywhere, np.ones_like(was_found), self.sigmas)

@@ -180,7 +180,7 @@ class AECodec(InstanceCodec):
         cfg = self.settings
         with torch.autocast(maps.heatmaps.device.type, enabled=False):
             heatmaps, scale = _finest(maps)
-            candidates = self.candidates(maps)
+            candidates = self._candidates(maps, heatmaps, scale)
             fields = (candidates.points_xy, candidates.peaks[..., None], candidates.tags)
             packed = torch.cat(fields, dim=-1).cpu().numpy()
             order = grouping_order(self.skeleton.names)
@@ -193,14 +193,16 @@ class AECodec(InstanceCodec):
             return self._fill_missing(people, tags, maps, heatmaps, scale) if fill_missing else people
 
     @torch.no_grad()
-    def candidates(self, maps: AEMaps) -> "Candidates":
+    def candidates(self, maps: AEMaps) -> Candidates:
         """The highest local peaks of each heatmap, and their tags: all of `decode` that the device does."""
         with torch.autocast(maps.heatmaps.device.type, enabled=False):
-            heatmaps, scale = _finest(maps)
-            highest = find_local_peaks(heatmaps, self.settings.candidates, PEAK_WINDOW)
-            points = self._view_points(heatmaps, highest.points_hm, scale)
-            tags = _tags_at(maps.tags.float(), (highest.points_hm / scale).floor())
-            return Candidates(points, highest.peaks, tags)
+            return self._candidates(maps, *_finest(maps))
+
+    def _candidates(self, maps: AEMaps, heatmaps: Tensor, scale: int) -> Candidates:
+        highest = find_local_peaks(heatmaps, self.settings.candidates, PEAK_WINDOW)
+        points = self._view_points(heatmaps, highest.points_hm, scale)
+        tags = _tags_at(maps.tags.float(), (highest.points_hm / scale).floor())
+        return Candidates(points, highest.peaks, tags)
 
     def _view_points(self, heatmaps: Tensor, cells: Tensor, scale: int) -> Tensor:
         """Cells (N, K, Q, 2) of heatmaps `scale` times as fine as the codec's, as points in view px."""
@@ -337,9 +339,8 @@ def group(heights: np.ndarray, tags: np.ndarray, order: list[int], cfg: AESettin
     that of the nearer tags (squared distances) counts. And people are not found by their first tag in a
     dictionary, where one of two with the same tag is lost.
     """
-    from scipy.optimize import (
-        linear_sum_assignment,
-    )  # takes 0.4 s to import, and every command imports this file
+    # It takes 0.4 s to import, and every command imports this file.
+    from scipy.optimize import linear_sum_assignment
 
     num_keypoints, _, tag_size = tags.shape
     people = np.full((0, num_keypoints), -1)
