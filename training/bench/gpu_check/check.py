@@ -44,7 +44,7 @@ class GpuCheckSettings:
     """Commit of the code, if there is no git to ask."""
 
 
-SHARES: Mapping[str, float] = {"tests": 0.28, "train": 0.2, "bench": 0.52}
+SHARES: Mapping[str, float] = {"tests": 0.34, "train": 0.22, "bench": 0.44}
 """How the time is divided if all parts run; the benchmarks compile large networks."""
 
 

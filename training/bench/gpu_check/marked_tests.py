@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterator
@@ -13,46 +14,68 @@ from semipose.training.bench.processes import GRACE_S, ROOT, Ended, run_command
 STARTED = re.compile(r"^(\S+::\S.*?) *$", re.MULTILINE)
 OUTCOME = re.compile(r"^\[gw\d+\] \[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED) (\S+::\S.*?) *$", re.MULTILINE)
 """Lines of `pytest -v` where several processes share the tests."""
+WHOLE_RUNS = ("test_runs_on_devices.py", "test_compile.py")
+"""Files whose tests start whole runs and take up to a minute each: they come first, by themselves."""
+FIRST_SHARE = 0.5
+"""Of the time for all: the limit of these, if there are others."""
+STUCK_S = 60
+"""After so long in one test, the log shows where it is."""
 
 
 def run_tests(
     folder: Path, work: Path, *, seconds: float, processes: int | None = None, grace_s: float = GRACE_S
 ) -> Iterator[dict[str, Any]]:
     """Run the gpu-marked tests below `folder`, as many at once as suits the machine; what came of them."""
-    # Those of training/ are the slow ones: they come first, so that none of them is alone at the end.
-    files = sorted(
-        (path for path in folder.rglob("test_*.py") if "mark.gpu" in path.read_text()), reverse=True
-    )
+    deadline = time.monotonic() + seconds
+    marked = [path for path in sorted(folder.rglob("test_*.py")) if "mark.gpu" in path.read_text()]
+    whole = [path for path in marked if path.name in WHOLE_RUNS]
+    groups = {"runs": whole, "tests": [path for path in marked if path not in whole]}
+    groups = {name: files for name, files in groups.items() if files}
     cores = len(os.sched_getaffinity(0))
     processes = processes or cores  # a test waits for the GPU, compiles and imports, each on one core
-    xml = work / "tests.xml"
-    ended = run_command(
-        words(files, xml, processes),
-        work / "tests.log",
-        seconds=seconds,
-        grace_s=grace_s,
-        folder=ROOT,
-        # No plugin of pytest that happens to be on this machine.
-        environment={
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "OMP_NUM_THREADS": str(max(1, cores // processes)),
-        },
-    )
-    counts, skipped, problems = read(xml, ended)
+    counts: Counter[str] = Counter()
+    skipped, problems = [], []
+    for done, (name, files) in enumerate(groups.items()):
+        xml = work / f"{name}.xml"
+        xml.unlink(missing_ok=True)
+        share = FIRST_SHARE if done < len(groups) - 1 else 1.0
+        ended = run_command(
+            words(files, xml, processes),
+            work / f"{name}.log",
+            seconds=share * (deadline - time.monotonic()),
+            grace_s=grace_s,
+            folder=ROOT,
+            # No plugin of pytest that happens to be on this machine.
+            environment={
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+                "OMP_NUM_THREADS": str(max(1, cores // processes)),
+            },
+        )
+        found = read(xml, ended)
+        counts += found[0]
+        skipped += found[1]
+        problems += found[2]
+        yield summary(len(marked), counts, skipped, problems)
     if not counts["passed"]:
-        problems.append(f"no test passed: none of the {len(files)} files with gpu-marked tests got that far")
-    yield {
-        "files": len(files),
+        none = f"no test passed: none of the {len(marked)} files with gpu-marked tests got that far"
+        yield summary(len(marked), counts, skipped, [*problems, none])
+
+
+def summary(files: int, counts: Counter[str], skipped: list[str], problems: list[str]) -> dict[str, Any]:
+    """What came of the tests, as the check has it."""
+    return {
+        "files": files,
         **{outcome: counts[outcome] for outcome in ("passed", "failed", "skipped")},
-        "skip_reasons": skipped,
-        "problems": problems,
+        "skip_reasons": list(skipped),
+        "problems": list(problems),
     }
 
 
 def words(files: list[Path], xml: Path, processes: int) -> list[str]:
-    """The command. A process that has no test left takes some from another, as single ones take a minute."""
-    several = ["-p", "xdist.plugin", f"--numprocesses={processes}", "--dist=worksteal"]
+    """The command. Tests are handed out two by two, and one by one if there are fewer than that."""
+    several = ["-p", "xdist.plugin", f"--numprocesses={processes}", "--dist=load", "--maxschedchunk=1"]
     options = ["-m", "gpu", "-v", "-p", "no:cacheprovider", "--durations=12", f"--junitxml={xml.resolve()}"]
+    options += ["-o", f"faulthandler_timeout={STUCK_S}"]
     return ["-m", "pytest", *several, *options, *(str(path.resolve()) for path in files)]
 
 

@@ -10,11 +10,11 @@ from typing import Any
 from semipose.training.bench.processes import GRACE_S, ROOT, Ended, run_command
 from semipose.training.files import SCORES_NAME
 
-SHARDS: Mapping[str, tuple[str, ...]] = {"train": ("source.people=1500",), "val": ("source.people=300",)}
+SHARDS: Mapping[str, tuple[str, ...]] = {"train": ("source.people=800",), "val": ("source.people=200",)}
 METHODS = ("supervised", "adaptive_mixup")
 ON_THE_GPU = (
     *("precision=bf16", "data.cache=device", "loader.threads=8"),
-    *("steps=300", "evaluate_every=300", "checkpoint_every=300"),
+    *("steps=200", "evaluate_every=200", "checkpoint_every=200"),
 )
 DRAWING_SHARE = 0.45
 """Of the time: after it people must be drawn and cut."""

@@ -44,6 +44,14 @@ import pytest
 @pytest.mark.parametrize("n", range(10))
 def test_well(n): pass
 """
+WRITES_DOWN = """
+import os, pathlib, pytest
+@pytest.mark.gpu
+@pytest.mark.parametrize("n", range(2))
+def test_any(n, request):
+    with pathlib.Path("FOLDER", os.environ["PYTEST_XDIST_WORKER"]).open("a") as file:
+        print(request.node.path.name, file=file)
+"""
 BROKEN = "import pytest\npytest.mark.gpu\nimport no_such_module_of_ours\n"
 WORDS_ALONE = "# mark.gpu\ndef test_any(): assert False\n"
 NO_MARK = "def test_any(): assert False\n"
@@ -55,7 +63,7 @@ def check(folder: Path, files: dict[str, str], *, seconds: float = 60.0) -> dict
     (folder / "work").mkdir()
     for name, text in files.items():
         (folder / "tests" / f"test_{name}.py").write_text(text)
-    (found,) = run_tests(folder / "tests", folder / "work", seconds=seconds, processes=2, grace_s=2.0)
+    *_, found = run_tests(folder / "tests", folder / "work", seconds=seconds, processes=2, grace_s=2.0)
     return found
 
 
@@ -66,6 +74,14 @@ def test_counts_and_failures(tmp_path: Path) -> None:
     assert "test_badly[2]" in assertion
     assert "two is not one" in assertion
     assert "no second GPU" in found["skip_reasons"][0]
+
+
+def test_whole_runs_begin_first_each_in_a_process_of_its_own(tmp_path: Path) -> None:
+    text = WRITES_DOWN.replace("FOLDER", str(tmp_path))
+    found = check(tmp_path, {"a": text, "runs_on_devices": text, "z": text})
+    assert found["passed"] == 6
+    first = [(tmp_path / process).read_text().splitlines()[0] for process in ("gw0", "gw1")]
+    assert first == ["test_runs_on_devices.py"] * 2
 
 
 def test_a_file_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
