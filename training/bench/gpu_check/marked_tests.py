@@ -25,7 +25,7 @@ STUCK_S = 60
 def run_tests(
     folder: Path, work: Path, *, seconds: float, processes: int | None = None, grace_s: float = GRACE_S
 ) -> Iterator[dict[str, Any]]:
-    """Run the gpu-marked tests below `folder`, as many at once as suits the machine; what came of them."""
+    """Run the gpu-marked tests below `folder`, as many at once as suits the machine; their outcome so far."""
     deadline = time.monotonic() + seconds
     marked = [path for path in sorted(folder.rglob("test_*.py")) if "mark.gpu" in path.read_text()]
     whole = [path for path in marked if path.name in WHOLE_RUNS]
@@ -34,7 +34,7 @@ def run_tests(
     cores = len(os.sched_getaffinity(0))
     processes = processes or cores  # a test waits for the GPU, compiles and imports, each on one core
     counts: Counter[str] = Counter()
-    skipped, problems = [], []
+    skip_reasons, problems = [], []
     for done, (name, files) in enumerate(groups.items()):
         xml = work / f"{name}.xml"
         xml.unlink(missing_ok=True)
@@ -51,29 +51,29 @@ def run_tests(
                 "OMP_NUM_THREADS": str(max(1, cores // processes)),
             },
         )
-        found = read(xml, ended)
-        counts += found[0]
-        skipped += found[1]
-        problems += found[2]
-        yield summary(len(marked), counts, skipped, problems)
+        counted, reasons, wrong = read(xml, ended)
+        counts += counted
+        skip_reasons += reasons
+        problems += wrong
+        yield summary(len(marked), counts, skip_reasons, problems)
     if not counts["passed"]:
         none = f"no test passed: none of the {len(marked)} files with gpu-marked tests got that far"
-        yield summary(len(marked), counts, skipped, [*problems, none])
+        yield summary(len(marked), counts, skip_reasons, [*problems, none])
 
 
-def summary(files: int, counts: Counter[str], skipped: list[str], problems: list[str]) -> dict[str, Any]:
+def summary(files: int, counts: Counter[str], skip_reasons: list[str], problems: list[str]) -> dict[str, Any]:
     """What came of the tests, as the check has it."""
     return {
         "files": files,
         **{outcome: counts[outcome] for outcome in ("passed", "failed", "skipped")},
-        "skip_reasons": list(skipped),
+        "skip_reasons": list(skip_reasons),
         "problems": list(problems),
     }
 
 
 def words(files: list[Path], xml: Path, processes: int) -> list[str]:
-    """The command. Tests are handed out two by two, and one by one if there are fewer than that."""
-    several = ["-p", "xdist.plugin", f"--numprocesses={processes}", "--dist=load", "--maxschedchunk=1"]
+    """The command. A process that has no test left takes some from another."""
+    several = ["-p", "xdist.plugin", f"--numprocesses={processes}", "--dist=worksteal"]
     options = ["-m", "gpu", "-v", "-p", "no:cacheprovider", "--durations=12", f"--junitxml={xml.resolve()}"]
     options += ["-o", f"faulthandler_timeout={STUCK_S}"]
     return ["-m", "pytest", *several, *options, *(str(path.resolve()) for path in files)]
