@@ -1,5 +1,6 @@
 """Any network of timm that gives features, by name: ConvNeXt, EfficientNet, MobileNet, Swin, ViT, ..."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +41,8 @@ class TimmFeatures(nn.Module):
 
     h and w are those of the input padded to a multiple of the coarsest stride. A plain ViT gives one feature,
     the normalised output of its last block; its position embeddings are resampled to the size of the input.
-    Modules keep their timm names below `network`, so a recipe can mix at `backbone.network.stages.2`.
+    Modules keep their timm names below `network`. `layer1` to `layer4` are where the stages begin, whatever
+    timm calls them, so that a recipe can mix at `backbone.layer3` of every backbone.
     """
 
     channels: tuple[int, ...]
@@ -54,16 +56,38 @@ class TimmFeatures(nn.Module):
         self.is_plain = len(taken) == 1
         self.channels = tuple(info["num_chs"] for info in taken)
         self.strides = tuple(info["reduction"] for info in taken)
+        for number, stage in enumerate(_stages(network, self.indices), start=1):
+            entrance = StageEntrance()
+            stage.register_forward_pre_hook(entrance.before_stage)
+            self.add_module(f"layer{number}", entrance)
         _try_out(self, model)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return self.network.forward_intermediates(
+        features: list[Tensor] = self.network.forward_intermediates(
             pad_to_multiple(images, self.strides[-1]),
             indices=self.indices,
             norm=self.is_plain,
             output_fmt="NCHW",
             intermediates_only=True,
         )
+        for count in range(1, len(features)):
+            entrance = self._modules.get(f"layer{count + 1}")
+            if entrance is not None:
+                features[:count] = entrance(features[:count])
+        return features
+
+
+class StageEntrance(nn.Identity):
+    """Where a stage begins: what enters it passes here, and so do the features of the stages before it.
+
+    In this way all that the heatmaps depend on can be mixed here, as in `NextStage`. timm runs its stages
+    itself, so the features before, which go on to the head, pass when it has ended.
+    """
+
+    def before_stage(self, _stage: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A forward pre-hook of the stage; bound, so that a copy of the network has its own entrance."""
+        entering, *others = inputs
+        return (self(entering), *others)
 
 
 def _build(model: str, pretrained: bool, weights: Path | None) -> Any:
@@ -86,6 +110,28 @@ def _indices(feature_info: Any) -> list[int]:
     """Return the index of the last (deepest) feature of each stride from 4 on."""
     last = {info["reduction"]: index for index, info in enumerate(feature_info)}
     return [index for stride, index in last.items() if stride >= FINEST_STRIDE]
+
+
+def _stages(network: Any, indices: Sequence[int]) -> list[nn.Module]:
+    """Return the module that each stage begins with: one per feature, or the quarters of a plain ViT.
+
+    Empty if timm names a feature by something that is not a module of the network.
+    """
+    names = [info["module"] for info in network.feature_info]
+    if len(indices) == 1:
+        firsts = [names[quarter * len(names) // 4] for quarter in range(4)]
+    else:
+        firsts = [names[indices[0]], *(_next_sibling(network, names[index]) for index in indices[:-1])]
+    modules = dict(network.named_modules())
+    return [modules[name] for name in firsts] if all(name in modules for name in firsts) else []
+
+
+def _next_sibling(network: nn.Module, name: str) -> str | None:
+    """Return the name of the module that follows `name` in its parent; None if there is none."""
+    parent = name.rpartition(".")[0]
+    siblings = [other for other, _ in network.named_modules() if other.rpartition(".")[0] == parent]
+    following = siblings[siblings.index(name) + 1 :] if name in siblings else []
+    return following[0] if following else None
 
 
 def _try_out(backbone: TimmFeatures, model: str) -> None:

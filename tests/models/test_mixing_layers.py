@@ -23,6 +23,8 @@ NETS = {
     "hrnet": NetSettings(backbone=HRNetSettings(width=18), head=PlainSettings()),
     "light": NetSettings(backbone=LightSettings(), head=PyramidSettings()),
     "convnext": NetSettings(backbone=TimmSettings(model="convnext_atto")),
+    "lite0": NetSettings(backbone=TimmSettings(model="tf_efficientnet_lite0"), head=PyramidSettings()),
+    "swin": NetSettings(backbone=TimmSettings(model="swin_tiny_patch4_window7_224"), head=PyramidSettings()),
     "resnet pyramid": NetSettings(backbone=ResNetSettings(model="resnet10t"), head=PyramidSettings()),
     "vit": NetSettings(backbone=TimmSettings(model="vit_tiny_patch16_224")),
 }
@@ -30,9 +32,22 @@ LAYERS = {  # name: tensors that enter there, as models/README.md says
     "resnet": {"backbone.layer1": 1, "backbone.layer3": 2, "head": 4, "head.deconvs": 1, "head.final": 1},
     "hrnet": {"backbone.layer1": 1, "backbone.layer3": 3, "head": 1, "head.final": 1},
     "light": {"backbone.layer1": 1, "backbone.layer3": 2, "head": 3, "head.final": 1},
-    "convnext": {"backbone.network.stages.0": 1, "backbone.network.stages.2": 1, "head.deconvs": 1},
+    "convnext": {
+        "backbone.layer1": 1,
+        "backbone.layer3": 3,
+        "backbone.network.stages.2": 1,
+        "head.deconvs": 1,
+    },
+    "lite0": {
+        "backbone.layer1": 1,
+        "backbone.layer2": 2,
+        "backbone.layer3": 3,
+        "backbone.layer4": 4,
+        "head": 4,
+    },
+    "swin": {"backbone.layer3": 3},
     "resnet pyramid": {"backbone.layer1": 1, "backbone.layer2": 1, "backbone.layer4": 3, "head": 4},
-    "vit": {"backbone.network.blocks.0": 1, "backbone.network.blocks.6": 1, "head.deconvs": 1},
+    "vit": {"backbone.layer1": 1, "backbone.layer3": 1, "backbone.network.blocks.6": 1, "head.deconvs": 1},
 }
 CASES = [(family, layer) for family, layers in LAYERS.items() for layer in layers]
 IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -95,3 +110,29 @@ def test_nothing_goes_past_a_layer_unmixed(family: str, layer: str) -> None:
         partners = net(IMAGES)[PARTNERS]
     heatmaps, _ = mixed(net, layer, torch.tensor(0.0), PARTNERS)
     torch.testing.assert_close(heatmaps, partners, rtol=1e-3, atol=1e-4 * partners.abs().max().item())
+
+
+@pytest.mark.parametrize(("family", "layer"), CASES)
+def test_a_copy_is_not_mixed(family: str, layer: str) -> None:
+    """As a teacher's average must not be, while the student's features are mixed."""
+    net = copy.deepcopy(net_of(family))
+    mixer = FeatureMixer(net, layer)
+    teacher = copy.deepcopy(net)
+    with torch.no_grad():
+        expected = net(IMAGES)
+        with mixer.mixing(ALPHA, PARTNERS):
+            heatmaps = teacher(IMAGES)
+            net(IMAGES)
+    torch.testing.assert_close(heatmaps, expected, rtol=0, atol=0)
+
+
+def test_layer3_is_where_the_stage_of_stride_16_begins() -> None:
+    """Of EfficientNet-Lite0 that is block 3, and what enters it has stride 8."""
+    net = net_of("lite0")
+    at_block: list[Tensor] = []
+    block = net.get_submodule("backbone.network.blocks.3")
+    handle = block.register_forward_pre_hook(lambda _module, inputs: at_block.append(inputs[0]))
+    _, entered = mixed(net, "backbone.layer3", ALPHA, PARTNERS)
+    handle.remove()
+    assert at_block[0].shape[-2:] == (64 // 8, 64 // 8)
+    assert [tensor.shape[-1] for tensor in entered] == [64 // 8, 64 // 4, 64 // 8]
