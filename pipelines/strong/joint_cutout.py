@@ -15,6 +15,8 @@ from semipose.configs.settings import settings
 from semipose.pipelines.masking.masks import draw_counts, draw_masks, mask_keypoints
 from semipose.pipelines.strong.scene import Scene
 
+PUBLISHED_MAX_MASKS, PUBLISHED_KEYPOINTS = 8, 17
+"""Table 4 of arXiv 2404.14835: of 6, 8, 10 and 12, at most 8 masks gave the best AP."""
 SMALLEST_SPAN = 1e-6
 """Smallest denominator of a relative response, so that equal peaks do not divide by zero."""
 
@@ -81,16 +83,17 @@ class AdaptiveMasks:
     name: Literal["adaptive_masks"] = "adaptive_masks"
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.55
     """A joint is easy if its relative response is below this (0: the best joint, 1: the worst)."""
-    max_masks: Annotated[int, Field(ge=0)] = 8
-    """Largest number of keypoints masked per image, for an image in which all joints are easy."""
+    max_masks: Annotated[int, Field(ge=0)] | None = None
+    """Largest number of keypoints masked per image, for an image in which all joints are easy; null: as large
+    a share of the keypoints as the published 8 is of 17."""
     min_masks: Annotated[int, Field(ge=0)] = 2
-    """Smallest number of keypoints masked per image."""
+    """Smallest number of keypoints masked per image, if `max_masks` is not below it."""
     min_response: Annotated[float, Field(ge=0)] = 0.05
     """An image whose best response (the peak of a heatmap) is below this is extremely difficult and gets the
     smallest number of masks."""
 
     def __post_init__(self) -> None:
-        if self.min_masks > self.max_masks:
+        if self.max_masks is not None and self.min_masks > self.max_masks:
             raise ValueError(f"min_masks {self.min_masks} is above max_masks {self.max_masks}: lower it")
 
     def counts(self, peaks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -139,7 +142,7 @@ def adaptive_mask_counts(
     peaks: Tensor,
     *,
     gamma: float = 0.55,
-    max_masks: int = 8,
+    max_masks: int | None = None,
     min_masks: int = 2,
     min_response: float = 0.05,
 ) -> MaskCounts:
@@ -153,7 +156,7 @@ def adaptive_mask_counts(
         peaks: (N, K), any floating dtype; the arithmetic is float32. Values below 0 count as 0; a
             sample with values that are not finite gets `min_masks`.
         gamma: upper bound of the relative response of an easy joint, in (0, 1].
-        max_masks, min_masks: bounds of the count; both are at most K.
+        max_masks, min_masks: bounds of the count, at most K; max_masks None: `published_share` of K.
         min_response: a sample whose best response is below this is extremely difficult (targets peak at 1).
     """
     peaks = peaks.detach().float().clamp_min(0.0)
@@ -164,10 +167,16 @@ def adaptive_mask_counts(
     hard = ~(best.squeeze(1) >= min_response)
 
     num_joints = peaks.shape[1]
-    most = min(max_masks, num_joints)
+    most = published_share(num_joints) if max_masks is None else min(max_masks, num_joints)
     least = min(min_masks, most)
     counts = _round_half_up(easy_joints, most, num_joints).clamp_(least, most)
     return MaskCounts(counts=counts.masked_fill_(hard, least), hard=hard, easy_joints=easy_joints)
+
+
+def published_share(num_keypoints: int) -> int:
+    """The share of the keypoints that the published 8 is of 17, to the nearest number, but at least 1."""
+    doubled = 2 * PUBLISHED_MAX_MASKS * num_keypoints + PUBLISHED_KEYPOINTS
+    return max(1, doubled // (2 * PUBLISHED_KEYPOINTS))
 
 
 def fixed_mask_counts(peaks: Tensor, count: int) -> Tensor:

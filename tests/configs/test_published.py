@@ -71,7 +71,7 @@ OTHER_SCHEDULES = {
 
 JC, JO = {"name": "joint_cutout", "count": 5}, {"name": "cut_occlude", "count": 2}
 JOCO, JCCM = [JO, {"name": "cutout", "count": 5}], [JC, {"name": "cutmix", "count": 2}]
-ADAPTIVE = {"name": "adaptive_masks", "gamma": 0.55, "max_masks": 8, "min_masks": 2, "min_response": 0.05}
+ADAPTIVE = {"name": "adaptive_masks", "gamma": 0.55, "max_masks": None, "min_masks": 2, "min_response": 0.05}
 RANDOM = {"name": "random_masks", "min_masks": 0, "max_masks": 4}
 RAND_AUGMENT = {"name": "rand_augment", "operations": 2, "magnitude": 20}
 MIXUP = {

@@ -81,11 +81,6 @@ def test_what_is_promised_was_measured() -> None:
     assert f"{ALL_LABELS[1]}" in rows
 
 
-@pytest.mark.parametrize(("keypoints", "masks"), [(1, 1), (2, 1), (6, 3), (14, 7), (17, 8), (133, 63)])
-def test_the_number_of_masks_is_the_published_share_of_the_keypoints(keypoints: int, masks: int) -> None:
-    assert make_plan_of(keypoints).max_masks == masks
-
-
 def make_plan_of(keypoints: int, train: int = 100) -> Plan:
     return Plan("my.json", "photos", None, "my", 120, 100, train, 20, keypoints, None, 200, (192, 144), 0.2)
 

@@ -23,8 +23,6 @@ HEIGHTS = (96, 128, 192, 256)
 ENLARGED = 1.15
 """Views may be so many times as high as the median person."""
 BATCH, MOST_SEEN, LEAST_STEPS, MOST_STEPS = 32, 250, 3000, 30_000
-MASKS_OF_17 = 8
-"""The published number of masks, of 17 keypoints."""
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -104,11 +102,6 @@ class Plan:
     def sigma(self) -> float:
         """Of the Gaussians, in cells: about as wide a share of the view as the measured one."""
         return 1.5 if self.size_hw[0] <= 192 else 2.0
-
-    @property
-    def max_masks(self) -> int:
-        """As large a share of the keypoints as the published number is of 17."""
-        return max(1, round(MASKS_OF_17 * self.num_keypoints / 17))
 
 
 def make_plan(annotations: Path, photos: Path, cfg: FirstRecipeSettings) -> Plan:

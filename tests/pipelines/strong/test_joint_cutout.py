@@ -31,6 +31,14 @@ def test_counts_follow_the_settings(augmentation: JointCutout | AdaptiveMasks, c
     assert augmentation.counts(EASY_THEN_HARD)[0].tolist() == counts
 
 
+@pytest.mark.parametrize(
+    ("keypoints", "masks"), [(1, 1), (2, 1), (4, 2), (6, 3), (14, 7), (16, 8), (17, 8), (133, 63)]
+)
+def test_at_most_the_published_share_of_the_keypoints_is_masked(keypoints: int, masks: int) -> None:
+    counts, _ = AdaptiveMasks().counts(torch.ones(1, keypoints))  # every joint is easy
+    assert counts.tolist() == [masks]
+
+
 def test_every_adaptive_setting_is_used() -> None:
     peaks = torch.zeros(1, 17)
     peaks[:, :9] = 0.6
@@ -134,7 +142,7 @@ def test_joint_cutout_hides_distinct_joints(coordinate_scene) -> None:
     [
         ({"name": "adaptiv"}, "'adaptive_masks', 'joint_cutout', 'random_masks'"),
         ({"name": "random_masks", "min_masks": 5}, "min_masks 5 is above max_masks 4"),
-        ({"name": "adaptive_masks", "min_masks": 9}, "min_masks 9 is above max_masks 8"),
+        ({"name": "adaptive_masks", "min_masks": 9, "max_masks": 8}, "min_masks 9 is above max_masks 8"),
         ({"name": "adaptive_masks", "gamma": 0.0}, "greater than 0"),
         ({"name": "joint_cutout", "count": -1}, "greater than or equal to 0"),
         ({"name": "joint_cutout", "gamma": 0.5}, "gamma"),
