@@ -27,19 +27,24 @@ NET = NetSettings(
     backbone=LightSettings(stem_channels=8, channels=(8, 12, 16), blocks=(1, 1, 1)),
     head=PyramidSettings(width=8, convolutions=1),
 )
+MASKS = [[{"name": "adaptive_masks", "max_masks": 8}]]
 JOCO = [{"name": "cut_occlude"}, {"name": "cutout"}]
 JCCM = [{"name": "joint_cutout"}, {"name": "cutmix"}]
 METHODS: dict[str, dict[str, Any]] = {
     "supervised": {"name": "supervised"},
     "affine": {"name": "single", "paths": [[]], "mixup": None},
-    "adaptive": {"name": "single", "mixup": {"layers": ["input"]}, "min_peak": 0.1},
+    "adaptive": {"name": "single", "paths": MASKS, "mixup": {"layers": ["input"]}, "min_peak": 0.1},
     "features": {"name": "single", "mixup": {"layers": ["backbone.layer3"]}, "teacher": {"name": "ema"}},
     "random masks": {"name": "single", "paths": [[{"name": "random_masks"}]], "mixup": None},
     "multiaugs": {"name": "single", "paths": [JOCO, JCCM], "mixup": None},
     "colour": {"name": "single", "paths": [[{"name": "rand_augment"}, {"name": "colour"}]], "mixup": None},
     "dual": {"name": "dual", "paths": [JOCO, JCCM], "mixup": {"views": "masked"}},
     "triple": {"name": "triple", "epoch_steps": 2, "max_inconsistency": 0.6, "weigh_by_peak": True},
-    "double match": {"name": "double_match", "teacher": {"name": "previous_epoch", "epoch_steps": 2}},
+    "double match": {
+        "name": "double_match",
+        "paths": MASKS,
+        "teacher": {"name": "previous_epoch", "epoch_steps": 2},
+    },
     "pseudo label": {
         "name": "pseudo_label",
         "teacher_share": 0.002,

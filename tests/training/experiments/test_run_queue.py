@@ -151,7 +151,7 @@ def test_published_scores_stay_with_unchanged_recipes_alone():
         return [item.cfg.published.get("coco-1k", "") for item in plan(cfg)]
 
     assert scores() == scores(set={"data.train": "elsewhere", "precision": "bf16"}) == ["AP 42.9"]
-    assert scores(vary={"method.paths.0.0.max_masks": (8, 6)}) == ["AP 42.9", ""]
+    assert scores(vary={"method.paths.0.0.max_masks": (None, 6)}) == ["AP 42.9", ""]
     assert scores(set={"steps": 100}) == scores(set={"data.labelled": 500}) == [""]
 
 
