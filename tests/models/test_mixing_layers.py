@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from semipose.configs.errors import InputError
 from semipose.models.backbones.hrnet import HRNetSettings
 from semipose.models.backbones.light import LightSettings
 from semipose.models.backbones.resnet import ResNetSettings
@@ -136,3 +137,11 @@ def test_layer3_is_where_the_stage_of_stride_16_begins() -> None:
     handle.remove()
     assert at_block[0].shape[-2:] == (64 // 8, 64 // 8)
     assert [tensor.shape[-1] for tensor in entered] == [64 // 8, 64 // 4, 64 // 8]
+
+
+def test_a_network_whose_stages_timm_does_not_name_mixes_at_its_own_modules() -> None:
+    """The first stages of timm's HRNet are not modules under the names that timm gives for their features."""
+    net = build_net(NetSettings(backbone=TimmSettings(model="hrnet_w18_small")), 5)
+    with pytest.raises(InputError, match=r"no layer 'backbone\.layer3'.*backbone\.network\.layer1"):
+        FeatureMixer(net, "backbone.layer3")
+    FeatureMixer(net, "backbone.network.layer1")
