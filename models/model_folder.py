@@ -14,8 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,8 +22,6 @@ from typing import Annotated, Any, Literal
 import safetensors.torch
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from semipose.configs.errors import InputError, one_line
 from semipose.configs.settings import settings
@@ -35,6 +32,7 @@ from semipose.models.codecs.heatmap import HeatmapCodec, HeatmapSettings
 from semipose.models.codecs.instances import InstanceCodec
 from semipose.models.net import FeatureNet, InstanceHead, NetSettings, build_net
 from semipose.models.normalisation import Renormalise
+from semipose.models.weight_files import read_shapes, read_tensors
 from semipose.pipelines.photo_views import PhotoViewSettings
 from semipose.pipelines.views import Border
 from semipose.sharding.annotations.skeleton import Skeleton
@@ -258,7 +256,7 @@ def read_network(weights: Path, config: ModelConfig) -> FeatureNet:
     """
     own = config.networks[config.network]
     num_keypoints = config.skeleton.num_keypoints
-    shapes = _shapes(weights)
+    shapes = read_shapes(weights)
     where = f"{weights}: net.backbone '{own.net.backbone.name}', net.head '{own.net.head.name}'"
     try:
         with torch.device("meta"):  # takes no memory, however large the file says that the network is
@@ -281,18 +279,6 @@ def read_network(weights: Path, config: ModelConfig) -> FeatureNet:
     if own.renormalise is not None:
         network.renormalise = Renormalise(own.renormalise.scale, own.renormalise.shift)
     return network
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name, which cannot hold code. Raises InputError."""
-    with _named_faults(path):
-        return safetensors.torch.load_file(path)
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file. Raises InputError."""
-    with _named_faults(path), safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
 
 
 def write_model(
@@ -356,26 +342,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: it holds no mapping: get the folder again")
     return content
-
-
-@contextmanager
-def _named_faults(path: Path) -> Iterator[None]:
-    """Turn what safetensors raises for a file that is missing or not one of its own into an InputError."""
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file of weights: get the folder again")
-    try:
-        yield
-    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
-        raise InputError(
-            f"{path}: this is no file of safetensors, or it is damaged ({one_line(error)}); nothing in it "
-            "was run: get the file again"
-        ) from error
-
-
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a file's tensors, from its header alone. Raises InputError."""
-    with _named_faults(path), safe_open(path, framework="pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def _refuse_other_shapes(

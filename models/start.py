@@ -20,11 +20,10 @@ from semipose.models.model_folder import (
     model_folder,
     parse_config,
     read_config,
-    read_metadata,
-    read_tensors,
     weights_name,
 )
 from semipose.models.net import FeatureNet
+from semipose.models.weight_files import read_metadata, read_tensors
 from semipose.sharding.annotations.flip_pairs import joined_name, plain_name
 from semipose.sharding.annotations.skeleton import Skeleton
 

@@ -8,17 +8,16 @@ computes in float32. Shape letters: pipelines/batch.py; in addition I people of 
 decoded people of a photo, F features of a cell.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from semipose.configs.settings import settings
+from semipose.models.codecs.cid_losses import contrast_loss, focal_loss
 from semipose.models.codecs.heatmap import ROUNDING_CELLS, find_peaks, peak_step
 from semipose.models.codecs.instances import (
     InstanceCodec,
@@ -30,6 +29,7 @@ from semipose.models.codecs.instances import (
     masked_mean,
     mean_over_ranks,
     on_device,
+    similarity,
     suppress,
 )
 from semipose.pipelines.people import People
@@ -41,8 +41,6 @@ OVERLAP = 0.7
 """The overlap of boxes that a radius still leaves (CornerNet)."""
 IN_CACHE = 4
 """A CPU reads so many people at once: maps of a person are large, and those of a few stay in its cache."""
-LEAST_AREA = 32.0
-"""The least area in view px^2 that a decoded person is compared with."""
 
 
 @settings
@@ -368,33 +366,6 @@ def _gaussians(
     return axis(nearest[..., 0], map_hw[1]), axis(nearest[..., 1], map_hw[0])
 
 
-def focal_loss(predicted: Tensor, target: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of the penalty-reduced focal loss (Law and Deng, CornerNet) and its number of positives.
-
-    -w (1 - p)^2 log p where the target is exactly 1, else -w (1 - t)^4 p^2 log(1 - p). All (..., h, w);
-    predicted inside (0, 1), target in 0..1, weights broadcastable to them.
-    """
-    p, t = predicted.float(), target.float()
-    is_peak = t == 1
-    at_peaks = (1 - p) ** 2 * p.log()
-    elsewhere = (1 - t) ** 4 * p**2 * (1 - p).log()
-    total = -(weights * torch.where(is_peak, at_peaks, elsewhere)).sum()
-    return total, (is_peak & (weights > 0)).sum().float()
-
-
-def contrast_loss(features: Tensor, photos: Tensor, exists: Tensor, temperature: float) -> Tensor:
-    """Return the sum over people of -log of the share of their own cosine among those of their photo.
-
-    features (I, F), photos (I,), exists (I,) bool. A person alone in a photo adds 0.
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        directions = F.normalize(features.float(), dim=1)
-        cosines = directions @ directions.T / temperature
-    others = (photos[:, None] == photos) & exists | torch.eye(len(photos), device=photos.device).bool()
-    share = cosines.masked_fill(~others, -math.inf).logsumexp(-1) - cosines.diagonal()
-    return torch.where(exists, share, 0.0).sum()
-
-
 def _smooth(heatmaps: Tensor) -> Tensor:
     """Return the mean of heatmaps (..., h, w) and of their means over 3 x 3 cells, 0 beyond the map.
 
@@ -416,15 +387,3 @@ def _keypoints(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     heatmaps = _smooth(heatmaps)
     points_hm, peaks = find_peaks(heatmaps)
     return points_hm + peak_step(heatmaps, points_hm, method="shift", sigma=1.0), peaks
-
-
-def similarity(points: Tensor, sigmas: tuple[float, ...]) -> Tensor:
-    """Return the object keypoint similarity (N, Q, Q) of every two of points (N, Q, K, 2) in view px.
-
-    The area of a pair is the mean of those of the keypoints' boxes.
-    """
-    area = (points.amax(2) - points.amin(2)).prod(-1).clamp(min=LEAST_AREA)
-    squared = (points[:, :, None] - points[:, None]).square().sum(-1)  # (N, Q, Q, K)
-    pair_area = ((area[:, :, None] + area[:, None]) / 2)[..., None]
-    variances = (2 * on_device(sigmas, points.device)) ** 2
-    return torch.exp(-squared / (2 * variances * pair_area)).mean(-1)

@@ -22,6 +22,8 @@ from semipose.sharding.annotations.skeleton import Skeleton
 
 LEAST_DIAGONAL_CELLS = 2.0
 """The least size of a person that a distance is compared with or divided by."""
+LEAST_AREA = 32.0
+"""The least area in view px^2 by which the keypoints of decoded people are compared."""
 
 
 class Instances(NamedTuple):
@@ -285,6 +287,18 @@ def by_score(instances: Instances) -> Instances:
     order = instances.score.argsort(dim=1, descending=True, stable=True)
     rows = torch.arange(order.shape[0], device=order.device)[:, None]
     return Instances(*(field[rows, order] for field in instances))
+
+
+def similarity(points: Tensor, sigmas: tuple[float, ...]) -> Tensor:
+    """Return the object keypoint similarity (N, Q, Q) of every two of points (N, Q, K, 2) in view px.
+
+    The area of a pair is the mean of those of the keypoints' boxes.
+    """
+    area = (points.amax(2) - points.amin(2)).prod(-1).clamp(min=LEAST_AREA)
+    squared = (points[:, :, None] - points[:, None]).square().sum(-1)  # (N, Q, Q, K)
+    pair_area = ((area[:, :, None] + area[:, None]) / 2)[..., None]
+    variances = (2 * on_device(sigmas, points.device)) ** 2
+    return torch.exp(-squared / (2 * variances * pair_area)).mean(-1)
 
 
 def suppress(instances: Instances, overlaps: Tensor) -> Instances:

@@ -19,11 +19,10 @@ from semipose.models.codecs.cid import (
     CIDSettings,
     CIDTargets,
     InstanceMaps,
-    contrast_loss,
-    focal_loss,
     gaussian_radius,
-    similarity,
 )
+from semipose.models.codecs.cid_losses import contrast_loss, focal_loss
+from semipose.models.codecs.instances import similarity
 from semipose.models.heads.cid import CIDHeadSettings
 from semipose.models.net import InstanceNet
 from semipose.pipelines.people import People

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semipose.models.codecs.ae import PEAK_WINDOW, AECodec, AEMaps, group, grouping_order
-from semipose.models.codecs.cid import LEAST_AREA, OVERLAP, CIDCodec, CIDMaps
+from semipose.models.codecs.cid import OVERLAP, CIDCodec, CIDMaps
 from semipose.models.codecs.dekr import NEAR, SMOOTH_L1_BETA, DEKRCodec, DEKRMaps
 from semipose.models.codecs.heatmap import ROUNDING_CELLS
-from semipose.models.codecs.instances import LEAST_DIAGONAL_CELLS
+from semipose.models.codecs.instances import LEAST_AREA, LEAST_DIAGONAL_CELLS
 
 
 class Photo(NamedTuple):
