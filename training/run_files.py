@@ -123,7 +123,8 @@ def has_effect(setting: str) -> bool:
 
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """What of a run's settings can change its scores, except the seed."""
+    """What of a run's settings can change its scores, except the seed and the draw of labelled people."""
     kept = {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT}
+    kept["data"] = {key: value for key, value in kept["data"].items() if key not in ("subset_seed", "fold")}
     loader = {key: value for key, value in kept.get("loader", {}).items() if key not in LOADER_WITHOUT_EFFECT}
     return {**kept, "loader": loader}

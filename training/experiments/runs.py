@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from semipose.configs.load import InputError
 from semipose.training.build import RECIPE_NAME
@@ -32,7 +32,8 @@ class Protocol:
 
     name: str
     labelled: int
-    labelled_ids: str
+    labelled_ids: str | None
+    """A hash of the labelled people; None where they are drawn at random, so that another draw may differ."""
     val: int
     val_ids: str
     steps: int
@@ -42,23 +43,37 @@ class Protocol:
     @property
     def caption(self) -> str:
         """The protocol in words, its hashes shortened."""
+        which = f"(ids {self.labelled_ids[:12]})" if self.labelled_ids is not None else "at random"
         return (
-            f"{self.name}: {self.labelled:,} labelled (ids {self.labelled_ids[:12]}), {self.val:,} scored "
+            f"{self.name}: {self.labelled:,} labelled {which}, {self.val:,} scored "
             f"(ids {self.val_ids[:12]}), {self.steps:,} steps of {self.people_a_step} labelled people"
         )
+
+
+class Replicate(NamedTuple):
+    """What tells the runs of one row apart, and pairs them with those of another."""
+
+    seed: int
+    draw: int | None
+    """Which random choice of the labelled people (`data.subset_seed`, or `data.fold` of a share of photos);
+    None where the protocol says which they are."""
+
+    def __str__(self) -> str:
+        return str(self.seed) if self.draw is None else f"{self.seed}/{self.draw}"
 
 
 @dataclass(frozen=True)
 class Run:
     """One finished run.
 
-    `settings` lacks the seed and what cannot change a score; `last` and `best` are {network: scores in 0..1},
-    `history` such scores by the step of each scoring, `changes` in words which settings were others before
-    the run was resumed; mostly none.
+    `settings` lacks the replicate and what cannot change a score; `last` and `best` are
+    {network: scores in 0..1}, `history` such scores by the step of each scoring, `changes` in words which
+    settings were others before the run was resumed; mostly none.
     """
 
     folder: Path
-    seed: int
+    replicate: Replicate
+    labelled_ids: str
     settings: dict[str, Any]
     protocol: Protocol
     metric: str
@@ -81,10 +96,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one recipe under one protocol, by seed; `name` tells it from the others of its protocol."""
+    """Runs of one recipe under one protocol; `name` tells it from the others of its protocol."""
 
     name: str
-    runs: dict[int, Run]
+    runs: dict[Replicate, Run]
 
     @property
     def any(self) -> Run:
@@ -123,11 +138,13 @@ def read_run(folder: Path) -> Run | None:
     if not is_finished(folder, settings["steps"]):
         return None
     card = read_json(folder / CARD_NAME, cure=CURE)
+    draw = _draw(settings["data"])
     try:
+        labelled_ids = card["labelled"]["ids_sha256"]
         protocol = Protocol(
             card["protocol"],
             card["labelled"]["people"],
-            card["labelled"]["ids_sha256"],
+            labelled_ids if draw is None else None,
             card["val"]["people"],
             card["val"]["ids_sha256"],
             settings["steps"],
@@ -135,7 +152,8 @@ def read_run(folder: Path) -> Run | None:
         )
         return Run(
             folder,
-            settings["seed"],
+            Replicate(settings["seed"], draw),
+            labelled_ids,
             identity(settings),
             protocol,
             scores["metric"],
@@ -156,24 +174,32 @@ def read_run(folder: Path) -> Run | None:
         raise unlike_a_run(folder / CARD_NAME, error) from None
 
 
+def _draw(data: dict[str, Any]) -> int | None:
+    """Which random choice of the labelled people it is, by the settings `data` of a run."""
+    if data.get("labelled_share") is not None:
+        return int(data["fold"])
+    drawn = data.get("subset_seed")
+    return None if drawn is None or data["labelled"] == "all" else int(drawn)
+
+
 def group_runs(runs: Iterable[Run]) -> tuple[dict[Protocol, list[Group]], list[Run]]:
-    """Runs by protocol and recipe, and those that repeat the seed of another run of their recipe."""
-    by_recipe: dict[tuple[Protocol, str], dict[int, Run]] = {}
+    """Runs by protocol and recipe, and those that repeat seed and draw of another run of their recipe."""
+    by_recipe: dict[tuple[Protocol, str], dict[Replicate, Run]] = {}
     repeated = []
     for run in runs:
         recipe = json.dumps([run.settings, run.changes], sort_keys=True)
         seeds = by_recipe.setdefault((run.protocol, recipe), {})
-        if run.seed in seeds:
+        if run.replicate in seeds:
             repeated.append(run)
         else:
-            seeds[run.seed] = run
-    tables: dict[Protocol, list[dict[int, Run]]] = {}
+            seeds[run.replicate] = run
+    tables: dict[Protocol, list[dict[Replicate, Run]]] = {}
     for (protocol, _), seeds in by_recipe.items():
         tables.setdefault(protocol, []).append(dict(sorted(seeds.items())))
     return {protocol: name_groups(groups) for protocol, groups in tables.items()}, repeated
 
 
-def name_groups(groups: list[dict[int, Run]]) -> list[Group]:
+def name_groups(groups: list[dict[Replicate, Run]]) -> list[Group]:
     """Each group by its folder's name without the seed; where two share it, with the settings that differ.
 
     Runs that were resumed with other settings say so in any case.

@@ -31,6 +31,9 @@ class SweepSettings:
     without any, the protocols are whole recipes."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each run."""
+    labelled_by_seed: bool = False
+    """Whether every seed also draws labelled people of its own: it is the `data.subset_seed` of its runs, or
+    their `data.fold` where a share of the photos is labelled."""
     vary: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """Values to try, by `key.path` of the recipes; with several keys, every combination."""
     set: dict[str, Any] = field(default_factory=dict)
@@ -70,8 +73,10 @@ def plan(cfg: SweepSettings) -> list[Item]:
         folder = Path(cfg.output) / (files[0].stem if has_folders else "")
         folder /= "-".join([files[-1].stem, *parts, f"seed{seed}"])
         changes = {**cfg.set, **varied, "seed": seed, "output": str(folder)}
-        words = tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items())
         try:
+            if cfg.labelled_by_seed:
+                changes[draw_setting(load_run(files, as_words(changes)))] = seed
+            words = as_words(changes)
             items.append(Item(folder, (*map(str, files), *words), load_run(files, words)))
         except InputError as error:
             problems[str(error)] = None
@@ -82,6 +87,23 @@ def plan(cfg: SweepSettings) -> list[Item]:
     if problems:
         raise InputError("\n".join(problems))
     return items
+
+
+def as_words(changes: dict[str, Any]) -> tuple[str, ...]:
+    """Changes of settings as the command line takes them."""
+    return tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items())
+
+
+def draw_setting(cfg: RunSettings) -> str:
+    """The setting that says which random choice of labelled people a run takes. Raises InputError."""
+    if cfg.data.labelled_share is not None:
+        return "data.fold"
+    if cfg.data.labelled == "all":
+        raise InputError(
+            f"labelled_by_seed: protocol '{cfg.protocol}' labels all people of {cfg.data.train}, so there is "
+            "nothing to draw: set data.labelled to a number"
+        )
+    return "data.subset_seed"
 
 
 def recipes(cfg: SweepSettings) -> list[tuple[Path, ...]]:

@@ -1,4 +1,4 @@
-"""Tables of finished runs: means over seeds, and differences from a baseline seed by seed."""
+"""Tables of finished runs: means over seeds and draws, and differences from a baseline, one by one."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,16 @@ from semipose.configs.load import InputError
 from semipose.configs.settings import settings
 from semipose.sharding.store.files import write_atomic
 from semipose.training.experiments.plot import Curve, Point, draw_curves, draw_labels, draw_parameters, plot
-from semipose.training.experiments.runs import Group, Protocol, Run, find_runs, group_runs, mean_sd, read_run
+from semipose.training.experiments.runs import (
+    Group,
+    Protocol,
+    Replicate,
+    Run,
+    find_runs,
+    group_runs,
+    mean_sd,
+    read_run,
+)
 from semipose.training.run_files import read_losses
 
 SECTIONS = ("one network", "several networks")
@@ -31,7 +40,7 @@ class CompareSettings:
     """The comparison."""
 
     baseline: str | None = None
-    """The row that the others are compared with, seed by seed."""
+    """The row that the others are compared with, seed by seed and draw by draw."""
     metrics: tuple[str, ...] = ()
     """Scores to show; without any the runs' own metric, AP and AR, and CrowdPose's easy, medium and hard."""
     every_network: bool = False
@@ -51,13 +60,13 @@ class Row:
     group: Group
     network: str
 
-    def values(self, metric: str, *, best: bool = False) -> dict[int, float]:
-        """A score in percent by seed, without the runs that lack it or for which it means nothing (-1)."""
+    def values(self, metric: str, *, best: bool = False) -> dict[Replicate, float]:
+        """A score in percent by replicate, without runs that lack it or for which it means nothing (-1)."""
         found = {}
-        for seed, run in self.group.runs.items():
+        for replicate, run in self.group.runs.items():
             value = (run.best if best else run.last)[self.network].get(metric, -1.0)
             if value >= 0:
-                found[seed] = 100 * value
+                found[replicate] = 100 * value
         return found
 
 
@@ -112,7 +121,8 @@ def make_sheet(protocol: Protocol, groups: list[Group], cfg: CompareSettings) ->
     scored = [name for group in groups for name in group.any.last[group.any.product]]
     wanted = cfg.metrics or [*own, *(name for name in ALWAYS_SHOWN if name in scored)]
     metrics = list(dict.fromkeys(wanted))
-    header = ["recipe", "networks", "seeds", metrics[0], f"{metrics[0]}, best step", *metrics[1:]]
+    seeds = "seeds" if protocol.labelled_ids is not None else "seed/draw"
+    header = ["recipe", "networks", seeds, metrics[0], f"{metrics[0]}, best step", *metrics[1:]]
     caption = protocol.caption
     has_published = any(group.any.published for group in groups)
     header += ["published"] * has_published
@@ -141,11 +151,11 @@ def make_rows(groups: list[Group], cfg: CompareSettings) -> Iterator[Row]:
 
 
 def line(row: Row, metrics: list[str], baseline: Group | None, *, has_published: bool) -> list[str]:
-    """The cells of a row, scores in percent: mean and standard deviation over seeds of the last step.
+    """The cells of a row, scores in percent: mean and standard deviation over its runs of the last step.
 
     has_published: whether the table has a column of published scores, those of a method's product.
     """
-    seeds = ", ".join(str(seed) for seed in row.group.runs)
+    seeds = ", ".join(map(str, row.group.runs))
     first, *others = metrics
     scores = [row.values(first), row.values(first, best=True), *(row.values(name) for name in others)]
     cells = [row.title, str(row.group.any.networks), seeds, *(cell(score) for score in scores)]
@@ -154,7 +164,7 @@ def line(row: Row, metrics: list[str], baseline: Group | None, *, has_published:
     return cells if baseline is None else [*cells, difference(row, baseline, first)]
 
 
-def cell(values: dict[int, float], sign: str = "") -> str:
+def cell(values: dict[Replicate, float], sign: str = "") -> str:
     """`48.5 ± 0.3`; nothing where there is no value."""
     if not values:
         return ""
@@ -163,18 +173,30 @@ def cell(values: dict[int, float], sign: str = "") -> str:
 
 
 def difference(row: Row, baseline: Group, metric: str) -> str:
-    """Mean and standard deviation of the differences from the baseline, over the seeds that both have."""
-    own, base = row.values(metric), Row("", baseline, baseline.any.product).values(metric)
+    """Mean and standard deviation of the `gains`; nothing for the baseline itself."""
     if row.group is baseline and row.network == baseline.any.product:
         return ""
-    shared = {seed: own[seed] - base[seed] for seed in own if seed in base}
+    shared, count = gains(row, baseline, metric), len(row.values(metric))
     if not shared:
         return "no seed shared"
     text = cell(shared, "+")
-    return text if len(shared) == len(own) else f"{text} ({len(shared)} of {len(own)} seeds)"
+    return text if len(shared) == count else f"{text} ({len(shared)} of {count} seeds)"
 
 
-def mean_or_zero(values: dict[int, float]) -> float:
+def gains(row: Row, baseline: Group, metric: str) -> dict[Replicate, float]:
+    """The differences from the baseline's product in percent points, by replicate.
+
+    Over those that both have, with the same labelled people.
+    """
+    own, base = row.values(metric), Row("", baseline, baseline.any.product).values(metric)
+    return {
+        key: own[key] - base[key]
+        for key in own
+        if key in base and row.group.runs[key].labelled_ids == baseline.runs[key].labelled_ids
+    }
+
+
+def mean_or_zero(values: dict[Replicate, float]) -> float:
     """What rows are sorted by."""
     return mean_sd(list(values.values()))[0] if values else 0.0
 
@@ -185,7 +207,7 @@ def make_notes(unfinished: list[Path], repeated: list[Run]) -> Iterator[str]:
         yield f"Left out, as not finished: {', '.join(map(str, unfinished))}."
     if repeated:
         yield (
-            "Left out, as repeating recipe and seed of another run: "
+            "Left out, as repeating recipe, seed and labelled people of another run: "
             f"{', '.join(str(run.folder) for run in repeated)}."
         )
 
@@ -263,7 +285,9 @@ def binned(losses: dict[int, float], total_steps: int) -> dict[int, float]:
 
 def markdown(sheets: list[Sheet], notes: list[str]) -> str:
     """The tables as Markdown, scores in percent."""
-    lines = ["Scores in percent at the last step: mean ± standard deviation over seeds.", ""]
+    of_draws = any(sheet.header[2] != "seeds" for sheet in sheets)
+    over = "seeds, each with its draw of labelled people" if of_draws else "seeds"
+    lines = [f"Scores in percent at the last step: mean ± standard deviation over {over}.", ""]
     for sheet in sheets:
         lines += [f"**{sheet.caption}**", ""]
         for title, rows in sheet.sections.items():

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,20 @@ def test_values_are_combined_and_name_the_folders(make, tmp_path):
     assert (last.seed, last.steps, last.method.mixup.beta) == (5, 3, 0.75)
     assert last.method.paths[0][0].name == "joint_cutout"
     assert last.output == str(tmp_path / "out" / items[-1].folder.name)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_every_seed_can_draw_labelled_people_of_its_own(tmp_path, share):
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: {train: a, val: b}\n")
+    of_people = {"protocols": (str(path),), "set": {"data.labelled": 5}}
+    given = {"protocols": ("scenes",)} if share else of_people
+    cfg = SweepSettings(output="out", seeds=(0, 3), labelled_by_seed=True, **given)
+    chosen = [(item.cfg.seed, item.cfg.data.subset_seed, item.cfg.data.fold) for item in plan(cfg)]
+    assert chosen == ([(0, None, 0), (3, None, 3)] if share else [(0, 0, 0), (3, 3, 0)])
+    assert all(f"seed={item.cfg.seed}" in item.words for item in plan(cfg))
+    with pytest.raises(InputError, match=r"labelled_by_seed: protocol 'own' labels all people of a, .* set"):
+        plan(replace(cfg, protocols=(str(path),), set={}))
 
 
 def test_keys_are_named_by_their_shortest_own_end():

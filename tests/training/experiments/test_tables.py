@@ -35,12 +35,12 @@ def write(tmp_path: Path) -> Write:
         words = ["data={train: a, val: b, labelled: 100}", "steps=10", "metric=PCK", f"output={folder}"]
         cfg = load(RunSettings, None, [*words, *overrides])
         (folder / "recipe.yaml").write_text(dump(cfg))
-        labelled = cfg.data.labelled
+        labelled = 1000 if cfg.data.labelled == "all" else cfg.data.labelled
         card = {
             "protocol": cfg.protocol,
             "networks": changes.get("networks", 1),
             "ensembles": changes.get("ensembles", {}),
-            "labelled": {"people": labelled, "ids_sha256": changes.get("ids", f"{labelled:064d}")},
+            "labelled": {"people": labelled, "ids_sha256": changes.get("ids") or f"{labelled:064d}"},
             "val": {"people": 1000, "ids_sha256": changes.get("val_ids", "v" * 64)},
             "processes": 1,
             "trained_parameters": changes.get("trained_parameters", 1000),
@@ -122,6 +122,43 @@ def test_differences_are_paired_over_the_seeds_that_both_have(write, tmp_path):
     assert rows["single"][-1] == "+4.0 ± 1.4 (2 of 3 seeds)"
 
 
+OF_PHOTOS = ["net={backbone: {name: light}, head: {name: dekr}}", "codec={name: dekr}"]
+DRAWS = {  # how the labelled people are drawn at random, by the number of the draw
+    "people": lambda draw: [f"data.subset_seed={draw}"],
+    "a share of photos": lambda draw: [*OF_PHOTOS, "data.labelled_share=0.1", f"data.fold={draw}"],
+}
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_runs_whose_labelled_people_are_drawn_anew_are_one_row_paired_by_draw(write, tmp_path, kind):
+    """By hand: gains of 4 and 2 points, 3 ± 1.4; the third draw of `single` was made from other shards."""
+    for draw, low, high in ((3, 0.30, 0.34), (4, 0.50, 0.52), (5, 0.10, 0.90)):
+        of = {"ids": f"{draw:064d}"}
+        write(f"supervised-{kind}-seed{draw}", *DRAWS[kind](draw), f"seed={draw}", PCK=low, **of)
+        other = {"ids": "f" * 64} if draw == 5 else of
+        words = [*DRAWS[kind](draw), f"seed={draw}", "method={name: single}"]
+        if kind != "people":
+            words[-1] = "method={name: detector_free}"
+        write(f"semi-{kind}-seed{draw}", *words, PCK=high, **other)
+    text, rows = table(tmp_path, baseline=f"supervised-{kind}")
+    assert "own: 100 labelled at random, 1,000 scored (ids vvvvvvvvvvvv)" in text
+    assert "over seeds, each with its draw of labelled people." in text
+    assert rows["recipe"][1:3] == ["seed/draw", "PCK"]
+    assert rows[f"supervised-{kind}"][1:3] == ["3/3, 4/4, 5/5", "30.0 ± 20.0"]
+    assert rows[f"semi-{kind}"][-1] == "+3.0 ± 1.4 (2 of 3 seeds)"
+
+
+def test_draws_of_one_seed_are_told_apart_and_the_first_people_have_a_table_of_their_own(write, tmp_path):
+    for draw in (0, 1):
+        write(f"a-draw{draw}-seed7", f"data.subset_seed={draw}", "seed=7", PCK=0.4, ids=f"{draw:064d}")
+    write("b-seed7", "seed=7", PCK=0.5)
+    write("all-seed7", "seed=7", "data.labelled=all", "data.subset_seed=1", PCK=0.5)
+    text, rows = table(tmp_path)
+    assert rows["a-draw0"][1] == "7/0, 7/1"
+    assert text.count("labelled at random") == 1
+    assert (rows["b"][1], rows["all"][1]) == ("7", "7")
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -164,7 +201,9 @@ def test_unfinished_and_repeated_runs_are_named_and_left_out(write, tmp_path):
     write("z-again", PCK=0.9)
     text, rows = table(tmp_path)
     assert f"Left out, as not finished: {tmp_path / 'runs' / 'b-seed0'}, {bare}." in text
-    assert f"repeating recipe and seed of another run: {tmp_path / 'runs' / 'z-again'}." in text
+    assert (
+        f"repeating recipe, seed and labelled people of another run: {tmp_path / 'runs' / 'z-again'}." in text
+    )
     assert rows["a"][2] == "40.0"
     assert {"b", "c", "z-again"}.isdisjoint(rows)
 
@@ -284,9 +323,9 @@ def test_groups_keep_every_seed_and_recipe_apart(write):
         write(f"b-seed{seed}", f"seed={seed}", "method={name: single}", PCK=0.4)
     folders = find_runs([write("c-seed0", "steps=11", PCK=0.4).parent])
     tables, repeated = group_runs(run for run in map(read_run, folders) if run)
-    assert [[(g.name, list(g.runs)) for g in groups] for groups in tables.values()] == [
-        [("a", [0, 1]), ("b", [0, 1])],
-        [("c", [0])],
+    assert [[(g.name, list(map(str, g.runs))) for g in groups] for groups in tables.values()] == [
+        [("a", ["0", "1"]), ("b", ["0", "1"])],
+        [("c", ["0"])],
     ]
     assert repeated == []
 

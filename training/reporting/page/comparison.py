@@ -1,18 +1,19 @@
 """The page of a comparison: tables of many runs, their curves and keypoints, and what the differences say."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from semipose.configs.load import InputError
 from semipose.sharding.store.files import write_atomic
-from semipose.training.experiments.runs import Group, Protocol
+from semipose.training.experiments.runs import Group, Protocol, Replicate
 from semipose.training.experiments.tables import (
     CompareSettings,
     Found,
     Row,
     difference,
+    gains,
     make_curves,
     make_sheet,
 )
@@ -51,32 +52,31 @@ def sentences(groups: list[Group], baseline_name: str | None) -> Iterator[str]:
         yield "No baseline was given here: baseline=NAME adds the differences from a row, seed by seed."
         return
     metric = baseline.any.metric
-    base = Row("", baseline, baseline.any.product).values(metric)
     for group in groups:
         if group is baseline:
             continue
         row = Row("", group, group.any.product)
-        gains = [value - base[seed] for seed, value in row.values(metric).items() if seed in base]
-        if not gains:
+        shared = gains(row, baseline, metric)
+        if not shared:
             yield f"{group.name} shares no seed with {baseline.name}, so nothing can be said."
             continue
-        better = sum(gain > 0 for gain in gains)
+        better = sum(gain > 0 for gain in shared.values())
         words = f"{group.name}: {metric} {difference(row, baseline, metric)} points against {baseline.name}"
-        verdict = {len(gains): "better with every seed", 0: "better with no seed"}
-        seeds = verdict.get(better, f"better with {better} of {len(gains)} seeds")
-        if len(gains) == 1:
+        verdict = {len(shared): "better with every seed", 0: "better with no seed"}
+        seeds = verdict.get(better, f"better with {better} of {len(shared)} seeds")
+        if len(shared) == 1:
             seeds = "with one seed: seeds alone can move a score by several points"
-        yield f"{words}, {seeds}.{_of_people(group, baseline)}"
+        yield f"{words}, {seeds}.{_of_people(group, baseline, shared)}"
 
 
-def _of_people(group: Group, baseline: Group) -> str:
+def _of_people(group: Group, baseline: Group, shared: Iterable[Replicate]) -> str:
     """How many of the scored people are found better and worse, seed by seed; empty without their lists."""
     parts = []
-    for seed in group.runs.keys() & baseline.runs.keys():
-        own, other = _people(group.runs[seed].folder), _people(baseline.runs[seed].folder)
+    for key in shared:
+        own, other = _people(group.runs[key].folder), _people(baseline.runs[key].folder)
         change = compare_people(own, other) if own and other else None
         if change is not None:
-            parts.append(f"{change.better:,} better and {change.worse:,} worse (seed {seed})")
+            parts.append(f"{change.better:,} better and {change.worse:,} worse (seed {key})")
     return f" Of the people who are scored, {listed(parts)}." if parts else ""
 
 
