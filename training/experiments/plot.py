@@ -84,10 +84,16 @@ def draw_labels(axes: Any, points: Sequence[Point]) -> None:
 
 
 def draw_parameters(axes: Any, points: Sequence[Point]) -> None:
-    """One mark a method, open where it trains several networks, at its trained parameters in millions."""
-    for i, point in enumerate(sorted(points, key=lambda point: -point.mean)):
+    """One mark a method, open where it trains several networks, at its trained parameters in millions.
+
+    Methods with as many parameters are a little apart, so that bars show; the legend has the numbers.
+    """
+    ranked = sorted(points, key=lambda point: -point.mean)
+    for i, point in enumerate(ranked):
+        as_large = [other for other in ranked if other.at == point.at]
+        apart = 1.02 ** (as_large.index(point) - (len(as_large) - 1) / 2)
         axes.errorbar(
-            [point.at / 1e6],
+            [point.at / 1e6 * apart],
             [point.mean],
             yerr=[point.sd],
             label=f"{point.method} ({point.at / 1e6:.1f} M)",

@@ -46,6 +46,16 @@ def test_a_method_is_one_mark_at_its_trained_parameters_the_best_first():
     assert "millions" in axes.get_xlabel()
 
 
+def test_marks_of_methods_with_as_many_parameters_stand_apart_around_their_place():
+    axes = Figure().subplots()
+    draw_parameters(axes, [Point("AP", f"method {3 - k}", 4_000_000, k, 1.0, False) for k in (3, 2, 1)])
+    places = [float(container.lines[0].get_xdata()[0]) for container in axes.containers]
+    assert places == sorted(set(places))
+    assert places[1] == pytest.approx(4.0)
+    assert places[0] > 3.8
+    assert places[2] < 4.2
+
+
 def test_a_curve_is_a_line_in_a_band_of_one_deviation():
     axes = Figure().subplots()
     draw_curves(axes, [Curve("loss", "adaptive", (10, 20), (3.0, 2.0), (0.5, 0.25), False)])
