@@ -61,6 +61,11 @@ class Replicate(NamedTuple):
     def __str__(self) -> str:
         return str(self.seed) if self.draw is None else f"{self.seed}/{self.draw}"
 
+    @property
+    def words(self) -> str:
+        """It in words."""
+        return f"seed {self.seed}" if self.draw is None else f"seed {self.seed}, draw {self.draw}"
+
 
 @dataclass(frozen=True)
 class Run:

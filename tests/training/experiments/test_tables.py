@@ -11,7 +11,7 @@ from rich.console import Console
 
 from semipose.configs.load import InputError, dump, load
 from semipose.training.compare import main
-from semipose.training.experiments.runs import find_runs, group_runs, read_run
+from semipose.training.experiments.runs import Replicate, find_runs, group_runs, read_run
 from semipose.training.experiments.tables import (
     CompareSettings,
     binned,
@@ -155,6 +155,7 @@ def test_draws_of_one_seed_are_told_apart_and_the_first_people_have_a_table_of_t
     write("all-seed7", "seed=7", "data.labelled=all", "data.subset_seed=1", PCK=0.5)
     text, rows = table(tmp_path)
     assert rows["a-draw0"][1] == "7/0, 7/1"
+    assert [Replicate(7, 1).words, Replicate(7, None).words] == ["seed 7, draw 1", "seed 7"]
     assert text.count("labelled at random") == 1
     assert (rows["b"][1], rows["all"][1]) == ("7", "7")
 

@@ -76,7 +76,7 @@ def _of_people(group: Group, baseline: Group, shared: Iterable[Replicate]) -> st
         own, other = _people(group.runs[key].folder), _people(baseline.runs[key].folder)
         change = compare_people(own, other) if own and other else None
         if change is not None:
-            parts.append(f"{change.better:,} better and {change.worse:,} worse (seed {key})")
+            parts.append(f"{change.better:,} better and {change.worse:,} worse ({key.words})")
     return f" Of the people who are scored, {listed(parts)}." if parts else ""
 
 
