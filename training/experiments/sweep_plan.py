@@ -75,7 +75,10 @@ def plan(cfg: SweepSettings) -> list[Item]:
         changes = {**cfg.set, **varied, "seed": seed, "output": str(folder)}
         try:
             if cfg.labelled_by_seed:
-                changes[draw_setting(load_run(files, as_words(changes)))] = seed
+                key = draw_setting(load_run(files, as_words(changes)))
+                if key in changes:
+                    raise InputError(f"labelled_by_seed: set or vary has {key} too: remove one of the two")
+                changes[key] = seed
             words = as_words(changes)
             items.append(Item(folder, (*map(str, files), *words), load_run(files, words)))
         except InputError as error:

@@ -127,6 +127,8 @@ def test_every_seed_can_draw_labelled_people_of_its_own(tmp_path, share):
     assert all(f"seed={item.cfg.seed}" in item.words for item in plan(cfg))
     with pytest.raises(InputError, match=r"labelled_by_seed: protocol 'own' labels all people of a, .* set"):
         plan(replace(cfg, protocols=(str(path),), set={}))
+    with pytest.raises(InputError, match=r"labelled_by_seed: set or vary has data\.subset_seed too: remove"):
+        plan(replace(cfg, **of_people, vary={"data.subset_seed": (1, 2)}))
 
 
 def test_keys_are_named_by_their_shortest_own_end():
