@@ -23,7 +23,7 @@ from semipose.training.run_files import (
     unlike_a_run,
 )
 
-IN_CAPTION = r"-(?:seed|labelled|steps)=?\d+"  # parts of a folder's name that the row need not repeat
+IN_CAPTION = r"-(?:seed|labelled|steps|subset_seed|fold)=?\d+"  # of a folder's name, not repeated in a row
 
 
 @dataclass(frozen=True)

@@ -150,11 +150,12 @@ def test_runs_whose_labelled_people_are_drawn_anew_are_one_row_paired_by_draw(wr
 
 def test_draws_of_one_seed_are_told_apart_and_the_first_people_have_a_table_of_their_own(write, tmp_path):
     for draw in (0, 1):
-        write(f"a-draw{draw}-seed7", f"data.subset_seed={draw}", "seed=7", PCK=0.4, ids=f"{draw:064d}")
+        folder = f"a-subset_seed={draw}-seed7"
+        write(folder, f"data.subset_seed={draw}", "seed=7", PCK=0.4, ids=f"{draw:064d}")
     write("b-seed7", "seed=7", PCK=0.5)
     write("all-seed7", "seed=7", "data.labelled=all", "data.subset_seed=1", PCK=0.5)
     text, rows = table(tmp_path)
-    assert rows["a-draw0"][1] == "7/0, 7/1"
+    assert rows["a"][1] == "7/0, 7/1"
     assert [Replicate(7, 1).words, Replicate(7, None).words] == ["seed 7, draw 1", "seed 7"]
     assert text.count("labelled at random") == 1
     assert (rows["b"][1], rows["all"][1]) == ("7", "7")
