@@ -1,6 +1,7 @@
 """What the folder of a run holds, read back: its recipe, scores and losses, and whether it is finished."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,14 @@ def has_effect(setting: str) -> bool:
 
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """What of a run's settings can change its scores, except the seed and the draw of labelled people."""
+    """What of a run's settings can change its scores, except the seed and the draw of labelled people.
+
+    Runs that start from those of their own seeds are of one recipe, as far as folders are named by them.
+    """
     kept = {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT}
     kept["data"] = {key: value for key, value in kept["data"].items() if key not in ("subset_seed", "fold")}
     loader = {key: value for key, value in kept.get("loader", {}).items() if key not in LOADER_WITHOUT_EFFECT}
-    return {**kept, "loader": loader}
+    text = json.dumps({**kept, "loader": loader})
+    own_start = rf'("start_from": "[^"]*seed=?){settings["seed"]}(?!\d)'
+    of_any_seed: dict[str, Any] = json.loads(re.sub(own_start, r"\1{seed}", text))
+    return of_any_seed

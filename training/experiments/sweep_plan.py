@@ -37,7 +37,8 @@ class SweepSettings:
     vary: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """Values to try, by `key.path` of the recipes; with several keys, every combination."""
     set: dict[str, Any] = field(default_factory=dict)
-    """Values for all runs, by `key.path` of the recipes."""
+    """Values for all runs, by `key.path` of the recipes; `{seed}` in a text is the seed, so that
+    `net.start_from: runs/supervised-seed{seed}` lets every run start from the one of its own seed."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """When to stop: no run is started later, and the one under way saves."""
     baseline: str | None = None
@@ -72,7 +73,8 @@ def plan(cfg: SweepSettings) -> list[Item]:
         has_folders = cfg.methods and len(cfg.protocols) > 1
         folder = Path(cfg.output) / (files[0].stem if has_folders else "")
         folder /= "-".join([files[-1].stem, *parts, f"seed{seed}"])
-        changes = {**cfg.set, **varied, "seed": seed, "output": str(folder)}
+        shared = json.loads(json.dumps(cfg.set).replace("{seed}", str(seed)))
+        changes = {**shared, **varied, "seed": seed, "output": str(folder)}
         try:
             if cfg.labelled_by_seed:
                 key = draw_setting(load_run(files, as_words(changes)))

@@ -131,6 +131,16 @@ def test_every_seed_can_draw_labelled_people_of_its_own(tmp_path, share):
         plan(replace(cfg, **of_people, vary={"data.subset_seed": (1, 2)}))
 
 
+def test_every_network_can_start_from_the_run_of_its_seed(tmp_path):
+    path = tmp_path / "dual.yaml"
+    path.write_text("data: {train: a, val: b}\nmethod: {name: dual}\n")
+    first, second = ({"start_from": f"runs/{name}-seed{{seed}}", "pretrained": False} for name in "ab")
+    given = {"net": first, "method.second_net": second}
+    cfg = SweepSettings(output="out", protocols=(str(path),), set=given, seeds=(3, 40))
+    starts = [(each.cfg.net.start_from, each.cfg.method.second_net.start_from) for each in plan(cfg)]
+    assert starts == [("runs/a-seed3", "runs/b-seed3"), ("runs/a-seed40", "runs/b-seed40")]
+
+
 def test_keys_are_named_by_their_shortest_own_end():
     keys = ["a.paths.0.0.count", "b.x", "c.x", "a.paths.1"]
     assert short_names(keys) == {

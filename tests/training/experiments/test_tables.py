@@ -161,6 +161,16 @@ def test_draws_of_one_seed_are_told_apart_and_the_first_people_have_a_table_of_t
     assert (rows["b"][1], rows["all"][1]) == ("7", "7")
 
 
+def test_runs_that_start_from_those_of_their_seeds_are_one_row(write, tmp_path):
+    for seed in (1, 11):
+        starts = [f"{{start_from: runs/{name}-seed{seed}, pretrained: false}}" for name in ("a", "b-seed=")]
+        words = ["method={name: dual}", f"net={starts[0]}", f"method.second_net={starts[1]}"]
+        write(f"dual-seed{seed}", f"seed={seed}", *words, PCK=0.4)
+    write("dual-seed2", "seed=2", *words, PCK=0.4)
+    _, rows = table(tmp_path)
+    assert sorted(row[1] for name, row in rows.items() if name.startswith("dual")) == ["1, 11", "2"]
+
+
 @pytest.mark.parametrize(
     "other",
     [
