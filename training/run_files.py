@@ -43,7 +43,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
         settings = yaml12.parse(dump(load(RunSettings, recipe)), str(recipe)).value
     except InputError:  # of an older version
         settings = _read_yaml(recipe)
-    if not {"seed", "steps", "labelled_batch"} <= set(settings):
+    if not {"seed", "steps", "labelled_batch"} <= set(settings) or not isinstance(
+        settings.get("data", {}), dict
+    ):
         raise unlike_a_run(recipe, "it does not hold all settings of a run")
     return dict(settings)
 
@@ -129,9 +131,9 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
     Runs that start from those of their own seeds are of one recipe, as far as folders are named by them.
     """
     kept = {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT}
-    kept["data"] = {key: value for key, value in kept["data"].items() if key not in ("subset_seed", "fold")}
+    data = {key: value for key, value in kept.get("data", {}).items() if key not in ("subset_seed", "fold")}
     loader = {key: value for key, value in kept.get("loader", {}).items() if key not in LOADER_WITHOUT_EFFECT}
-    text = json.dumps({**kept, "loader": loader})
+    text = json.dumps({**kept, "data": data, "loader": loader})
     own_start = rf'("start_from": "[^"]*seed=?){settings["seed"]}(?!\d)'
     of_any_seed: dict[str, Any] = json.loads(re.sub(own_start, r"\1{seed}", text))
     return of_any_seed

@@ -143,7 +143,7 @@ def read_run(folder: Path) -> Run | None:
     if not is_finished(folder, settings["steps"]):
         return None
     card = read_json(folder / CARD_NAME, cure=CURE)
-    draw = _draw(settings["data"])
+    draw = _draw(settings.get("data", {}))
     try:
         labelled_ids = card["labelled"]["ids_sha256"]
         protocol = Protocol(
@@ -180,11 +180,14 @@ def read_run(folder: Path) -> Run | None:
 
 
 def _draw(data: dict[str, Any]) -> int | None:
-    """Which random choice of the labelled people it is, by the settings `data` of a run."""
+    """Which random choice of the labelled people it is, by the settings `data` of a run.
+
+    Those of an older version may lack some.
+    """
     if data.get("labelled_share") is not None:
-        return int(data["fold"])
+        return int(data.get("fold", 0))
     drawn = data.get("subset_seed")
-    return None if drawn is None or data["labelled"] == "all" else int(drawn)
+    return None if drawn is None or data.get("labelled", "all") == "all" else int(drawn)
 
 
 def group_runs(runs: Iterable[Run]) -> tuple[dict[Protocol, list[Group]], list[Run]]:

@@ -161,6 +161,20 @@ def test_draws_of_one_seed_are_told_apart_and_the_first_people_have_a_table_of_t
     assert (rows["b"][1], rows["all"][1]) == ("7", "7")
 
 
+def test_a_run_of_an_older_version_is_compared_by_the_settings_that_it_has(write, tmp_path):
+    for name, data in (
+        ("a", "base: gone.yaml\n"),
+        ("b", "data: {subset_seed: 3}\n"),
+        ("c", "data: {labelled_share: 0.1}\n"),
+    ):
+        folder = write(f"{name}-seed0", PCK=0.4)
+        (folder / "recipe.yaml").write_text(f"seed: 0\nsteps: 10\nlabelled_batch: 32\ngone: 1\n{data}")
+    assert [table(tmp_path)[1][name][1] for name in "abc"] == ["0", "0", "0/0"]
+    (folder / "recipe.yaml").write_text("seed: 0\nsteps: 10\nlabelled_batch: 32\ndata: 5\n")
+    with pytest.raises(InputError, match=r"recipe\.yaml: .*it does not hold all settings of a run"):
+        read_run(folder)
+
+
 def test_runs_that_start_from_those_of_their_seeds_are_one_row(write, tmp_path):
     for seed in (1, 11):
         starts = [f"{{start_from: runs/{name}-seed{seed}, pretrained: false}}" for name in ("a", "b-seed=")]
