@@ -57,8 +57,8 @@ bench: $(STAMP) ## throughput of loader and training step against the classic on
 test: $(STAMP) ## the tests that need no GPU, in minutes
 	$(PYTEST) -m "not gpu and not slow" $(ARGS)
 
-test-slow: $(STAMP) ## the tests that take minutes on a CPU
-	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+test-slow: $(STAMP) ## the tests that take long on a CPU: killed runs, several processes, compilers (ARGS="FILES")
+	$(PYTEST) -m "slow and not gpu" $(ARGS)
 
 test-gpu: $(STAMP) ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu $(ARGS)

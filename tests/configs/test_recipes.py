@@ -25,6 +25,16 @@ SWEEPS = [file for folder, file in RECIPES if folder == "sweeps"]
 PROTOCOLS = sorted((CONFIGS / "protocols").glob("*.yaml"))
 METHODS = sorted((CONFIGS / "methods").glob("*.yaml"))
 PAIRS = [(protocol, method) for protocol in PROTOCOLS for method in METHODS]
+ROUND_TRIPS = [
+    *((protocol, CONFIGS / "methods" / "supervised.yaml") for protocol in PROTOCOLS),
+    *(
+        (CONFIGS / "protocols" / "coco-1k.yaml", method)
+        for method in METHODS
+        if method.stem != "detector_free"
+    ),
+    (CONFIGS / "protocols" / "coco-photos.yaml", CONFIGS / "methods" / "detector_free.yaml"),
+]
+"""Every protocol and every method, each at least once."""
 OF_PHOTOS = ("detector_free", "supervised")
 """Methods that run by protocols of whole photos; of these, only the second runs by the others too."""
 
@@ -111,8 +121,8 @@ def test_recipe_opens_with_what_it_is_for(file):
 
 
 @pytest.mark.parametrize(("protocol", "method"), PAIRS, ids=name)
-def test_every_method_runs_by_every_protocol(protocol, method, tmp_path):
-    bare = load(RunSettings, protocol)
+def test_every_method_runs_by_every_protocol(protocol, method):
+    bare = loaded(protocol, RunSettings)
     fits = method.stem in OF_PHOTOS if bare.kind == "image" else method.stem != "detector_free"
     if not fits:
         with pytest.raises(InputError, match="choose another method or another protocol"):
@@ -133,6 +143,11 @@ def test_every_method_runs_by_every_protocol(protocol, method, tmp_path):
         "seed",
     )
     assert {key: getattr(run, key) for key in shared} == {key: getattr(bare, key) for key in shared}
+
+
+@pytest.mark.parametrize(("protocol", "method"), ROUND_TRIPS, ids=name)
+def test_a_run_round_trips(protocol, method, tmp_path):
+    run = load_run([protocol, method])
     (tmp_path / "dumped.yaml").write_text(dump(run))
     assert load_run([tmp_path / "dumped.yaml"]) == run
 

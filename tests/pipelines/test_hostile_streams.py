@@ -314,6 +314,7 @@ def run(script: str, folder: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_temporary_folders_of_killed_processes_go_at_the_next_start(
     tmp_path: Path, people_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,9 +78,9 @@ def whole(make_set, tmp_path, quiet):
     ("step", "then", "start"),
     [
         (1, "go on", "absent"),
-        (5, "complete each", "absent"),
-        (1, "go on", "an empty folder"),
-        (13, "complete each", "an empty folder"),
+        pytest.param(5, "complete each", "absent", marks=pytest.mark.slow),
+        pytest.param(1, "go on", "an empty folder", marks=pytest.mark.slow),
+        pytest.param(13, "complete each", "an empty folder", marks=pytest.mark.slow),
         (4, "go on", "damaged"),
     ],
 )

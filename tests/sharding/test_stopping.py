@@ -66,6 +66,7 @@ def recipe(make_set, tmp_path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_stopped_build_says_so_in_one_line_and_goes_on(recipe, tmp_path):
     """Each signal in its turn: to all processes, as a terminal does, or to the build alone."""
     output = tmp_path / "stopped" / "small"

@@ -17,6 +17,7 @@ from semipose.training.settings import RunSettings
 MakeRun = Callable[..., RunSettings]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("home", ["host", "device"])
 def test_resumed_cached_run_equals_uninterrupted(
     home: str, tiny_run: MakeRun, metrics: Callable[[Path], dict[int, dict[str, Any]]], tmp_path: Path

@@ -58,6 +58,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / checkpoint.FOLDER).iterdir())
 
 
+@pytest.mark.slow
 def test_kill_before_any_file_operation_leaves_the_last_good_checkpoint(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", KILLER, str(tmp_path)],

@@ -46,6 +46,7 @@ def verdict(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return judge
 
 
+@pytest.mark.slow
 def test_damaged_files_are_one_sentence_or_are_written_again(
     finished: Path, tmp_path: Path, verdict: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +102,7 @@ EDITS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
 }
 
 
+@pytest.mark.slow
 def test_checkpoints_that_hold_something_else_are_one_sentence(
     finished: Path, tmp_path: Path, verdict: Callable[..., str]
 ) -> None:

@@ -74,6 +74,7 @@ def test_the_table_and_the_summary_hold_what_the_runs_left(
     assert f"pictures: {folder / 'supervised' / 'pictures'}" in shown
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_ends_the_demo_with_its_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         demo.call("training/run.py", "no-such-recipe.yaml")

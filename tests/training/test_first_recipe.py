@@ -27,6 +27,7 @@ def mine(drawn_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_recipe_as_it_is(mine: Path, fresh_accelerate) -> None:
     main(["my.json", "photos", "val_share=0.4"])
     for side in ("train", "val"):

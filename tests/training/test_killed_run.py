@@ -107,6 +107,7 @@ def killed(recipe: Path, settings: RunSettings, *, every: int, kills_a_run: int 
 SHORT = ("steps=2", "checkpoint_every=1", "evaluate_every=1", "keep_checkpoints=1")
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_uninterrupted_one(tiny_run: MakeRun, tmp_path: Path) -> None:
     """Metrics, scores, weights, random states and files are equal, at a sample of the moments."""
     found = killed(tmp_path / "recipe.yaml", tiny_run("supervised", *SHORT), every=31)

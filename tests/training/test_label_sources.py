@@ -136,6 +136,7 @@ def test_a_run_learns_from_a_source_in_its_burn_in_and_says_in_its_card_who_labe
     assert job.step == cfg.steps
 
 
+@pytest.mark.slow
 def test_a_run_with_a_source_that_was_interrupted_ends_with_the_same_weights(tiny_run: MakeRun, taught: Path):
     words = (f"data.sources=[{{shards: {taught}, batch: 4}}]",)
     whole = tiny_run("everything", *words)

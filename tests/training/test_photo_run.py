@@ -55,7 +55,7 @@ def words(photos: Path, output: Path, *more: str) -> list[str]:
     return [*map(str, RECIPES), *places, *TINY, *more]
 
 
-@pytest.mark.parametrize("family", ["dekr", "ae", "cid"])
+@FAMILIES
 def test_every_family_is_trained_scored_and_drawn(family: str, photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run_module.main(words(photos, folder, f"net.head.name={family}"))
@@ -111,6 +111,7 @@ def unmarked_people(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return output
 
 
+@pytest.mark.slow
 @FAMILIES
 def test_people_without_keypoints_go_through_a_whole_run(
     family: str, unmarked_people: Path, tmp_path: Path
@@ -138,6 +139,7 @@ def test_people_without_keypoints_go_through_a_whole_run(
     assert names == [f"{kind}-{step:08d}.png" for kind in ("predictions", "views") for step in (0, 2, 4)]
 
 
+@pytest.mark.slow
 @FAMILIES
 def test_a_run_that_is_looked_at_ends_as_one_that_is_not(
     family: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -161,6 +163,7 @@ def test_a_run_that_is_looked_at_ends_as_one_that_is_not(
     assert_equal(seen.rank_state, unseen.rank_state)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_probed_reports_it_and_otherwise_the_same(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +185,7 @@ def test_a_run_that_is_probed_reports_it_and_otherwise_the_same(
     assert cards[1]["probe"] is None
 
 
+@pytest.mark.slow
 def test_photos_without_annotations_have_no_probe(photos: Path, tmp_path: Path) -> None:
     """A folder of photos is unlabelled without a word of it."""
     source = FolderFormat(
@@ -210,6 +214,7 @@ def without_speed(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in SPEED}
 
 
+@pytest.mark.slow
 @FAMILIES
 def test_a_run_that_lost_its_end_repeats_it_to_the_bit(family: str, photos: Path, tmp_path: Path) -> None:
     """In the middle of the ramp: student, average, ring, mixture, optimiser, draws and both streams."""

@@ -205,6 +205,7 @@ if state.is_main_process:
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_give_each_photo_once() -> None:
     with socket.socket() as one:
         one.bind(("localhost", 0))

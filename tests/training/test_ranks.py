@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from semipose.configs.load import dump
 from semipose.training.settings import RunSettings
 
@@ -61,6 +63,7 @@ shutil.rmtree(checkpoint.step_folder(output, 4))
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_agree_share_the_work_and_resume_exactly(
     tiny_run: Callable[..., RunSettings], tmp_path: Path
 ) -> None:

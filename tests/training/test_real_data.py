@@ -26,6 +26,7 @@ def train(tiny_run: Callable[..., RunSettings], folder: Path, *overrides: str) -
     return json.loads((job.folder / "scores.json").read_text())["last"]["scores"]["network"]
 
 
+@pytest.mark.slow
 def test_coco_photos(shared_data: Path, tiny_run: Callable[..., RunSettings], tmp_path: Path) -> None:
     coco = shared_data / "coco"
     for split, people in (("train", 538), ("val", 619)):
@@ -37,6 +38,7 @@ def test_coco_photos(shared_data: Path, tiny_run: Callable[..., RunSettings], tm
     assert 0 < scores["PCK"] < 0.5
 
 
+@pytest.mark.slow
 def test_lspet_photos(shared_data: Path, tiny_run: Callable[..., RunSettings], tmp_path: Path) -> None:
     lspet = shared_data / "lspet"
     source = (f"source.joints={lspet / 'joints.mat'}", f"source.images={lspet / 'images'}")
@@ -79,6 +81,7 @@ def coco_photos(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+@pytest.mark.slow
 @FAMILIES
 def test_whole_coco_photos(family: str, coco_photos: Path, tmp_path: Path) -> None:
     scores = train_on_photos(

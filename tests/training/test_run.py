@@ -132,6 +132,7 @@ def test_a_run_leaves_the_files_that_the_readme_lists(tiny_run: MakeRun, drawn_s
     assert list((folder / "tensorboard").glob("events*"))
 
 
+@pytest.mark.slow
 def test_precision_and_memory_order_are_settings(
     tiny_run: MakeRun, fresh_accelerate: Callable[[], None], tmp_path: Path
 ) -> None:
@@ -165,6 +166,7 @@ def test_compiled_networks_learn_the_same(tiny_run: MakeRun, metrics: Metrics, t
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_well_and_kill_9_leaves_a_resumable_run(
     tiny_run: MakeRun, metrics: Metrics, tmp_path: Path
 ) -> None:

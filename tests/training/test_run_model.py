@@ -47,6 +47,7 @@ def test_a_run_ends_with_its_networks_and_what_is_known_of_them(tiny_run: MakeRu
     assert f"{100 * last['scores']['network']['AP']:.1f}" in (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_writes_the_model_of_the_whole_run(tiny_run: MakeRun, tmp_path: Path) -> None:
     """To the byte, in the place of the earlier one."""
     whole = run(tiny_run("everything"), resume=False).folder

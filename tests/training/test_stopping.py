@@ -120,6 +120,7 @@ def test_ranks_agree_within_seconds(
     assert max(gaps) == most_steps
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_launcher(tiny_run: MakeRun, tmp_path: Path) -> None:
     """`kill -9` of the launcher: nothing is handed on, and the run saves all the same."""
     recipe, folder = tmp_path / "recipe.yaml", tmp_path / "run"

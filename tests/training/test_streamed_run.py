@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from semipose.training.run import run
 from semipose.training.settings import RunSettings
 
 
+@pytest.mark.slow
 def test_streamed_run_equals_local_run_and_resumes(
     tiny_run: Callable[..., RunSettings],
     metrics: Callable[[Path], dict[int, dict[str, Any]]],

@@ -291,6 +291,7 @@ def bilinear_by_loop(maps: Tensor, x: float, y: float) -> Tensor:
 # --- the device
 
 
+@pytest.mark.slow
 def test_heatmaps_compile_as_one_graph() -> None:
     points, matrices = random_points(2, 3, (16, 12), margin=3), random_rigid(2, (16, 12))
 

@@ -66,6 +66,7 @@ def share_found(codec: Any, maps: Any, people: People) -> float:
     return (distance.amin(-1) < 1.5 * STRIDE).float().mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_small_network_learns_to_find_people(family: str) -> None:
     torch.manual_seed(0)

@@ -115,6 +115,7 @@ def test_a_copy_is_equal_and_its_state_is_whole(head: str) -> None:
         assert all(map(torch.equal, tensors_of(twin(images)), expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["ae", "higher", "dekr", "cid"])
 def test_a_network_compiles_as_one_graph(head: str) -> None:
     net, images = build(LightSettings(), HEADS[head]).eval(), torch.randn(2, 3, 64, 96)

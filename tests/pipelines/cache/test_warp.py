@@ -114,6 +114,7 @@ def colours(border: str) -> Tensor:
     return torch.tensor([BORDER_GREYS[border], *rows], dtype=torch.float32)  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_triton_kernel_equals_cpu_kernel_in_the_interpreter(tmp_path: Path) -> None:
     from semipose.pipelines.cache.warp.cuda import invert
 

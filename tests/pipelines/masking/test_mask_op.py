@@ -233,6 +233,7 @@ torch.save([images for images, _ in case], sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_triton_kernel_equals_cpu_kernel_in_the_interpreter(tmp_path) -> None:
     case, expected = [], []
     for dtype in DTYPES:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from semipose.predict.bench import NETWORK, PICTURES, PREDICT, START_UP, PredictBenchSettings, run
@@ -14,6 +15,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_predicting_is_compared_with_its_network(tmp_path: Path) -> None:
     cfg = PredictBenchSettings(
         source=DrawnFormat(folder=tmp_path / "coco", people=8, seed=0),

@@ -52,6 +52,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(make_set, tmp_path, quiet)
     assert len(files_of(outputs[0])) == 2 * 5 + 2
 
 
+@pytest.mark.slow
 def test_dask_cluster_makes_the_same_bytes(make_set, tmp_path, quiet, cluster):
     small = make_set(40)
     build(small.settings(tmp_path / "here" / "small"), console=quiet)

@@ -192,6 +192,7 @@ def test_published_loop_paints_what_the_op_paints() -> None:
     torch.testing.assert_close(by_op, by_loop, atol=0, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_waiting")
 def test_bench_writes_every_row(people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("semipose.training.bench.loader.open_people", lambda *_: people)
@@ -236,6 +237,7 @@ def test_a_bench_cut_short_leaves_its_whole_rounds(
     assert row.rounds == (100.0,)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_waiting")
 def test_shards_alone_leave_out_what_reads_photos(people: People, tmp_path: Path) -> None:
     result = run(tiny(tmp_path, shards=people.crops.root, rounds=1), QUIET)

@@ -221,6 +221,7 @@ def test_a_failed_run_is_reported_and_the_queue_continues(make, tmp_path, capsys
     assert "1 of 2 runs are finished" in said
 
 
+@pytest.mark.slow
 def test_when_time_is_up_the_run_saves_and_the_next_sweep_finishes_it(make, tmp_path, monkeypatch):
     monkeypatch.setenv("STEP_S", "0.2")
     sweep(make("a", seeds=(0, 1), set={"steps": 1000}, minutes=5 / 60))
@@ -308,6 +309,7 @@ def test_a_sweep_is_a_recipe(tmp_path):
     assert (cfg.set, cfg.seeds, cfg.minutes) == ({"steps": 5}, (0,), 5.0)
 
 
+@pytest.mark.slow
 def test_real_runs(tiny_run: Callable[..., RunSettings], tmp_path: Path, monkeypatch) -> None:
     for module in (run_queue, sweep_command):
         monkeypatch.setattr(module, "console", Console(quiet=True))

@@ -52,6 +52,7 @@ def test_people_are_compared_with_themselves_whatever_their_order() -> None:
     assert (change.people, change.mean, change.better, change.worse) == (2, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_swapped_keypoints_are_told_from_those_that_are_elsewhere(runs: Path) -> None:
     from dataclasses import replace
 
@@ -71,6 +72,7 @@ def test_swapped_keypoints_are_told_from_those_that_are_elsewhere(runs: Path) ->
         assert total[keypoints.counts > 0] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_the_page_of_many_runs_holds_the_tables_and_needs_nothing_else(
     runs: Path,
     tmp_path: Path,

@@ -50,6 +50,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
+@pytest.mark.slow
 def test_the_page_at_the_end_of_a_run_holds_the_numbers_of_its_scores(runs: Path) -> None:
     page = Page(runs / "everything" / PAGE_NAME)
     scores = json.loads((runs / "everything" / "scores.json").read_text())["last"]["scores"]["network"]
@@ -116,6 +117,7 @@ def test_a_run_of_an_older_version_says_what_its_page_lacks(runs: Path, tmp_path
     assert "against supervised" in page.text
 
 
+@pytest.mark.slow
 def test_a_probe_of_the_teacher_has_a_panel_and_a_row(runs: Path, tmp_path: Path) -> None:
     probed = shutil.copytree(runs / "everything", tmp_path / "probed")
     before = Page(write_page(probed))
