@@ -8,6 +8,8 @@ from semipose.configs.schema import plain
 from semipose.models.codecs.heatmap import HeatmapSettings
 from semipose.pipelines.photo_views import PhotoViewSettings
 from semipose.pipelines.source import Split
+from semipose.pipelines.strong.cut_occlude import CutOcclude
+from semipose.pipelines.strong.joint_cutout import AdaptiveMasks, JointCutout, RandomMasks, published_share
 from semipose.pipelines.views import ViewSettings
 from semipose.sharding.samples.crop import Crop, PersonCrop
 from semipose.sharding.store.ground_truth import GroundTruth
@@ -16,6 +18,13 @@ from semipose.training.scoring.oks import beyond_limit
 from semipose.training.settings import RunSettings
 
 NAMES_SHOWN = 3
+MOST_HIDDEN: dict[type, str] = {
+    JointCutout: "count",
+    CutOcclude: "count",
+    RandomMasks: "max_masks",
+    AdaptiveMasks: "max_masks",
+}
+"""The setting that is the largest number of keypoints that an augmentation hides."""
 
 
 def setting_warnings(
@@ -30,6 +39,7 @@ def setting_warnings(
     seen = photos_seen(val, trained_on)
     warnings += [seen] if seen else [divided_otherwise(val, split) for split in train_folders.values()]
     warnings += [of_the_other_kind(cfg), same_start(cfg), never_taught(cfg)]
+    warnings += [all_hidden(cfg, labelled.skeleton.num_keypoints)]
     return [warning for warning in warnings if warning]
 
 
@@ -52,6 +62,23 @@ def never_taught(cfg: RunSettings) -> str | None:
     return (
         f"data.sources: {', '.join(hands_over)} never counts, because the unlabelled losses of the method "
         "have their full weight from the first step: set method.burn_in, such as 0.5, or hand_over: false"
+    )
+
+
+def all_hidden(cfg: RunSettings, num_keypoints: int) -> str | None:
+    """A warning if a strong view can have every keypoint hidden: the published numbers are for 14 to 17."""
+    too_many = {
+        f"{each.name}.{key}={getattr(each, key)}"
+        for path in getattr(cfg.method, "paths", ())
+        for each in path
+        if (key := MOST_HIDDEN.get(type(each))) and (getattr(each, key) or 0) >= num_keypoints
+    }
+    if num_keypoints == 1 or not too_many:
+        return None
+    return (
+        f"method.paths: {', '.join(sorted(too_many))} can hide all {num_keypoints} keypoints of an image, "
+        f"which leaves the student only the background: take at most {num_keypoints - 1}; the share that "
+        f"Meng et al. publish is {published_share(num_keypoints)}"
     )
 
 

@@ -12,7 +12,7 @@ from semipose.pipelines.source import Split
 from semipose.sharding.annotations.boxes import NoBoxes
 from semipose.sharding.annotations.formats.drawn import DrawnFormat
 from semipose.sharding.annotations.formats.folder import FolderFormat
-from semipose.sharding.annotations.skeleton import COCO_17
+from semipose.sharding.annotations.skeleton import COCO_17, Skeleton
 from semipose.sharding.annotations.split import SideCount, SplitCard
 from semipose.sharding.build import build
 from semipose.sharding.samples.crop import PersonCrop, WholePhoto
@@ -143,6 +143,36 @@ def test_shards_that_are_cut_otherwise_than_the_scored_ones(
     (sentence,) = setting_warnings(cfg, *splits[role])
     assert sentence.startswith(f"others is stored with {own}, but {val.root} with {scored}")
     assert sentence.endswith("build one of the two again with the settings of the other")
+
+
+@pytest.mark.parametrize(
+    ("paths", "named"),
+    [
+        ("[[{name: joint_cutout, count: 4}]]", "joint_cutout.count=4"),
+        ("[[{name: joint_cutout, count: 3}]]", None),
+        ("[[], [{name: cutout, count: 9}, {name: random_masks, max_masks: 5}]]", "random_masks.max_masks=5"),
+        ("[[{name: random_masks, max_masks: 3}]]", None),
+        ("[[{name: adaptive_masks, max_masks: 4}]]", "adaptive_masks.max_masks=4"),
+        ("[[{name: adaptive_masks}]]", None),  # two of four
+        ("[[{name: cut_occlude, count: 4}]]", "cut_occlude.count=4"),
+        (
+            "[[{name: cut_occlude}, {name: joint_cutout}], [{name: random_masks}]]",
+            "joint_cutout.count=5, random_masks.max_masks=4",
+        ),
+    ],
+)
+def test_masks_that_hide_all_of_few_keypoints(
+    paths: str, named: str | None, tiny_run: MakeRun, tmp_path: Path
+) -> None:
+    """The published numbers are meant for 14 to 17 keypoints; here the people have four."""
+    cfg = tiny_run("everything", "views.size_hw=[256,192]", f"method.paths={paths}")
+    labelled, unlabelled, val = open_splits(cfg, tmp_path)
+    four = Skeleton(names=("a", "b", "c", "d"), flip_pairs=(), bones=(), sigmas=(0.1,) * 4)
+    labelled = with_manifest(labelled, skeleton=four)
+    found = setting_warnings(cfg, labelled, unlabelled, val)
+    assert len(found) == (named is not None)
+    assert all(each.startswith(f"method.paths: {named} can hide all 4 keypoints") for each in found)
+    assert all("take at most 3; the share that Meng et al. publish is 2" in each for each in found)
 
 
 def test_the_order_of_the_samples_is_no_difference(tiny_run: MakeRun, tmp_path: Path) -> None:
