@@ -131,14 +131,17 @@ def make_sheet(protocol: Protocol, groups: list[Group], cfg: CompareSettings) ->
     elif cfg.baseline is not None:
         caption += f"; no {cfg.baseline} here"
     sheet = Sheet(caption, header)
-    for row in sorted(make_rows(groups, cfg), key=lambda row: mean_or_zero(row.values(metrics[0]))):
+    for row in sorted(
+        make_rows(groups, every_network=cfg.every_network),
+        key=lambda row: mean_or_zero(row.values(metrics[0])),
+    ):
         section = SECTIONS[row.group.any.networks > 1]
         cells = line(row, metrics, baseline, has_published=has_published)
         sheet.sections.setdefault(section, []).append(cells)
     return Sheet(caption, header, {name: sheet.sections[name] for name in SECTIONS if name in sheet.sections})
 
 
-def make_rows(groups: list[Group], cfg: CompareSettings) -> Iterator[Row]:
+def make_rows(groups: list[Group], *, every_network: bool = False) -> Iterator[Row]:
     """The product of each group, then its ensembles, and where asked for its other networks."""
     for group in groups:
         run = group.any
@@ -146,7 +149,7 @@ def make_rows(groups: list[Group], cfg: CompareSettings) -> Iterator[Row]:
         for network in run.last:
             if network in run.ensembles:
                 yield Row(f"{group.name} (ensemble: {network})", group, network)
-            elif cfg.every_network and network != run.product:
+            elif every_network and network != run.product:
                 yield Row(f"{group.name} ({network})", group, network)
 
 
@@ -226,11 +229,14 @@ def draw(tables: dict[Protocol, list[Group]], kind: Plot, output: Path) -> list[
 
 
 def make_points(tables: dict[Protocol, list[Group]], kind: Plot) -> Iterator[Point]:
-    """The product of each group at its number of labels, or of parameters. Raises InputError."""
+    """The product and the ensembles of each group at its number of labels, or of parameters.
+
+    Raises InputError where a run does not say how many parameters it trained.
+    """
     for protocol, groups in tables.items():
-        for group in groups:
-            run = group.any
-            values = Row("", group, run.product).values(run.metric)
+        for row in make_rows(groups):
+            run = row.group.any
+            values = row.values(run.metric)
             if not values:
                 continue
             middle, spread = mean_sd(list(values.values()))
@@ -243,7 +249,7 @@ def make_points(tables: dict[Protocol, list[Group]], kind: Plot) -> Iterator[Poi
                         "of an older version: train the run again, or leave it out"
                     )
                 at, panel = run.trained_parameters, f"{panel},\n{protocol.name}"
-            yield Point(panel, group.name, at, middle, spread or 0.0, run.networks > 1)
+            yield Point(panel, row.title, at, middle, spread or 0.0, run.networks > 1)
 
 
 def make_curves(tables: dict[Protocol, list[Group]]) -> Iterator[Curve]:

@@ -318,6 +318,25 @@ def test_parameters_are_those_that_are_trained_of_all_networks(write, tmp_path):
     assert len({point.panel for point in points}) == 1
 
 
+@pytest.mark.parametrize("kind", ["labels", "parameters"])
+def test_the_picture_has_the_ensembles_of_the_table(write, tmp_path, kind):
+    scores = {"first": {"PCK": 0.5}, "second": {"PCK": 0.51}, "mean": {"PCK": 0.53}}
+    ensembles = {"mean": ["first", "second"]}
+    write(
+        "dual-seed0",
+        "method={name: dual}",
+        networks=2,
+        trained_parameters=7,
+        ensembles=ensembles,
+        scores=scores,
+    )
+    points = make_points(read_all([tmp_path / "runs"]).tables, kind)
+    assert [(p.method, p.at, round(p.mean), p.has_several_networks) for p in points] == [
+        ("dual", 7 if kind == "parameters" else 100, 50, True),
+        ("dual (ensemble: mean)", 7 if kind == "parameters" else 100, 53, True),
+    ]
+
+
 @pytest.mark.parametrize("kind", ["curves", "parameters"])
 def test_a_picture_that_is_asked_for_is_drawn(write, tmp_path, kind, capsys):
     for seed in (0, 1):
