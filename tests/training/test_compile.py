@@ -34,7 +34,7 @@ MANY_GRAPHS: dict[str, dict[str, Any]] = {
     "statistics of the plain views": {"name": "single", "statistics": "plain", "mixup": EVERYWHERE},
 }
 ALL = METHODS | MANY_GRAPHS
-QUICK = ("adaptive",)
+QUICK = ("supervised", "adaptive")
 Batches = tuple[LabelledBatch, UnlabelledBatch]
 
 
