@@ -31,7 +31,8 @@ def load(
     """A trained model, ready to predict: `load("runs/mine")("photo.jpg")` gives its `People`.
 
     Args:
-        source: the folder of a run, or a model folder.
+        source: the folder of a run, a model folder, hf://OWNER/NAME, or what `semipose export` wrote
+            (its folder, pose.onnx or pose.pt2).
         device: auto (a GPU if there is one), cuda, cuda:1, mps or cpu.
         network: the name of one of the model's networks, such as average; None: the final one.
         decode: shift or dark, how heatmaps are read; None: as in training.
@@ -41,10 +42,9 @@ def load(
 
     Raises InputError for a folder without a model and for settings that do not fit.
     """
-    from semipose.models.model_folder import read_model
     from semipose.predict.boxes import named
-    from semipose.predict.model import choose_device, decoding
+    from semipose.predict.model import open_model
     from semipose.predict.predictor import Predictor
 
-    model = decoding(read_model(source, choose_device(device), network), decode)
+    model = open_model(str(source), device, network=network, decode=decode)
     return Predictor(model, people=named(people), **settings)

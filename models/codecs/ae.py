@@ -177,20 +177,26 @@ class AECodec(InstanceCodec):
         tag is highest (HigherHRNet's refinement): for scoring, and not for teaching, as it invents keypoints.
         Differs from HigherHRNet: maps are read at their own size, not at the input's.
         """
-        cfg = self.settings
         with torch.autocast(maps.heatmaps.device.type, enabled=False):
             heatmaps, scale = _finest(maps)
-            candidates = self._candidates(maps, heatmaps, scale)
-            fields = (candidates.points_xy, candidates.peaks[..., None], candidates.tags)
-            packed = torch.cat(fields, dim=-1).cpu().numpy()
-            order = grouping_order(self.skeleton.names)
-            photos = [_people_of(photo, order, cfg) for photo in packed]
-            num_people = candidates.peaks.shape[-1]  # Q, the same for every batch of this size
-            arrays = (_padded([photo[i] for photo in photos], num_people) for i in range(4))
-            xy, confidence, score, tags = (torch.from_numpy(a).to(heatmaps.device) for a in arrays)
-            cells = torch.zeros((*score.shape, 2), dtype=torch.int64, device=score.device)
-            people = Instances(xy, confidence, score, score > 0, cells)
+            people, tags = self._put_together(self._candidates(maps, heatmaps, scale))
             return self._fill_missing(people, tags, maps, heatmaps, scale) if fill_missing else people
+
+    def people_of(self, candidates: Candidates) -> Instances:
+        """Put people together from candidates: all of `decode` that the host does."""
+        return self._put_together(candidates)[0]
+
+    def _put_together(self, candidates: Candidates) -> tuple[Instances, Tensor]:
+        """The people, at most Q of a photo, and their mean tags (N, Q, L)."""
+        fields = (candidates.points_xy, candidates.peaks[..., None], candidates.tags)
+        packed = torch.cat(fields, dim=-1).cpu().numpy()
+        order = grouping_order(self.skeleton.names)
+        photos = [_people_of(photo, order, self.settings) for photo in packed]
+        num_people = candidates.peaks.shape[-1]  # Q, the same for every batch of this size
+        arrays = (_padded([photo[i] for photo in photos], num_people) for i in range(4))
+        xy, confidence, score, tags = (torch.from_numpy(a).to(candidates.peaks.device) for a in arrays)
+        cells = torch.zeros((*score.shape, 2), dtype=torch.int64, device=score.device)
+        return Instances(xy, confidence, score, score > 0, cells), tags
 
     @torch.no_grad()
     def candidates(self, maps: AEMaps) -> Candidates:

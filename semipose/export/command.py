@@ -11,6 +11,7 @@ from those of the network).
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,19 +27,20 @@ from semipose.configs.settings import settings
 from semipose.configs.versions import versions
 from semipose.export.crops import read_views
 from semipose.export.graph import (
-    INPUT,
     PoseGraph,
     facts_of,
+    notes_of,
     refuse_model,
     require,
     trace,
     view_hw,
     write_onnx,
 )
-from semipose.export.parity import MOST_PEAK, MOST_PX, Run, compare
+from semipose.export.parity import MOST_PEAK, MOST_PX, compare
 from semipose.export.quantize import quantize
 from semipose.models.codecs.heatmap import DecodeMethod, HeatmapCodec
 from semipose.models.model_folder import Model, read_model
+from semipose.predict.exported import Run, open_onnx, open_pt2
 from semipose.sharding.store.files import write_atomic
 
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=64)]
@@ -120,6 +122,7 @@ def _in_words(row: dict[str, Any]) -> str:
 def _write(model: Model, cfg: ExportSettings, size_hw: tuple[int, int], folder: Path) -> dict[str, Any]:
     """Write all files into `folder`; returns the parity of each by its name."""
     facts = facts_of(model, size_hw, flip_test=cfg.flip_test)
+    notes = notes_of(model, facts)
     graph = PoseGraph(model, flip_test=cfg.flip_test).eval()
     rows: dict[str, Any] = {}
     needs_views = cfg.check or cfg.precision == "int8"
@@ -127,19 +130,21 @@ def _write(model: Model, cfg: ExportSettings, size_hw: tuple[int, int], folder: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = trace(graph, size_hw)
-        runs: dict[str, Run] = {}
+        openers: dict[str, Callable[..., tuple[Run, dict[str, str]]]] = {}
         if cfg.format != "onnx":
-            torch.export.save(program, folder / "pose.pt2")
-            runs["pose.pt2"] = _pt2_run(folder / "pose.pt2") if cfg.check else lambda _: []
+            torch.export.save(program, folder / "pose.pt2", extra_files=notes)
+            openers["pose.pt2"] = open_pt2
         if cfg.format != "pt2":
-            write_onnx(program, folder / "pose.onnx", graph.outputs(), facts)
-            runs["pose.onnx"] = _onnx_run(folder / "pose.onnx") if cfg.check else lambda _: []
+            write_onnx(program, folder / "pose.onnx", graph.outputs(), notes)
+            openers["pose.onnx"] = open_onnx
         if cfg.precision == "int8":
             quantize(folder / "pose.onnx", folder / "pose-int8.onnx", views)
-            runs["pose-int8.onnx"] = _onnx_run(folder / "pose-int8.onnx")
-        for file, run in runs.items():
-            rows[file] = {**compare(graph, run, views), "of": whose} if cfg.check else {}
+            openers["pose-int8.onnx"] = open_onnx
+        for file, open_file in openers.items():
+            rows[file] = {}
             if cfg.check:
+                run, _ = open_file(folder / file, torch.device("cpu"), needs_device=True)
+                rows[file] = {**compare(graph, run, views), "of": whose}
                 _refuse_difference(file, rows[file])
     write_atomic(folder / "pose.json", (json.dumps(facts, indent=1) + "\n").encode())
     if cfg.format != "pt2":
@@ -169,19 +174,6 @@ def _refuse_difference(file: str, row: dict[str, Any]) -> None:
             f"most {MOST_PX}) and a peak differs by {row['max_peak']:.2g} (at most {MOST_PEAK}): nothing was "
             "written"
         )
-
-
-def _onnx_run(path: Path) -> Run:
-    (runtime,) = require("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda views: session.run(None, {INPUT: views})
-
-
-def _pt2_run(path: Path) -> Run:
-    module = torch.export.load(path).module()
-    return lambda views: [answer.numpy() for answer in module(torch.from_numpy(views))]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,6 +16,7 @@ from semipose.configs import yaml12
 from semipose.configs.errors import InputError
 from semipose.models.model_folder import Model, model_folder
 from semipose.pipelines.views import BORDER_GREYS, view_from_stored
+from semipose.predict.views import fitted_view
 from semipose.sharding.annotations.formats.drawn import DrawnFormat
 from semipose.sharding.build import BuildSettings, build
 from semipose.sharding.samples.crop import WholePhoto
@@ -83,7 +84,6 @@ def _view(pixels: np.ndarray, boxes_xywh: np.ndarray, model: Model, size_hw: tup
         none = np.zeros(1)
         matrix = view_from_stored(boxes_xywh[:1], none + 1, none, none > 0, size_hw)[0]
     else:
-        zoom = min(height / pixels.shape[0], width / pixels.shape[1])
-        matrix = np.array([[zoom, 0, (zoom - 1) / 2], [0, zoom, (zoom - 1) / 2]])
+        matrix = fitted_view((pixels.shape[1], pixels.shape[0]), size_hw)
     border = BORDER_GREYS[model.config.border]
     return cv2.warpAffine(pixels, matrix, (width, height), borderMode=cv2.BORDER_CONSTANT, borderValue=border)

@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from semipose.configs.errors import InputError, one_line
 from semipose.models.codecs.ae import AECodec, grouping_order
 from semipose.models.codecs.heatmap import HeatmapCodec
 from semipose.models.heads.dekr import DEKRHeadSettings
-from semipose.models.model_folder import Model
+from semipose.models.model_folder import Model, ModelConfig
 from semipose.pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB
 
 OPSET = 20
-METADATA_KEY = "semipose"
+METADATA_KEY, CONFIG_KEY = "semipose", "semipose.config"
+"""The names in a file of what `pose.json` holds, and of the `config.json` of its model."""
 INPUT = "image"
 BATCH = 2
 """The samples of the example with which a graph is traced; 0 and 1 are special to torch.export."""
@@ -107,9 +109,9 @@ def trace(graph: PoseGraph, size_hw: tuple[int, int]) -> torch.export.ExportedPr
 
 
 def write_onnx(
-    program: torch.export.ExportedProgram, path: Path, outputs: Sequence[str], facts: Mapping[str, Any]
+    program: torch.export.ExportedProgram, path: Path, outputs: Sequence[str], notes: Mapping[str, str]
 ) -> None:
-    """Write the traced graph as ONNX, with `facts` in its metadata. Raises InputError if that fails."""
+    """Write the traced graph as ONNX, with `notes` as its metadata. Raises InputError if that fails."""
     onnx, onnxscript = require("onnx", "onnxscript")
 
     def stable_sort(values: Any, *, stable: bool, dim: int = -1, descending: bool = False) -> Any:  # noqa: ARG001
@@ -134,7 +136,7 @@ def write_onnx(
             f"this network cannot be written as ONNX ({one_line(error)}): use format=pt2, or choose another "
             "backbone"
         ) from error
-    onnx.helper.set_model_props(content, {METADATA_KEY: json.dumps(facts)})
+    onnx.helper.set_model_props(content, dict(notes))
     path.write_bytes(content.SerializeToString())
 
 
@@ -151,8 +153,14 @@ def require(*modules: str) -> list[Any]:
         ) from None
 
 
+def notes_of(model: Model, facts: Mapping[str, Any]) -> dict[str, str]:
+    """What an exported file says of itself, from which `semipose predict` can use it."""
+    config = TypeAdapter(ModelConfig).dump_json(model.config).decode()
+    return {METADATA_KEY: json.dumps(facts), CONFIG_KEY: config}
+
+
 def facts_of(model: Model, size_hw: tuple[int, int], *, flip_test: bool) -> dict[str, Any]:
-    """What a user of the graph must know, as plain values: `pose.json`, and the metadata of the ONNX."""
+    """What a user of the graph must know, as plain values: `pose.json`, which the file itself holds too."""
     config = model.config
     skeleton, origin = config.skeleton, config.provenance
     return {

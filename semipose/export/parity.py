@@ -1,15 +1,13 @@
 """Whether an exported file answers as the network that it was exported from."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from semipose.export.graph import PoseGraph
+from semipose.predict.exported import Run
 
-Run = Callable[[np.ndarray], list[np.ndarray]]
-"""Views (N, H, W, 3) uint8 -> what the exported file answers."""
 MOST_PX, MOST_PEAK = 0.05, 1e-4
 """Peaks are compared in relation to the highest one, if that is above 1."""
 UNDECIDED = 1e-5

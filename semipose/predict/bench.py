@@ -26,12 +26,14 @@ from pydantic import Field
 from rich.console import Console
 from torch import Tensor, nn
 
+from semipose.configs.errors import InputError
 from semipose.configs.load import command, load
 from semipose.configs.schema import plain
 from semipose.configs.settings import settings
 from semipose.models.model_folder import ModelConfig, NetworkConfig, Provenance, write_model
 from semipose.models.net import build_net
 from semipose.predict.command import predict_sources
+from semipose.predict.exported import ExportedModel
 from semipose.predict.settings import PredictSettings
 from semipose.predict.work import load_predictor
 from semipose.sharding.annotations.record import Annotations
@@ -165,7 +167,10 @@ def time_all(model: str, listed: Path, images: str, rounds: int, output: Path) -
 
 def views_of(model: str, listed: Path, cfg: PredictSettings) -> tuple[nn.Module, list[Tensor]]:
     """The network, and the batches that it gets when these photos are predicted."""
-    network = load_predictor(model, cfg).model.network
+    loaded = load_predictor(model, cfg).model
+    if isinstance(loaded, ExportedModel):
+        raise InputError(f"model: {model} is an exported file: give the folder of its run, or a model folder")
+    network = loaded.network
     views: list[Tensor] = []
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:

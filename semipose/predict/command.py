@@ -29,6 +29,7 @@ from semipose.configs.load import exit_on_input_error, load, read_request
 from semipose.configs.schema import plain
 from semipose.configs.versions import versions
 from semipose.models.model_folder import Model
+from semipose.predict.exported import ExportedModel, exported_file
 from semipose.predict.output import BAD, DRAWN, KEYPOINTS, TABLE, OutputFolder
 from semipose.predict.settings import DECIDE_THE_FILES, PredictSettings
 from semipose.predict.sources import Work, find_work
@@ -89,7 +90,13 @@ def predict_sources(
 
 
 def name_of(model: str) -> str:
-    """The last part of a model's address: that of RUN/model is the name of the run."""
+    """The last part of a model's address: that of RUN/model is the name of the run.
+
+    An exported file adds its own name to that of its folder, and the folder alone stands for its file.
+    """
+    exported = exported_file(model)
+    if exported is not None:
+        return f"{exported.absolute().parent.name}-{exported.stem}"
     parts = [part for part in re.split(r"[/\\@]", os.path.abspath(model)) if part]
     return next((part for part in reversed(parts) if part != "model"), "model")
 
@@ -122,7 +129,7 @@ def _do(job: Job, folder: OutputFolder, parts: Sequence[Part], work: Work, conso
                 tell(done)
 
 
-def identity_of(model: Model, work: Work, cfg: PredictSettings) -> dict[str, Any]:
+def identity_of(model: Model | ExportedModel, work: Work, cfg: PredictSettings) -> dict[str, Any]:
     """What the files depend on, as plain values."""
     settings = plain(cfg)
     listed = hashlib.sha256()
@@ -132,7 +139,7 @@ def identity_of(model: Model, work: Work, cfg: PredictSettings) -> dict[str, Any
     for film in work.films:
         listed.update(film.address.encode())
     return {
-        "model_sha256": weights_sha256(model.network),
+        "model_sha256": model.sha256 if isinstance(model, ExportedModel) else weights_sha256(model.network),
         "photos": len(work.photos),
         "films": len(work.films),
         "sources_sha256": listed.hexdigest(),
@@ -150,7 +157,7 @@ def weights_sha256(network: torch.nn.Module) -> str:
 
 
 def facts_of(
-    model: Model, cfg: PredictSettings, work: Work, began: float, counts: dict[str, int]
+    model: Model | ExportedModel, cfg: PredictSettings, work: Work, began: float, counts: dict[str, int]
 ) -> dict[str, Any]:
     """What `summary.json` says besides the counts."""
     seconds = time.perf_counter() - began
@@ -196,9 +203,9 @@ def main(argv: list[str] | None = None) -> None:
     with exit_on_input_error():
         request = read_request(
             PredictSettings,
-            description="Keypoints of photos, films and cameras: MODEL is the folder of a run; a SOURCE is a "
-            "photo, a folder, a glob, a zip, an address, a COCO file with `images`, a film, the number of a "
-            "camera (0), or - for a list on stdin.",
+            description="Keypoints of photos, films and cameras: MODEL is the folder of a run or what "
+            "`semipose export` wrote; a SOURCE is a photo, a folder, a glob, a zip, an address, a COCO file "
+            "with `images`, a film, the number of a camera (0), or - for a list on stdin.",
             path_name="MODEL SOURCE...",
             takes_many=True,
             argv=argv,

@@ -15,9 +15,10 @@ from semipose.configs.errors import InputError
 from semipose.models.model_folder import Model
 from semipose.pipelines.batch import EvalBatch
 from semipose.predict.boxes import AutoBoxes, BoxFinder, PeopleSettings
+from semipose.predict.exported import ExportedModel
 from semipose.predict.people import People, read_pixels
 from semipose.predict.sources import Boxes, PhotoItem, find_work
-from semipose.predict.views import Cut, ViewMaker, cut_person, cut_photo
+from semipose.predict.views import Cut, ViewMaker, cut_person, cut_photo, shown_scale
 from semipose.sharding.annotations.boxes import clip_box
 from semipose.training.predict import Predictions, predict
 from semipose.training.scoring.oks import person_score, without_duplicates
@@ -55,7 +56,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: Model,
+        model: Model | ExportedModel,
         *,
         people: PeopleSettings | None = None,
         batch_size: int | None = None,
@@ -66,28 +67,34 @@ class Predictor:
     ) -> None:
         """
         Args:
-            model: what `read_model` gives.
+            model: what `read_model` or `read_exported` gives.
             people: who finds the people of a photo whose boxes are not given; not for detector-free models.
             batch_size: views in one pass of the network; None: 32 people or 4 whole photos.
             precision: of the network's pass: no (float32), bf16 or fp16.
             flip_test: whether to average over each view and its mirror image.
             min_peak: keypoints with a lower peak count as not found.
             min_score: people that a detector-free model finds with a lower score are left out.
+
+        Raises InputError for settings that an exported model has no place for.
         """
         self.model = model
         self.is_person = model.config.kind == "person"
         self.batch_size = batch_size or (PEOPLE_AT_ONCE if self.is_person else PHOTOS_AT_ONCE)
         self.min_peak, self.min_score = min_peak, min_score
-        self.device = next(model.network.parameters()).device
         self._people = people or AutoBoxes()
         self._finder: BoxFinder | None = None
-        self._flip_test = flip_test
-        self._size_hw = model.config.size_hw or (0, 0)
-        self._photo_px = model.config.photo_views.size if model.config.photo_views else 0
-        self._views = ViewMaker(self._size_hw, model.config.border)
-        self._autocast: Callable[[], AbstractContextManager[Any]] = partial(
-            torch.autocast, self.device.type, _DTYPES.get(precision), precision in _DTYPES
-        )
+        self._answer: Callable[[EvalBatch], Predictions]
+        if isinstance(model, ExportedModel):
+            if flip_test or precision != "no":
+                name = "flip_test" if flip_test else "precision"
+                raise InputError(f"{name}: {model.source} holds the choice of its export: leave {name} out")
+            self.device, size_hw, self._answer = model.device, model.size_hw, model.predict
+        else:
+            self.device = next(model.network.parameters()).device
+            size_hw = model.config.size_hw or (0, 0)
+            autocast = partial(torch.autocast, self.device.type, _DTYPES.get(precision), precision in _DTYPES)
+            self._answer = partial(_answer_of, model, self.device, flip_test=flip_test, autocast=autocast)
+        self._views = ViewMaker(size_hw, model.config.border)
 
     def __call__(self, photos: Any, boxes: Any = None) -> Any:
         """The people of a photo, or a list of those of several.
@@ -175,7 +182,7 @@ class Predictor:
         """Predict whole photos in batches."""
         waiting: list[tuple[Frame, Cut]] = []
         for frame in frames:
-            cut = cut_photo(frame.pixels, self._photo_px)
+            cut = cut_photo(frame.pixels, self._shown_px(frame.pixels))
             waiting.append((_kept(frame, keep_pixels), cut))
             if len(waiting) == self.batch_size:
                 yield from self._photos(waiting)
@@ -184,15 +191,31 @@ class Predictor:
             yield from self._photos(waiting)
 
     def _photos(self, waiting: Sequence[tuple[Frame, Cut]]) -> Iterator[People]:
-        found = self._run(self._views.photos([cut for _, cut in waiting], self._photo_px))
+        cuts = [cut for _, cut in waiting]
+        is_fitted = isinstance(self.model, ExportedModel)
+        found = self._run(
+            self._views.fitted_photos(cuts) if is_fitted else self._views.photos(cuts, self._photo_px)
+        )
         assert found.samples is not None
         assert found.scores is not None
         for sample, (frame, _) in enumerate(waiting):
             chosen = np.flatnonzero((found.samples == sample) & (found.scores >= self.min_score))
             chosen = chosen[np.argsort(-found.scores[chosen], kind="stable")]
             xy, peaks = found.points_xy[chosen], found.peaks[chosen]
-            extent = np.concatenate([xy.min(1), xy.max(1) - xy.min(1)], axis=1)
-            yield self._result(frame, xy, peaks, extent, found.scores[chosen])
+            yield self._result(frame, xy, peaks, _extent(xy, peaks), found.scores[chosen])
+
+    @property
+    def _photo_px(self) -> int:
+        """On how many pixels a network of whole photos sees the shorter side."""
+        assert self.model.config.photo_views is not None
+        return self.model.config.photo_views.size
+
+    def _shown_px(self, pixels: np.ndarray) -> float:
+        """On how many pixels the shorter side of this photo is seen."""
+        if not isinstance(self.model, ExportedModel):
+            return self._photo_px
+        size_wh = (pixels.shape[1], pixels.shape[0])
+        return min(size_wh) * shown_scale(size_wh, self.model.size_hw)
 
     def _with_boxes(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Boxes]]:
         """Each frame with its people; a detector searches several frames at once."""
@@ -226,22 +249,10 @@ class Predictor:
         return [_Row(*column) for column in columns]
 
     def _run(self, batch: EvalBatch) -> Predictions:
-        batch = replace(
-            batch,
-            image=batch.image.to(self.device, non_blocking=True),
-            image_from_view=batch.image_from_view.to(self.device),
-        )
-        model = self.model
-        found = predict(
-            {"network": model.network},
-            [batch],
-            codec=model.codec,
-            flip_test=self._flip_test,
-            autocast=self._autocast,
-        )["network"]
+        found = self._answer(batch)
         if not (np.isfinite(found.points_xy).all() and np.isfinite(found.peaks).all()):
             raise InputError(
-                f"{model.source}: the network gives values that are not finite numbers: its weights are "
+                f"{self.model.source}: the network gives values that are not finite numbers: its weights are "
                 "broken, or precision=fp16 is too small for it"
             )
         return found
@@ -289,6 +300,32 @@ class Predictor:
             min_peak=self.min_peak,
             **frame.facts,
         )
+
+
+def _answer_of(
+    model: Model,
+    device: torch.device,
+    batch: EvalBatch,
+    *,
+    flip_test: bool,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Predictions:
+    """What a network finds in a batch that is on the host."""
+    batch = replace(
+        batch,
+        image=batch.image.to(device, non_blocking=True),
+        image_from_view=batch.image_from_view.to(device),
+    )
+    networks = {"network": model.network}
+    return predict(networks, [batch], codec=model.codec, flip_test=flip_test, autocast=autocast)["network"]
+
+
+def _extent(xy: np.ndarray, peaks: np.ndarray) -> np.ndarray:
+    """The boxes (P, 4) as x, y, width, height of the keypoints that were found, or else of all."""
+    is_found = peaks > 0
+    is_found = (is_found | ~is_found.any(1, keepdims=True))[..., None]
+    least, most = np.where(is_found, xy, np.inf).min(1), np.where(is_found, xy, -np.inf).max(1)
+    return np.concatenate([least, most - least], axis=1)
 
 
 def _kept(frame: Frame, keep_pixels: Callable[[np.ndarray], np.ndarray | None] | None) -> Frame:

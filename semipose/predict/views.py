@@ -70,7 +70,7 @@ def cut_person(photo: np.ndarray, box_xywh: Sequence[float], crop: PersonCrop) -
     return Cut(own, matrix, move_box(box, stored_from_image), size_wh)
 
 
-def cut_photo(photo: np.ndarray, short_px: int) -> Cut:
+def cut_photo(photo: np.ndarray, short_px: float) -> Cut:
     """A whole photo (H, W, 3) uint8 whose shorter side is going to be shown on `short_px` pixels."""
     height, width = photo.shape[:2]
     scale = min(1.0, OVERSAMPLE * short_px / min(height, width))
@@ -84,7 +84,7 @@ class ViewMaker:
     """Warps cuts into batches of plain views, in threads."""
 
     def __init__(self, size_hw: tuple[int, int], border: Border, threads: int | None = None) -> None:
-        """size_hw: of the views of people; those of whole photos have sizes of their own."""
+        """size_hw: of the views of people, and of fitted photos; `photos` have sizes of their own."""
         self.size_hw, self.border = size_hw, border
         self._warp = CpuWarp(size_hw, threads or min(8, os.cpu_count() or 1))
 
@@ -101,14 +101,18 @@ class ViewMaker:
         The law is that of `pipelines.photo_graph.eval_photo_graph`.
         """
         plans = [whole_view(cut.source_wh, short_px) for cut in cuts]
-        view_from_image = np.stack([matrix for matrix, _ in plans])
-        matrices = np.stack(
-            [
-                _product(matrix, cut.image_from_stored)
-                for matrix, cut in zip(view_from_image, cuts, strict=True)
-            ]
-        )
-        return self._batch(cuts, matrices, np.array([size for _, size in plans]))
+        return self._whole(cuts, [matrix for matrix, _ in plans], np.array([size for _, size in plans]))
+
+    def fitted_photos(self, cuts: Sequence[Cut]) -> EvalBatch:
+        """A view of `size_hw` of each whole photo, which fills the upper left as far as it goes."""
+        return self._whole(cuts, [fitted_view(cut.source_wh, self.size_hw) for cut in cuts], None)
+
+    def _whole(
+        self, cuts: Sequence[Cut], view_from_image: Sequence[np.ndarray], sizes_hw: np.ndarray | None
+    ) -> EvalBatch:
+        pairs = zip(view_from_image, cuts, strict=True)
+        matrices = np.stack([_product(matrix, cut.image_from_stored) for matrix, cut in pairs])
+        return self._batch(cuts, matrices, sizes_hw)
 
     def _batch(self, cuts: Sequence[Cut], matrices: np.ndarray, sizes_hw: np.ndarray | None) -> EvalBatch:
         from_stored = matrices.astype(np.float32)
@@ -142,6 +146,17 @@ def whole_view(size_wh: tuple[int, int], short_px: int) -> tuple[np.ndarray, tup
     centre = [np.floor(0.5 * side + 0.5) for side in size_wh]
     shift_x, shift_y = 0.5 * width - zoom * centre[0], 0.5 * height - zoom * centre[1]
     return np.array([[zoom, 0.0, shift_x], [0.0, zoom, shift_y]]), (height, width)
+
+
+def fitted_view(size_wh: tuple[int, int], size_hw: tuple[int, int]) -> np.ndarray:
+    """`view_from_image` (2, 3) float64 of a whole photo that fills the upper left of a view."""
+    zoom = shown_scale(size_wh, size_hw)
+    return np.array([[zoom, 0.0, (zoom - 1) / 2], [0.0, zoom, (zoom - 1) / 2]])
+
+
+def shown_scale(size_wh: tuple[int, int], size_hw: tuple[int, int]) -> float:
+    """View pixels per pixel of the photo in its `fitted_view`."""
+    return min(size_hw[0] / size_wh[1], size_hw[1] / size_wh[0])
 
 
 def _product(a_from_b: np.ndarray, b_from_c: np.ndarray) -> np.ndarray:

@@ -14,9 +14,8 @@ import numpy as np
 
 from semipose.configs.disk import named_disk_errors
 from semipose.configs.errors import InputError
-from semipose.models.model_folder import read_model
 from semipose.predict.draw import draw_people, encode_picture, shrunk
-from semipose.predict.model import choose_device, decoding
+from semipose.predict.model import open_model
 from semipose.predict.output import OutputFolder, row_of
 from semipose.predict.people import People
 from semipose.predict.predictor import ARRAYS, Frame, Predictor, frame_of_item
@@ -72,9 +71,8 @@ def parts_of(work: Work) -> list[Part]:
 @lru_cache(maxsize=1)
 def load_predictor(model: str, cfg: PredictSettings) -> Predictor:
     """The model of a job, once in each process."""
-    read = read_model(model, choose_device(cfg.device), cfg.network)
     return Predictor(
-        decoding(read, cfg.decode),
+        open_model(model, cfg.device, network=cfg.network, decode=cfg.decode),
         people=cfg.people,
         batch_size=cfg.batch_size,
         precision=cfg.precision,

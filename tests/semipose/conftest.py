@@ -1,14 +1,17 @@
-"""The folder of a run, drawn photos, and photos of one's own."""
+"""The folders of a run and of exports, drawn photos, and photos of one's own."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from semipose.export.command import ExportSettings, export
 from semipose.sharding.annotations.skeleton import LSP_14
-from tests.semipose.models import person_model, write_folder
+from tests.semipose.models import make_model, person_model, write_folder
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +47,17 @@ def film(write_photo, tmp_path) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+@pytest.fixture(scope="session")
+def pt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """What `semipose export format=pt2` writes of `make_model(name)`, once for each name."""
+
+    @cache
+    def folder_of(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        source = write_folder(folder / "mine", make_model(name))
+        cfg = ExportSettings(format="pt2", output=str(folder / "out"), views=8)
+        return export(str(source), cfg, Console(quiet=True))
+
+    return folder_of

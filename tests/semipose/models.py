@@ -61,6 +61,11 @@ def image_model(family: str = "dekr") -> Model:
     return Model(network.eval(), config.build_codec(), config, None, "a test")
 
 
+def make_model(name: str) -> Model:
+    """The model of single people, if the name is person, or that of a family of whole photos."""
+    return person_model() if name == "person" else image_model(name)
+
+
 def _one_network(net: NetSettings) -> dict[str, Any]:
     return {"network": "network", "networks": {"network": NetworkConfig(net=net)}}
 
