@@ -96,7 +96,7 @@ def name_of(model: str) -> str:
     """
     exported = exported_file(model)
     if exported is not None:
-        return f"{exported.absolute().parent.name}-{exported.stem}"
+        return f"{exported.absolute().parent.name}-{exported.name.replace('.', '-')}"
     parts = [part for part in re.split(r"[/\\@]", os.path.abspath(model)) if part]
     return next((part for part in reversed(parts) if part != "model"), "model")
 

@@ -144,7 +144,7 @@ def test_the_command_writes_the_files_of_the_network_and_goes_on_with_them(
     monkeypatch.chdir(tmp_path)
     cfg = load(PredictSettings, None, ["people.name=whole"])
     output = predict_sources(str(folder / "pose.pt2"), photos, cfg, QUIET).path
-    assert output == Path("predictions/out-pose")
+    assert output == Path("predictions/out-pose-pt2")
     network = write_folder(tmp_path / "net", person_model(14, LSP_14))
     theirs = predict_sources(str(network), photos, cfg, QUIET).path
     rows, expected = (json.loads((each / "keypoints.json").read_bytes()) for each in (output, theirs))
@@ -167,8 +167,8 @@ def test_the_command_writes_the_files_of_the_network_and_goes_on_with_them(
 def test_predictions_are_called_by_the_folder_and_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "pose.pt2").touch()
-    assert name_of(str(tmp_path / "mine")) == "mine-pose"
-    assert name_of(str(tmp_path / "mine" / "pose-int8.onnx")) == "mine-pose-int8"
+    assert name_of(str(tmp_path / "mine")) == "mine-pose-pt2"
+    assert name_of(str(tmp_path / "mine" / "pose-int8.onnx")) == "mine-pose-int8-onnx"
     assert name_of("runs/mine/model") == "mine"
 
 
