@@ -197,6 +197,20 @@ def test_people_of_whole_photos_are_decoded_inside(tmp_path: Path, family: str) 
     np.testing.assert_allclose(theirs[:, 2], ours[:, 2], atol=0.0051)
 
 
+@needs_onnx
+@pytest.mark.slow
+def test_products_of_integers_do_not_overflow_on_older_processors(onnx_folder: Path) -> None:
+    """Without VNNI two products of a weight and an activation of 8 bits (0 to 255) are added in 16 bits."""
+    import onnx
+
+    graph = onnx.load(onnx_folder / "pose-int8.onnx").graph
+    weights = [onnx.numpy_helper.to_array(each) for each in graph.initializer]
+    weights = [each for each in weights if each.dtype == np.int8 and each.ndim == 4]
+    assert len(weights) > 2
+    for each in weights:
+        assert 2 * 255 * int(np.abs(each.astype(int)).max()) <= np.iinfo(np.int16).max
+
+
 def test_libraries_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     source = write_folder(tmp_path / "mine", person_model())
