@@ -94,7 +94,7 @@ class Dual(ConsistencyMethod):
 
     def ensembles(self) -> dict[str, tuple[str, ...]]:
         """The mean heatmaps of both networks."""
-        return {"ensemble": ("network_1", "network_2")}
+        return {"both": ("network_1", "network_2")}
 
     def inspect(self, unlabelled: UnlabelledBatch) -> Inspection:
         """What the first network sees."""

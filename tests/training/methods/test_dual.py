@@ -114,7 +114,7 @@ def test_burn_in_is_both_supervised_steps() -> None:
 def test_networks_and_their_ensemble_are_scored_apart() -> None:
     method = make_method("dual", teacher={"name": "ema"})
     assert list(method.networks()) == ["network_1", "network_2", "average_1", "average_2"]
-    assert method.ensembles() == {"ensemble": ("network_1", "network_2")}
+    assert method.ensembles() == {"both": ("network_1", "network_2")}
 
 
 def test_two_paths_are_multiaugs_dual() -> None:
