@@ -60,9 +60,8 @@ class ExportedModel:
         else:
             points, peaks, scores = answers
         found = apply(batch.image_from_view, points.flatten(1, 2)).view_as(points)
-        samples, rows = (
-            (~(scores <= 0)).nonzero().unbind(-1)
-        )  # broken scores stay, for their numbers to be seen
+        is_kept = ~(scores <= 0)  # a score that is no number stays, so that it is seen
+        samples, rows = is_kept.nonzero().unbind(-1)
         kept = found[samples, rows]
         return Predictions(
             batch.records,

@@ -1,8 +1,10 @@
 """Small networks with random weights as models, in memory and as model folders."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from semipose.models.codecs.heatmap import HeatmapSettings
@@ -13,6 +15,10 @@ from semipose.sharding.annotations.skeleton import Skeleton
 from tests.training import tiny, tiny_photos
 
 PROVENANCE = Provenance(protocol="own", method="none", step=0, seed=0, weights="random weights", version=None)
+ABSENT = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+needs_onnx = pytest.mark.skipif(
+    bool(ABSENT), reason=f"not installed: {', '.join(ABSENT)} (pip install 'semipose[export]')"
+)
 
 
 def skeleton_of(num_keypoints: int) -> Skeleton:

@@ -1,6 +1,5 @@
 """An exported network answers as the original, without the project; a file that does not is refused."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -28,12 +27,8 @@ from semipose.sharding.annotations.formats.drawn import DrawnFormat
 from semipose.sharding.annotations.skeleton import LSP_14
 from semipose.sharding.build import BuildSettings, build
 from semipose.sharding.samples.person import decode_pose
-from tests.semipose.models import image_model, make_model, person_model, write_folder
+from tests.semipose.models import image_model, make_model, needs_onnx, person_model, write_folder
 
-ABSENT = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-needs_onnx = pytest.mark.skipif(
-    bool(ABSENT), reason=f"not installed: {', '.join(ABSENT)} (pip install 'semipose[export]')"
-)
 QUIET = Console(quiet=True)
 FAMILIES = ["dekr", "ae", "cid"]
 
@@ -165,15 +160,13 @@ def test_the_example_runs_without_torch_and_finds_what_semipose_finds(
 
 @needs_onnx
 @pytest.mark.slow
+@pytest.mark.parametrize("flip_test", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_people_of_whole_photos_are_decoded_inside(tmp_path: Path, family: str) -> None:
-    """Those of `ae` up to their candidates and tags; `example.py` puts them together as the codec does.
-
-    The flip test is in the graph, as it adds to what ONNX must know.
-    """
+def test_people_of_whole_photos_are_decoded_inside(tmp_path: Path, family: str, flip_test: bool) -> None:
+    """Those of `ae` up to their candidates and tags; `example.py` puts them together as the codec does."""
     model = image_model(family)
     source = write_folder(tmp_path / "mine", model)
-    cfg = ExportSettings(output=str(tmp_path / "out"), views=8, flip_test=True)
+    cfg = ExportSettings(output=str(tmp_path / "out"), views=8, flip_test=flip_test)
     folder = export(str(source), cfg, QUIET)
     row = json.loads((folder / "parity.json").read_text())["files"]["pose.onnx"]
     assert row["keypoints"] > 0
@@ -185,7 +178,7 @@ def test_people_of_whole_photos_are_decoded_inside(tmp_path: Path, family: str) 
     photo = tmp_path / "photo.png"
     Image.fromarray(view[0]).save(photo)
     with torch.no_grad():
-        maps = PoseGraph(model, flip_test=True).eval().maps(torch.from_numpy(view))
+        maps = PoseGraph(model, flip_test=flip_test).eval().maps(torch.from_numpy(view))
     people = model.codec.decode(maps)  # type: ignore[union-attr]
     is_shown = people.score[0] >= 1e-4
     assert is_shown.any()

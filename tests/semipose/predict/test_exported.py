@@ -1,6 +1,5 @@
 """What `semipose export` wrote finds in photos what its network finds."""
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -26,23 +25,17 @@ from semipose.predict.predictor import Predictor
 from semipose.predict.settings import PredictSettings
 from semipose.predict.views import ViewMaker, cut_photo, fitted_view
 from semipose.sharding.annotations.skeleton import LSP_14
-from tests.semipose.models import image_model, person_model, write_folder
+from tests.semipose.models import ABSENT, image_model, needs_onnx, person_model, write_folder
 
 QUIET = Console(quiet=True)
 BOXES = [[5, 5, 40, 60], [30, 10, 50, 90]]
-needs_onnx = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
-    reason="onnx, onnxscript or onnxruntime is not installed (pip install 'semipose[export]')",
-)
 FILES = ["pose.pt2", *(pytest.param(name, marks=needs_onnx) for name in ("pose.onnx", "pose-int8.onnx"))]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All three files of a model of single people."""
-    settings = (
-        {"format": "both", "precision": "int8"} if importlib.util.find_spec("onnx") else {"format": "pt2"}
-    )
+    settings = {"format": "pt2"} if ABSENT else {"format": "both", "precision": "int8"}
     folder = tmp_path_factory.mktemp("export")
     source = write_folder(folder / "mine", person_model(14, LSP_14))
     return export(str(source), ExportSettings(output=str(folder / "out"), views=8, **settings), QUIET)
