@@ -56,7 +56,3 @@ def usage() -> str:
             "",
         ]
     )
-
-
-if __name__ == "__main__":
-    main()

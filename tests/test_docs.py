@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 SHORT = ("steps=2", "labelled_batch=4", "unlabelled_batch=4", "evaluate_every=2", "checkpoint_every=2")
 """Appended to the commands that train."""
-SEMIPOSE = (sys.executable, "-m", "semipose.cli")
+SEMIPOSE = (sys.executable, "-m", "semipose")
 
 
 def pages() -> list[Path]:

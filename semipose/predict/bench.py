@@ -146,7 +146,7 @@ def time_all(model: str, listed: Path, images: str, rounds: int, output: Path) -
         load(PredictSettings, None, [*words, f"draw={draw}"]) for draw in ("false", "true")
     )
     network, views = views_of(model, listed, plain_cfg)
-    shell = [sys.executable, "-m", "semipose.cli", "predict", model, str(listed), *words, "draw=false"]
+    shell = [sys.executable, "-m", "semipose", "predict", model, str(listed), *words, "draw=false"]
     calls: dict[str, tuple[Callable[[], Any], PredictSettings | None]] = {
         NETWORK: (partial(pass_all, network, views), None),
         PREDICT: (partial(predict_sources, model, [str(listed)], plain_cfg, QUIET), plain_cfg),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import semipose
 from semipose import cli, doctor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,6 +20,13 @@ def test_help_lists_every_command_and_imports_none() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert all(f"  {name} " in done.stdout for name in cli.COMMANDS)
+
+
+def test_python_dash_m_is_the_same_command() -> None:
+    """For an environment whose scripts are not on the path."""
+    words = [sys.executable, "-m", "semipose", "--version"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"semipose {semipose.__version__}\n"
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
