@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,12 @@ from semipose.export.command import ExportSettings, _refuse_difference, export, 
 from semipose.export.crops import read_views
 from semipose.export.graph import PoseGraph, facts_of
 from semipose.export.parity import compare
+from semipose.export.quantize import in_integers
+from semipose.models.backbones.timm_features import TimmSettings
 from semipose.models.codecs.heatmap import HeatmapCodec, HeatmapSettings
-from semipose.models.model_folder import Model
+from semipose.models.heads.pyramid import PyramidSettings
+from semipose.models.model_folder import Model, NetworkConfig
+from semipose.models.net import NetSettings, build_net
 from semipose.pipelines.views import MEAN_RGB, STD_RGB
 from semipose.predict.views import Cut, ViewMaker
 from semipose.sharding.annotations.formats.drawn import DrawnFormat
@@ -136,6 +142,46 @@ def test_integers_begin_after_the_convolutions_that_see_the_photo(onnx_folder: P
     in_integers = [maker.get(node.input[0]) == "DequantizeLinear" for node in convolutions]
     assert in_integers == [False, False] + [True] * (len(convolutions) - 2)
     assert len(convolutions) > 4
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_onnxruntime_computes_all_later_convolutions_in_integers(tmp_path: Path) -> None:
+    """It leaves those in float32 that it cannot fuse, and then INT8 is slower than float32."""
+    import onnx
+    import onnxruntime
+
+    backbone = TimmSettings(model="tf_efficientnet_lite0")
+    net = NetSettings(backbone=backbone, head=PyramidSettings(width=16))
+    config = replace(person_model(14, LSP_14).config, networks={"network": NetworkConfig(net=net)})
+    model = Model(build_net(net, 14).eval(), config.build_codec(), config, None, "a test")
+    cfg = ExportSettings(output=str(tmp_path / "out"), precision="int8", views=8, check=False)
+    folder = export(str(write_folder(tmp_path / "mine", model)), cfg, QUIET)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(folder / "pose-int8.onnx", options, providers=["CPUExecutionProvider"])
+    ops = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+    assert (ops["Conv"], ops["QLinearConv"]) == (2, 53)
+
+
+def test_integers_are_for_later_convolutions_and_what_clips_them() -> None:
+    """Of two parallel stems, as with the flip test, both stay in float32; so does all decoding."""
+    rows = [
+        ("Conv", ["image", "w"], "a"),
+        ("Conv", ["mirrored", "w"], "b"),
+        ("Relu", ["a"], "c"),
+        ("Conv", ["c", "w"], "d"),
+        ("Conv", ["b", "w"], "e"),
+        ("Conv", ["d", "w"], "f"),
+        ("Relu", ["f"], "g"),
+        ("Add", ["g", "d"], "h"),
+        ("Relu", ["h"], "i"),
+        ("Conv", ["i", "w"], "j"),
+        ("Sigmoid", ["j"], "k"),
+        ("Clip", ["k"], "l"),
+    ]
+    nodes = [SimpleNamespace(op_type=op, name=to, input=read, output=[to]) for op, read, to in rows]
+    assert in_integers(nodes) == ["f", "g", "j"]
 
 
 @needs_onnx
