@@ -14,8 +14,8 @@ FIRST_IN_FLOAT = 2
 """Convolutions with fewer others before them stay in float32, as they see the photo: they have few weights,
 and rounding there costs several AP."""
 CLIPPING = ("Clip", "Relu")
-"""Activations that the range of integers can contain. onnxruntime then computes them as part of the
-convolution, and no steps are spent on values that they cut off."""
+"""Activations that only cut values off, which the range of the integers does as well: onnxruntime computes
+them as part of the convolution, and no integers are spent on values beyond."""
 
 
 def quantize(source: Path, target: Path, views: np.ndarray) -> None:
@@ -45,8 +45,8 @@ def quantize(source: Path, target: Path, views: np.ndarray) -> None:
             Views(),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
-            # Of signed ones onnxruntime 1.32 turns some into unsigned ones on x86, and computes convolutions
-            # that have both, two fifths of those of EfficientNet-Lite0, in float32.
+            # onnxruntime 1.32 turns some signed activations into unsigned ones on x86, and then computes
+            # convolutions that have both, two fifths of those of EfficientNet-Lite0, in float32.
             activation_type=quantization.QuantType.QUInt8,
             # Processors without VNNI add pairs of products in 16 bits, where weights of 8 bits overflow.
             reduce_range=True,

@@ -147,7 +147,7 @@ def test_integers_begin_after_the_convolutions_that_see_the_photo(onnx_folder: P
 @needs_onnx
 @pytest.mark.slow
 def test_onnxruntime_computes_all_later_convolutions_in_integers(tmp_path: Path) -> None:
-    """It leaves those in float32 that it cannot fuse, and then INT8 is slower than float32."""
+    """It leaves those in float32 that it cannot fuse, which made INT8 slower than float32."""
     import onnx
     import onnxruntime
 
