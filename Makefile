@@ -8,8 +8,10 @@ STAMP := $(VENV)/.installed
 # The versions that `make setup` installs; empty (`make setup LOCK=`) takes the newest that pyproject.toml allows.
 LOCK ?= requirements.lock
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-# As many processes as cores, each with one thread: threads that wait for one another spin.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+# As many processes as cores, each with one thread: threads that wait for one another spin. A test that hangs for ten
+# minutes ends its process, which prints where its threads are, and with it all tests.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --max-worker-restart 0 \
+	-o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 DATA ?=
 RUN ?=
 PROTOCOL ?=
