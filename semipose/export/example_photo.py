@@ -44,6 +44,11 @@ def group(
     return found[best], heights[best], scores[best]
 
 
+def is_beyond(points: np.ndarray, edge: np.ndarray) -> np.ndarray:
+    """Whether the nearest cell of the network, which is 4 pixels wide, is beyond the edge."""
+    return (4 * np.floor(points / 4 + 0.5) > edge).any(-1)
+
+
 folder = Path(__file__).resolve().parent
 session = onnxruntime.InferenceSession(str(folder / "pose.onnx"), providers=["CPUExecutionProvider"])
 pose = json.loads((folder / "pose.json").read_text())
@@ -59,10 +64,14 @@ region.paste(photo)
 view = region.resize((width, height), Image.Resampling.BILINEAR, (0, 0, scale * width, scale * height))
 
 points, peaks, last = (answer[0] for answer in session.run(None, {"image": np.asarray(view)[None]}))
+edge = np.array(photo.size) / scale - 0.5  # of the photo in the view; beside it an answer means nothing
 if "grouping" in pose:
     rule = pose["grouping"]
     order = [pose["keypoints"].index(name) for name in rule["order"]]
+    peaks = np.where(is_beyond(points, edge), 0, peaks)
     points, peaks, last = group(points, peaks, last, order, rule)
+else:
+    last = np.where(is_beyond(points.mean(1), edge), 0, last)
 for person, (xy, heights, score) in enumerate(zip(points, peaks, last, strict=True)):
     if score < least_score:
         continue

@@ -31,6 +31,7 @@ class PoseGraph(nn.Module):
     (N, Q, K) and scores (N, Q) of Q candidates, the highest score first among those above 0; a score of 0 is
     nobody. Of `ae`: points (N, K, Q, 2), peaks (N, K, Q) and tags (N, K, Q, L) of Q candidates of each
     keypoint, the highest first; a peak of 0 is none, and people are put together by their tags outside.
+    What is found beside a photo that does not fill its view means nothing and must be left out outside, too.
     Normalisation, the flip test if there is one, and all other decoding are inside.
     """
 

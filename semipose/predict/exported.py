@@ -14,6 +14,7 @@ from torch import Tensor
 from semipose.configs.errors import InputError, one_line
 from semipose.export.graph import CONFIG_KEY, INPUT, METADATA_KEY
 from semipose.models.codecs.ae import AECodec, Candidates
+from semipose.models.codecs.heatmap import STRIDE
 from semipose.models.model_folder import ModelConfig, parse_config
 from semipose.pipelines.batch import EvalBatch
 from semipose.pipelines.geometry import apply, linear_scale
@@ -46,6 +47,8 @@ class ExportedModel:
         """The people of a batch, as `semipose.training.predict` finds them with the network.
 
         Keypoints of whole photos that were not found (`ae`) are at the corner of the view, with a peak of 0.
+        The graph does not know how far the photo reaches in its view, so what it found beside the photo, which
+        means nothing, is left out here: candidates there (`ae`), and people whose middle is there.
         """
         answers = [torch.from_numpy(answer) for answer in self.run(levels(batch.image))]
         if self.config.kind == "person":
@@ -55,10 +58,14 @@ class ExportedModel:
             return Predictions(batch.records, found.numpy(), peaks.numpy(), areas.numpy())
         codec = self.config.build_codec()
         if isinstance(codec, AECodec):
-            people = codec.people_of(Candidates(*answers))
+            points, peaks, tags = answers
+            peaks = torch.where(self._is_on_photo(points, batch), peaks, 0.0)
+            people = codec.people_of(Candidates(points, peaks, tags))
             points, peaks, scores = people.points_xy, people.confidence, people.score
         else:
             points, peaks, scores = answers
+            is_on_photo = self._is_on_photo(points.mean(2, keepdim=True), batch)[..., 0]
+            scores = torch.where(is_on_photo | scores.isnan(), scores, 0.0)
         found = apply(batch.image_from_view, points.flatten(1, 2)).view_as(points)
         is_kept = ~(scores <= 0)  # a score that is no number stays, so that it is seen
         samples, rows = is_kept.nonzero().unbind(-1)
@@ -71,6 +78,14 @@ class ExportedModel:
             samples.numpy(),
             scores[samples, rows].numpy(),
         )
+
+    def _is_on_photo(self, points: Tensor, batch: EvalBatch) -> Tensor:
+        """Whether the nearest cell of points (N, A, B, 2), view px, is on the photo: (N, A, B) bool."""
+        height, width = (size // STRIDE for size in self.size_hw)
+        shown = batch.photo_frame.shows((height, width), STRIDE)
+        x, y = (points / STRIDE + 0.5).nan_to_num(0.0, 0.0, 0.0).long().unbind(-1)
+        index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+        return shown.flatten(1).gather(1, index.flatten(1)).view_as(index)
 
 
 def levels(images: Tensor) -> np.ndarray:

@@ -93,9 +93,29 @@ def test_whole_photos_give_the_people_of_their_network(
     maker = ViewMaker((64, 64), "black")
     batch = maker.fitted_photos([cut_photo(pixels, 64)])
     maker.close()
-    twice = replace(batch, image_from_view=torch.tensor([[[2.0, 0.0, 0.5], [0.0, 2.0, 0.5]]]))
+    twice = replace(
+        batch,
+        image_from_view=torch.tensor([[[2.0, 0.0, 0.5], [0.0, 2.0, 0.5]]]),
+        records=[{**record, "source_size": [128, 128]} for record in batch.records],
+    )
     one, two = (pose.model.predict(each).points_xy for each in (batch, twice))
     assert_allclose((two + 0.5) / 2 - 0.5, one, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["dekr", "ae", "cid"])
+def test_nobody_is_found_beside_a_photo(family: str, pt2_folder: Callable[[str], Path]) -> None:
+    """A wide photo leaves most of its view empty, where a network of random weights finds people, too."""
+    pose = semipose.load(pt2_folder(family), min_score=1e-6)
+    middles: dict[str, list[float]] = {"wide": [], "square": []}
+    for seed in range(6):
+        wide = np.random.default_rng(seed).integers(0, 256, (16, 64, 3), np.uint8)
+        square = np.concatenate((wide, np.zeros((48, 64, 3), np.uint8)))  # the same view, all of it a photo
+        for name, pixels in (("wide", wide), ("square", square)):
+            found = pose(pixels)
+            is_found = found.peaks > 0
+            middles[name] += [*(np.where(is_found, found.xy[..., 1], 0).sum(1) / is_found.sum(1))]
+    assert max(middles["wide"]) < 18 < max(middles["square"])
 
 
 def test_a_photo_of_any_shape_fills_its_view_from_the_upper_left() -> None:
