@@ -53,7 +53,8 @@ def draw_masks(
 ) -> Masks:
     """Draw the masks in the weak view, for which sizes are published; the op moves them to the strong view.
 
-    Random numbers are drawn for all K keypoints, so they do not depend on `counts`.
+    Random numbers are drawn for all K keypoints, so they do not depend on `counts`. Keypoints that are not
+    finite come last in the order.
 
     Differs from docs/methods.md 9 row 11: the rectangle is painted in the strong view instead of being warped
     with the weak crop, because the strong view is sampled once from the stored pixels. Its centre moves with
@@ -69,7 +70,8 @@ def draw_masks(
     """
     num_samples, num_keypoints = points_weak.shape[:2]
     height_px = view_hw[0]
-    order = draw_order(num_samples, num_keypoints, generator=generator)
+    exists = points_weak.isfinite().all(dim=-1)
+    order = draw_order(num_samples, num_keypoints, exists, generator=generator)
     half_sizes = draw_half_sizes(num_samples, num_keypoints, height_px, generator=generator)
     jitter = draw_jitter(num_samples, num_keypoints, height_px, generator=generator)
     centres = points_weak.float() + jitter
@@ -81,9 +83,16 @@ def draw_counts(num_samples: int, fewest: int, most: int, *, generator: torch.Ge
     return torch.randint(fewest, most + 1, (num_samples,), generator=generator, device=generator.device)
 
 
-def draw_order(num_samples: int, num_keypoints: int, *, generator: torch.Generator) -> Tensor:
-    """(N, K) int64 on the generator's device: a uniform permutation of the keypoints for each sample."""
+def draw_order(
+    num_samples: int, num_keypoints: int, exists: Tensor | None = None, *, generator: torch.Generator
+) -> Tensor:
+    """(N, K) int64 on the generator's device: a uniform permutation of the keypoints for each sample.
+
+    Those that do not exist, by `exists` (N, K) bool, come last.
+    """
     keys = torch.rand(num_samples, num_keypoints, generator=generator, device=generator.device)
+    if exists is not None:
+        keys = keys.masked_fill(~exists, 1.0)  # all others are below 1
     return keys.argsort(dim=1, stable=True)
 
 

@@ -48,7 +48,8 @@ def draw_joint_patches(
 
     Each sample has one source image, uniform over the batch (possibly itself), `count` distinct joints to
     cover and as many distinct joints of the source, all uniform and independent; with fewer joints, all of
-    them. Target and source are jittered independently, as in pipelines/masking/masks.py.
+    them. Joints that are not finite come last, and nothing is pasted at or from them. Target and source are
+    jittered independently, as in pipelines/masking/masks.py.
 
     The strong view is sampled once from the stored pixels, so patches cannot be pasted into the weak view and
     warped with it. As with masks (masking/masks.py), the centres move with the joints and the sides scale
@@ -65,8 +66,9 @@ def draw_joint_patches(
     num_samples, num_keypoints = points_weak.shape[:2]
     num_patches, height_px = min(count, num_keypoints), view_hw[0]
     sources = torch.randint(num_samples, (num_samples,), generator=generator, device=generator.device)
-    targets = draw_order(num_samples, num_keypoints, generator=generator)[:, :num_patches]
-    origins = draw_order(num_samples, num_keypoints, generator=generator)[:, :num_patches]
+    exists = points_weak.isfinite().all(dim=-1)
+    targets = draw_order(num_samples, num_keypoints, exists, generator=generator)[:, :num_patches]
+    origins = draw_order(num_samples, num_keypoints, exists[sources], generator=generator)[:, :num_patches]
     target_jitter = draw_jitter(num_samples, num_patches, height_px, generator=generator)
     origin_jitter = draw_jitter(num_samples, num_patches, height_px, generator=generator)
     half_weak = draw_half_sizes(num_samples, num_patches, height_px, generator=generator)

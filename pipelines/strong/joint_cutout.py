@@ -33,15 +33,15 @@ class JointCutout:
     count: Annotated[int, Field(ge=0)] = 5
     """Number of keypoints masked per image."""
 
-    def counts(self, peaks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(N,) int64 for peaks (N, K), and no terms for the report."""
-        return fixed_mask_counts(peaks, self.count), {}
+    def counts(self, peaks: Tensor, exists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
+        """(N,) int64 for joints that exist (N, K) bool, and no terms for the report."""
+        return exists.sum(dim=1).clamp_max(self.count), {}
 
     def apply(
         self, images: Tensor, scene: Scene, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mask `images` (N, 3, H, W), normalised, in place; no terms for the report."""
-        counts, terms = self.counts(scene.peaks)
+        counts, terms = self.counts(scene.peaks, scene.exists)
         return cut_out_joints(images, scene, counts, generator), terms
 
 
@@ -72,6 +72,7 @@ class RandomMasks:
         num_samples, num_joints = scene.peaks.shape
         most = min(self.max_masks, num_joints)
         counts = draw_counts(num_samples, min(self.min_masks, most), most, generator=generator)
+        counts = counts.minimum(scene.exists.sum(dim=1))
         images = cut_out_joints(images, scene, counts, generator)
         return images, {"masks": counts.to(torch.float32).mean()}
 
@@ -96,10 +97,12 @@ class AdaptiveMasks:
         if self.max_masks is not None and self.min_masks > self.max_masks:
             raise ValueError(f"min_masks {self.min_masks} is above max_masks {self.max_masks}: lower it")
 
-    def counts(self, peaks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(N,) int64 for peaks (N, K); the means of masks, easy joints and hard samples."""
+    def counts(self, peaks: Tensor, exists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(N,) int64 for peaks (N, K) and joints that exist (N, K) bool; the means of masks, easy joints and
+        hard samples."""
         masks = adaptive_mask_counts(
             peaks,
+            exists,
             gamma=self.gamma,
             max_masks=self.max_masks,
             min_masks=self.min_masks,
@@ -116,7 +119,7 @@ class AdaptiveMasks:
         self, images: Tensor, scene: Scene, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mask `images` (N, 3, H, W), normalised, in place; the terms of `counts` for the report."""
-        counts, terms = self.counts(scene.peaks)
+        counts, terms = self.counts(scene.peaks, scene.exists)
         return cut_out_joints(images, scene, counts, generator), terms
 
 
@@ -140,6 +143,7 @@ class MaskCounts(NamedTuple):
 
 def adaptive_mask_counts(
     peaks: Tensor,
+    exists: Tensor,
     *,
     gamma: float = 0.55,
     max_masks: int | None = None,
@@ -150,42 +154,44 @@ def adaptive_mask_counts(
 
     With H_j the peak of joint j, r_j = (max H - H_j) / (max H - min H) and n the number of joints with
     r_j < gamma, the count is n * max_masks / K to the nearest integer, kept in [min_masks, max_masks].
-    Equal peaks make every joint easy; a best response below `min_response` gives `min_masks`.
+    Equal peaks make every joint easy; a best response below `min_response` gives `min_masks`. K is the number
+    of the sample's joints, and no count is above it: in a whole photo, those of everybody who was found.
 
     Args:
         peaks: (N, K), any floating dtype; the arithmetic is float32. Values below 0 count as 0; a
             sample with values that are not finite gets `min_masks`.
+        exists: (N, K) bool; the other joints are those of nobody.
         gamma: upper bound of the relative response of an easy joint, in (0, 1].
         max_masks, min_masks: bounds of the count, at most K; max_masks None: `published_share` of K.
         min_response: a sample whose best response is below this is extremely difficult (targets peak at 1).
     """
     peaks = peaks.detach().float().clamp_min(0.0)
-    best = peaks.amax(dim=1, keepdim=True)
-    span = (best - peaks.amin(dim=1, keepdim=True)).clamp_min(SMALLEST_SPAN)
-    easy_joints = ((best - peaks) / span < gamma).sum(dim=1)
+    best = peaks.masked_fill(~exists, 0.0).amax(dim=1, keepdim=True)
+    worst = peaks.masked_fill(~exists, torch.inf).amin(dim=1, keepdim=True)
+    span = (best - worst).clamp_min(SMALLEST_SPAN)
+    easy_joints = (((best - peaks) / span < gamma) & exists).sum(dim=1)
     # "not at least", so that a sample that is not a number is a difficult one, too
     hard = ~(best.squeeze(1) >= min_response)
 
-    num_joints = peaks.shape[1]
-    most = published_share(num_joints) if max_masks is None else min(max_masks, num_joints)
-    least = min(min_masks, most)
-    counts = _round_half_up(easy_joints, most, num_joints).clamp_(least, most)
-    return MaskCounts(counts=counts.masked_fill_(hard, least), hard=hard, easy_joints=easy_joints)
+    num_joints = exists.sum(dim=1)
+    if max_masks is None:
+        most = _round_half_up(num_joints, PUBLISHED_MAX_MASKS, PUBLISHED_KEYPOINTS).clamp_min(1)
+    else:
+        most = torch.full_like(num_joints, max_masks)
+    most = most.minimum(num_joints)
+    least = most.clamp_max(min_masks)
+    counts = _round_half_up(easy_joints, most, num_joints.clamp_min(1)).clamp(least, most)
+    return MaskCounts(counts=torch.where(hard, least, counts), hard=hard, easy_joints=easy_joints)
 
 
 def published_share(num_keypoints: int) -> int:
     """The share of the keypoints that the published 8 is of 17, to the nearest number, but at least 1."""
-    doubled = 2 * PUBLISHED_MAX_MASKS * num_keypoints + PUBLISHED_KEYPOINTS
-    return max(1, doubled // (2 * PUBLISHED_KEYPOINTS))
+    return max(
+        1, (2 * PUBLISHED_MAX_MASKS * num_keypoints + PUBLISHED_KEYPOINTS) // (2 * PUBLISHED_KEYPOINTS)
+    )
 
 
-def fixed_mask_counts(peaks: Tensor, count: int) -> Tensor:
-    """(N,) int64: the same count for every sample, at most K. on the device of `peaks` (N, K)."""
-    num_samples, num_joints = peaks.shape
-    return torch.full((num_samples,), min(count, num_joints), dtype=torch.int64, device=peaks.device)
-
-
-def _round_half_up(numbers: Tensor, times: int, over: int) -> Tensor:
+def _round_half_up(numbers: Tensor, times: Tensor | int, over: Tensor | int) -> Tensor:
     """numbers * times / over, rounded to the nearest integer with halves up (all non-negative integers).
 
     With integers instead of `torch.round`, no float can be on the wrong side of a half; and halves to even

@@ -15,9 +15,15 @@ class Scene:
     peaks: Tensor
     """(N, K): the highest values of the teacher's heatmaps."""
     points_weak: Tensor
-    """(N, K, 2) weak-view px: the teacher's keypoints, where its heatmaps have those peaks."""
+    """(N, K, 2) weak-view px: the teacher's keypoints, where its heatmaps have those peaks. In whole photos K
+    counts the keypoints of all people; those that were not found are NaN."""
     strong_from_weak: Tensor
     """(N, 2, 3) matrices."""
+
+    @property
+    def exists(self) -> Tensor:
+        """(N, K) bool: the keypoints that have a place."""
+        return self.points_weak.isfinite().all(dim=-1)
 
     @property
     def view_hw(self) -> tuple[int, int]:

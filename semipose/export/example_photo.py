@@ -46,7 +46,7 @@ def group(
 
 def is_beyond(points: np.ndarray, edge: np.ndarray) -> np.ndarray:
     """Whether the nearest cell of the network, which is 4 pixels wide, is beyond the edge."""
-    return (4 * np.floor(points / 4 + 0.5) > edge).any(-1)
+    return np.any(4 * np.floor(points / 4 + 0.5) > edge, axis=-1)
 
 
 folder = Path(__file__).resolve().parent

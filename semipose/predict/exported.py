@@ -47,8 +47,8 @@ class ExportedModel:
         """The people of a batch, as `semipose.training.predict` finds them with the network.
 
         Keypoints of whole photos that were not found (`ae`) are at the corner of the view, with a peak of 0.
-        The graph does not know how far the photo reaches in its view, so what it found beside the photo, which
-        means nothing, is left out here: candidates there (`ae`), and people whose middle is there.
+        The graph does not know how far the photo reaches in its view. What it found beside the photo means
+        nothing and is left out here: candidates there (`ae`), and people whose middle is there.
         """
         answers = [torch.from_numpy(answer) for answer in self.run(levels(batch.image))]
         if self.config.kind == "person":

@@ -68,7 +68,7 @@ def make_step(
 
 def count(step: MaskingStep) -> Tensor:
     """How many keypoints of each are masked, from the peaks."""
-    return adaptive_mask_counts(step.peaks).counts
+    return adaptive_mask_counts(step.peaks, torch.ones_like(step.peaks, dtype=torch.bool)).counts
 
 
 def choose(step: MaskingStep, counts: Tensor) -> Masks:

@@ -26,8 +26,6 @@ THINNEST = 4
 """A person's box is at most this many times as long as it is wide: one in a line still has an area."""
 LEAST_CONFIDENCE = 0.05
 """Keypoints of ignored people above this confidence keep heatmaps from being taught around them."""
-FAR_PX = 1e5
-"""Where keypoints are put that no augmentation should meet."""
 
 
 @settings
@@ -140,8 +138,8 @@ def in_strong_view(
 
 
 def scene_of(pseudo: PseudoPeople, unlabelled: UnlabelledBatch) -> Scene:
-    """Return the scene for the augmentations: everybody's keypoints (N, Q K), those of nobody far away."""
+    """Return the scene for the augmentations: everybody's keypoints (N, Q K), NaN for those of nobody."""
     people = pseudo.people
-    points = torch.where(pseudo.is_confident[..., None], people.points_xy, -FAR_PX)
+    points = torch.where(pseudo.is_confident[..., None], people.points_xy, torch.nan)
     confidence = torch.where(pseudo.is_confident, people.confidence, 0.0)
     return Scene(unlabelled.strong, confidence.flatten(1), points.flatten(1, 2), unlabelled.strong_from_weak)

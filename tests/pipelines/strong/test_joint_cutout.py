@@ -28,14 +28,15 @@ def seeded(seed: int = 0) -> torch.Generator:
     ],
 )
 def test_counts_follow_the_settings(augmentation: JointCutout | AdaptiveMasks, counts: list[int]) -> None:
-    assert augmentation.counts(EASY_THEN_HARD)[0].tolist() == counts
+    assert augmentation.counts(EASY_THEN_HARD, EASY_THEN_HARD >= 0)[0].tolist() == counts
 
 
 @pytest.mark.parametrize(
     ("keypoints", "masks"), [(1, 1), (2, 1), (4, 2), (6, 3), (14, 7), (16, 8), (17, 8), (133, 63)]
 )
 def test_at_most_the_published_share_of_the_keypoints_is_masked(keypoints: int, masks: int) -> None:
-    counts, _ = AdaptiveMasks().counts(torch.ones(1, keypoints))  # every joint is easy
+    peaks = torch.ones(1, keypoints)  # every joint is easy
+    counts, _ = AdaptiveMasks().counts(peaks, peaks > 0)
     assert counts.tolist() == [masks]
 
 
@@ -46,7 +47,7 @@ def test_every_adaptive_setting_is_used() -> None:
 
     def masks(**changes: float) -> int:
         recipe = json.dumps({"name": "adaptive_masks", **changes})
-        return ANY_AUGMENTATION.validate_json(recipe).counts(peaks)[0].item()
+        return ANY_AUGMENTATION.validate_json(recipe).counts(peaks, peaks >= 0)[0].item()
 
     assert masks() == 8
     assert masks(gamma=0.1) == 4
@@ -115,11 +116,34 @@ def test_the_random_number_does_not_depend_on_the_teacher() -> None:
     assert hidden(images).sum(dim=1).tolist() == counts.tolist()
 
 
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        JointCutout(count=3),
+        RandomMasks(min_masks=3, max_masks=3),
+        AdaptiveMasks(max_masks=3),
+        AdaptiveMasks(),
+    ],
+)
+@pytest.mark.parametrize("found", [2, 4])
+def test_only_joints_of_somebody_are_drawn(augmentation, found: int) -> None:
+    """A whole photo has slots for more people than it shows."""
+    scene = far_apart(60, found)
+    nobody = torch.full((60, 40, 2), torch.nan)
+    points = torch.cat((nobody, scene.points_weak, nobody), dim=1)
+    peaks = torch.cat((torch.zeros(60, 40), scene.peaks, torch.zeros(60, 40)), dim=1)
+    photos = Scene(scene.strong, peaks, points, scene.strong_from_weak)
+    images, terms = augmentation.apply(scene.strong.clone(), photos, seeded())
+    count = found // 2 if augmentation == AdaptiveMasks() else min(3, found)  # 8 of 17 are 1 of 2 and 2 of 4
+    assert hidden(images, found).sum(dim=1).tolist() == [count] * 60
+    assert terms.get("masks", count) == count
+
+
 @pytest.mark.parametrize("augmentation", [JointCutout(count=4), AdaptiveMasks(max_masks=6)])
 def test_augmentation_paints_the_drawn_masks_with_the_mean_colour(augmentation, coordinate_scene) -> None:
     scene = coordinate_scene(3, size_hw=(64, 48))
     images, _ = augmentation.apply(scene.strong.clone(), scene, seeded(2))
-    expected, (counts, _) = scene.strong.clone(), augmentation.counts(scene.peaks)
+    expected, (counts, _) = scene.strong.clone(), augmentation.counts(scene.peaks, scene.exists)
     masks = draw_masks(scene.points_weak, counts, scene.strong_from_weak, (64, 48), generator=seeded(2))
     mask_keypoints(expected, *masks, torch.zeros(3))
     assert not torch.equal(expected, scene.strong)

@@ -3,10 +3,16 @@
 import pytest
 import torch
 
-from semipose.pipelines.strong.joint_cutout import adaptive_mask_counts, fixed_mask_counts
+from semipose.pipelines.strong.joint_cutout import JointCutout, MaskCounts
+from semipose.pipelines.strong.joint_cutout import adaptive_mask_counts as counts_of_existing
 
 PAPER_TABLE = [2, 2, 2, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8]
 """Masks for n = 1..16 easy joints of 17, at most 8."""
+
+
+def adaptive_mask_counts(peaks: torch.Tensor, **settings: float) -> MaskCounts:
+    """Of joints that all exist."""
+    return counts_of_existing(peaks, torch.ones_like(peaks, dtype=torch.bool), **settings)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -89,5 +95,26 @@ def test_counts_are_the_same_under_autocast() -> None:
 
 
 def test_fixed_count_is_bounded_by_the_joints() -> None:
-    assert fixed_mask_counts(torch.zeros(3, 17), 5).tolist() == [5, 5, 5]
-    assert fixed_mask_counts(torch.zeros(2, 4), 5).tolist() == [4, 4]
+    exists = torch.ones(3, 17, dtype=torch.bool)
+    exists[1, 4:], exists[2] = False, False
+    assert JointCutout(count=5).counts(exists.float(), exists)[0].tolist() == [5, 4, 0]
+    assert JointCutout(count=9).counts(exists.float(), exists)[0].tolist() == [9, 4, 0]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"max_masks": 3}, {"min_masks": 0}, {"min_masks": 7, "max_masks": 9}]
+)
+def test_joints_of_nobody_change_no_count(settings: dict[str, int]) -> None:
+    """A whole photo has slots for more people than it shows: the rule is that of the joints that exist."""
+    generator = torch.Generator().manual_seed(0)
+    for num_joints in (0, 1, 2, 5, 14, 17, 34):
+        peaks = torch.rand(50, num_joints, generator=generator)
+        slots = torch.cat((torch.zeros(50, 13), peaks, torch.zeros(50, 40)), dim=1)
+        exists = torch.zeros(50, 53 + num_joints, dtype=torch.bool)
+        exists[:, 13 : 13 + num_joints] = True
+        found = counts_of_existing(slots, exists, **settings)
+        assert (found.counts <= num_joints).all()
+        if num_joints:
+            assert all(map(torch.equal, found, adaptive_mask_counts(peaks, **settings)))
+        else:
+            assert found.hard.all()

@@ -175,6 +175,19 @@ def test_autocast_changes_nothing(augmentation, coordinate_scene) -> None:
         assert torch.equal(applied(augmentation, scene), plain)
 
 
+def test_patches_come_from_joints_of_somebody_and_cover_such_joints(coordinate_scene) -> None:
+    """A whole photo has slots for more people than it shows; a photo without people is left as it is."""
+    scene = noise(coordinate_scene(40, size_hw=(128, 96)))
+    nobody = torch.full((40, 60, 2), torch.nan)
+    points = torch.cat((nobody, scene.points_weak, nobody), dim=1)
+    points[0] = torch.nan
+    photos = Scene(scene.strong, torch.zeros(40, 137), points, scene.strong_from_weak)
+    is_changed = (applied(CutOcclude(count=2), photos) != scene.strong).flatten(1).any(dim=1)
+    alone = (applied(CutOcclude(count=2), scene) != scene.strong).flatten(1).any(dim=1)
+    assert not is_changed[0]
+    assert is_changed.sum() > 0.8 * alone.sum()
+
+
 def test_joco_is_cut_occlude_and_then_cutout(coordinate_scene) -> None:
     scene, draws = noise(coordinate_scene(4, size_hw=(128, 96))), seeded(5)
     drawn = (scene.strong_from_weak, scene.view_hw)
