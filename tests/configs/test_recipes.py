@@ -216,6 +216,13 @@ def test_lspet_takes_the_first_photos_and_hides_the_others_labels(labelled):
     assert (cfg.views.size_hw, cfg.steps, cfg.metric, cfg.net.pretrained) == ((192, 144), 20000, "PCK", False)
 
 
+@pytest.mark.parametrize("protocol", ["coco-photos", "crowdpose-photos"])
+def test_labelled_photos_are_not_unlabelled_too(protocol):
+    """The headers say: all others unlabelled."""
+    cfg = load_run([CONFIGS / "protocols" / f"{protocol}.yaml", CONFIGS / "methods" / "detector_free.yaml"])
+    assert (cfg.data.labelled_share, cfg.data.unlabelled_includes_labelled) == (0.01, False)
+
+
 @pytest.mark.parametrize("file", SWEEPS, ids=name)
 def test_a_sweep_can_be_planned(file, monkeypatch):
     monkeypatch.chdir(ROOT)
