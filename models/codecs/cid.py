@@ -224,8 +224,9 @@ class CIDCodec(InstanceCodec):
 
         Heatmaps are averaged with their means over 3 x 3 cells. A peak of the centres' map asks for a
         person's own heatmaps, whose highest cells, moved by the quarter shift, are its keypoints. A
-        keypoint's confidence is its height times the centre's, a person's score their mean. Of people who
-        are alike by object keypoint similarity the highest score stays.
+        keypoint's confidence is its height, a person's score the centre's height times their mean. Of people
+        who are alike by object keypoint similarity the highest score stays. Differs from CID, where the
+        centre's height is a factor of each confidence, which lowers those of small people.
         """
         cfg = self.settings
         with torch.autocast(maps.heatmaps.device.type, enabled=False):
