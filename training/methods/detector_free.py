@@ -144,7 +144,7 @@ class DetectorFree(Method):
         of_labelled, of_strong = self.student(labelled.image, strong)
         supervised = codec.supervised_losses(of_labelled, labelled)
         loss_supervised = sum_of(supervised)  # L_s
-        targets = codec.targets(labels.kept, map_hw(of_strong))
+        targets = self.people_targets(labels.kept, of_strong)
         loss_heatmaps = self.heatmap_loss(of_strong, targets, labels)  # L_h
         loss_instances = self.instance_loss(of_strong, targets, labels)  # L_i
         loss_unlabelled = cfg.heatmap_weight * loss_heatmaps + cfg.instance_weight * loss_instances
@@ -160,6 +160,10 @@ class DetectorFree(Method):
             return self.network(labelled), self.network(strong)
         return self.codec.split(self.network(torch.cat((labelled, strong))), len(labelled))
 
+    def people_targets(self, people: People, maps: Any) -> Any:
+        """The codec's targets of people, for maps of that size; None where people do not teach."""
+        return None if self.cfg.use == "heatmaps" else self.codec.targets(people, map_hw(maps))
+
     def heatmap_loss(self, of_strong: Any, targets: Any, labels: Labels) -> Tensor:
         """L_h, summed over resolutions: the student's heatmaps against what the teacher saw and found."""
         predicted = self.codec.heatmaps(of_strong)
@@ -169,8 +173,9 @@ class DetectorFree(Method):
 
     def heatmap_targets(self, of_strong: Any, targets: Any, labels: Labels) -> list[tuple[Tensor, Tensor]]:
         """For each resolution, what heatmaps are taught and the weights of their cells, (N, C, h, w)."""
-        codec = self.codec
-        ignored = codec.targets(labels.ignored, map_hw(of_strong))
+        if targets is None:
+            return [heatmap_target(self.cfg, soft, inside) for soft, inside in labels.warped]
+        codec, ignored = self.codec, self.people_targets(labels.ignored, of_strong)
         levels = zip(
             labels.warped,
             codec.target_heatmaps(targets, of_strong),
@@ -184,7 +189,7 @@ class DetectorFree(Method):
 
     def instance_loss(self, of_strong: Any, targets: Any, labels: Labels) -> Tensor:
         """L_i: the family's own loss that says which keypoints are one person's, for the people kept."""
-        if self.cfg.use == "heatmaps":
+        if targets is None:
             return torch.zeros_like(of_strong.heatmaps[0, 0, 0, 0])
         return sum_of(self.codec.instance_losses(of_strong, targets, labels.warped[0][1]))
 
@@ -270,7 +275,7 @@ class DetectorFree(Method):
             labels = self.labels(unlabelled)
             strong, _ = augment(self.cfg.path, labels.scene, self.random_state)
             answer = self.network(strong)
-            targets = self.codec.targets(labels.kept, map_hw(answer))
+            targets = self.people_targets(labels.kept, answer)
             target, weights = self.heatmap_targets(answer, targets, labels)[0]
             found, pseudo = labels.pseudo.people, labels.pseudo
             corners = found.points_xy.new_zeros(*found.exists.shape, 4, 2)
@@ -288,27 +293,29 @@ class DetectorFree(Method):
 
 
 def heatmap_target(
-    cfg: DetectorFreeSettings, soft: Tensor, inside: Tensor, of_kept: Tensor, of_ignored: Tensor
+    cfg: DetectorFreeSettings,
+    soft: Tensor,
+    inside: Tensor,
+    of_kept: Tensor | None = None,
+    of_ignored: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return what heatmaps of the strong view should be and the weights of their cells, (N, C, h, w).
 
     soft: the teacher's, warped; of_kept, of_ignored: drawn at the keypoints of people, above 0 only near
-    them. Where the teacher is sure, drawn Gaussians restore the full height that warped ones lose. Near
-    people who are ignored, cells count only as those of the warped heatmaps do, and not where nobody is kept.
+    them; None where people do not teach. Where the teacher is sure, drawn Gaussians restore the full height
+    that warped ones lose. Near people who are ignored, cells count only as those of the warped heatmaps do,
+    and not where nobody is kept.
     """
-    is_kept = of_kept > 0
-    if cfg.use == "instances":
-        target, is_foreground = of_kept, is_kept.float()
-    else:
-        target, is_foreground = soft, F.max_pool2d((soft > ACTIVE).float(), 3, stride=1, padding=1)
-        if cfg.use == "both":
-            target, is_foreground = (
-                torch.maximum(soft, of_kept),
-                torch.maximum(is_foreground, is_kept.float()),
-            )
+    target, is_foreground = soft, F.max_pool2d((soft > ACTIVE).float(), 3, stride=1, padding=1)
+    if of_kept is not None:
+        near_kept = (of_kept > 0).float()
+        if cfg.use == "instances":
+            target, is_foreground = of_kept, near_kept
+        else:
+            target, is_foreground = torch.maximum(soft, of_kept), torch.maximum(is_foreground, near_kept)
     weights = inside * (is_foreground + cfg.background_weight * (1 - is_foreground))
-    if cfg.use != "heatmaps":
-        weights = torch.where((of_ignored > 0) & ~is_kept, 0.0, weights)
+    if of_kept is not None and of_ignored is not None:
+        weights = torch.where((of_ignored > 0) & (of_kept <= 0), 0.0, weights)
     return target, weights
 
 
