@@ -155,7 +155,7 @@ def _do_film(
     suffix = "" if film.file_name.lower().endswith(".mp4") else ".mp4"
     path = folder.picture(film.file_name, suffix) if cfg.draw else None
     writer: FilmWriter | None = None
-    done = 0
+    done, is_over = 0, False
     try:
         frames = read_frames(film, cfg.film)
         first = next(frames, None)
@@ -170,16 +170,21 @@ def _do_film(
                 writer.write(draw_people(people.image, people))
             done += 1
             tell(1)
+        is_over = True
     except KeyboardInterrupt:
         if not film.is_camera:  # which has no other end
             raise
+        is_over = True
     except InputError as error:
         if cfg.bad == "stop" or film.is_camera or "PyAV" in str(error):
             raise
         write({"bad": {"file": film.file_name, "reason": str(error)}})
+        is_over = True
     finally:
-        if writer is not None:
+        if writer is not None and is_over:
             writer.close()
+        elif writer is not None:
+            writer.abandon()
     return done
 
 

@@ -70,6 +70,7 @@ def test_what_was_predicted_of_an_interrupted_film_is_not_predicted_again(
         patch.setattr(FilmWriter, "write", write_five)
         with pytest.raises(KeyboardInterrupt):
             predict(run_folder, [film], tmp_path / "out", *words)
+    assert not list((tmp_path / "out").rglob("*.mp4"))  # a film is there when it is whole
     predicted, predict_frames = [], Predictor.predict
 
     def count_frames(pose: Predictor, frames: Iterable[Frame], **options: Any) -> Iterator[People]:
