@@ -104,6 +104,8 @@ class Predictor:
                 of such.
             boxes: the boxes of the people as [[x, y, width, height], ...] in pixels of the upright photo; of
                 a list of photos, a list of such lists. None: they are found as `people` says.
+
+        Each given box has its row, in their order. Raises InputError for a box outside its photo.
         """
         are_many = isinstance(photos, list | tuple)
         listed = list(photos) if are_many else [photos]
@@ -113,7 +115,7 @@ class Predictor:
                 f"there are boxes for {len(given)} photos, and {len(listed)} photos: give equally many"
             )
         frames = (
-            _frame_of(photo, None if box is None else _as_boxes(box))
+            _with_all_boxes(_frame_of(photo, None if box is None else _as_boxes(box)))
             for photo, box in zip(listed, given, strict=True)
         )
         results = list(self.predict(frames, keep_all=boxes is not None))
@@ -369,6 +371,23 @@ def _as_boxes(rows: Any) -> Boxes:
 
 def _inside(boxes: Boxes, pixels: np.ndarray) -> Boxes:
     """The boxes without those that are empty or outside the photo."""
-    size_wh = (pixels.shape[1], pixels.shape[0])
-    inside = [clip_box(tuple(box), size_wh) is not None for box in boxes.xywh.tolist()]
+    inside = _are_inside(boxes, pixels)
     return Boxes(boxes.xywh[inside], boxes.scores[inside])
+
+
+def _are_inside(boxes: Boxes, pixels: np.ndarray) -> list[bool]:
+    """Whether each box shows some of the photo."""
+    size_wh = (pixels.shape[1], pixels.shape[0])
+    return [clip_box(tuple(box), size_wh) is not None for box in boxes.xywh.tolist()]
+
+
+def _with_all_boxes(frame: Frame) -> Frame:
+    """The frame, whose boxes the user gave. Raises InputError where one is outside the photo."""
+    boxes, (height, width) = frame.boxes, frame.pixels.shape[:2]
+    if boxes is not None and not all(are_inside := _are_inside(boxes, frame.pixels)):
+        row = are_inside.index(False)
+        raise InputError(
+            f"boxes: {boxes.xywh[row].tolist()} (x, y, width, height; row {row}) is outside the photo, which "
+            f"has {width} x {height} pixels: leave it out"
+        )
+    return frame

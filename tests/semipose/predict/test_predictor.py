@@ -13,7 +13,8 @@ from PIL import Image
 import semipose
 from semipose.configs.errors import InputError
 from semipose.predict.boxes import WholePhotos
-from semipose.predict.predictor import Predictor
+from semipose.predict.predictor import Frame, Predictor
+from semipose.predict.sources import Boxes
 from tests.semipose.models import image_model, person_model
 
 BOXES = [[5, 5, 40, 60], [20, 10, 30, 50]]
@@ -156,8 +157,15 @@ def test_boxes_that_are_none_are_one_sentence(pose, boxes) -> None:
         pose(np.zeros((50, 50, 3), np.uint8), boxes=boxes)
 
 
-def test_a_box_outside_the_photo_is_left_out(pose) -> None:
-    people = pose(np.full((50, 50, 3), 9, np.uint8), boxes=[[100, 100, 10, 10], [5, 5, 20, 20]])
+def test_a_given_box_outside_the_photo_is_one_sentence(pose) -> None:
+    """Leaving it out would move the rows of the others."""
+    with pytest.raises(InputError, match=r"row 1\) is outside the photo, which has 60 x 50 pixels"):
+        pose(np.full((50, 60, 3), 9, np.uint8), boxes=[[5, 5, 20, 20], [100, 100, 10, 10]])
+
+
+def test_what_a_detector_finds_outside_the_photo_is_left_out(pose) -> None:
+    boxes = Boxes(np.array([[100.0, 100, 10, 10], [5, 5, 20, 20]]), np.ones(2))
+    (people,) = pose.predict([Frame(np.full((50, 50, 3), 9, np.uint8), {"file_name": "a.png"}, boxes)])
     assert people.boxes.tolist() == [[5, 5, 20, 20]]
 
 
