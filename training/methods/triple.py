@@ -102,7 +102,7 @@ class Triple(ConsistencyMethod):
         supervised = torch.stack(
             [self.codec.supervised_loss(network(labelled.image), labelled) for network in trained]
         )
-        loss = 0.5 * supervised.sum()
+        loss = loss_supervised = 0.5 * supervised.sum()
         terms = Terms({})
         if unlabelled is not None:
             of_a, of_b, corrected = self.labels(unlabelled, progress)
@@ -112,7 +112,7 @@ class Triple(ConsistencyMethod):
                 loss_student = cfg.weight * student.unlabelled + cfg.mixup_weight * student.mixed
                 loss = loss + cfg.ramp(progress) * loss_student
                 terms |= student.terms.marked(f"_{number}")
-        return StepResult(loss, loss_terms(loss, supervised=supervised[2]) | terms)
+        return StepResult(loss, loss_terms(loss, supervised=loss_supervised) | terms)
 
     def labels(
         self, unlabelled: UnlabelledBatch, progress: Progress
@@ -158,8 +158,10 @@ class Triple(ConsistencyMethod):
         self.previous_b.update(self.labeller_b.source(self.b), done)
 
     def networks(self) -> dict[str, FeatureNet]:
-        """The student, which is the final network, and both teachers."""
-        return {"student": self.network, "teacher_a": self.a, "teacher_b": self.b}
+        """The student, which is the final network, both teachers, and their averages if these label."""
+        averages = {f"{name}_a": net for name, net in self.labeller_a.networks().items()}
+        averages |= {f"{name}_b": net for name, net in self.labeller_b.networks().items()}
+        return {"student": self.network, "teacher_a": self.a, "teacher_b": self.b, **averages}
 
     def ensembles(self) -> dict[str, tuple[str, ...]]:
         """The mean heatmaps of the teachers."""

@@ -183,6 +183,25 @@ def test_the_teachers_may_be_larger_and_the_student_is_the_product() -> None:
     assert torch.isfinite(method(*make_batches(), LATE).loss)
 
 
+def test_averages_that_label_are_scored_too() -> None:
+    method = make_method("triple", **PLAIN, teacher={"name": "ema", "momentum": 0.9})
+    assert list(method.networks()) == ["student", "teacher_a", "teacher_b", "average_a", "average_b"]
+
+
+def test_the_supervised_part_is_that_of_the_loss() -> None:
+    """Equation: half the sum over the three networks; without unlabelled people it is all of the loss."""
+    method = make_method("triple", **PLAIN)
+    labelled, _ = make_batches()
+    result = method(labelled, None, LATE)
+    terms = result.terms.by_name()
+    assert terms["loss_supervised"] == terms["loss"] == result.loss
+    losses = [
+        method.codec.supervised_loss(net(labelled.image), labelled)
+        for net in (method.a, method.b, method.network)
+    ]
+    torch.testing.assert_close(terms["loss_supervised"], sum(losses).detach() / 2)
+
+
 def test_the_second_teacher_may_start_elsewhere() -> None:
     other = {"backbone": {"name": "light", "stem_channels": 8, "channels": [8, 8, 16], "blocks": [1, 1, 1]}}
     method = make_method(
