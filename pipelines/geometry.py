@@ -1,12 +1,10 @@
 """Matrices and points: the only coordinate convention of the project, and its algebra.
 
-* Pixel centres have integer coordinates: the centre of the first pixel is (0, 0), its corner (-0.5, -0.5). *
-A matrix is 2x3 and acts on a column (x, y, 1). It is named `target_from_origin`, so that adjacent names
-cancel
-  in products: `strong_from_weak @ weak_from_stored = strong_from_stored`.
+* Pixel centres have integer coordinates: the centre of the first pixel is (0, 0), its corner (-0.5, -0.5).
+* A matrix is 2x3 and acts on a column (x, y, 1). It is named `target_from_origin`, so that adjacent names
+  cancel in products: `strong_from_weak @ weak_from_stored = strong_from_stored`.
 * Cell i of a heatmap is at view pixel S * i, where S is the stride. Between heatmaps, the matrix of two views
-is
-  therefore the same with its translation divided by S, and there is no half-pixel term.
+  is therefore the same with its translation divided by S, and there is no half-pixel term.
 
 Frames: `image` is the source photo, `stored` the crop in the shard, `view` (also `weak`, `strong`) the
 network's input. All functions are batched over a leading N and differentiable. Shape letters: batch.py.

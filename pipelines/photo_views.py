@@ -46,8 +46,6 @@ class PhotoPolicy:
 
 STRONG = PhotoPolicy(shown_min=0.8, shown_max=1.25, shift=0.08, rotation_max_deg=25.0, flip_probability=0.0)
 """The strong view, relative to the weak one: no published system has one for whole photos."""
-NEARLY_PLAIN = PhotoPolicy(shown_min=0.9, shown_max=1.1, shift=0.05, rotation_max_deg=8.0)
-"""A weak view for networks that start without pretrained weights."""
 
 
 @settings

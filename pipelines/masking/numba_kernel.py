@@ -17,7 +17,7 @@ def launch(
     image_from_points: Tensor,
     fill: Tensor,
 ) -> None:
-    """Paint as op.py defines, which has checked the arguments.
+    """Paint as masks.py defines, which has checked the arguments.
 
     Painting copies bits, so values are treated as integers, because numpy has no bfloat16. With channels-last
     memory, a row is one line of values; with contiguous memory, there is one line per row and channel; images

@@ -18,7 +18,7 @@ def launch(
     image_from_points: Tensor,
     fill: Tensor,
 ) -> None:
-    """Paint as op.py defines, which has checked the arguments. One program per image and entry of `order`.
+    """Paint as masks.py defines, which has checked the arguments. One program per image and entry of `order`.
 
     Rectangles that overlap are painted twice with the same colour, so their order does not matter.
     """

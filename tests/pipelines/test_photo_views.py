@@ -15,7 +15,7 @@ from semipose.pipelines.batch import LabelledPhotos
 from semipose.pipelines.graph import Pipeline
 from semipose.pipelines.photo_graph import eval_photo_graph, labelled_photo_graph, unlabelled_photo_graph
 from semipose.pipelines.photo_loader import eval_photo_loader, labelled_photo_loader, unlabelled_photo_loader
-from semipose.pipelines.photo_views import NEARLY_PLAIN, PhotoPolicy, PhotoViewSettings
+from semipose.pipelines.photo_views import PhotoPolicy, PhotoViewSettings
 from semipose.pipelines.source import open_split
 from semipose.pipelines.view_pipeline import Shown, ViewPipeline
 from tests.pipelines.conftest import encode
@@ -344,7 +344,7 @@ def test_views_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="shown_min 2"):
         PhotoPolicy(shown_min=2, shown_max=1)
     with pytest.raises(ValueError, match="must agree on left and right"):
-        PhotoViewSettings(strong=NEARLY_PLAIN)
+        PhotoViewSettings(strong=PhotoPolicy())
     with pytest.raises(ValueError, match="multiple of 4"):
         PhotoViewSettings(size=510)
 

@@ -15,7 +15,6 @@ MOST_EPOCHS = 250
 STILL_RISING = 0.5
 """A score that gained as many points since the scoring before the last is still rising."""
 FALLING = 1.0
-FEW_LABELS = 50
 CLEAR, UNCLEAR = "clear", "unclear"
 
 
