@@ -26,9 +26,10 @@ from semipose.models.codecs.instances import (
     find_local_peaks,
     flat_index,
     masked_mean,
-    on_device,
 )
+from semipose.models.codecs.on_device import on_device
 from semipose.pipelines.people import People
+from semipose.sharding.annotations.flip_pairs import plain_name
 from semipose.sharding.annotations.skeleton import Skeleton
 
 PEAK_WINDOW = 5
@@ -322,11 +323,16 @@ def _tags_at(tags: Tensor, cells: Tensor) -> Tensor:
 
 
 def grouping_order(names: tuple[str, ...]) -> list[int]:
-    """Return the keypoints in the order in which people are put together, by the words in their names."""
-    words = GROUPING_ORDER
+    """Return the keypoints in the order in which people are put together, by the words in their names.
+
+    A word may have the letter of a side before it (`lknee`); `rear` is none, nor is the ear in a forearm.
+    """
 
     def rank(name: str) -> int:
-        return next((i for i, some in enumerate(words) if any(w in name.lower() for w in some)), len(words))
+        parts = {part[1:] if part[0] in "lr" and part != "rear" else part for part in plain_name(name)}
+        parts |= set(plain_name(name))
+        ranks = (i for i, words in enumerate(GROUPING_ORDER) if parts & set(words))
+        return next(ranks, len(GROUPING_ORDER))
 
     return sorted(range(len(names)), key=lambda k: rank(names[k]))  # names without a word come last, in order
 

@@ -28,10 +28,10 @@ from semipose.models.codecs.instances import (
     find_centres,
     masked_mean,
     mean_over_ranks,
-    on_device,
     similarity,
     suppress,
 )
+from semipose.models.codecs.on_device import on_device
 from semipose.pipelines.people import People
 from semipose.sharding.annotations.skeleton import Skeleton
 

@@ -31,9 +31,9 @@ from semipose.models.codecs.instances import (
     gather_cells,
     masked_mean,
     mean_over_ranks,
-    on_device,
     suppress,
 )
+from semipose.models.codecs.on_device import on_device
 from semipose.pipelines.people import People
 from semipose.sharding.annotations.skeleton import Skeleton
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from semipose.configs.settings import settings
+from semipose.models.codecs.on_device import on_device
 from semipose.pipelines.batch import LabelledBatch
 from semipose.pipelines.geometry import heatmap_matrix, invert
 from semipose.sharding.annotations.skeleton import Skeleton
@@ -82,7 +83,7 @@ class HeatmapCodec:
 
     def mirror(self, maps: Tensor) -> Tensor:
         """Heatmaps (N, K, h, w) of mirror images -> heatmaps of the images, with left and right exchanged."""
-        return maps.flip(-1)[:, list(self.skeleton.flip_order)]
+        return maps.flip(-1)[:, on_device(self.skeleton.flip_order, maps.device)]
 
     def merge(self, *answers: Tensor) -> Tensor:
         """The mean of several answers in the same frame (flip test, ensembles)."""

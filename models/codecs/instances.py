@@ -7,7 +7,6 @@ Q decoded people, C channels.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semipose.models.codecs.heatmap import STRIDE, heatmap_loss, mirror_images, warp
+from semipose.models.codecs.on_device import on_device
 from semipose.pipelines.batch import LabelledPhotos
 from semipose.pipelines.people import People
 from semipose.sharding.annotations.skeleton import Skeleton
@@ -267,19 +267,6 @@ def counts_at_once(device: torch.device) -> bool:
     A graph that is being exported cannot ask at all.
     """
     return device.type == "cpu" and not torch.compiler.is_exporting()
-
-
-def on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return `values` on the device, copied once: a list as an index would be copied at every use."""
-    if torch.compiler.is_exporting():  # its tensors hold no numbers, and must not be kept
-        return torch.tensor(values, device=device)
-    return _kept_on_device(values, device)
-
-
-@lru_cache
-def _kept_on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # or gradients could not pass what a teacher asked for first
-        return torch.tensor(values, device=device)
 
 
 def by_score(instances: Instances) -> Instances:

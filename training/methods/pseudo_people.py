@@ -13,7 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from semipose.configs.settings import settings
-from semipose.models.codecs.instances import InstanceCodec, Instances, masked_mean, on_device
+from semipose.models.codecs.instances import InstanceCodec, Instances, masked_mean
+from semipose.models.codecs.on_device import on_device
 from semipose.pipelines.batch import UnlabelledBatch
 from semipose.pipelines.geometry import apply
 from semipose.pipelines.people import People

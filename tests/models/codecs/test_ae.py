@@ -265,6 +265,12 @@ def test_people_are_put_together_from_head_and_trunk(skeleton, order: list[int])
     assert grouping_order(skeleton.names) == order
 
 
+def test_a_word_of_the_order_is_a_word_of_the_name() -> None:
+    """The ear in a forearm or a rear paw is none; the side may be a letter before the word."""
+    names = ("left_rear_paw", "left_forearm", "lknee", "LEar", "hip.R", "reye", "LeftShoulder")
+    assert [names[k] for k in grouping_order(names)][:5] == ["LEar", "reye", "LeftShoulder", "hip.R", "lknee"]
+
+
 # --- decoding
 
 
