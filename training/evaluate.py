@@ -29,7 +29,6 @@ from semipose.configs.openmp import bound_spinning
 bound_spinning()
 
 from collections.abc import Collection, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -47,7 +46,7 @@ from semipose.training import checkpoint
 from semipose.training.build import build_codec, build_method, open_sources, open_splits, scored_views
 from semipose.training.files import CARD_NAME, SCORES_NAME, read_json, write_json
 from semipose.training.methods.method import Method
-from semipose.training.predict import Predictions, join, predict
+from semipose.training.predict import Predictions, autocast_of, join, predict
 from semipose.training.reporting.people import scored_people, with_pictures, write_people
 from semipose.training.reporting.setting_warnings import photos_seen
 from semipose.training.run_files import own_recipe, read_scores
@@ -55,8 +54,6 @@ from semipose.training.run_model import write_run_model
 from semipose.training.scoring.metrics import coco_results, metrics_of, require, score
 from semipose.training.scoring.oks import beyond_limit
 from semipose.training.settings import Count, RunSettings
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @settings
@@ -201,7 +198,7 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
         codec=build_codec(cfg, val.skeleton),
         ensembles=method.ensembles(),
         flip_test=cfg.evaluation.flip_test,
-        autocast=partial(torch.autocast, device.type, _DTYPES.get(cfg.precision), cfg.precision in _DTYPES),
+        autocast=autocast_of(device, cfg.precision),
     )
     scores: dict[str, dict[str, float]] = {}
     for name, people in predictions.items():

@@ -8,6 +8,7 @@ from a photo at most.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +28,8 @@ Network = Callable[[Tensor], Any]
 H = S h and W = S w; modules run in eval mode."""
 Codec = HeatmapCodec | InstanceCodec
 Autocast = Callable[[], AbstractContextManager]
+HALF = MappingProxyType({"bf16": torch.bfloat16, "fp16": torch.float16})
+"""The precisions below float32, by the words of the settings."""
 NO_ENSEMBLES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
@@ -59,6 +62,11 @@ class Predictions:
         if self.samples is None:
             return self.records
         return [self.records[sample] for sample in self.samples]
+
+
+def autocast_of(device: torch.device, precision: str) -> Autocast:
+    """The context in which networks run: `precision` is `no` (float32), `bf16` or `fp16`."""
+    return partial(torch.autocast, device.type, HALF.get(precision), precision in HALF)
 
 
 @torch.no_grad()

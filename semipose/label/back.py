@@ -16,6 +16,7 @@ from semipose.label.label_studio import read_label_studio
 from semipose.label.labels import LabelledPerson, LabelledPhoto, Labels, read_coco_labels
 from semipose.label.out import unlabel_outside
 from semipose.label.yolo import DATA, read_yolo
+from semipose.sharding.annotations.boxes import box_overlap
 from semipose.sharding.annotations.record import photo_key
 from semipose.training.scoring.oks import oks_to_truth
 
@@ -242,16 +243,10 @@ def _similarity(
     points = np.array([person.keypoints for person in after])
     oks = oks_to_truth(points[..., :2], truth, areas, sigmas)
     oks[~(points[..., 2] > 0).any(axis=1)] = 0  # whose keypoints are nowhere
-    iou = np.array([[_iou(_box_of(new), old) for old in boxes] for new in after])
+    iou = box_overlap(np.array([_box_of(person) for person in after]), np.array(boxes))
     return np.asarray(np.maximum(oks, iou))
 
 
 def _box_of(person: LabelledPerson) -> np.ndarray:
     box = person.box_or_extent_xywh
     return np.zeros(4) if box is None else box
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
-    overlap = np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2])
-    both = float(np.prod(np.maximum(overlap, 0)))
-    return both / max(float(a[2] * a[3] + b[2] * b[3]) - both, 1e-9)

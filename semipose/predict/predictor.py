@@ -20,11 +20,10 @@ from semipose.predict.people import People, read_pixels
 from semipose.predict.sources import Boxes, PhotoItem, find_work
 from semipose.predict.views import Cut, ViewMaker, cut_person, cut_photo, shown_scale
 from semipose.sharding.annotations.boxes import clip_box
-from semipose.training.predict import Predictions, predict
+from semipose.training.predict import Predictions, autocast_of, predict
 from semipose.training.scoring.oks import person_score, without_duplicates
 
 Precision = Literal["no", "bf16", "fp16"]
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PEOPLE_AT_ONCE, PHOTOS_AT_ONCE = 32, 4
 ARRAYS = ("xy", "peaks", "boxes", "scores")
 """The arrays of `People` that a network and its boxes decide."""
@@ -92,7 +91,7 @@ class Predictor:
         else:
             self.device = next(model.network.parameters()).device
             size_hw = model.config.size_hw or (0, 0)
-            autocast = partial(torch.autocast, self.device.type, _DTYPES.get(precision), precision in _DTYPES)
+            autocast = autocast_of(self.device, precision)
             self._answer = partial(_answer_of, model, self.device, flip_test=flip_test, autocast=autocast)
         self._views = ViewMaker(size_hw, model.config.border)
 

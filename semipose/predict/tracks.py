@@ -9,10 +9,8 @@ from pydantic import Field
 
 from semipose.configs.settings import settings
 from semipose.predict.people import People
+from semipose.sharding.annotations.boxes import AREA_OF_BOX, box_overlap
 from semipose.training.scoring.oks import oks_to_truth
-
-AREA_OF_BOX = 0.53
-"""Share of its box that a person covers: the scale of OKS."""
 
 
 @settings
@@ -95,15 +93,6 @@ class Tracker:
             matched[int(i)] = tracks[int(j)]
             likeness[i], likeness[:, j] = -1.0, -1.0
         return matched
-
-
-def box_overlap(a_xywh: np.ndarray, b_xywh: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes (P, 4) and (G, 4) -> (P, G)."""
-    low = np.maximum(a_xywh[:, None, :2], b_xywh[None, :, :2])
-    high = np.minimum(a_xywh[:, None, :2] + a_xywh[:, None, 2:], b_xywh[None, :, :2] + b_xywh[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(-1)
-    union = a_xywh[:, 2:].prod(-1)[:, None] + b_xywh[:, 2:].prod(-1)[None] - shared
-    return np.asarray(shared / np.maximum(union, np.finfo(np.float64).tiny))
 
 
 def _smoothed(track: _Track, cfg: OneEuro, time_s: float) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
+import numpy as np
 
 from semipose.configs.load import InputError
 from semipose.configs.settings import settings
@@ -237,6 +238,15 @@ def place_boxes(
                 clipped.append(inside)
         found.append(FoundBoxes(photo, clipped))
     return found
+
+
+def box_overlap(a_xywh: np.ndarray, b_xywh: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes (P, 4) and (G, 4) -> (P, G)."""
+    low = np.maximum(a_xywh[:, None, :2], b_xywh[None, :, :2])
+    high = np.minimum(a_xywh[:, None, :2] + a_xywh[:, None, 2:], b_xywh[None, :, :2] + b_xywh[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(-1)
+    union = a_xywh[:, 2:].prod(-1)[:, None] + b_xywh[:, 2:].prod(-1)[None] - shared
+    return np.asarray(shared / np.maximum(union, np.finfo(np.float64).tiny))
 
 
 def clip_box(box_xywh: Box, size_wh: tuple[int, int] | None) -> Box | None:

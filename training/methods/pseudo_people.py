@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from semipose.configs.settings import settings
-from semipose.models.codecs.instances import InstanceCodec, Instances, masked_mean
+from semipose.models.codecs.instances import LEAST_AREA, InstanceCodec, Instances, masked_mean
 from semipose.models.codecs.on_device import on_device
 from semipose.pipelines.batch import UnlabelledBatch
 from semipose.pipelines.geometry import apply
@@ -21,8 +21,6 @@ from semipose.pipelines.people import People
 from semipose.pipelines.strong.scene import Scene
 
 Share = Annotated[float, Field(ge=0, le=1)]
-LEAST_AREA = 32.0
-"""The least area of a person in view px^2 by which distances are judged."""
 THINNEST = 4
 """A person's box is at most this many times as long as it is wide: one in a line still has an area."""
 LEAST_CONFIDENCE = 0.05

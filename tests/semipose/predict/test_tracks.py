@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from semipose.predict.people import People
-from semipose.predict.tracks import OneEuro, Tracker, box_overlap
+from semipose.predict.tracks import OneEuro, Tracker
+from semipose.sharding.annotations.boxes import box_overlap
 from tests.semipose.models import skeleton_of
 
 SHAPE = np.array([[0.0, 0], [10, 0], [0, 20], [10, 20], [5, 10]])
