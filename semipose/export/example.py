@@ -1,4 +1,4 @@
-"""Keypoints of one person: python example.py PHOTO X Y WIDTH HEIGHT (the person's box in pixels).
+"""Keypoints of one person: python example.py PHOTO X Y WIDTH HEIGHT (the box in pixels of the upright photo).
 
 Needs onnxruntime, numpy and Pillow alone. `pose.json` beside the network says what its answers mean.
 """
@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
+if len(sys.argv) != 6:
+    raise SystemExit("usage: python example.py PHOTO X Y WIDTH HEIGHT")
 folder = Path(__file__).resolve().parent
 session = onnxruntime.InferenceSession(str(folder / "pose.onnx"), providers=["CPUExecutionProvider"])
 pose = json.loads((folder / "pose.json").read_text())
-photo = Image.open(sys.argv[1]).convert("RGB")
+photo = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")  # upright, as people see it
 x, y, box_w, box_h = map(float, sys.argv[2:6])
 height, width = pose["size_hw"]
 

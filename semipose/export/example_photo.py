@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def group(
@@ -49,11 +49,13 @@ def is_beyond(points: np.ndarray, edge: np.ndarray) -> np.ndarray:
     return np.any(4 * np.floor(points / 4 + 0.5) > edge, axis=-1)
 
 
+if len(sys.argv) < 2:
+    raise SystemExit("usage: python example.py PHOTO [LEAST_SCORE]")
 folder = Path(__file__).resolve().parent
 session = onnxruntime.InferenceSession(str(folder / "pose.onnx"), providers=["CPUExecutionProvider"])
 pose = json.loads((folder / "pose.json").read_text())
 least_score = float(sys.argv[2]) if len(sys.argv) > 2 else 0.1
-photo = Image.open(sys.argv[1]).convert("RGB")
+photo = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")  # upright, as people see it
 height, width = pose["size_hw"]
 
 # The photo fills the upper left of the view: a pixel of the view is `scale` pixels of the photo.

@@ -203,6 +203,11 @@ def test_the_example_runs_without_torch_and_finds_what_semipose_finds(
     # Pillow and OpenCV do not interpolate alike: a peak may fall into the next cell.
     assert np.median(np.linalg.norm(theirs - people.xy[0], axis=-1)) < 1
 
+    turned, exif = tmp_path / "turned.png", Image.Exif()
+    exif[0x0112] = 6  # as a phone stores an upright photo
+    Image.open(photo).rotate(90, expand=True).save(turned, exif=exif)
+    assert run_without_torch(onnx_folder / "example.py", str(turned), *map(str, box)) == lines
+
 
 @needs_onnx
 @pytest.mark.slow
