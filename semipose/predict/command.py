@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from semipose.configs.versions import versions
 from semipose.models.model_folder import Model
 from semipose.predict.exported import ExportedModel, exported_file
 from semipose.predict.output import BAD, DRAWN, KEYPOINTS, TABLE, OutputFolder
+from semipose.predict.predictor import Predictor
 from semipose.predict.settings import DECIDE_THE_FILES, PredictSettings
 from semipose.predict.sources import Work, find_work
 from semipose.predict.work import (
@@ -74,6 +75,8 @@ def predict_sources(
         console.print(
             f"note: files that are neither photos nor films were passed over: {passed}", highlight=False
         )
+    for note in notes_of(predictor, work, cfg):
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
     share, count = cfg.own_share
     own = [part for part in parts if part.number % count == share]
     job = Job(model, cfg, output, json.dumps(identity))
@@ -87,6 +90,23 @@ def predict_sources(
         done = sum(folder.part(part.number).is_file() for part in parts)
         console.print(f"{output}: {done} of {len(parts)} parts are done; the other shares write the rest")
     return folder
+
+
+def notes_of(predictor: Predictor, work: Work, cfg: PredictSettings) -> Iterator[str]:
+    """What of the settings and of the given people has no effect."""
+    if predictor.is_person and cfg.min_score != PredictSettings().min_score:
+        yield "min_score changes nothing: this model is given its people, and scores none of them"
+    if not work.films and cfg.track != "none":
+        yield "track changes nothing: there is no film to follow people in"
+    given = [(item.boxes, item.file_name) for item in work.photos if item.boxes is not None]
+    left_out = sum(boxes.left_out for boxes, _ in given)
+    if predictor.is_person and left_out:
+        first = next(name for boxes, name in given if boxes.left_out)
+        total = left_out + sum(len(boxes.xywh) for boxes, _ in given)
+        yield (
+            f"people are left out whose boxes are empty or outside their photos: {left_out:,} of {total:,}, "
+            f"the first in {first}"
+        )
 
 
 def name_of(model: str) -> str:

@@ -231,5 +231,7 @@ def _differences(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
         if was.get(key) != now.get(key):
             if isinstance(was.get(key), dict) and isinstance(now.get(key), dict):
                 yield from (f"{key}.{each}" for each in _differences(was[key], now[key]))
+            elif key.endswith("_sha256"):  # which tells nobody anything
+                yield f"{key.removesuffix('_sha256')} changed"
             else:
                 yield f"{key} was {was.get(key)} and is {now.get(key)}"

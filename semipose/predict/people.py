@@ -69,13 +69,20 @@ class People:
         return self.read_image()
 
     def draw(self, path: str | Path | None = None) -> np.ndarray:
-        """The photo with its people drawn in, (h, w, 3) uint8 RGB; with a path, written there as well."""
+        """The photo with its people drawn in, (h, w, 3) uint8 RGB; with a path, written there as well.
+
+        Raises InputError for a path with another suffix than .webp, .png, .jpg or .jpeg.
+        """
         from semipose.predict.draw import draw_people, encode_picture
         from semipose.sharding.store.files import write_atomic
 
+        file = None if path is None else Path(path)
+        if file is not None and file.suffix.lower() not in (".webp", ".png", ".jpg", ".jpeg"):
+            raise InputError(f"{file}: a picture is written as .webp, .png or .jpg: name it so")
         picture = draw_people(self.image, self)
-        if path is not None:
-            write_atomic(Path(path), encode_picture(picture, Path(path)))
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, encode_picture(picture, file))
         return picture
 
     def annotations(self, *, first_id: int = 1) -> list[dict[str, Any]]:

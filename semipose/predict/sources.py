@@ -84,6 +84,8 @@ class Boxes(NamedTuple):
     """(N, 4) float64 in pixels of the photo."""
     scores: np.ndarray
     """(N,) float64: how sure the detector is of each; 1 for a box that was given."""
+    left_out: int = 0
+    """How many people of a file are not among them: their boxes are empty or outside the photo."""
 
 
 NOBODY = Boxes(np.zeros((0, 4)), np.zeros(0))
@@ -237,16 +239,23 @@ def boxes_by_image(path: Path, file: CocoList) -> dict[int, Boxes]:
     is_raw = path.name != GROUND_TRUTH_NAME or not (path.parent / MANIFEST_NAME).is_file()
     sizes = {image.id: (image.width, image.height) for image in file.images}
     rows: dict[int, list[tuple[Sequence[float], float]]] = defaultdict(list)
+    left_out: Counter[int] = Counter()
     for row in file.annotations:
         if row.bbox is None or row.iscrowd:
             continue
         width, height = sizes.get(row.image_id, (None, None))
         box = clean_box(row.bbox, (width, height)) if is_raw and width and height else row.bbox
-        if box is not None:
+        if box is None:
+            left_out[row.image_id] += 1
+        else:
             rows[row.image_id].append((box, row.score))
     return {
-        image: Boxes(np.array([box for box, _ in found], np.float64), np.array([score for _, score in found]))
-        for image, found in rows.items()
+        image: Boxes(
+            np.array([box for box, _ in rows[image]], np.float64).reshape(-1, 4),
+            np.array([score for _, score in rows[image]], np.float64),
+            left_out[image],
+        )
+        for image in [*rows, *(image for image in left_out if image not in rows)]
     }
 
 

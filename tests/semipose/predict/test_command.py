@@ -194,6 +194,27 @@ def test_a_zip_bomb_is_refused(run_folder, tmp_path, monkeypatch) -> None:
         predict(run_folder, [tmp_path / "bomb.zip"], tmp_path / "out")
 
 
+def test_what_has_no_effect_is_said(run_folder, photos, tmp_path, capsys) -> None:
+    images = [
+        {"id": i, "file_name": f"{name}.jpg", "width": 60 + i, "height": 80} for i, name in enumerate("a-c")
+    ]
+    images = [image for image in images if image["id"] != 1]
+    boxes = [[5, 5, 20, 30], [90, 5, 20, 30], [0, 0, 60, 50]]
+    people = [
+        {"id": i, "image_id": 2 * (i // 2), "category_id": 7, "bbox": box} for i, box in enumerate(boxes)
+    ]
+    category = {"id": 7, "name": "dancer"}
+    file = {"images": images, "annotations": people, "categories": [category]}
+    (tmp_path / "boxes.json").write_text(json.dumps(file))
+    words = [f"output={tmp_path / 'out'}", f"images={photos}", "min_score=0.5", "track=oks"]
+    cfg = load(PredictSettings, None, words)
+    command.predict_sources(str(run_folder), [str(tmp_path / "boxes.json")], cfg, Console(soft_wrap=True))
+    said = capsys.readouterr().out
+    assert "note: min_score changes nothing" in said
+    assert "note: track changes nothing" in said
+    assert "boxes are empty or outside their photos: 1 of 3, the first in a.jpg" in said
+
+
 def test_a_folder_that_holds_something_else_is_left_alone(run_folder, photos, tmp_path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
@@ -208,7 +229,7 @@ def test_other_settings_are_refused_in_a_folder_that_is_begun(run_folder, photos
     with pytest.raises(InputError, match=r"min_peak was 0\.2 and is 0\.5"):
         predict(run_folder, [photos], output, "draw=false", "min_peak=0.5")
     (photos / "new.png").write_bytes((photos / "b.png").read_bytes())
-    with pytest.raises(InputError, match="photos was 5 and is 6"):
+    with pytest.raises(InputError, match=r"photos was 5 and is 6, sources changed\)"):
         predict(run_folder, [photos], output, "draw=false")
     assert contents(output) == before
 

@@ -169,6 +169,16 @@ def test_what_a_detector_finds_outside_the_photo_is_left_out(pose) -> None:
     assert people.boxes.tolist() == [[5, 5, 20, 20]]
 
 
+def test_a_picture_goes_into_a_new_folder_by_its_suffix(pose, write_photo, tmp_path) -> None:
+    people = pose(write_photo(tmp_path / "a.png"), boxes=BOXES)
+    for name, kind in (("a.webp", "WEBP"), ("a.png", "PNG"), ("a.JPG", "JPEG")):
+        people.draw(tmp_path / "new" / name)
+        assert Image.open(tmp_path / "new" / name).format == kind
+    with pytest.raises(InputError, match=r"a\.xyz: a picture is written as \.webp, \.png or \.jpg"):
+        people.draw(tmp_path / "a.xyz")
+    assert not (tmp_path / "a.xyz").exists()
+
+
 def test_weights_that_are_not_finite_are_named(write_photo, tmp_path) -> None:
     model = person_model()
     model.network.head.final.weight.data[:] = float("nan")
