@@ -196,12 +196,13 @@ def test_a_zip_bomb_is_refused(run_folder, tmp_path, monkeypatch) -> None:
 
 def test_what_has_no_effect_is_said(run_folder, photos, tmp_path, capsys) -> None:
     images = [
-        {"id": i, "file_name": f"{name}.jpg", "width": 60 + i, "height": 80} for i, name in enumerate("a-c")
+        {"id": 1, "file_name": "a.jpg", "width": 60, "height": 80},
+        {"id": 2, "file_name": "c.jpg", "width": 62, "height": 80},
     ]
-    images = [image for image in images if image["id"] != 1]
-    boxes = [[5, 5, 20, 30], [90, 5, 20, 30], [0, 0, 60, 50]]
+    boxes = [(1, [5, 5, 20, 30]), (1, [90, 5, 20, 30]), (2, [0, 0, 60, 50])]
     people = [
-        {"id": i, "image_id": 2 * (i // 2), "category_id": 7, "bbox": box} for i, box in enumerate(boxes)
+        {"id": number, "image_id": photo, "category_id": 7, "bbox": box}
+        for number, (photo, box) in enumerate(boxes, start=1)
     ]
     category = {"id": 7, "name": "dancer"}
     file = {"images": images, "annotations": people, "categories": [category]}
