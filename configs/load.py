@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,13 @@ __all__ = [
 
 T = TypeVar("T")
 CONFIGS = Path(__file__).resolve().parent
+OTHER_KINDS = {
+    frozenset({"images", "annotations"}): "this is an annotation file and no recipe: `semipose init {file} "
+    "PHOTOS` writes recipes for it",
+    frozenset({"source"}): "this is a recipe for shards: give it to `semipose shards`",
+    frozenset({"data", "net"}): "this is a recipe for a run: give it to `semipose train`",
+}
+"""Keys at the top of files that are no recipe of the command that they are given to, and what these are."""
 
 
 def load(cls: type[T], recipes: Path | str | Sequence[Path | str] | None, overrides: Sequence[str] = ()) -> T:
@@ -59,6 +66,8 @@ def load(cls: type[T], recipes: Path | str | Sequence[Path | str] | None, overri
     files = read_recipes([Path(name) for name in names], problems)
     is_readable = not problems
     words = read_overrides(overrides, problems)
+    for file in files:
+        refuse_other_kind(cls, file)
     if is_readable:
         wrong: list[Problem] = []
         layers = in_force(cls, files, words, wrong)
@@ -67,6 +76,14 @@ def load(cls: type[T], recipes: Path | str | Sequence[Path | str] | None, overri
             return settings
         problems += [_line(problem, layers, names) for problem in [*wrong, *unsuitable]]
     raise InputError("\n".join(dict.fromkeys(problems)))
+
+
+def refuse_other_kind(cls: type[T], file: Layer) -> None:
+    """Raise InputError for a file that is meant for another command, by the keys at its top."""
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    for keys, what in OTHER_KINDS.items():
+        if keys <= file.tree.keys() and not keys & known:
+            raise InputError(f"{file.source}: {what.format(file=file.source)}")
 
 
 def dump(settings: Any) -> str:

@@ -216,6 +216,27 @@ def test_lspet_takes_the_first_photos_and_hides_the_others_labels(labelled):
     assert (cfg.views.size_hw, cfg.steps, cfg.metric, cfg.net.pretrained) == ((192, 144), 20000, "PCK", False)
 
 
+@pytest.mark.parametrize(
+    ("cls", "text", "said"),
+    [
+        (RunSettings, "images: []\nannotations: []\n", "an annotation file and no recipe: `semipose init "),
+        (BuildSettings, "images: []\nannotations: []\n", "an annotation file and no recipe: `semipose init "),
+        (
+            RunSettings,
+            "source: {name: coco}\norder: grouped\n",
+            "a recipe for shards: give it to `semipose s",
+        ),
+        (BuildSettings, "data: {train: a}\nnet: {}\n", "a recipe for a run: give it to `semipose train`"),
+    ],
+)
+def test_a_file_for_another_command_is_one_sentence(cls, text: str, said: str, tmp_path):
+    (tmp_path / "given.yaml").write_text(text)
+    with pytest.raises(InputError) as error:
+        load(cls, tmp_path / "given.yaml")
+    assert str(error.value).startswith(f"{tmp_path / 'given.yaml'}: this is {said}")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("protocol", ["coco-photos", "crowdpose-photos"])
 def test_labelled_photos_are_not_unlabelled_too(protocol):
     """The headers say: all others unlabelled."""
