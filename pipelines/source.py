@@ -236,12 +236,12 @@ def labelled_split(
     if labelled == "all":
         labelled = len(annotated)
     if labelled < 1:
-        raise InputError(f"labelled = {labelled}: at least one sample must be labelled")
+        raise InputError(f"data.labelled = {labelled}: at least one sample must be labelled")
     if labelled > len(annotated):
         counted = "" if len(annotated) == total else f", {len(annotated)} of them with an annotated keypoint"
         raise InputError(
-            f"labelled = {labelled}, but {whole.root} holds {total} samples{counted}: "
-            "lower `labelled` or build the shards from more annotations"
+            f"data.labelled = {labelled}, but {whole.root} holds {total} samples{counted}: "
+            "lower data.labelled or build the shards from more annotations"
         )
     if labelled == total:
         return whole

@@ -104,7 +104,8 @@ class NetworkTeacher(Teacher):
         )
         self.model = source if is_address(source) else name_of(source)
         self.names = model.config.skeleton.names
-        self.licence = "; ".join(model.config.provenance.licences.values()) or None
+        started_from = model.config.provenance.licences.items()
+        self.licence = "; ".join(f"{licence} (of {name})" for name, licence in started_from) or None
         self.identity = f"{weights_sha256(model.network)} {cfg.flip_test} {cfg.precision}"
 
     def label(self, people: Iterable[StoredPerson]) -> Iterator[np.ndarray]:

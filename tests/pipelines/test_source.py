@@ -89,7 +89,7 @@ def test_all_labelled(grey_shards: Callable[[int], Path], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("labelled", "says"), [(6, "labelled = 6, but .* holds 5 samples"), (0, "at least one")]
+    ("labelled", "says"), [(6, "data.labelled = 6, but .* holds 5 samples"), (0, "at least one")]
 )
 def test_impossible_counts(
     grey_shards: Callable[[int], Path], tmp_path: Path, labelled: int, says: str

@@ -194,7 +194,7 @@ def test_sigterm_saves_and_exits_well_and_kill_9_leaves_a_resumable_run(
     ("overrides", "words"),
     [
         (["data.train=nowhere"], ["nowhere", "no such folder", "sharding/build.py"]),
-        (["data.labelled=25"], ["labelled = 25", "24 samples", "lower `labelled`"]),
+        (["data.labelled=25"], ["data.labelled = 25", "24 samples", "lower data.labelled"]),
         (["net.head.widht=8"], ["net.head.widht", "did you mean 'width'"]),
         (["steps=0", "optim.lr=-1"], ["steps", "optim.lr"]),
         (["data.subset_seed=-1"], ["data.subset_seed", "a whole number >= 0 or null"]),
