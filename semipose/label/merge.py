@@ -24,7 +24,7 @@ from semipose.label.out import SENT
 from semipose.label.settings import InSettings
 from semipose.sharding.annotations.checks import inspect_people
 from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
-from semipose.sharding.annotations.record import photo_key
+from semipose.sharding.annotations.record import Annotations, photo_key
 from semipose.sharding.check.report import print_table, print_warnings
 from semipose.sharding.store.files import write_atomic
 
@@ -35,7 +35,8 @@ def receive(path: Path, cfg: InSettings, console: Console) -> None:
     """Read a tool's export, print what changed, and merge it into a COCO file, which is checked first.
 
     Raises InputError, and leaves the file as it is, for an export that cannot be read or lost too many
-    people, for a file with other keypoints, and for a result that the check refuses.
+    people, for a file with other keypoints, for photos that get people and are not there, and for a result
+    that the check refuses.
     """
     sent_file = cfg.sent or (path if path.is_dir() else path.parent) / SENT
     if not sent_file.is_file():
@@ -54,8 +55,8 @@ def receive(path: Path, cfg: InSettings, console: Console) -> None:
             f"purpose, give most_removed=1; {cfg.into} is as it was"
         )
     content = _read_target(cfg.into, sent)
-    _merge(content, labels, sent, cfg.into)
-    _replace(content, cfg, console)
+    image_ids = _merge(content, labels, sent, cfg.into)
+    _replace(content, image_ids, cfg, console)
 
 
 def _read_target(into: Path, sent: Labels) -> dict[str, Any]:
@@ -74,8 +75,8 @@ def _read_target(into: Path, sent: Labels) -> dict[str, Any]:
     return dict(content)
 
 
-def _merge(content: dict[str, Any], labels: Labels, sent: Labels, into: Path) -> None:
-    """Put the people of each returned photo into the file.
+def _merge(content: dict[str, Any], labels: Labels, sent: Labels, into: Path) -> set[int]:
+    """Put the people of each returned photo into the file; returns the ids of the photos that get some.
 
     People who went out from this file keep their ids, and are removed if the tool removed them. Others take
     the place of a person at the same position, or are added.
@@ -97,6 +98,7 @@ def _merge(content: dict[str, Any], labels: Labels, sent: Labels, into: Path) ->
     sent_photos = {photo_key(photo.file_name): photo for photo in sent.photos}
     next_image = max((row["id"] for row in content["images"]), default=0) + 1
     next_id = max((row["id"] for row in content["annotations"]), default=0) + 1
+    image_ids = set()
     for photo in labels.photos:
         key = photo_key(photo.file_name)
         image = images.get(key) or by_base.get(Path(key).name)
@@ -106,6 +108,8 @@ def _merge(content: dict[str, Any], labels: Labels, sent: Labels, into: Path) ->
                 image |= {"width": photo.size_wh[0], "height": photo.size_wh[1]}
             content["images"].append(image)
             next_image += 1
+        if photo.people:
+            image_ids.add(image["id"])
         rows = rows_of.get(image["id"], [])
         before = sent_photos.get(key, LabelledPhoto(key, None)).people
         own, replaced, gone = _places(photo, before, rows, order, sent.skeleton.sigmas)
@@ -120,6 +124,7 @@ def _merge(content: dict[str, Any], labels: Labels, sent: Labels, into: Path) ->
             else:
                 content["annotations"].append({"id": next_id, "image_id": image["id"], **made})
                 next_id += 1
+    return image_ids
 
 
 def _reordered(person: LabelledPerson, order: list[int]) -> LabelledPerson:
@@ -177,8 +182,8 @@ def _is_same(old: LabelledPerson, row: LabelledPerson) -> bool:
     )
 
 
-def _replace(content: dict[str, Any], cfg: InSettings, console: Console) -> None:
-    """Check the result as shards are checked, back the file up, and replace it."""
+def _replace(content: dict[str, Any], image_ids: set[int], cfg: InSettings, console: Console) -> None:
+    """Check the result as shards are checked, and that photos are there; back the file up and replace it."""
     into = cfg.into
     into.parent.mkdir(parents=True, exist_ok=True)
     candidate = into.with_name(f"{into.name}.{os.getpid()}.tmp")
@@ -188,6 +193,7 @@ def _replace(content: dict[str, Any], cfg: InSettings, console: Console) -> None
             annotations = CocoStyleFormat(annotations=candidate, images=cfg.images or str(into.parent)).read()
             inspect_people(annotations)
         annotations.findings.file = str(into)
+        _refuse_absent(annotations, image_ids, into)
         found = (annotations.findings,)
         print_table(console, f"{into}: {len(annotations.persons):,} people", found)
         print_warnings(console, found)
@@ -200,6 +206,18 @@ def _replace(content: dict[str, Any], cfg: InSettings, console: Console) -> None
     finally:
         candidate.unlink(missing_ok=True)
     console.print(f"{into}: merged", highlight=False, soft_wrap=True)
+
+
+def _refuse_absent(annotations: Annotations, image_ids: set[int], into: Path) -> None:
+    """Raise InputError if a photo of people who came back is absent: no shards could be built of it."""
+    names = {person.file_name for person in annotations.persons if person.image_id in image_ids}
+    absent = annotations.photos.absent(names)
+    if absent:
+        raise InputError(
+            f"{annotations.photos.location}: {len(absent):,} of the {len(names):,} photos with people are "
+            f"not here, such as {min(absent)}: copy them here under the same names, or correct images=, and "
+            f"repeat the command; {into} is as it was"
+        )
 
 
 def _free_name(into: Path) -> Path:

@@ -1,6 +1,7 @@
 """What labellers change, what tools lose, and files that cannot be read."""
 
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -116,6 +117,20 @@ def test_a_fault_is_one_sentence_and_leaves_the_file_as_it_is(fault, sentence, s
     assert sentence in str(error.value)
     assert len(str(error.value).splitlines()) == 1
     assert mine.read_bytes() == before
+
+
+def test_people_of_photos_that_are_not_there_are_refused_until_they_are(source: Path, tmp_path: Path) -> None:
+    """The photos to label were in another folder than those of the file."""
+    folder = send_out(source, tmp_path / "out", "format=coco")
+    mine, photos = tmp_path / "my.json", tmp_path / "mine"
+    photos.mkdir()
+    options = [f"sent={folder / 'sent.json'}", f"images={photos}"]
+    with pytest.raises(InputError, match=r"mine: 3 of the 3 photos with people are not here, such as a\.png"):
+        bring_in(folder / "annotations.json", mine, *options)
+    assert not mine.exists()
+    shutil.copytree(folder / "photos", photos, dirs_exist_ok=True)
+    merged, _ = bring_in(folder / "annotations.json", mine, *options)
+    assert len(merged["annotations"]) == 6
 
 
 def test_keypoints_outside_of_the_photo_are_not_labelled(source: Path, tmp_path: Path) -> None:
