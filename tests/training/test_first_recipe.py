@@ -53,19 +53,44 @@ def test_the_printed_supervised_command_loads(mine: Path, capsys: pytest.Capture
     assert (cfg.method.name, cfg.output) == ("supervised", "my/runs/supervised")
 
 
-def test_the_recipe_of_unlabelled_photos_loads_and_is_counted(
-    mine: Path, capsys: pytest.CaptureFixture[str]
+def unlabel(path: Path, count: int) -> list[str]:
+    """Take the people of the first photos out of the annotations; returns the names of these photos."""
+    content = json.loads(path.read_text())
+    first = {image["id"]: image["file_name"] for image in content["images"][:count]}
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] not in first]
+    path.write_text(json.dumps(content))
+    return list(first.values())
+
+
+@pytest.mark.parametrize("words", [[], ["unlabelled=photos"]])
+def test_photos_in_which_nobody_is_labelled_are_the_unlabelled_ones(
+    words: list[str], mine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["my.json", "photos", "unlabelled=photos", "output=other"])
-    photos = len(list((mine / "photos").iterdir()))
-    assert f"{photos} unlabelled photos" in capsys.readouterr().out
-    settings = load(BuildSettings, "other/unlabelled.yaml")
-    assert settings.output == Path("other/shards/unlabelled")
-    assert load_run([Path("other/mine.yaml")]).data.unlabelled == "other/shards/unlabelled"
+    """Those of labelled people must not be among them, whether they are trained on or scored."""
+    names = unlabel(mine / "my.json", 3)
+    main(["my.json", "photos", *words])
+    said = capsys.readouterr().out
+    assert "those in photos in which nobody is labelled. 3 unlabelled photos" in said
+    assert "semipose shards my/unlabelled.yaml" in said
+    settings = load(BuildSettings, "my/unlabelled.yaml", ["source.boxes.name=whole"])
+    assert settings.output == Path("my/shards/unlabelled")
+    assert load_run([Path("my/mine.yaml")]).data.unlabelled == "my/shards/unlabelled"
+    assert [person.file_name for person in settings.source.read().persons] == names
+
+
+def test_photos_of_another_folder_are_counted(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = sorted((mine / "photos").iterdir())
+    (mine / "more").mkdir()
+    shutil.copy(photos[0], mine / "more" / photos[0].name)
+    shutil.copy(photos[0], mine / "more" / photos[1].name)
+    shutil.copy(photos[0], mine / "more" / "new.png")
+    main(["my.json", "photos", "unlabelled=more"])
+    assert "2 unlabelled photos" in capsys.readouterr().out
 
 
 def test_every_value_has_its_reason(mine: Path) -> None:
-    main(["my.json", "photos", "unlabelled=photos"])
+    unlabel(mine / "my.json", 1)
+    main(["my.json", "photos"])
     lines = (mine / "my" / "mine.yaml").read_text().splitlines()
     values = [line for line in lines if re.match(r"\s*[\w]+: \S", line)]
     assert len(values) > 20
@@ -108,6 +133,7 @@ def test_what_cannot_be_used_is_one_sentence(mine: Path, capsys: pytest.CaptureF
         (["one.json", "photos"], "too few photos to divide"),
         (["gone.json", "photos"], "gone.json"),
         (["my.json", "photos", "output=b", "unlabelled=empty"], "holds no photo"),
+        (["my.json", "photos", "output=b", "unlabelled=photos"], "all photos in photos have labelled people"),
         (["my.json", "photos", "output=b", "unlabelled=nowhere"], "neither a folder nor a zip file"),
     ):
         with pytest.raises(SystemExit) as ended:

@@ -1,8 +1,6 @@
 """What a first recipe says: counted from the annotations, with the reasons, and what to expect of it."""
 
 import json
-import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +12,8 @@ from pydantic import Field
 from semipose.configs.load import InputError
 from semipose.configs.settings import settings
 from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
+from semipose.sharding.annotations.formats.folder import labelled_names
+from semipose.sharding.annotations.photos import IMAGE_SUFFIXES, open_photos
 from semipose.sharding.annotations.record import Annotations
 from semipose.sharding.annotations.split import TrainValSplit
 from semipose.sharding.samples.crop import BOX_PADDING
@@ -23,7 +23,6 @@ HEIGHTS = (96, 128, 192, 256)
 ENLARGED = 1.15
 """Views may be so many times as high as the median person."""
 BATCH, MOST_SEEN, LEAST_STEPS, MOST_STEPS = 32, 250, 3000, 30_000
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class FirstRecipeSettings:
 
     unlabelled: str | None = None
     """Photos without annotations: a folder or a zip file. A detector finds the people in them. null: the
-    people without labels are those of the annotated photos."""
+    photos beside the annotated ones in which nobody is labelled, if there are any."""
     output: str | None = None
     """The folder to write into; null: the name of the annotations without `.json`."""
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -117,19 +116,24 @@ def make_plan(annotations: Path, photos: Path, cfg: FirstRecipeSettings) -> Plan
         )
     is_wide = float(np.median(boxes[:, 2] / np.maximum(boxes[:, 3], 1))) > 1
     aspect = 1.0 if is_wide else 3 / 4
+    num_unlabelled = count_unlabelled(cfg.unlabelled or str(photos), read)
+    if cfg.unlabelled and num_unlabelled == 0:
+        raise InputError(
+            f"unlabelled: all photos in {cfg.unlabelled} have labelled people: give others, or leave it out"
+        )
     median = float(np.median(BOX_PADDING * np.maximum(boxes[:, 3], boxes[:, 2] / aspect)))
     height = max((each for each in HEIGHTS if each <= ENLARGED * median), default=HEIGHTS[0])
     return Plan(
         annotations=str(annotations),
         photos=str(photos),
-        unlabelled=cfg.unlabelled,
+        unlabelled=cfg.unlabelled or (str(photos) if num_unlabelled else None),
         output=cfg.output or annotations.name.removesuffix(".gz").removesuffix(".json"),
         people=len(read.persons),
         num_photos=len({person.file_name for person in read.persons}),
         train=sides["train"],
         val=sides["val"],
         num_keypoints=read.skeleton.num_keypoints,
-        num_unlabelled=count_photos(cfg.unlabelled) if cfg.unlabelled else None,
+        num_unlabelled=num_unlabelled,
         median_height=round(median),
         size_hw=(height, round(height * aspect)),
         val_share=cfg.val_share,
@@ -145,23 +149,23 @@ def _sides(read: Annotations, val_share: float) -> dict[str, int]:
     return sides
 
 
-def count_photos(place: str) -> int | None:
-    """The photos in a folder, with those below it, or in a zip; None for an address. Raises InputError."""
-    path = Path(place)
+def count_unlabelled(place: str, labelled: Annotations) -> int | None:
+    """The photos in a folder, with those below it, or in a zip in which nobody is labelled.
+
+    None for an address. Raises InputError for anything else, and if there is no photo at all.
+    """
     if "://" in place:
         return None
-    if path.is_dir():
-        names: Sequence[str] = [file.name for file in path.rglob("*")]
-    elif zipfile.is_zipfile(path):
-        names = zipfile.ZipFile(path).namelist()
-    else:
+    try:
+        photos = open_photos(place)
+    except InputError as error:
         raise InputError(
             f"unlabelled: {place} is neither a folder nor a zip file of photos: correct the path"
-        )
-    count = sum(name.lower().endswith(PHOTO_SUFFIXES) for name in names)
-    if not count:
-        raise InputError(f"unlabelled: {place} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
-    return count
+        ) from error
+    names = photos.names()
+    if not names:
+        raise InputError(f"unlabelled: {place} holds no photo ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return len(names) - len(labelled_names(labelled, photos, names))
 
 
 def write_recipes(plan: Plan) -> list[Path]:
@@ -221,13 +225,16 @@ def enough_unlabelled(plan: Plan) -> str:
     """What to expect from this number of unlabelled people."""
     if plan.unlabelled is None:
         return (
-            "You gave no unlabelled photos, so the only people without labels are the labelled ones "
-            "themselves, and there is little to gain over supervised training: give unlabelled=PHOTOS."
+            f"All photos in {plan.photos} have labelled people, so the only people without labels are the "
+            "labelled ones themselves, and there is little to gain over supervised training: put photos "
+            "without annotations beside them, or give unlabelled=PHOTOS."
         )
     if plan.num_unlabelled is None:
         return "How many unlabelled photos there are was not counted; 8 to 40 people per label were measured."
     ratio = plan.num_unlabelled / plan.train
     words = f"{plan.num_unlabelled:,} unlabelled photos for {plan.train:,} labelled people: {ratio:.1f} each."
+    if plan.unlabelled == plan.photos:
+        words = f"The unlabelled photos are those in {plan.photos} in which nobody is labelled. {words}"
     if ratio < 4:
         return f"{words} The measured runs had 8 to 40 people per label; more photos will help."
     return f"{words} The measured runs had 8 to 40 people per label."

@@ -150,7 +150,7 @@ def of_the_other_kind(cfg: RunSettings) -> str | None:
 
 
 def photos_seen(val: Split, trained_on: list[Split]) -> str | None:
-    """A warning if photos of the scored people are also trained on."""
+    """A warning if photos of the scored people are also trained on; the labelled split comes first."""
     shared = shared_photos(val, trained_on)
     if not shared.names:
         return None
@@ -160,8 +160,21 @@ def photos_seen(val: Split, trained_on: list[Split]) -> str | None:
     )
     return (
         f"{val.root}: {count} of the people who are scored are also trained on ({named}), so the scores will "
-        "mean little: build data.val from other photos, such as the other side of one file (split.take=val, "
-        "and split.take=train for data.train)"
+        f"mean little: {_cure_of_shared(val, trained_on)}"
+    )
+
+
+def _cure_of_shared(val: Split, trained_on: list[Split]) -> str:
+    """How to keep the photos of the scored people out of those that are trained on."""
+    roots = {split.root for split in trained_on if shared_photos(val, [split]).names}
+    if trained_on[0].root in roots:
+        return (
+            "build data.val from other photos, such as the other side of one file (split.take=val, and "
+            "split.take=train for data.train)"
+        )
+    return (
+        f"build {' and '.join(sorted(roots))} again without them; for a folder of photos, "
+        "source.labelled.annotations=FILE source.labelled.images=PHOTOS leaves out those of labelled people"
     )
 
 

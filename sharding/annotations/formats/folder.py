@@ -1,5 +1,6 @@
 """A folder of unlabelled photos, whole or with boxes of their people, but without joints."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,12 +13,15 @@ from semipose.configs.settings import settings
 from semipose.sharding.annotations.boxes import AREA_OF_BOX, NoBoxes, ResultsBoxes, WholePhotoBoxes
 from semipose.sharding.annotations.category import from_category
 from semipose.sharding.annotations.detector import DetectorBoxes
+from semipose.sharding.annotations.findings import Fault
 from semipose.sharding.annotations.formats.categories import choose_categories
+from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
 from semipose.sharding.annotations.formats.rows import read_json
-from semipose.sharding.annotations.photos import open_photos
-from semipose.sharding.annotations.record import Annotations, Person
+from semipose.sharding.annotations.photos import Photos, open_photos
+from semipose.sharding.annotations.record import Annotations, Person, photo_key
 from semipose.sharding.annotations.skeleton import AIC_14, COCO_17, CROWDPOSE_14, LSP_14, MPII_16, Skeleton
 
+IS_LABELLED = Fault("photo whose people are labelled (source.labelled)", "dropped", "", "photo")
 SKELETONS = {"coco": COCO_17, "lsp": LSP_14, "mpii": MPII_16, "aic": AIC_14, "crowdpose": CROWDPOSE_14}
 
 Boxes = Annotated[WholePhotoBoxes | ResultsBoxes | DetectorBoxes | NoBoxes, Field(discriminator="name")]
@@ -36,16 +40,26 @@ class FolderFormat:
     boxes: Boxes = Field(default_factory=WholePhotoBoxes)
     """The boxes of the people: boxes.name=whole (each photo shows one person), results (boxes from a JSON
     file), detector (boxes that a detector of torchvision finds) or none (kind: image needs no boxes)."""
+    labelled: CocoStyleFormat | None = None
+    """The annotations of the labelled set. Photos in which they have labelled people are left out, because
+    those that are scored must not be trained on; null: all photos are taken."""
 
     def read(self) -> Annotations:
         """One unlabelled person for each box, photos by name or as listed; ids count from 1.
 
         All keypoints are zero (v = 0), the area is 0.53 of the box. Photos without a box are empty ones.
-        Raises InputError if there are no photos, and as the boxes do.
+        Photos that are left out get boxes as well, so that a detector's stay good when more are labelled.
+        Raises InputError if there are no photos, and as the boxes and the labels do.
         """
         skeleton, category = _find_skeleton(self.skeleton)
         photos = open_photos(self.images)
         found, findings = self.boxes.find(photos)
+        if self.labelled is not None:
+            listed = [each.photo.file_name for each in found]
+            names = labelled_names(_read_labelled(self.labelled), photos, listed)
+            for name in sorted(names):
+                findings.add(IS_LABELLED, name)
+            found = [each for each in found if each.photo.file_name not in names]
         unlabelled = np.zeros((skeleton.num_keypoints, 3), np.float32)  # one for all: photos may be a million
         unlabelled.flags.writeable = False
         persons: list[Person] = []
@@ -71,6 +85,25 @@ class FolderFormat:
             category_id=category.get("id", 1),
             category_name=str(category.get("name") or "person"),
         )
+
+
+def labelled_names(labelled: Annotations, photos: Photos, names: Iterable[str]) -> set[str]:
+    """Those names of photos under which the labelled set has the same photo, with people in it.
+
+    The photos of another location are compared by their bytes: both may have a 0001.jpg.
+    """
+    of_people = {photo_key(person.file_name): person.file_name for person in labelled.persons}
+    shared = of_people.keys() & set(names)
+    if photos == labelled.photos:
+        return shared
+    shared -= {photo_key(name) for name in labelled.photos.absent(of_people[name] for name in shared)}
+    return {name for name in shared if photos.read(name) == labelled.photos.read(of_people[name])}
+
+
+def _read_labelled(source: CocoStyleFormat) -> Annotations:
+    labelled = source.read()
+    labelled.findings.raise_errors()
+    return labelled
 
 
 class _Categories(msgspec.Struct):

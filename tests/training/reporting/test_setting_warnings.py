@@ -51,8 +51,13 @@ def test_views_larger_than_those_that_people_are_stored_for(
 def test_people_that_are_trained_on_and_scored(tiny_run: MakeRun, drawn_shards: Path, tmp_path: Path) -> None:
     (sentence,) = told(tiny_run("supervised", f"data.val={drawn_shards / 'train'}"), tmp_path)
     assert "of the people who are scored are also trained on" in sentence
+    assert "build data.val from other photos" in sentence
     (sentence,) = told(tiny_run("everything", f"data.unlabelled={drawn_shards / 'val'}"), tmp_path / "more")
     assert sentence.startswith(f"{drawn_shards / 'val'}: ")
+    assert (
+        f"build {drawn_shards / 'val'} again without them; for a folder of photos, source.labelled."
+        in sentence
+    )
 
 
 @pytest.mark.parametrize(

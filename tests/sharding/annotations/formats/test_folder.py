@@ -17,7 +17,8 @@ import semipose.sharding.annotations.detector
 from semipose.configs.load import InputError
 from semipose.sharding.annotations.boxes import AREA_OF_BOX, ResultsBoxes, WholePhotoBoxes
 from semipose.sharding.annotations.detector import DetectorBoxes
-from semipose.sharding.annotations.formats.folder import FolderFormat
+from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
+from semipose.sharding.annotations.formats.folder import IS_LABELLED, FolderFormat
 from semipose.sharding.annotations.skeleton import COCO_17, LSP_14, MPII_16, to_category
 from semipose.sharding.build import build
 from semipose.sharding.check.report import check
@@ -144,6 +145,46 @@ class TestWhole:
     def test_an_empty_folder(self, tmp_path):
         with pytest.raises(InputError, match="there are no photos here"):
             read(tmp_path)
+
+
+def labels(folder, *names, images):
+    """The labelled set of a folder format: one person with one labelled keypoint in each named photo."""
+    listed = [{"id": i, "file_name": name, "width": 80, "height": 60} for i, name in enumerate(names)]
+    row = {"category_id": 1, "bbox": [5, 5, 50, 50], "area": 2500, "keypoints": [9, 9, 2] * 17}
+    people = [{**row, "id": image["id"], "image_id": image["id"]} for image in listed]
+    people[-1]["keypoints"] = [0, 0, 0] * 17  # nothing is labelled
+    path = folder / "labels.json"
+    content = {"images": listed, "annotations": people, "categories": [to_category(COCO_17)]}
+    path.write_text(json.dumps(content))
+    return CocoStyleFormat(annotations=path, images=images)
+
+
+class TestLabelled:
+    def test_photos_of_labelled_people_are_left_out(self, photos, tmp_path):
+        labelled = labels(tmp_path, "./me.png", "sub/COCO_val_0003.jpg", images=photos)
+        annotations = read(photos, labelled=labelled)
+        assert [person.file_name for person in annotations.persons] == [NAMES[0], NAMES[2]]
+        assert annotations.findings.ids(IS_LABELLED) == ["me.png"]
+
+    def test_in_another_folder_only_copies_of_them_are(self, photos, tmp_path):
+        """Another photo of the same name stays, and so does one whose labelled photo is not there."""
+        others = tmp_path / "others"
+        (others / "sub").mkdir(parents=True)
+        shutil.copy(photos / "me.png", others)
+        (others / NAMES[0]).write_bytes(jpeg(8))
+        labelled = labels(tmp_path, *NAMES, "more.jpg", images=others)
+        assert [person.file_name for person in read(photos, labelled=labelled).persons] == [
+            NAMES[0],
+            NAMES[2],
+        ]
+
+    def test_labels_that_cannot_be_read_are_refused(self, photos, tmp_path):
+        labelled = labels(tmp_path, *NAMES, images=photos)
+        content = json.loads(labelled.annotations.read_text())
+        content["annotations"][0]["image_id"] = 99
+        labelled.annotations.write_text(json.dumps(content))
+        with pytest.raises(InputError, match="annotation 0: it names an image"):
+            read(photos, labelled=labelled)
 
 
 class TestSkeleton:
