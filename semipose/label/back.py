@@ -66,7 +66,9 @@ class Changes:
                 f"note: keypoints outside of their photo count as not labelled: {_some(self.outside)}"
             )
         if self.unlabelled:
-            lines.append(f"note: {self.unlabelled:,} people have no labelled keypoint")
+            lines.append(
+                f"note: {self.unlabelled:,} people have no labelled keypoint and count as not labelled"
+            )
         if self.not_back:
             lines.append(
                 f"note: {len(self.not_back):,} photos did not come back labelled and stay as they were: "
@@ -169,7 +171,7 @@ def _compare_photo(
         old = before.people[pairs[index]] if index in pairs else None
         names = [sent.skeleton.names[k] for k in unlabel_outside(person, photo)]
         changes.outside += [f"{name} in {photo.file_name}" for name in names]
-        changes.unlabelled += not (person.keypoints[:, 2] > 0).any()
+        changes.unlabelled += not person.num_labelled
         person.id = None if old is None else old.id
         if old is None:
             changes.added += 1

@@ -79,11 +79,19 @@ def read_predictions(source: Path) -> Labels:
 
 
 def choose(labels: Labels, cfg: NextSettings, console: Console) -> list[Candidate]:
-    """The chosen photos, the first one first. Raises InputError if no photo is left to choose from."""
+    """The chosen photos, the first one first. Raises InputError if no photo is left to choose from.
+
+    A photo of `cfg.labelled` is not chosen again if somebody in it has a labelled keypoint. People without
+    one do not count, even if a labeller left them so on purpose: shards drop them, and nothing is learned.
+    """
     done: set[str] = set()
     if cfg.labelled is not None:
         annotated = read_coco_labels(cfg.labelled)
-        done = {photo_key(photo.file_name) for photo in annotated.photos if photo.people}
+        done = {
+            photo_key(photo.file_name)
+            for photo in annotated.photos
+            if any(person.num_labelled for person in photo.people)
+        }
     grouping = TrainValSplit(take="train", group="sequence")
     candidates, nobody, known = [], 0, 0
     for photo in labels.photos:

@@ -39,6 +39,11 @@ class LabelledPerson:
     score: float | None = None
 
     @property
+    def num_labelled(self) -> int:
+        """How many keypoints are labelled."""
+        return int((self.keypoints[:, 2] > 0).sum())
+
+    @property
     def extent_xywh(self) -> np.ndarray | None:
         """(4,) the smallest box around the labelled keypoints; None if there are none."""
         points_xy = self.keypoints[self.keypoints[:, 2] > 0, :2]
@@ -78,6 +83,11 @@ class Labels:
         """How many people all photos have."""
         return sum(len(photo.people) for photo in self.photos)
 
+    @property
+    def num_keypoints(self) -> int:
+        """How many keypoints of all people are labelled."""
+        return sum(person.num_labelled for photo in self.photos for person in photo.people)
+
     def to_coco(self, *, attributes: bool = False) -> dict[str, Any]:
         """The labels as a COCO file, photos and people numbered from 1 where they have no ids of their own.
 
@@ -116,7 +126,7 @@ def annotation_of(person: LabelledPerson, category_id: int) -> dict[str, Any]:
         "bbox": box.round(3).tolist(),
         "area": round(float(box[2] * box[3]), 2),
         "iscrowd": 0,
-        "num_keypoints": int((person.keypoints[:, 2] > 0).sum()),
+        "num_keypoints": person.num_labelled,
         "keypoints": keypoints,
     }
     if person.peaks is not None:

@@ -60,13 +60,28 @@ def send(source: Path, cfg: OutSettings, console: Console) -> Path:
     if photos is not None:
         write_photos(labels, photos, output / (IMAGES if cfg.format == "yolo" else "photos"), cfg.photos)
     write_atomic(output / SENT, as_json(labels.to_coco()))  # last: it makes the folder complete
+    _tell(labels, output, cfg, console)
+    return output
+
+
+def _tell(labels: Labels, output: Path, cfg: OutSettings, console: Console) -> None:
+    """Say how much went out, and if no keypoint did, why."""
     console.print(
-        f"{output}: {labels.num_people:,} people in {len(labels.photos):,} photos for {cfg.format}; keep "
-        f"{SENT}, by which `semipose label in` recognises them",
+        f"{output}: {labels.num_people:,} people with {labels.num_keypoints:,} keypoints in "
+        f"{len(labels.photos):,} photos for {cfg.format}; keep {SENT}, by which `semipose label in` "
+        "recognises them",
         highlight=False,
         soft_wrap=True,
     )
-    return output
+    are_predicted = any(person.peaks is not None for photo in labels.photos for person in photo.people)
+    if are_predicted and not labels.num_keypoints:
+        console.print(
+            "note: no keypoint goes out, because those with a peak below min_peak of the prediction do not: "
+            "predict again with a lower one (min_peak=0.05 of `semipose predict`, predict.min_peak=0.05 of "
+            "`semipose label next`)",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _photos_of(file: Path, cfg: OutSettings) -> Photos | None:

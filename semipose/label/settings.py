@@ -22,7 +22,8 @@ class NextSettings:
     """The most photos of one sequence: those whose names differ only in their last number, as in
     split.group=sequence. null: no limit."""
     labelled: Path | None = None
-    """A COCO file of annotations; its photos are not chosen again."""
+    """A COCO file of annotations; its photos are not chosen again, if somebody in them has a labelled
+    keypoint."""
     images: str | None = None
     """Where the photos of a prediction folder are: a folder, a zip or an address."""
     seed: int = 0

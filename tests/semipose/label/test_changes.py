@@ -145,6 +145,23 @@ def test_keypoints_outside_of_the_photo_are_not_labelled(source: Path, tmp_path:
         assert all(0 <= number <= 2 for number in numbers)
 
 
+def test_out_says_how_many_keypoints_go_out_and_what_decides_it(source: Path, tmp_path: Path, capsys) -> None:
+    file = source / "keypoints.json"
+    content = json.loads(file.read_text())
+    labelled = sum(v > 0 for row in content["annotations"] for v in row["keypoints"][2::3])
+    command.main(["out", str(source), "format=coco", f"output={tmp_path / 'some'}"])
+    said = capsys.readouterr().err
+    assert f"6 people with {labelled} keypoints in 4 photos for coco" in " ".join(said.split())
+    assert "min_peak" not in said
+    for row in content["annotations"]:
+        row["keypoints"][2::3] = [0] * 17
+    file.write_text(json.dumps(content))
+    command.main(["out", str(source), "format=coco", f"output={tmp_path / 'none'}"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "6 people with 0 keypoints" in said
+    assert "no keypoint goes out, because those with a peak below min_peak of the prediction do not" in said
+
+
 @pytest.mark.parametrize("strategy", ["spread", "uncertain", "random"])
 def test_next_chooses_photos_and_writes_list_copies_and_a_sheet(strategy, source, tmp_path) -> None:
     output = tmp_path / "next"

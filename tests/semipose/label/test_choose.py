@@ -88,6 +88,16 @@ def test_photos_that_have_labels_and_photos_of_nobody_are_left_out(tmp_path: Pat
     assert "only 2 photos can be chosen" in said
 
 
+def test_people_who_came_back_without_a_labelled_keypoint_are_not_labelled(tmp_path: Path):
+    """Shards drop them, so their photo can be chosen again."""
+    labels = photos(person(0.2), person(0.3))
+    known = Labels(SKELETON, (1, "person"), photos(person(0.2), person(0.3)).photos)
+    known.photos[0].people[0].keypoints[:, 2] = 0
+    (tmp_path / "my.json").write_text(json.dumps(known.to_coco()))
+
+    assert chosen(labels, n=10, labelled=tmp_path / "my.json") == ["photo_0_a.jpg"]
+
+
 def test_nothing_to_choose_from_is_an_error_with_the_counts():
     labels = photos(person(0.1))
     labels.photos[0].people.clear()
