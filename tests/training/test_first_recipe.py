@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,32 @@ def test_labelled_people_are_seen_250_times_unless_the_run_would_be_too_short_or
     train: int, steps: int
 ) -> None:
     assert make_plan_of(17, train).steps == steps
+
+
+@pytest.mark.parametrize(
+    ("keypoints", "said"),
+    [
+        (
+            lambda row: row.pop("keypoints"),
+            "none of its 24 people has a labelled keypoint: write the `keypoints`",
+        ),
+        (lambda row: row.update(keypoints=[5, 5, 0] * 14), "none of its 24 people has a labelled keypoint"),
+        (
+            lambda row: row.update(category_id=7),
+            "there is no person with labelled keypoints: 24 category_id 7",
+        ),
+    ],
+)
+def test_people_without_labelled_keypoints_are_one_sentence(
+    keypoints: Callable[[dict], object], said: str, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((mine / "my.json").read_text())
+    for row in content["annotations"]:
+        keypoints(row)
+    (mine / "my.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit):
+        main(["my.json", "photos"])
+    assert f"my.json: {said}" in capsys.readouterr().err
 
 
 def test_what_cannot_be_used_is_one_sentence(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:

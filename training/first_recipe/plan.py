@@ -11,6 +11,7 @@ from pydantic import Field
 
 from semipose.configs.load import InputError
 from semipose.configs.settings import settings
+from semipose.sharding.annotations.formats.coco import NO_KEYPOINTS
 from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
 from semipose.sharding.annotations.formats.folder import labelled_names
 from semipose.sharding.annotations.photos import IMAGE_SUFFIXES, open_photos
@@ -108,6 +109,8 @@ def make_plan(annotations: Path, photos: Path, cfg: FirstRecipeSettings) -> Plan
     read = CocoStyleFormat(annotations=annotations, images=str(photos)).read()
     read.findings.raise_errors()
     sides = _sides(read, cfg.val_share)
+    if not any(sides.values()):
+        raise _nobody_labelled(annotations, read)
     boxes = np.array([person.box_xywh for person in read.persons]).reshape(-1, 4)
     if not sides["train"] or not sides["val"]:
         raise InputError(
@@ -137,6 +140,19 @@ def make_plan(annotations: Path, photos: Path, cfg: FirstRecipeSettings) -> Plan
         median_height=round(median),
         size_hw=(height, round(height * aspect)),
         val_share=cfg.val_share,
+    )
+
+
+def _nobody_labelled(path: Path, read: Annotations) -> InputError:
+    """The error about annotations in which no person has a labelled keypoint."""
+    dropped = read.findings.counts("dropped")
+    people = len(read.persons) + dropped.pop(NO_KEYPOINTS.what, 0)
+    if dropped or not people:
+        reasons = read.findings.why("dropped") or "the file has no annotations"
+        return InputError(f"{path}: there is no person with labelled keypoints: {reasons}: correct the file")
+    return InputError(
+        f"{path}: none of its {people:,} people has a labelled keypoint: write the `keypoints` of each as x, "
+        "y, v for every name of the category, with v = 2 (visible) or 1 (hidden) for those that are labelled"
     )
 
 
