@@ -147,6 +147,53 @@ def test_people_without_labelled_keypoints_are_one_sentence(
     assert f"my.json: {said}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (
+            lambda content: content["images"][0].update(file_name="gone.png"),
+            ["ERROR", "photo absent", "gone.png"],
+        ),
+        (
+            lambda content: [row.update(file_name=f"photos/{row['file_name']}") for row in content["images"]],
+            ["ERROR", "photo absent", "photos/000001.jpg (000001.jpg is there)"],
+        ),
+        (
+            lambda content: content["annotations"][0].update(bbox=[900, 900, 50, 50]),
+            ["23 people", "dropped", "box empty or outside the photo"],
+        ),
+        (
+            lambda content: [
+                row.update(bbox=[x, y, x + w, y + h])
+                for row in content["annotations"]
+                for x, y, w, h in [row["bbox"]]
+            ],
+            ["WARNING", "x1, y1, x2, y2"],
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(
+    spoil: Callable[[dict], object],
+    said: list[str],
+    mine: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    content = json.loads((mine / "my.json").read_text())
+    spoil(content)
+    (mine / "my.json").write_text(json.dumps(content))
+    main(["my.json", "photos"])
+    printed = capsys.readouterr().out
+    assert [words for words in said if words not in printed] == []
+    assert ("Correct what is an ERROR" in printed) == ("ERROR" in said)
+
+
+def test_sound_annotations_are_without_fault(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["my.json", "photos"])
+    assert "14 keypoints: no fault found" in capsys.readouterr().out
+
+
 def test_what_cannot_be_used_is_one_sentence(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = json.loads((mine / "my.json").read_text())
     one["images"] = one["images"][:1]

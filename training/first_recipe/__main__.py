@@ -2,15 +2,17 @@
 
     semipose init ANNOTATIONS PHOTOS [unlabelled=PHOTOS] [key=value ...]
 
-ANNOTATIONS is a file in COCO's format, PHOTOS a folder or a zip file. The command reads the annotations, not
-the photos, and writes into a folder with the name of the annotations: `mine.yaml` to train by, `shards.yaml`
-and, for the unlabelled photos, `unlabelled.yaml` to build shards by. Nothing is trained.
+ANNOTATIONS is a file in COCO's format, PHOTOS a folder or a zip file. The command reads the annotations and
+the names of the photos, and says what is wrong with them. It writes into a folder with the name of the
+annotations: `mine.yaml` to train by, `shards.yaml` and, for the unlabelled photos, `unlabelled.yaml` to build
+shards by. Nothing is trained.
 """
 
 from rich.console import Console
 
 from semipose.configs.disk import named_disk_errors
 from semipose.configs.load import InputError, exit_on_input_error, load, read_request
+from semipose.sharding.check.report import print_table, print_warnings
 from semipose.training.first_recipe.plan import (
     FirstRecipeSettings,
     commands,
@@ -41,10 +43,14 @@ def main(argv: list[str] | None = None) -> None:
         with named_disk_errors(plan.folder):
             written = write_recipes(plan)
         console = Console(soft_wrap=True, highlight=False, markup=False)
-        console.print(
+        title = (
             f"{annotations}: {plan.people:,} people in {plan.num_photos:,} photos, {plan.num_keypoints} "
             "keypoints"
         )
+        print_table(Console(), title, plan.found)
+        print_warnings(Console(), plan.found)
+        if any(found.counts("stops") for found in plan.found):
+            console.print("Correct what is an ERROR before you build shards.")
         console.print(f"written: {', '.join(map(str, written))}\n")
         for sentence in (*expectation(plan), enough_unlabelled(plan)):
             console.print(sentence)

@@ -8,16 +8,21 @@ from typing import Annotated
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import Field
+from rich.console import Console
 
 from semipose.configs.load import InputError
 from semipose.configs.settings import settings
+from semipose.sharding.annotations.checks import inspect_people
+from semipose.sharding.annotations.findings import Findings
 from semipose.sharding.annotations.formats.coco import NO_KEYPOINTS
 from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
 from semipose.sharding.annotations.formats.folder import labelled_names
 from semipose.sharding.annotations.photos import IMAGE_SUFFIXES, open_photos
 from semipose.sharding.annotations.record import Annotations
 from semipose.sharding.annotations.split import TrainValSplit
+from semipose.sharding.check.photo_check import survey_photos
 from semipose.sharding.samples.crop import BOX_PADDING
+from semipose.sharding.settings import BuildSettings
 from semipose.sharding.store.files import write_atomic
 
 HEIGHTS = (96, 128, 192, 256)
@@ -76,6 +81,8 @@ class Plan:
     """Of the people with the margin around them, in px."""
     size_hw: tuple[int, int]
     val_share: float
+    found: tuple[Findings, ...] = ()
+    """The faults of the annotations, and absent photos."""
 
     @property
     def folder(self) -> Path:
@@ -106,8 +113,14 @@ class Plan:
 
 def make_plan(annotations: Path, photos: Path, cfg: FirstRecipeSettings) -> Plan:
     """Count what the recipe depends on. Raises InputError for annotations that cannot be used."""
-    read = CocoStyleFormat(annotations=annotations, images=str(photos)).read()
+    output = cfg.output or annotations.name.removesuffix(".gz").removesuffix(".json")
+    source = CocoStyleFormat(annotations=annotations, images=str(photos))
+    with np.errstate(all="ignore"):  # numbers that float32 cannot hold become findings
+        read = source.read()
+        inspect_people(read)
     read.findings.raise_errors()
+    shards = BuildSettings(source=source, output=Path(output, "shards", "all"))
+    survey = survey_photos(shards, read, console=Console(quiet=True), by_name=True)
     sides = _sides(read, cfg.val_share)
     if not any(sides.values()):
         raise _nobody_labelled(annotations, read)
@@ -130,7 +143,7 @@ def make_plan(annotations: Path, photos: Path, cfg: FirstRecipeSettings) -> Plan
         annotations=str(annotations),
         photos=str(photos),
         unlabelled=cfg.unlabelled or (str(photos) if num_unlabelled else None),
-        output=cfg.output or annotations.name.removesuffix(".gz").removesuffix(".json"),
+        output=output,
         people=len(read.persons),
         num_photos=len({person.file_name for person in read.persons}),
         train=sides["train"],
@@ -140,6 +153,7 @@ def make_plan(annotations: Path, photos: Path, cfg: FirstRecipeSettings) -> Plan
         median_height=round(median),
         size_hw=(height, round(height * aspect)),
         val_share=cfg.val_share,
+        found=(read.findings, survey.findings),
     )
 
 
@@ -262,8 +276,8 @@ def commands(plan: Plan) -> list[tuple[str, str]]:
     shards = f"semipose shards {folder}/shards.yaml"
     rows = [
         (
-            "look at the annotations first",
-            f"{shards} split.take=train output={folder}/shards/train check=only",
+            "look at all annotations and photos first",
+            f"{shards} split=null output={folder}/shards/all check=only",
         ),
         ("the people to train on", f"{shards} split.take=train output={folder}/shards/train"),
         ("the people to score", f"{shards} split.take=val output={folder}/shards/val"),
