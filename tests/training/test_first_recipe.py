@@ -189,6 +189,33 @@ def test_what_is_wrong_is_said(
     assert ("Correct what is an ERROR" in printed) == ("ERROR" in said)
 
 
+def drop_boxes(row: dict) -> None:
+    del row["bbox"]
+
+
+def drop_v(row: dict) -> None:
+    row["keypoints"] = [number for index, number in enumerate(row["keypoints"]) if index % 3 < 2]
+
+
+@pytest.mark.parametrize("spoil", [drop_boxes, drop_v])
+def test_what_a_fault_advises_can_be_given_and_is_written(
+    spoil: Callable[[dict], None], mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((mine / "my.json").read_text())
+    for row in content["annotations"]:
+        spoil(row)
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] > 3]
+    (mine / "my.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit):
+        main(["my.json", "photos"])
+    (words,) = re.findall(r"\((source\.name=coco-style [^)]*)\)", capsys.readouterr().err)
+    main(["my.json", "photos", *words.split()])
+    shards = load(BuildSettings, "my/shards.yaml")
+    assert len(shards.source.read().persons) == len(content["annotations"])
+    unlabelled = load(BuildSettings, "my/unlabelled.yaml", ["source.skeleton=lsp", "source.boxes.name=whole"])
+    assert len(unlabelled.source.read().persons) == 3
+
+
 def test_sound_annotations_are_without_fault(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["my.json", "photos"])
     assert "14 keypoints: no fault found" in capsys.readouterr().out
@@ -206,6 +233,7 @@ def test_what_cannot_be_used_is_one_sentence(mine: Path, capsys: pytest.CaptureF
         (["my.json", "photos"], "my/mine.yaml exists"),
         (["one.json", "photos"], "too few photos to divide"),
         (["gone.json", "photos"], "gone.json"),
+        (["my.json", "gone"], "gone is neither a folder nor a zip file of photos: correct the path"),
         (["my.json", "photos", "output=b", "unlabelled=empty"], "holds no photo"),
         (["my.json", "photos", "output=b", "unlabelled=photos"], "all photos in photos have labelled people"),
         (["my.json", "photos", "output=b", "unlabelled=nowhere"], "neither a folder nor a zip file"),

@@ -1,9 +1,10 @@
 """What a first recipe says: counted from the annotations, with the reasons, and what to expect of it."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -11,19 +12,22 @@ from pydantic import Field
 from rich.console import Console
 
 from semipose.configs.load import InputError
+from semipose.configs.schema import plain
 from semipose.configs.settings import settings
 from semipose.sharding.annotations.checks import inspect_people
 from semipose.sharding.annotations.findings import Findings
 from semipose.sharding.annotations.formats.coco import NO_KEYPOINTS
 from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
 from semipose.sharding.annotations.formats.folder import labelled_names
-from semipose.sharding.annotations.photos import IMAGE_SUFFIXES, open_photos
+from semipose.sharding.annotations.formats.own_rows import OwnRows
+from semipose.sharding.annotations.photos import IMAGE_SUFFIXES, Photos, open_photos
 from semipose.sharding.annotations.record import Annotations
 from semipose.sharding.annotations.split import TrainValSplit
 from semipose.sharding.check.photo_check import survey_photos
 from semipose.sharding.samples.crop import BOX_PADDING
 from semipose.sharding.settings import BuildSettings
 from semipose.sharding.store.files import write_atomic
+from semipose.sharding.store.manifest import GROUND_TRUTH_NAME
 
 HEIGHTS = (96, 128, 192, 256)
 ENLARGED = 1.15
@@ -50,9 +54,18 @@ ALL_LABELS = (4000, 63.2)
 
 
 @settings
+class ReadSettings(OwnRows):
+    """How the annotations are read, if they differ from COCO's form: what faults in them advise to give."""
+
+    name: Literal["coco-style"] = "coco-style"
+
+
+@settings
 class FirstRecipeSettings:
     """A first recipe."""
 
+    source: ReadSettings = ReadSettings()
+    """How the annotations are read, such as source.joint_boxes.use=missing, which the recipes say as well."""
     unlabelled: str | None = None
     """Photos without annotations: a folder or a zip file. A detector finds the people in them. null: the
     photos beside the annotated ones in which nobody is labelled, if there are any."""
@@ -81,6 +94,8 @@ class Plan:
     """Of the people with the margin around them, in px."""
     size_hw: tuple[int, int]
     val_share: float
+    how_read: Mapping[str, Any] = field(default_factory=dict)
+    """What was given about how the annotations are read."""
     found: tuple[Findings, ...] = ()
     """The faults of the annotations, and absent photos."""
 
@@ -88,6 +103,11 @@ class Plan:
     def folder(self) -> Path:
         """Where the recipes are written."""
         return Path(self.output)
+
+    @property
+    def skeleton(self) -> str:
+        """The file that describes the keypoints: the shards' own, if the annotations say it otherwise."""
+        return f"{self.output}/shards/train/{GROUND_TRUTH_NAME}" if self.how_read else self.annotations
 
     @property
     def batch(self) -> int:
@@ -114,7 +134,8 @@ class Plan:
 def make_plan(annotations: Path, photos: Path, cfg: FirstRecipeSettings) -> Plan:
     """Count what the recipe depends on. Raises InputError for annotations that cannot be used."""
     output = cfg.output or annotations.name.removesuffix(".gz").removesuffix(".json")
-    source = CocoStyleFormat(annotations=annotations, images=str(photos))
+    open_or_say(str(photos), what=str(photos))
+    source = CocoStyleFormat(annotations=annotations, images=str(photos), **vars(cfg.source))
     with np.errstate(all="ignore"):  # numbers that float32 cannot hold become findings
         read = source.read()
         inspect_people(read)
@@ -130,6 +151,7 @@ def make_plan(annotations: Path, photos: Path, cfg: FirstRecipeSettings) -> Plan
             f"{annotations}: {len(read.persons)} annotated people in too few photos to divide: annotate "
             "people in at least two photos, better in fifty, or choose another val_share"
         )
+    usual = plain(ReadSettings())
     is_wide = float(np.median(boxes[:, 2] / np.maximum(boxes[:, 3], 1))) > 1
     aspect = 1.0 if is_wide else 3 / 4
     num_unlabelled = count_unlabelled(cfg.unlabelled or str(photos), read)
@@ -153,6 +175,7 @@ def make_plan(annotations: Path, photos: Path, cfg: FirstRecipeSettings) -> Plan
         median_height=round(median),
         size_hw=(height, round(height * aspect)),
         val_share=cfg.val_share,
+        how_read={key: value for key, value in plain(cfg.source).items() if value != usual[key]},
         found=(read.findings, survey.findings),
     )
 
@@ -186,16 +209,19 @@ def count_unlabelled(place: str, labelled: Annotations) -> int | None:
     """
     if "://" in place:
         return None
-    try:
-        photos = open_photos(place)
-    except InputError as error:
-        raise InputError(
-            f"unlabelled: {place} is neither a folder nor a zip file of photos: correct the path"
-        ) from error
+    photos = open_or_say(place, what=f"unlabelled: {place}")
     names = photos.names()
     if not names:
         raise InputError(f"unlabelled: {place} holds no photo ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return len(names) - len(labelled_names(labelled, photos, names))
+
+
+def open_or_say(place: str, *, what: str) -> Photos:
+    """The photos of a folder or a zip. Raises InputError, about `what`, if there is neither."""
+    try:
+        return open_photos(place)
+    except InputError as error:
+        raise InputError(f"{what} is neither a folder nor a zip file of photos: correct the path") from error
 
 
 def write_recipes(plan: Plan) -> list[Path]:
