@@ -35,6 +35,14 @@ def test_every_page_has_commands() -> None:
     assert all(line.startswith("semipose ") for page in pages() for line in commands(page))
 
 
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_a_training_with_other_settings_has_an_output_of_its_own(page: Path) -> None:
+    """A run does not go on with other settings than it began with."""
+    inline = re.findall(r"(?<!`)`([^`]+)`(?!`)", page.read_text())
+    said = [line for line in (*inline, *commands(page)) if re.search(r"semipose train \S+ .|^steps=", line)]
+    assert [line for line in said if " output=" not in line] == []
+
+
 @pytest.mark.parametrize("page", [DOCS / "README.md", *pages()], ids=lambda page: page.name)
 def test_links_of_a_page_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
