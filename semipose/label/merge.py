@@ -198,14 +198,20 @@ def _replace(content: dict[str, Any], image_ids: set[int], cfg: InSettings, cons
         print_table(console, f"{into}: {len(annotations.persons):,} people", found)
         print_warnings(console, found)
         annotations.findings.raise_errors()
+        done = "merged"
         if into.exists():
             backup = _free_name(into)
             shutil.copy2(into, backup)
             console.print(f"the file as it was: {backup}", highlight=False, soft_wrap=True)
+        else:
+            done = (
+                "this file was not there, so it is a new one with these people alone: if you meant another "
+                "file, remove this one and correct into="
+            )
         candidate.replace(into)
     finally:
         candidate.unlink(missing_ok=True)
-    console.print(f"{into}: merged", highlight=False, soft_wrap=True)
+    console.print(f"{into}: {done}", highlight=False, soft_wrap=True)
 
 
 def _refuse_absent(annotations: Annotations, image_ids: set[int], into: Path) -> None:

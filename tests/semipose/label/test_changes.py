@@ -133,6 +133,16 @@ def test_people_of_photos_that_are_not_there_are_refused_until_they_are(source: 
     assert len(merged["annotations"]) == 6
 
 
+def test_a_file_that_was_not_there_is_said_to_be_new(source: Path, tmp_path: Path) -> None:
+    """It may be a slip of the pen."""
+    folder = send_out(source, tmp_path / "out", "format=coco")
+    new = tmp_path / "nope.json"
+    _, said = bring_in(folder / "annotations.json", new, *words(folder, source))
+    assert f"{new}: this file was not there, so it is a new one" in " ".join(said.split())
+    _, said = bring_in(folder / "annotations.json", new, *words(folder, source))
+    assert f"{new}: merged" in said
+
+
 def test_keypoints_outside_of_the_photo_are_not_labelled(source: Path, tmp_path: Path) -> None:
     file = source / "keypoints.json"
     content = json.loads(file.read_text())
