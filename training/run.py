@@ -64,8 +64,9 @@ from semipose.training.reporting.report import Report
 from semipose.training.reporting.setting_warnings import limits_of_scoring, setting_warnings
 from semipose.training.reporting.trackers import require_trackers
 from semipose.training.resume import Resumed
-from semipose.training.run_files import own_recipe, read_settings
+from semipose.training.run_files import read_settings
 from semipose.training.run_folder import (
+    begun_recipe,
     find_start,
     held,
     is_complete,
@@ -251,7 +252,7 @@ def main(argv: list[str] | None = None) -> None:
         resumed: Path | None = request.options.resume
         if resumed is not None and request.paths:
             raise InputError("command line: --resume uses the recipe in RUN_DIR: leave the other recipes out")
-        recipes = request.paths if resumed is None else (own_recipe(resumed),)
+        recipes = request.paths if resumed is None else (begun_recipe(resumed),)
         if not recipes:
             raise InputError(no_recipe(RECIPES))
         overrides = request.overrides

@@ -7,6 +7,7 @@ from typing import Any
 
 from semipose.configs import yaml12
 from semipose.configs.load import InputError, dump, load
+from semipose.models.model_folder import CONFIG_NAME
 from semipose.training import checkpoint
 from semipose.training.build import RECIPE_NAME
 from semipose.training.files import METRICS_NAME, SCORES_NAME, read_json
@@ -23,8 +24,14 @@ CURE = "put it back, train the run again or leave it out"
 
 
 def own_recipe(folder: Path) -> Path:
-    """The recipe in a run's folder. Raises InputError where there is none, or no recipe of a run."""
+    """The recipe in a run's folder. Raises InputError where there is none, or no recipe of a run, and for a
+    model folder, which holds the recipe of its run."""
     recipe = folder / RECIPE_NAME
+    if (folder / CONFIG_NAME).is_file() and not (folder / checkpoint.FOLDER).exists():
+        parent = folder.parent if folder.name else folder.resolve().parent
+        is_inside = (parent / RECIPE_NAME).is_file()
+        cure = f"give the folder of its run, {parent}" if is_inside else "give the folder of the run"
+        raise InputError(f"{folder}: this is a model folder and not a run: {cure}")
     if not recipe.is_file():
         raise InputError(f"{folder}: the folder holds no {RECIPE_NAME}, so it is no run")
     settings = _read_yaml(recipe)

@@ -12,8 +12,8 @@ from semipose.configs.load import InputError
 from semipose.configs.schema import plain
 from semipose.training import checkpoint
 from semipose.training.build import RECIPE_NAME
-from semipose.training.files import SCORES_NAME
-from semipose.training.run_files import is_finished, other_settings, read_settings
+from semipose.training.files import CARD_NAME, SCORES_NAME
+from semipose.training.run_files import is_finished, other_settings, own_recipe, read_settings
 from semipose.training.settings import RunSettings
 
 LOCK_NAME = "run.lock"
@@ -52,6 +52,20 @@ def is_held(folder: Path) -> bool:
             return False
     except Timeout:
         return True
+
+
+def begun_recipe(folder: Path) -> Path:
+    """The recipe of the run to continue in `folder`. Raises InputError where no run has begun.
+
+    A run that was killed before its first checkpoint has begun; a recipe alone is none.
+    """
+    recipe = own_recipe(folder)
+    if not any((folder / name).exists() for name in (LOCK_NAME, CARD_NAME, checkpoint.FOLDER)):
+        raise InputError(
+            f"{folder}: no run has begun in this folder, so there is none to continue: start one with "
+            f"`semipose train {recipe} output=FOLDER`, without --resume"
+        )
+    return recipe
 
 
 def _sweep(folder: Path) -> None:
@@ -96,6 +110,8 @@ def find_start(cfg: RunSettings, *, is_changed: bool, say: Callable[[str], None]
             f"{folder}: no checkpoint is intact, so the run starts from step 0; the damaged ones are now "
             f"called {moved}"
         )
+    elif is_changed:
+        say(f"{folder}: there is no checkpoint, so the run starts from step 0")
     (folder / SCORES_NAME).unlink(missing_ok=True)  # of a network that is gone
     return None
 

@@ -8,7 +8,14 @@ import pytest
 
 from semipose.configs.load import InputError, dump
 from semipose.training import checkpoint
-from semipose.training.run_folder import LOCK_NAME, find_start, held, is_held, refuse_odd_folder
+from semipose.training.run_folder import (
+    LOCK_NAME,
+    begun_recipe,
+    find_start,
+    held,
+    is_held,
+    refuse_odd_folder,
+)
 from semipose.training.settings import RunSettings
 
 MakeRun = Callable[..., RunSettings]
@@ -74,6 +81,40 @@ def test_a_run_of_other_settings_is_refused_and_they_are_named(cfg: RunSettings,
     with pytest.raises(InputError, match="other settings"):  # nothing of another run is moved
         find_start(other, is_changed=False, say=pytest.fail)
     assert start(other, is_changed=True)[0] is None
+
+
+def test_only_a_folder_in_which_a_run_has_begun_can_be_continued(
+    tiny_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "run" / "recipe.yaml"
+    recipe.parent.mkdir()
+    recipe.write_text(dump(tiny_run("supervised")))
+    with pytest.raises(InputError, match="no run has begun in this folder"):
+        begun_recipe(recipe.parent)
+    for trace in (LOCK_NAME, "card.json"):  # of a run that was killed before its first checkpoint
+        (recipe.parent / trace).touch()
+        assert begun_recipe(recipe.parent) == recipe
+        (recipe.parent / trace).unlink()
+    model = recipe.parent / "model"
+    model.mkdir()
+    for name in ("recipe.yaml", "card.json", "config.json"):
+        (model / name).write_text(recipe.read_text())
+    with pytest.raises(InputError, match="model folder and not a run: give the folder of its run, "):
+        begun_recipe(model)
+    monkeypatch.chdir(model)
+    with pytest.raises(InputError, match=f"give the folder of its run, {recipe.parent}"):
+        begun_recipe(Path())
+    recipe.unlink()
+    with pytest.raises(InputError, match="give the folder of the run"):
+        begun_recipe(model)
+
+
+def test_a_continued_run_without_a_checkpoint_says_that_it_starts_again(tiny_run: MakeRun) -> None:
+    cfg = tiny_run("supervised")
+    assert start(cfg) == (None, [])
+    assert start(cfg, is_changed=True)[1] == [
+        f"{cfg.output}: there is no checkpoint, so the run starts from step 0"
+    ]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00", b"[]", b"a: b"])
