@@ -28,7 +28,7 @@ def own_recipe(folder: Path) -> Path:
     model folder, which holds the recipe of its run."""
     recipe = folder / RECIPE_NAME
     if (folder / CONFIG_NAME).is_file() and not (folder / checkpoint.FOLDER).exists():
-        parent = folder.parent if folder.name else folder.resolve().parent
+        parent = parent_of(folder)
         is_inside = (parent / RECIPE_NAME).is_file()
         cure = f"give the folder of its run, {parent}" if is_inside else "give the folder of the run"
         raise InputError(f"{folder}: this is a model folder and not a run: {cure}")
@@ -38,6 +38,11 @@ def own_recipe(folder: Path) -> Path:
     if not isinstance(settings, dict) or not {"data", "base"} & set(settings):
         raise unlike_a_run(recipe, "it does not hold the settings of a run")
     return recipe
+
+
+def parent_of(folder: Path) -> Path:
+    """The folder that holds `folder`, also for a folder such as `.`, whose name does not say it."""
+    return folder.parent if folder.name not in ("", "..") else folder.resolve().parent
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

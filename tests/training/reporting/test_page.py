@@ -1,9 +1,11 @@
 """The page of a run: its numbers are those of the run, it needs nothing else, and it never ends a run."""
 
 import base64
+import html
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -15,11 +17,14 @@ import pytest
 from PIL import Image
 
 from semipose.configs.load import InputError
+from semipose.configs.schema import plain
 from semipose.training.reporting.page.__main__ import main
 from semipose.training.reporting.page.page import PAGE_NAME, write_page
 from semipose.training.reporting.people import PEOPLE_NAME, read_people
+from semipose.training.resume import differences
 from semipose.training.run import run
-from semipose.training.settings import RunSettings
+from semipose.training.run_files import read_settings
+from semipose.training.settings import RunSettings, load_run
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-headless-shell", "google-chrome"))), None
@@ -106,7 +111,28 @@ def test_a_finished_run_needs_no_shards_for_its_page(runs: Path, tmp_path: Path)
     page = Page(write_page(tmp_path / "moved"))
     assert len(page.all("img")) == 13
     assert "Not known yet" in page.text  # no supervised run is beside it
-    assert "semipose train configs/protocols/own.yaml configs/methods/supervised.yaml" in page.text
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "output"),
+    [("everything", "supervised", "supervised-2"), ("supervised", "single", "semi-supervised")],
+)
+def test_the_run_to_compare_with_differs_in_its_method_alone(
+    name: str, method: str, output: str, runs: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(runs / name, tmp_path / "my runs" / "mine")
+    (tmp_path / "my runs" / "supervised").mkdir()  # of somebody else
+    source = write_page(folder).read_text()
+    commands = [html.unescape(each) for each in re.findall(r"<pre>(.*?)</pre>", source, re.DOTALL)]
+    lines = next(each for each in commands if "method=" in each).splitlines()
+    command, verb, recipe, *words = shlex.split(lines[0])
+    assert (command, verb, recipe) == ("semipose", "train", str(folder / "recipe.yaml"))
+    cfg = load_run([Path(recipe)], words)
+    assert cfg.output == str(tmp_path / "my runs" / output)
+    changes = [(each.setting, each.now) for each in differences(read_settings(folder), plain(cfg))]
+    assert changes == [("method.name", method)]
+    for line in lines[1:]:
+        assert shlex.split(line) == ["semipose", "report", str(folder), f"against={cfg.output}"]
 
 
 def test_a_run_of_an_older_version_says_what_its_page_lacks(runs: Path, tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
 """The sentences of a page: did the unlabelled people help, where does the network err, what to do next."""
 
+import itertools
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from semipose.training.build import RECIPE_NAME
 from semipose.training.methods import METHODS
 from semipose.training.reporting.page.contents import DataNote, RunContents, differences
 from semipose.training.reporting.page.diagnosis import Change, Confidence, Keypoints, listed
+from semipose.training.run_files import parent_of
 
 SHARE_SWAPPED = 0.05
 """Above this share of keypoints that are swapped, the labels or flip pairs are worth a look."""
@@ -15,7 +20,12 @@ MOST_EPOCHS = 250
 STILL_RISING = 0.5
 """A score that gained as many points since the scoring before the last is still rising."""
 FALLING = 1.0
-CLEAR, UNCLEAR = "clear", "unclear"
+SEMI_SUPERVISED = {
+    "people": "{name: single, teacher: {name: ema, momentum: 0.99}, mixup: {layers: [input, head]}, "
+    "burn_in: 0.3, ramp_up: 0.1, labels: keypoints, min_peak: 0.3}",
+    "photos": "{name: detector_free}",
+}
+"""A method that learns from unlabelled samples, by what a sample is; for people that of `semipose init`."""
 
 
 @dataclass(frozen=True)
@@ -144,13 +154,13 @@ def next_steps(
     notes: list[DataNote],
 ) -> Iterator[Step]:
     """What is worth doing, most useful first."""
-    folder = run.folder
+    word = _word(run.folder)
     if run.people is None:
-        yield Step("Write the list of people that this page lacks.", f"semipose evaluate {folder}")
+        yield Step("Write the list of people that this page lacks.", f"semipose evaluate {word}")
     if run.step < run.steps:
         yield Step(
             f"The run is not finished: it was scored at step {run.step:,} of {run.steps:,}. Continue it.",
-            f"semipose train --resume {folder}",
+            f"semipose train --resume {word}",
         )
     yield from _about_the_baseline(run, baseline, answer)
     yield from _about_the_length(run)
@@ -162,28 +172,25 @@ def next_steps(
             "with the names of their keypoints; look at that picture once.",
             "semipose shards RECIPE check=only",
         )
-    yield Step("Find the keypoints of new photos.", f"semipose predict {folder} PHOTOS")
+    yield Step("Find the keypoints of new photos.", f"semipose predict {word} PHOTOS")
 
 
 def _about_the_baseline(run: RunContents, baseline: RunContents | None, answer: Answer) -> Iterator[Step]:
-    data, protocol = run.settings["data"], run.card["protocol"]
-    recipe = f"configs/protocols/{protocol}.yaml"
-    others = f"output={run.folder.parent}/supervised seed={run.settings['seed']} steps={run.steps}"
     if not run.num_unlabelled:
+        data = run.settings["data"]
+        own = f"all {run.samples} of {data['train']} without their labels, or those of data.unlabelled=SHARDS"
+        which = f"those of {data['unlabelled']}" if data.get("unlabelled") else own
         yield Step(
-            f"Let the unlabelled {run.samples} help: all people of {data['train']} without their labels, "
-            "or those of data.unlabelled=SHARDS. Then this page can say what they give.",
-            f"semipose train {recipe} configs/methods/adaptive_mixup.yaml data.train={data['train']} "
-            f"data.val={data['val']} data.labelled={run.num_labelled} steps={run.steps} "
-            f"output={run.folder.parent}/adaptive_mixup",
+            f"Let the unlabelled {run.samples} help: {which}. Then this page can say what they give.",
+            _with_another_method(run, SEMI_SUPERVISED[run.samples], _free_folder(run, "semi-supervised")),
         )
     elif baseline is None:
+        output = _free_folder(run, "supervised")
         yield Step(
             f"Train the same labelled {run.samples} alone, and write this page again, to see what the "
             "unlabelled ones give.",
-            f"semipose train {recipe} configs/methods/supervised.yaml data.train={data['train']} "
-            f"data.val={data['val']} data.labelled={run.num_labelled} {others}\n"
-            f"semipose report {run.folder} against={run.folder.parent}/supervised",
+            f"{_with_another_method(run, '{name: supervised}', output)}\n"
+            f"semipose report {_word(run.folder)} {_word(f'against={output}')}",
         )
     else:
         if answer.tone == "bad" or answer.headline == "No clear difference":
@@ -191,8 +198,25 @@ def _about_the_baseline(run: RunContents, baseline: RunContents | None, answer: 
         yield Step(
             "One seed says little with few labels: repeat both runs with seed=1 and seed=2 into folders of "
             "their own, and compare them seed by seed.",
-            f"semipose compare {run.folder.parent} baseline={baseline.name}",
+            f"semipose compare {_word(parent_of(run.folder))} {_word(f'baseline={baseline.name}')}",
         )
+
+
+def _with_another_method(run: RunContents, method: str, output: Path) -> str:
+    """The command that trains as the run was trained, but by another method, so that both can be compared."""
+    return f'semipose train {_word(run.folder / RECIPE_NAME)} "method={method}" {_word(f"output={output}")}'
+
+
+def _free_folder(run: RunContents, name: str) -> Path:
+    """A folder beside that of the run which is not there yet: `name`, or `name-2` and so on."""
+    beside = parent_of(run.folder)
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(beside / each for each in names if not (beside / each).exists())
+
+
+def _word(word: str | Path) -> str:
+    """A word as a shell takes it, with spaces for instance."""
+    return shlex.quote(str(word))
 
 
 def _about_the_teacher(run: RunContents) -> Iterator[Step]:
@@ -231,7 +255,7 @@ def _about_the_length(run: RunContents) -> Iterator[Step]:
             f"The score fell from {best:.1f} at step {best_step:,} to {last:.1f}: the run is too long for "
             "its labels, or the teacher became worse. Score the best checkpoint (the score of a chosen "
             "step flatters), and use fewer steps, a lower optim.lr or more labels.",
-            f"semipose evaluate {run.folder} checkpoint=best",
+            f"semipose evaluate {_word(run.folder)} checkpoint=best",
         )
     elif len(curve) >= 2 and last - curve[-2][1] >= STILL_RISING and run.step == run.steps:
         yield Step(
