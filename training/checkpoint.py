@@ -70,7 +70,7 @@ def save(
     aside = final.with_name(final.name + ".tmp")
     try:
         if rank == 0:
-            _sweep(final.parent)
+            sweep(final.parent)
             aside.mkdir(parents=True)
         barrier()
         write_state(aside / _rank_file(rank), rank_state)
@@ -123,6 +123,12 @@ def set_damaged_aside(run_folder: Path) -> list[Path]:
         shutil.rmtree(aside, ignore_errors=True)
         moved.append(path.rename(aside))
     return moved
+
+
+def sweep(checkpoints: Path) -> None:
+    """Remove what a killed save or a killed removal left behind."""
+    for stray in checkpoints.glob("step-*.tmp"):
+        shutil.rmtree(stray, ignore_errors=True)
 
 
 def damage(path: Path) -> str | None:
@@ -289,12 +295,6 @@ def _complete_folders(checkpoints: Path) -> list[Path]:
         (path for path in named if path == step_folder(checkpoints.parent, step_of(path)) and path.is_dir()),
         key=step_of,
     )
-
-
-def _sweep(checkpoints: Path) -> None:
-    """Remove what a killed save or a killed removal left behind."""
-    for stray in checkpoints.glob("step-*.tmp"):
-        shutil.rmtree(stray, ignore_errors=True)
 
 
 def _complete(aside: Path, final: Path, *, step: int, world_size: int) -> None:

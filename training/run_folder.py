@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from semipose.configs.load import InputError
 from semipose.configs.schema import plain
+from semipose.sharding.store.files import names_in, refuse_strangers
 from semipose.training import checkpoint
 from semipose.training.build import RECIPE_NAME
 from semipose.training.files import CARD_NAME, SCORES_NAME
@@ -17,6 +18,13 @@ from semipose.training.run_files import is_finished, other_settings, own_recipe,
 from semipose.training.settings import RunSettings
 
 LOCK_NAME = "run.lock"
+SWEEP_LOCK_NAME = "sweep.lock"
+LOG_NAME = "log.txt"
+"""What a sweep writes into the folder of a run before it begins."""
+_HALF_WRITTEN = re.compile(
+    r"((recipe\.yaml|card\.json|scores\.json|metrics\.jsonl|trackers\.json|people\.npz|report\.html)"
+    r"|model(\.former)?|index/.+|pictures/(views|predictions)-\d+\.png)\.\d+\.tmp"
+)
 _PATIENCE_S = 1.0  # a sweep holds the lock for a moment when it looks whether the folder is free
 
 
@@ -47,6 +55,8 @@ def held(folder: Path) -> Iterator[None]:
 
 def is_held(folder: Path) -> bool:
     """Whether a run is training in `folder`."""
+    if not (folder / LOCK_NAME).exists():  # looking must leave no lock, which is the mark of a run
+        return False
     try:
         with FileLock(folder / LOCK_NAME, timeout=0):
             return False
@@ -69,13 +79,10 @@ def begun_recipe(folder: Path) -> Path:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove temporary files, except those of evaluations, which may still be running."""
-    for path in folder.rglob("*.tmp"):
-        if path.relative_to(folder).parts[0] == "evaluation":
-            continue
-        if path.parent.name == checkpoint.FOLDER:
-            shutil.rmtree(path, ignore_errors=True)
-        elif re.search(r"\.\d+\.tmp$", path.name):
+    """Remove temporary files of a run, except those of evaluations, which may still be running."""
+    checkpoint.sweep(folder / checkpoint.FOLDER)
+    for path in list(folder.rglob("*.tmp")):
+        if _HALF_WRITTEN.fullmatch(path.relative_to(folder).as_posix()):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
@@ -135,9 +142,22 @@ def refuse_other_settings(cfg: RunSettings) -> None:
 
 
 def refuse_odd_folder(folder: Path) -> None:
-    """Raise InputError if a new run would write its files into the current folder or a parent of it."""
-    if Path.cwd().is_relative_to(folder.resolve()) and not (folder / RECIPE_NAME).is_file():
+    """Raise InputError if a run would write its files among those of somebody else, or into the current
+    folder or a parent of it."""
+    if _holds_run(folder):
+        return
+    if Path.cwd().is_relative_to(folder.resolve()):
         raise InputError(
             f"output: {folder} is the current folder or contains it: choose a folder for this run alone, "
             "such as output=runs/mine"
         )
+    refuse_strangers(folder, [name for name in names_in(folder) if name not in (SWEEP_LOCK_NAME, LOG_NAME)])
+
+
+def _holds_run(folder: Path) -> bool:
+    """Whether a run wrote into `folder`: it has the lock, checkpoints, or both recipe and card of one."""
+    if (folder / LOCK_NAME).is_file() or checkpoint.kept_steps(folder):
+        return True
+    with suppress(InputError):
+        return own_recipe(folder).with_name(CARD_NAME).is_file()
+    return False

@@ -41,9 +41,11 @@ from semipose.export.quantize import quantize
 from semipose.models.codecs.heatmap import DecodeMethod, HeatmapCodec
 from semipose.models.model_folder import Model, read_model
 from semipose.predict.exported import Run, open_onnx, open_pt2
-from semipose.sharding.store.files import write_atomic
+from semipose.sharding.store.files import names_in, refuse_strangers, write_atomic
 
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=64)]
+FACTS_NAME = "pose.json"
+"""What the answers mean. It is put in place first, because it says that a folder holds an export."""
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 MEDIAN_INT8_PX = 2.0
 EXAMPLES = {
@@ -93,19 +95,29 @@ def export(source: str, cfg: ExportSettings, console: Console) -> Path:
     size_hw = view_hw(model, cfg.photo_hw)
     name = Path(source).resolve().name if Path(source).exists() else source.rsplit("/", 1)[-1]
     folder = Path(cfg.output or f"exports/{name}")
-    aside = folder.with_name(f".{folder.name}.tmp")
+    if not _is_export(folder):
+        refuse_strangers(folder, names_in(folder))
+    aside = folder.resolve().with_name(f".{folder.resolve().name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
         rows = _write(model, cfg, size_hw, aside)
         folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(aside.iterdir()):
+        for path in sorted(aside.iterdir(), key=lambda path: path.name != FACTS_NAME):
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     for file, row in rows.items():
         console.print(f"{folder / file}: {_in_words(row)}", highlight=False, soft_wrap=True)
     return folder
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder holds an earlier export, which may be written again."""
+    try:
+        return "semipose" in json.loads((folder / FACTS_NAME).read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _in_words(row: dict[str, Any]) -> str:
@@ -146,7 +158,7 @@ def _write(model: Model, cfg: ExportSettings, size_hw: tuple[int, int], folder: 
                 run, _ = open_file(folder / file, torch.device("cpu"), needs_device=True)
                 rows[file] = {**compare(graph, run, views), "of": whose}
                 _refuse_difference(file, rows[file])
-    write_atomic(folder / "pose.json", (json.dumps(facts, indent=1) + "\n").encode())
+    write_atomic(folder / FACTS_NAME, (json.dumps(facts, indent=1) + "\n").encode())
     if cfg.format != "pt2":
         shutil.copyfile(EXAMPLES[model.config.kind], folder / "example.py")
     parity = {"files": rows, "versions": versions(PACKAGES)}

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from semipose.configs.errors import InputError
 from semipose.predict.people import CSV_COLUMNS, People, csv_rows
-from semipose.sharding.store.files import write_atomic, write_atomic_parts
+from semipose.sharding.store.files import names_in, refuse_strangers, write_atomic, write_atomic_parts
 
 PROGRESS, WORK, SUMMARY = ".progress", "work.json", "summary.json"
 KEYPOINTS, TABLE, BAD, DRAWN = "keypoints.json", "keypoints.csv", "bad.json", "drawn"
@@ -45,17 +45,11 @@ class OutputFolder:
         """
         self.path, self.identity = path, json.loads(json.dumps(identity))
         self.progress = path / PROGRESS
-        if path.exists() and not path.is_dir():
-            raise InputError(f"{path}: this is a file: choose a folder with output=")
-        names = sorted(each.name for each in path.iterdir()) if path.exists() else []
-        written = self._written()
+        names, written = names_in(path), self._written()
         # A command that was killed at its very start leaves a folder without the file that says whose it is.
-        strangers = [name for name in names if not _is_ours(name) or (written is None and name != PROGRESS)]
-        if strangers:
-            raise InputError(
-                f"{path}: the folder holds something else ({', '.join(strangers[:3])}): choose another one "
-                "with output="
-            )
+        refuse_strangers(
+            path, [name for name in names if not _is_ours(name) or (written is None and name != PROGRESS)]
+        )
         is_begun = self.is_complete or any(self.progress.glob("part-*.jsonl"))
         if written is not None and written != self.identity and is_begun:
             differs = ", ".join(_differences(written, self.identity))

@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -40,6 +40,22 @@ def file_sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder to write into, sorted; none if it is not there. Raises InputError for a file."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: this is a file: choose a folder with output=")
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def refuse_strangers(folder: Path, strangers: Sequence[str]) -> None:
+    """Raise InputError, which names some of them, if a folder to write into holds files of somebody else."""
+    if strangers:
+        raise InputError(
+            f"{folder}: the folder holds something else ({', '.join(strangers[:3])}): choose another one "
+            "with output="
+        )
 
 
 def require_name(folder: Path) -> None:

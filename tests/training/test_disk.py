@@ -77,11 +77,12 @@ def test_a_path_under_a_file_is_one_sentence(
     run = str(tmp_path / "run")
     said = [
         said_by(run_module.main, [str(recipe), f"output={file}/run"], capsys),
-        said_by(run_module.main, [str(recipe), f"output={file}"], capsys),
         said_by(evaluate.main, [run], capsys),
         said_by(compare.main, [run, f"output={file}"], capsys),
     ]
     assert all("it cannot be written (" in line and "choose another folder, then" in line for line in said)
+    said_of_file = said_by(run_module.main, [str(recipe), f"output={file}"], capsys)
+    assert "file: this is a file: choose a folder with output=" in said_of_file
     cfg = SweepSettings(output=f"{file}/sweep", protocols=(str(recipe),), seeds=(0,))
     with pytest.raises(ValueError, match="it cannot be written"):
         sweep(cfg)

@@ -148,17 +148,21 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
         "scores.json.123.tmp",
         "index/rank-0/labelled-a.idx.4.tmp",
         "pictures/views-00000000.png.99999.tmp",
+        "model.7.tmp/config.json",
         "checkpoints/step-00000004.tmp/shared.pt",
         "checkpoints/step-00000002.old.tmp/shared.pt",
     ]
-    kept = ["notes.tmp", "evaluation/scores.json.123.tmp", "checkpoints/step-00000002/shared.pt", "log.txt"]
+    kept = [
+        *("notes.tmp", "backup.1.tmp", "pictures/mine.png.1.tmp", "checkpoints/mine.tmp", "log.txt"),
+        *("evaluation/scores.json.123.tmp", "checkpoints/step-00000002/shared.pt"),
+    ]
     for name in strays + kept:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     with held(folder):
         left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert left == {*kept, LOCK_NAME}
-    assert not list(folder.glob("checkpoints/*.tmp"))
+    assert not list(folder.glob("checkpoints/step-*.tmp"))
 
 
 def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
@@ -173,5 +177,35 @@ def test_a_run_is_not_spread_over_the_current_folder(tmp_path: Path, monkeypatch
         with pytest.raises(InputError, match="current folder"):
             refuse_odd_folder(Path(name))
     refuse_odd_folder(Path("mine"))
-    (tmp_path / "recipe.yaml").touch()
+    (tmp_path / LOCK_NAME).touch()
     refuse_odd_folder(Path())  # the folder of a run, from which it is gone on with
+
+
+@pytest.mark.parametrize(
+    "names", [["photo.jpg"], ["scores.json"], ["recipe.yaml"], ["pictures"], ["a.1.tmp", "card.json"]]
+)
+def test_a_run_is_never_written_among_other_files(names: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("a: b")
+    assert not is_held(folder)  # as a sweep asks; it leaves no trace
+    with pytest.raises(InputError, match=rf"mine: the folder holds something else \({names[0]}"):
+        refuse_odd_folder(folder)
+    assert sorted(os.listdir(folder)) == sorted(names)
+    (folder / LOCK_NAME).touch()  # beside the files of a run there may be others
+    refuse_odd_folder(folder)
+
+
+def test_a_run_may_begin_where_only_a_sweep_or_a_killed_run_was(cfg: RunSettings, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    refuse_odd_folder(folder)
+    folder.mkdir()
+    for name in ("sweep.lock", "log.txt"):
+        refuse_odd_folder(folder)
+        (folder / name).touch()
+    refuse_odd_folder(folder)
+    refuse_odd_folder(Path(cfg.output))  # a copy of a run without its lock
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: this is a file"):
+        refuse_odd_folder(tmp_path / "file")

@@ -15,12 +15,10 @@ from rich.console import Console
 
 from semipose.training import checkpoint
 from semipose.training.experiments.sweep_plan import Item
-from semipose.training.run_folder import is_held
+from semipose.training.run_folder import LOG_NAME, SWEEP_LOCK_NAME, is_held
 from semipose.training.stopping import STOPS
 
 RUN_SCRIPT = Path(__file__).resolve().parents[1] / "run.py"
-LOG_NAME = "log.txt"
-LOCK_NAME = "sweep.lock"
 GRACE_S = 120.0  # how long a run may take to save after SIGTERM
 Outcome = Literal["finished", "stopped", "failed"]
 console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -52,7 +50,7 @@ def work(items: list[Item], worker: "Worker") -> dict[Path, str]:
 def claim(folder: Path) -> Iterator[int | None]:
     """The file descriptor of the sweep's lock, or None while another sweep or a run has the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_NAME).open("w") as file:
+    with (folder / SWEEP_LOCK_NAME).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             lock = None if is_held(folder) else file.fileno()

@@ -1,6 +1,7 @@
 """An exported network answers as the original, without the project; a file that does not is refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -65,6 +66,36 @@ def onnx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     model = write_folder(folder / "mine", person_model(14, LSP_14))
     return export(str(model), ExportSettings(output=str(folder / "out"), precision="int8", views=8), QUIET)
+
+
+@pytest.mark.parametrize("names", [["photo.jpg"], ["example.py"], ["pose.json"]])
+def test_an_export_is_never_written_among_other_files(names: list[str], tmp_path: Path) -> None:
+    model = write_folder(tmp_path / "model", person_model(14, LSP_14))
+    (tmp_path / "mine").mkdir()
+    for name in names:
+        (tmp_path / "mine" / name).write_text("[]")
+    cfg = ExportSettings(output=str(tmp_path / "mine"), format="pt2", check=False)
+    with pytest.raises(InputError, match=rf"mine: the folder holds something else \({names[0]}\)"):
+        export(str(model), cfg, QUIET)
+    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["[]"]
+
+
+@needs_onnx
+def test_an_export_is_written_again_in_its_own_folder(
+    onnx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(onnx_folder, tmp_path / "out")
+    (folder / "photo.jpg").touch()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("semipose.export.command._write", write_nothing_but_facts)
+    assert export(str(onnx_folder.parent / "mine"), ExportSettings(output="."), QUIET) == Path()
+    assert (folder / "pose.json").read_text() == "{}"
+    assert (folder / "photo.jpg").exists()
+
+
+def write_nothing_but_facts(*words: Any) -> dict[str, Any]:
+    (words[-1] / "pose.json").write_text("{}")
+    return {}
 
 
 def test_the_graph_takes_the_levels_of_a_photo_and_answers_as_the_network() -> None:

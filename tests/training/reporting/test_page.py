@@ -24,6 +24,7 @@ from semipose.training.reporting.people import PEOPLE_NAME, read_people
 from semipose.training.resume import differences
 from semipose.training.run import run
 from semipose.training.run_files import read_settings
+from semipose.training.run_folder import LOCK_NAME
 from semipose.training.settings import RunSettings, load_run
 
 CHROMIUM = next(
@@ -181,6 +182,7 @@ def test_a_page_that_cannot_be_written_is_a_sentence_and_the_run_ends_well(
 ) -> None:
     (tmp_path / "run" / PAGE_NAME).mkdir(parents=True)
     (tmp_path / "run" / PAGE_NAME / "something").touch()
+    (tmp_path / "run" / LOCK_NAME).touch()  # as in the folder of a run that was killed
     job = run(tiny_run("supervised", "steps=1", "report=true"), resume=False)
     assert job.step == 1
     assert "note: the page was not written; `semipose report" in capsys.readouterr().out
