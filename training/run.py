@@ -259,6 +259,11 @@ def main(argv: list[str] | None = None) -> None:
         if resumed is not None:  # the folder may have been copied or moved
             overrides = (f"output={json.dumps(str(resumed))}", *overrides)
         cfg = load_run(recipes, overrides)
+        if resumed is not None and Path(cfg.output).resolve() != resumed.resolve():
+            raise InputError(
+                f"output: --resume continues a run in its own folder, {resumed}: leave output= out, or begin "
+                f"another run from its network with net.start_from={resumed} and without --resume"
+            )
         if is_complete(cfg):
             if resumed is None:
                 refuse_other_settings(cfg)

@@ -8,6 +8,7 @@ import pytest
 
 from semipose.configs.load import InputError, dump
 from semipose.training import checkpoint
+from semipose.training.run import main
 from semipose.training.run_folder import (
     LOCK_NAME,
     begun_recipe,
@@ -179,6 +180,17 @@ def test_a_run_is_not_spread_over_the_current_folder(tmp_path: Path, monkeypatch
     refuse_odd_folder(Path("mine"))
     (tmp_path / LOCK_NAME).touch()
     refuse_odd_folder(Path())  # the folder of a run, from which it is gone on with
+
+
+def test_a_run_is_continued_in_its_own_folder_alone(
+    cfg: RunSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--resume", cfg.output, f"output={tmp_path / 'other'}"])
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: output: --resume continues a run in its own folder")
+    assert f"net.start_from={cfg.output}" in said
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
