@@ -70,6 +70,7 @@ from semipose.training.run_folder import (
     find_start,
     held,
     is_complete,
+    refuse_changes,
     refuse_odd_folder,
     refuse_other_settings,
 )
@@ -267,6 +268,8 @@ def main(argv: list[str] | None = None) -> None:
         if is_complete(cfg):
             if resumed is None:
                 refuse_other_settings(cfg)
+            else:
+                refuse_changes(cfg)
             with suppress(InputError, OSError), held(Path(cfg.output)):
                 pass  # removes temporary files that a late kill left
             sys.stdout.write(f"{cfg.output} is finished: all {cfg.steps:,} steps are trained and scored\n")

@@ -14,6 +14,7 @@ from semipose.sharding.store.files import names_in, refuse_strangers
 from semipose.training import checkpoint
 from semipose.training.build import RECIPE_NAME
 from semipose.training.files import CARD_NAME, SCORES_NAME
+from semipose.training.resume import Resumed, compare_settings
 from semipose.training.run_files import is_finished, other_settings, own_recipe, read_settings
 from semipose.training.settings import RunSettings
 
@@ -135,9 +136,29 @@ def refuse_other_settings(cfg: RunSettings) -> None:
         ) from None
     different = other_settings(has, plain(cfg))
     if different:
+        has_steps_left = cfg.steps > has["steps"] or not is_finished(folder, has["steps"])
+        can_continue = has_steps_left and not compare_settings(has, plain(cfg)).refused
         raise InputError(
-            f"{folder} holds a run with other settings ({different}): choose another output=, or continue "
-            f"that run with `--resume {folder}`, followed by the settings to change as key=value"
+            f"{folder} holds a run with other settings ({different}): choose another output="
+            + (
+                f", or continue that run with `--resume {folder}`, followed by the settings to change as "
+                "key=value"
+                if can_continue
+                else ""
+            )
+        )
+
+
+def refuse_changes(cfg: RunSettings) -> None:
+    """Raise InputError if `cfg` changes settings of the finished run in its folder, which has no step left
+    for them."""
+    folder = Path(cfg.output)
+    changes = Resumed(cfg, read_settings(folder)).changes.recorded
+    names = [change.setting for change in changes if change.setting != "published"]
+    if names:
+        raise InputError(
+            f"{folder}: all {cfg.steps:,} steps are trained, so a change of {', '.join(names)} has no "
+            "effect: leave it out, or continue the run with more steps="
         )
 
 

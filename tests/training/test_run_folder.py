@@ -1,5 +1,6 @@
 """The folder of a run: who may write into it, what a killed run leaves, whether a run starts or goes on."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from semipose.training.run_folder import (
     held,
     is_held,
     refuse_odd_folder,
+    refuse_other_settings,
 )
 from semipose.training.settings import RunSettings
 
@@ -76,6 +78,7 @@ def test_a_run_of_other_settings_is_refused_and_they_are_named(cfg: RunSettings,
     with pytest.raises(InputError) as caught:
         find_start(other, is_changed=False, say=pytest.fail)
     assert "(seed=0 instead of 7, optim.lr=0.001 instead of 0.5)" in str(caught.value)
+    assert str(caught.value).endswith("choose another output=")  # --resume refuses another seed
     with pytest.raises(InputError, match=r'\(method.name="supervised" instead of "single"\)'):
         find_start(tiny_run("everything"), is_changed=False, say=pytest.fail)
     damage(cfg, 1, 2)
@@ -180,6 +183,43 @@ def test_a_run_is_not_spread_over_the_current_folder(tmp_path: Path, monkeypatch
     refuse_odd_folder(Path("mine"))
     (tmp_path / LOCK_NAME).touch()
     refuse_odd_folder(Path())  # the folder of a run, from which it is gone on with
+
+
+def finish(cfg: RunSettings) -> None:
+    last = {"step": cfg.steps, "scores": {"network": {"AP": 0.5}}}
+    scores = {"metric": "AP", "last": last, "best": last, "history": [last]}
+    (Path(cfg.output) / "scores.json").write_text(json.dumps(scores))
+    checkpoint.save(Path(cfg.output), cfg.steps, shared={}, rank_state={})
+
+
+def test_resume_is_only_advised_where_it_is_possible(cfg: RunSettings, tiny_run: MakeRun) -> None:
+    faster, longer = tiny_run("supervised", "optim.lr=0.5"), tiny_run("supervised", "steps=9")
+    for other in (faster, longer):
+        with pytest.raises(InputError, match=f"continue that run with `--resume {cfg.output}`"):
+            refuse_other_settings(other)
+    finish(cfg)
+    with pytest.raises(InputError, match=r"choose another output=$"):
+        refuse_other_settings(faster)
+    with pytest.raises(InputError, match=f"continue that run with `--resume {cfg.output}`"):
+        refuse_other_settings(longer)
+
+
+def test_changes_of_a_finished_run_are_named_and_refused(
+    cfg: RunSettings, tiny_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(cfg)
+    before = sorted(Path(cfg.output).rglob("*"))
+    for words, said in (
+        (["optim.lr=0.5", "report_every=9"], "steps are trained, so a change of optim.lr, report_every has"),
+        (["seed=7"], "seed was 0 and is 7: this cannot change within a run"),
+        (["views.labelled.scale_sd=0.5"], "views.labelled.scale_sd was 0.25 and is 0.5: this cannot change"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["--resume", cfg.output, *words])
+        assert said in capsys.readouterr().err
+    main(["--resume", cfg.output])
+    assert "run is finished: all 6 steps are trained and scored" in capsys.readouterr().out
+    assert {path.name for path in Path(cfg.output).rglob("*")} - {path.name for path in before} <= {LOCK_NAME}
 
 
 def test_a_run_is_continued_in_its_own_folder_alone(
