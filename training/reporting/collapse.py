@@ -107,6 +107,18 @@ LIMITS = {
 """Terms with a range (measured on drawn scenes: people inflate to 1.7 times as many without the gates)."""
 
 
+def is_untrained(net: Mapping[str, Any]) -> bool:
+    """Whether a network begins with random weights, by its plain settings."""
+    is_pretrained = net.get("pretrained") and net.get("backbone", {}).get("name") != "light"
+    return not (is_pretrained or net.get("weights") or net.get("start_from"))
+
+
+def teach_later(options: OptionNames, net: Mapping[str, Any]) -> str:
+    """How a teacher learns more before it teaches: what its run, whose network is `net`, does not do yet."""
+    pretrained = ", pretrained weights" if is_untrained(net) else ""
+    return f"let the teacher learn more first (more labels or steps{pretrained}, a larger {options.teacher})"
+
+
 class TrustWatch:
     """Detects that no pseudo label has counted so far in any report."""
 
@@ -135,13 +147,12 @@ class TrustWatch:
         self.has_told |= is_first
         return is_first
 
-    def sentence(self, what: str, options: OptionNames) -> str:
-        """The warning, with the method's options to change."""
+    def sentence(self, what: str, options: OptionNames, net: Mapping[str, Any]) -> str:
+        """The warning, with the method's options to change; `net` is the network's plain settings."""
         return (
             f"warning: {what} no pseudo label has counted (trusted_share 0), so the network learns nothing "
             f"from the unlabelled data. The teacher's mean peak was {self.highest_peak:.2g} at best "
-            f"(teacher_peak): lower {options.trust} below that, or let the teacher learn more first (more "
-            f"labels or steps, pretrained weights, a larger {options.teacher})."
+            f"(teacher_peak): lower {options.trust} below that, or {teach_later(options, net)}."
         )
 
     def state_dict(self) -> dict[str, Any]:

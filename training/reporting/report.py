@@ -70,6 +70,7 @@ class Report:
         self.collapse = collapse or CollapseSettings()
         self.trackers = trackers
         self.settings = settings or {}
+        self.net: Mapping[str, Any] = self.settings.get("net", {})
         self.watches: dict[str, CollapseWatch] = {}
         self.limits = {name: LimitWatch(reports=self.collapse.reports) for name in LIMITS}
         self.options = options
@@ -101,7 +102,7 @@ class Report:
             if kind is None:
                 self.flush()
                 if self.last_step == self.total_steps and self.options and self.trust.finds_nothing:
-                    self.note(self.trust.sentence("in the whole run", self.options))
+                    self.note(self.trust.sentence("in the whole run", self.options, self.net))
         finally:
             if self._display:
                 self._display.stop()
@@ -148,7 +149,7 @@ class Report:
             and self.last_step < self.total_steps
             and self.options
         ):
-            self.note(self.trust.sentence(f"by step {self.last_step:,}", self.options))
+            self.note(self.trust.sentence(f"by step {self.last_step:,}", self.options, self.net))
 
     def cure_of_non_finite(self) -> str:
         """What to do about a loss or a weight that is not finite, with the checkpoint to continue from."""

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from semipose.training.compare import main
-from semipose.training.reporting.page.diagnosis import compare_people, diagnose
+from semipose.training.reporting.page.diagnosis import compare_people, confidence, diagnose
 from semipose.training.reporting.people import ScoredPeople, read_people
 from tests.training.reporting.test_page import Page
 
@@ -42,6 +43,16 @@ def test_the_interval_of_a_paired_difference_covers_the_truth_about_as_often_as_
     assert 0.9 < np.mean(covered) < 0.99
 
 
+def test_a_network_is_sure_only_of_people_with_high_peaks() -> None:
+    far = people_at(np.full(20, 9.0), ["a"] * 20)
+    for highest, expected in ((0.16, 0), (0.9, 10)):
+        peaks = np.linspace(0.1, highest, 20, dtype=np.float32)[:, None]
+        sure = confidence(replace(far, peaks=peaks))
+        assert sure is not None
+        assert len(sure.sure_but_wrong) == expected
+        assert all(peaks[i] > 0.5 for i in sure.sure_but_wrong)
+
+
 def test_people_are_compared_with_themselves_whatever_their_order() -> None:
     one, other = (
         people_at(np.array([0.0, 1.0, 2.0]), ["a", "b", "c"]),
@@ -54,8 +65,6 @@ def test_people_are_compared_with_themselves_whatever_their_order() -> None:
 
 @pytest.mark.slow
 def test_swapped_keypoints_are_told_from_those_that_are_elsewhere(runs: Path) -> None:
-    from dataclasses import replace
-
     people = read_people(runs / "everything")
     assert people is not None
     truth = people.truth[..., :2]

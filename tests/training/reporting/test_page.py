@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from PIL import Image
 from semipose.configs.load import InputError
 from semipose.configs.schema import plain
 from semipose.training.reporting.page.__main__ import main
+from semipose.training.reporting.page.advice import Answer, next_steps
+from semipose.training.reporting.page.contents import read_contents
+from semipose.training.reporting.page.diagnosis import KINDS_OF_ERROR, Keypoints
 from semipose.training.reporting.page.page import PAGE_NAME, write_page
 from semipose.training.reporting.people import PEOPLE_NAME, read_people
 from semipose.training.resume import differences
@@ -223,6 +227,40 @@ def test_runs_that_were_scored_on_other_people_are_not_compared(runs: Path, tmp_
     (tmp_path / "other" / "card.json").write_text(json.dumps(card))
     with pytest.raises(InputError, match="scored on other people"):
         write_page(runs / "everything", against=tmp_path / "other", output=tmp_path / "page.html")
+
+
+@pytest.mark.parametrize(
+    ("trusted", "peak", "net", "said", "unsaid"),
+    [
+        (0.0, 0.1, {"start_from": "x"}, "Lower method.min_peak, or let the teacher", "pretrained"),
+        (1.0, 0.1, {}, "Raise method.min_peak, or let the teacher learn more first", "Lower"),
+        (1.0, 0.1, {}, "or steps, pretrained weights, a larger method.burn_in)", "net.pretrained"),
+        (0.3, 0.1, {"weights": "x"}, "You can let the teacher learn more first", "min_peak"),
+        (1.0, 0.9, {}, "The teacher looks healthy", "pretrained"),
+    ],
+)
+def test_the_advice_about_a_teacher_follows_from_the_run(
+    trusted: float, peak: float, net: dict[str, str], said: str, unsaid: str, runs: Path
+) -> None:
+    contents = read_contents(runs / "everything")
+    rows = [{"step": 6, "trusted_share": trusted, "teacher_peak": peak}]
+    settings = {**contents.settings, "net": {**contents.settings["net"], **net}}
+    answer = Answer("", "No clear difference", "neutral", ())
+    run = replace(contents, rows=rows, settings=settings)
+    first = next(next_steps(run, read_contents(runs / "supervised"), answer, None, None, []))
+    assert said in first.text
+    assert unsaid not in first.text
+
+
+def test_the_advice_to_label_more_is_that_of_the_documentation(runs: Path) -> None:
+    contents = read_contents(runs / "everything")
+    keypoints = Keypoints(
+        ("nose", "tail"), np.array([20, 20]), dict.fromkeys(KINDS_OF_ERROR, np.full(2, 0.25))
+    )
+    steps = list(next_steps(contents, None, Answer("", "", "", ()), keypoints, None, []))
+    (step,) = [each for each in steps if "label more" in each.text]
+    assert "photos chosen at random taught more" in step.text
+    assert step.command == f"semipose label next {runs / 'everything'} PHOTOS strategy=random"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

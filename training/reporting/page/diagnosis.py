@@ -14,6 +14,8 @@ from semipose.training.scoring.oks import keypoint_similarity
 
 GOOD, NEAR = 0.85, 0.5
 KINDS_OF_ERROR = ("good", "near", "left and right swapped", "elsewhere")
+HIGH_PEAK = 0.5
+"""A network is sure of people whose mean peak is above this, half the height of a target."""
 SAME_OKS = 0.01
 """People whose OKS differs by less between two networks count as unchanged."""
 NORMAL_95 = 1.96
@@ -75,7 +77,8 @@ class Confidence:
     overall: float
     """Mean OKS of everybody."""
     sure_but_wrong: list[int]
-    """Indices of people whose peak is above the median and whose OKS is below NEAR, the surest first."""
+    """Indices of people whose peak is above the median and HIGH_PEAK and whose OKS is below NEAR, the surest
+    first."""
 
 
 def confidence(people: ScoredPeople) -> Confidence | None:
@@ -90,7 +93,8 @@ def confidence(people: ScoredPeople) -> Confidence | None:
     tenths = [(float(peaks[part].mean()), float(oks[part].mean())) for part in np.array_split(order, 10)]
     is_constant = np.ptp(peaks) == 0 or np.ptp(oks) == 0
     spearman = float("nan") if is_constant else float(spearmanr(peaks, oks).statistic)
-    wrong = [int(i) for i in order[::-1] if peaks[i] > np.median(peaks) and oks[i] < NEAR]
+    high = max(float(np.median(peaks)), HIGH_PEAK)
+    wrong = [int(i) for i in order[::-1] if peaks[i] > high and oks[i] < NEAR]
     return Confidence(spearman, tenths, float(oks.mean()), found[wrong].tolist())
 
 
