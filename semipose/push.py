@@ -75,23 +75,26 @@ def push(source: str, repository: str, cfg: PushSettings, console: Console) -> s
     if cfg.pictures and not pictures:
         raise InputError(f"pictures: {source} has none: leave pictures=true out")
     api = HfApi(constants.ENDPOINT)
-    try:
-        with TemporaryDirectory() as staged:
-            stage(folder, Path(staged), name=name, licence=cfg.license, pictures=pictures)
+    with TemporaryDirectory() as staged:
+        stage(folder, Path(staged), name=name, licence=cfg.license, pictures=pictures)
+        try:
             api.create_repo(name, private=cfg.private, exist_ok=True)
             api.upload_folder(repo_id=name, folder_path=staged, commit_message="Upload a model of semipose")
-    except Exception as error:  # the exception types of the client depend on its HTTP library
-        raise InputError(
-            f"{SCHEME}{name}: {constants.ENDPOINT} did not take the model ({one_line(error)}): check the "
-            "name, the connection and the token (`hf auth login`, or HF_TOKEN)"
-        ) from error
+        except Exception as error:  # the exception types of the client depend on its HTTP library
+            raise InputError(
+                f"{SCHEME}{name}: {constants.ENDPOINT} did not take the model ({one_line(error)}): check the "
+                "name, the connection and the token (`hf auth login`, or HF_TOKEN)"
+            ) from error
     who = "you alone" if cfg.private else "anybody"
     console.print(f"{SCHEME}{name}: uploaded for {who}, {cfg.license}", highlight=False, soft_wrap=True)
     return f"{SCHEME}{name}"
 
 
 def stage(folder: Path, target: Path, *, name: str, licence: str, pictures: list[Path]) -> None:
-    """Copy a model folder for the hub: its card with the licence, and no folder names of this machine."""
+    """Copy a model folder for the hub: its card with the licence, and no folder names of this machine.
+
+    Raises InputError for a damaged folder.
+    """
     config = read_model(folder, "cpu").config
     for network in config.networks:
         file = weights_name(config, network, product=config.network)
@@ -102,9 +105,16 @@ def stage(folder: Path, target: Path, *, name: str, licence: str, pictures: list
     if (folder / RECIPE_NAME).is_file():
         recipe = yaml12.parse((folder / RECIPE_NAME).read_text(), str(folder / RECIPE_NAME)).value
         (target / RECIPE_NAME).write_text(yaml12.emit(without_folders(recipe)))
-    readme = model_card(
-        config, scores, card, name=name.split("/")[-1], licence=licence, address=f"{SCHEME}{name}"
-    )
+    try:
+        readme = model_card(
+            config, scores, card, name=name.split("/")[-1], licence=licence, address=f"{SCHEME}{name}"
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{folder}: {SCORES_NAME} or {RUN_CARD_NAME} does not hold what a run writes "
+            f"({type(error).__name__}: {one_line(error)}): put them back, or remove both to give the model "
+            "away without them"
+        ) from error
     (target / CARD_NAME).write_text(readme)
     if pictures:
         (target / "pictures").mkdir()

@@ -55,6 +55,26 @@ def push(*words: Any) -> None:
     main([str(word) for word in words])
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("scores.json", '{"step": 3}'),
+        ("scores.json", '{"scores": 3}'),
+        ("card.json", '{"labelled": {"people": 10}}'),
+    ],
+)
+def test_a_damaged_folder_is_no_fault_of_the_hub(
+    name: str, content: str, hub: Hub, run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_folder / "model" / name).write_text(content)
+    with pytest.raises(SystemExit):
+        push(run_folder, "me/dancers", "license=cc-by-4.0")
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {run_folder / 'model'}: scores.json or card.json does not")
+    assert "did not take the model" not in said
+    assert not hub.repositories
+
+
 def test_a_model_goes_up_and_comes_back_to_the_bit(hub: Hub, run_folder: Path) -> None:
     push(run_folder, "me/dancers", "license=cc-by-4.0")
     files = hub.repositories["me/dancers"]
