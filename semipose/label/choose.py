@@ -115,12 +115,22 @@ def choose(labels: Labels, cfg: NextSettings, console: Console) -> list[Candidat
         )
     chosen = _pick(candidates, cfg)
     if len(chosen) < cfg.n:
-        console.print(
-            f"note: only {len(chosen):,} photos can be chosen out of {len(candidates):,}"
-            + (f", at most {cfg.per_sequence} per sequence" if cfg.per_sequence else ""),
-            highlight=False,
-        )
+        console.print(_few(len(chosen), candidates, cfg), highlight=False, soft_wrap=True)
     return chosen
+
+
+def _few(count: int, candidates: list[Candidate], cfg: NextSettings) -> str:
+    """Why fewer photos than wanted are chosen."""
+    few = f"note: only {count:,} photos can be chosen out of {len(candidates):,}"
+    if cfg.per_sequence is None or count == len(candidates):
+        return few
+    ((largest, photos),) = Counter(candidate.sequence for candidate in candidates).most_common(1)
+    first = next(each.photo.file_name for each in candidates if each.sequence == largest)
+    return (
+        f"{few}: per_sequence={cfg.per_sequence} takes at most {cfg.per_sequence} of photos whose names "
+        f"differ only in their last number, such as {first} and {photos - 1:,} more. If they are single "
+        "photos and no frames of clips, leave per_sequence out; if they are, put each clip into a folder"
+    )
 
 
 def _pick(candidates: list[Candidate], cfg: NextSettings) -> list[Candidate]:

@@ -20,7 +20,7 @@ class NextSettings:
     (uncertain, and in poses that differ from each other), or random (to compare with)."""
     per_sequence: Annotated[int, Field(ge=1)] | None = None
     """The most photos of one sequence: those whose names differ only in their last number, as in
-    split.group=sequence. null: no limit."""
+    split.group=sequence. Leave it out for single photos that a camera numbered. null: no limit."""
     labelled: Path | None = None
     """A COCO file of annotations; its photos are not chosen again, if somebody in them has a labelled
     keypoint."""

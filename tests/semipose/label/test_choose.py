@@ -73,6 +73,21 @@ def test_at_most_so_many_frames_of_one_clip_are_chosen(strategy: str):
     assert sum(name.startswith("clip0") for name in names) == 2
 
 
+def test_photos_that_a_camera_numbered_count_as_one_sequence_and_this_is_said(tmp_path: Path):
+    labels = photos(*(person(0.1 + 0.01 * i) for i in range(6)), name="im{:05d}.jpg")
+    console = Console(record=True, file=(tmp_path / "said").open("w"), width=200)
+
+    names = chosen(labels, console, n=5, strategy="uncertain", per_sequence=2)
+
+    assert names == ["im00000.jpg", "im00001.jpg"]
+    said = " ".join(console.export_text().split())
+    assert (
+        "only 2 photos can be chosen out of 6: per_sequence=2 takes at most 2 of photos whose names" in said
+    )
+    assert "such as im00000.jpg and 5 more. If they are single photos" in said
+    assert "leave per_sequence out" in said
+
+
 def test_photos_that_have_labels_and_photos_of_nobody_are_left_out(tmp_path: Path):
     labels = photos(*(person(0.1 + 0.1 * i) for i in range(4)))
     labels.photos[3].people.clear()
