@@ -20,11 +20,13 @@ from semipose.label.labels import (
     order_of_names,
     read_coco_labels,
 )
-from semipose.label.out import SENT
+from semipose.label.out import PHOTOS, SENT
 from semipose.label.settings import InSettings
+from semipose.label.yolo import IMAGES
 from semipose.sharding.annotations.checks import inspect_people
 from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
-from semipose.sharding.annotations.record import Annotations, photo_key
+from semipose.sharding.annotations.photos import Photos
+from semipose.sharding.annotations.record import photo_key
 from semipose.sharding.check.report import print_table, print_warnings
 from semipose.sharding.store.files import write_atomic
 
@@ -56,7 +58,7 @@ def receive(path: Path, cfg: InSettings, console: Console) -> None:
         )
     content = _read_target(cfg.into, sent)
     image_ids = _merge(content, labels, sent, cfg.into)
-    _replace(content, image_ids, cfg, console)
+    _replace(content, image_ids, sent_file.parent, cfg, console)
 
 
 def _read_target(into: Path, sent: Labels) -> dict[str, Any]:
@@ -182,8 +184,13 @@ def _is_same(old: LabelledPerson, row: LabelledPerson) -> bool:
     )
 
 
-def _replace(content: dict[str, Any], image_ids: set[int], cfg: InSettings, console: Console) -> None:
-    """Check the result as shards are checked, and that photos are there; back the file up and replace it."""
+def _replace(
+    content: dict[str, Any], image_ids: set[int], sent_folder: Path, cfg: InSettings, console: Console
+) -> None:
+    """Check the result as shards are checked, and that photos are there; back the file up and replace it.
+
+    image_ids: the photos that got people. sent_folder: what went out, with the photos.
+    """
     into = cfg.into
     into.parent.mkdir(parents=True, exist_ok=True)
     candidate = into.with_name(f"{into.name}.{os.getpid()}.tmp")
@@ -193,7 +200,8 @@ def _replace(content: dict[str, Any], image_ids: set[int], cfg: InSettings, cons
             annotations = CocoStyleFormat(annotations=candidate, images=cfg.images or str(into.parent)).read()
             inspect_people(annotations)
         annotations.findings.file = str(into)
-        _refuse_absent(annotations, image_ids, into)
+        names = {each.file_name for each in annotations.persons if each.image_id in image_ids}
+        _refuse_photos(annotations.photos, names, sent_folder, into)
         found = (annotations.findings,)
         print_table(console, f"{into}: {len(annotations.persons):,} people", found)
         print_warnings(console, found)
@@ -214,16 +222,25 @@ def _replace(content: dict[str, Any], image_ids: set[int], cfg: InSettings, cons
     console.print(f"{into}: {done}", highlight=False, soft_wrap=True)
 
 
-def _refuse_absent(annotations: Annotations, image_ids: set[int], into: Path) -> None:
-    """Raise InputError if a photo of people who came back is absent: no shards could be built of it."""
-    names = {person.file_name for person in annotations.persons if person.image_id in image_ids}
-    absent = annotations.photos.absent(names)
+def _refuse_photos(photos: Photos, names: set[str], sent_folder: Path, into: Path) -> None:
+    """Raise InputError if a photo of people who came back is absent, or another one than the one sent.
+
+    No shards could be built of it, or they would show other people.
+    """
+    absent = photos.absent(names)
     if absent:
         raise InputError(
-            f"{annotations.photos.location}: {len(absent):,} of the {len(names):,} photos with people are "
-            f"not here, such as {min(absent)}: copy them here under the same names, or correct images=, and "
-            f"repeat the command; {into} is as it was"
+            f"{photos.location}: {len(absent):,} of the {len(names):,} photos with people are not here, such "
+            f"as {min(absent)}: copy them here under the same names, or correct images=, and repeat the "
+            f"command; {into} is as it was"
         )
+    for name in sorted(names):
+        for copy in (sent_folder / PHOTOS / name, sent_folder / IMAGES / name):
+            if copy.is_file() and copy.read_bytes() != photos.read(name):
+                raise InputError(
+                    f"{photos.where(name)}: this is another photo than the one that went out ({copy}): give "
+                    f"that one another name and send it out again, or correct images=; {into} is as it was"
+                )
 
 
 def _free_name(into: Path) -> Path:

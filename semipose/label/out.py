@@ -18,7 +18,7 @@ from semipose.sharding.annotations.photos import Photos, open_photos
 from semipose.sharding.annotations.photos.base import safe_name
 from semipose.sharding.store.files import write_atomic
 
-SENT, COCO = "sent.json", "annotations.json"
+SENT, COCO, PHOTOS = "sent.json", "annotations.json", "photos"
 
 
 def send(source: Path, cfg: OutSettings, console: Console) -> Path:
@@ -58,7 +58,7 @@ def send(source: Path, cfg: OutSettings, console: Console) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
     if photos is not None:
-        write_photos(labels, photos, output / (IMAGES if cfg.format == "yolo" else "photos"), cfg.photos)
+        write_photos(labels, photos, output / (IMAGES if cfg.format == "yolo" else PHOTOS), cfg.photos)
     write_atomic(output / SENT, as_json(labels.to_coco()))  # last: it makes the folder complete
     _tell(labels, output, cfg, console)
     return output
@@ -87,7 +87,7 @@ def _tell(labels: Labels, output: Path, cfg: OutSettings, console: Console) -> N
 def _photos_of(file: Path, cfg: OutSettings) -> Photos | None:
     if cfg.photos == "none":
         return None
-    location = cfg.images or str(file.parent / "photos")
+    location = cfg.images or str(file.parent / PHOTOS)
     if cfg.images is None and not Path(location).is_dir():
         raise InputError(
             f"{file}: say where its photos are with images=FOLDER (or a zip), or give photos=none"

@@ -129,6 +129,10 @@ def test_people_of_photos_that_are_not_there_are_refused_until_they_are(source: 
         bring_in(folder / "annotations.json", mine, *options)
     assert not mine.exists()
     shutil.copytree(folder / "photos", photos, dirs_exist_ok=True)
+    shutil.copy(photos / "clip" / "b_0001.png", photos / "a.png")  # the name was taken
+    with pytest.raises(InputError, match=r"a\.png: this is another photo than the one that went out"):
+        bring_in(folder / "annotations.json", mine, *options)
+    shutil.copy(folder / "photos" / "a.png", photos)
     merged, _ = bring_in(folder / "annotations.json", mine, *options)
     assert len(merged["annotations"]) == 6
 
