@@ -201,6 +201,7 @@ def _replace(
             inspect_people(annotations)
         annotations.findings.file = str(into)
         names = {each.file_name for each in annotations.persons if each.image_id in image_ids}
+        names |= {photo.file_name for photo in annotations.empty_photos if photo.id in image_ids}
         _refuse_photos(annotations.photos, names, sent_folder, into)
         found = (annotations.findings,)
         print_table(console, f"{into}: {len(annotations.persons):,} people", found)
