@@ -217,8 +217,8 @@ def model_folder(source: str | Path) -> Path:
         raise InputError(f"{source}: {what}: give the folder of a run, a model folder or hf://OWNER/NAME")
     if (path / RECIPE_NAME).is_file():
         raise InputError(
-            f"{source}: the run has no model folder yet: it writes one when it ends. `python "
-            f"training/evaluate.py {source}` scores its newest checkpoint and writes one too"
+            f"{source}: the run has no model folder yet: it writes one when it ends. `semipose evaluate "
+            f"{source}` scores its newest checkpoint and writes one too"
         )
     raise InputError(f"{source}: it holds no {CONFIG_NAME}, so it is neither a model folder nor a run")
 

@@ -24,7 +24,7 @@ def require_plain_launch(precision: str) -> None:
         raise InputError(
             f"accelerate launch asks for mixed precision {asked}, but the recipe has precision={precision}: "
             "the recipe sets the precision, so leave out --mixed_precision (or its line in the file that "
-            "`accelerate config` wrote) and pass precision=no, bf16 or fp16 to training/run.py"
+            "`accelerate config` wrote) and set precision to no, bf16 or fp16 instead"
         )
     steps = os.environ.get(f"ACCELERATE_{ACCUMULATION.upper()}") or option_of_launcher(ACCUMULATION) or "1"
     if steps != "1":
@@ -37,7 +37,7 @@ def require_plain_launch(precision: str) -> None:
     if backend.lower() != "no":
         raise InputError(
             f"accelerate launch asks for the dynamo backend {backend}, but the recipe decides whether "
-            "networks are compiled: leave out --dynamo_backend, and pass compile=true to training/run.py"
+            "networks are compiled: leave out --dynamo_backend, and set compile=true instead"
         )
     for way in OTHER_WAYS:
         if os.environ.get(f"ACCELERATE_USE_{way}", "false").lower() == "true":

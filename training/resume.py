@@ -113,7 +113,7 @@ class Resumed:
                 continue
             moved = f"they were in {was['folder']} and are in {now['folder']}"
             cause = moved if was["folder"] != now["folder"] else f"{now['folder']} was built again"
-            others = ", or score the others with evaluate.py" if role == "val" else ""
+            others = ", or score the others with `semipose evaluate`" if role == "val" else ""
             raise InputError(
                 f"data: the people who are {purpose} are not those of the run so far ({cause}): continue "
                 f"with the former ones, or start a new run with another output={others}"

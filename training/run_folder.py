@@ -141,8 +141,8 @@ def refuse_other_settings(cfg: RunSettings) -> None:
         raise InputError(
             f"{folder} holds a run with other settings ({different}): choose another output="
             + (
-                f", or continue that run with `--resume {folder}`, followed by the settings to change as "
-                "key=value"
+                f", or continue that run with `semipose train --resume {folder}`, followed by the settings "
+                "to change as key=value"
                 if can_continue
                 else ""
             )

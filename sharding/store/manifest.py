@@ -115,9 +115,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     if not path.is_file():
         what = "no such folder" if not folder.is_dir() else f"the folder holds no {MANIFEST_NAME}"
-        raise InputError(
-            f"{folder}: {what}; make the shards with `python sharding/build.py RECIPE output={folder}`"
-        )
+        raise InputError(f"{folder}: {what}; make the shards with `semipose shards RECIPE output={folder}`")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,6 +1,8 @@
 """The `semipose` command: its table, its speed, and what it does not import."""
 
+import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import semipose
 from semipose import cli, doctor
 
 ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("semipose", "models", "pipelines", "sharding", "training")
 
 
 def test_help_lists_every_command_and_imports_none() -> None:
@@ -32,6 +35,20 @@ def test_python_dash_m_is_the_same_command() -> None:
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_is_a_function_of_its_words(name: str) -> None:
     assert callable(importlib.import_module(cli.COMMANDS[name][0]).main)
+
+
+def test_messages_name_commands_that_an_installed_package_has() -> None:
+    """Not scripts of a checkout; docstrings, which only its readers see, may name those."""
+    sources = [path for part in PARTS for path in (ROOT / part).rglob("*.py") if "bench" not in path.parts]
+    assert len(sources) > 200
+    for path in sources:
+        tree = ast.parse(path.read_text())
+        documentation = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in set(ast.walk(tree)) - documentation:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                where = f"{path}:{node.lineno}: {node.value}"
+                assert not re.search(r"python (training|sharding|pipelines|models)/", node.value), where
+                assert set(re.findall(r"`semipose (\w+)", node.value)) <= set(cli.COMMANDS), where
 
 
 def test_an_unknown_command_is_named_with_the_nearest(capsys) -> None:

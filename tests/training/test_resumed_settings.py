@@ -176,7 +176,7 @@ def test_other_people_are_never_scored_in_one_history(
     others = other_people(tmp_path / ("val" if is_same_folder else "others"), seed=5)
     sentence = "who are scored are not those of the run so far"
     cause = f"{others} was built again" if is_same_folder else f"and are in {others}"
-    with pytest.raises(InputError, match=f"{sentence} .*{cause}.* evaluate.py"):
+    with pytest.raises(InputError, match=f"{sentence} .*{cause}.*`semipose evaluate`"):
         begun(f"data.val={others}")
     assert files(tmp_path / "run") == before
 

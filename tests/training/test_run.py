@@ -193,7 +193,7 @@ def test_sigterm_saves_and_exits_well_and_kill_9_leaves_a_resumable_run(
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["data.train=nowhere"], ["nowhere", "no such folder", "sharding/build.py"]),
+        (["data.train=nowhere"], ["nowhere", "no such folder", "semipose shards RECIPE"]),
         (["data.labelled=25"], ["data.labelled = 25", "24 samples", "lower data.labelled"]),
         (["net.head.widht=8"], ["net.head.widht", "did you mean 'width'"]),
         (["steps=0", "optim.lr=-1"], ["steps", "optim.lr"]),

@@ -194,13 +194,14 @@ def finish(cfg: RunSettings) -> None:
 
 def test_resume_is_only_advised_where_it_is_possible(cfg: RunSettings, tiny_run: MakeRun) -> None:
     faster, longer = tiny_run("supervised", "optim.lr=0.5"), tiny_run("supervised", "steps=9")
+    advice = f"continue that run with `semipose train --resume {cfg.output}`"
     for other in (faster, longer):
-        with pytest.raises(InputError, match=f"continue that run with `--resume {cfg.output}`"):
+        with pytest.raises(InputError, match=advice):
             refuse_other_settings(other)
     finish(cfg)
     with pytest.raises(InputError, match=r"choose another output=$"):
         refuse_other_settings(faster)
-    with pytest.raises(InputError, match=f"continue that run with `--resume {cfg.output}`"):
+    with pytest.raises(InputError, match=advice):
         refuse_other_settings(longer)
 
 

@@ -158,7 +158,7 @@ class Report:
         if self.accelerator.mixed_precision == "fp16":
             smaller += ", or with precision=bf16 instead of fp16"
         if kept:
-            return f"continue from step {kept[-1]} by `--resume {self.folder}` with {smaller}"
+            return f"continue from step {kept[-1]} by `semipose train --resume {self.folder}` with {smaller}"
         return f"no checkpoint was saved yet, so start again with {smaller}"
 
     def scores(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> None:
