@@ -15,7 +15,10 @@ from semipose.configs.errors import InputError
 from semipose.configs.load import exit_on_input_error, load, read_request
 from semipose.label.settings import InSettings, NextSettings, OutSettings
 from semipose.sharding.annotations.photos import Photos, open_photos
+from semipose.sharding.store.files import names_in, refuse_strangers
 
+PREDICTED = "predictions"
+"""Where `label next` keeps what it predicted, in its output folder."""
 USAGE = """usage: semipose label next | out | in [words ...]
 
   next  MODEL SOURCE... | PREDICTIONS   choose the photos that are most worth labelling
@@ -53,8 +56,10 @@ def _next(argv: list[str], console: Console) -> None:
         raise InputError("command line: give a model and photos, or the folder of a finished prediction")
     cfg = load(NextSettings, None, request.overrides)
     # After the settings, because a model takes torch seconds to load.
-    from semipose.label.choose import choose, read_predictions, write_chosen
+    from semipose.label.choose import LIST, choose, read_predictions, write_chosen
 
+    if not (cfg.output / LIST).is_file():
+        refuse_strangers(cfg.output, [name for name in names_in(cfg.output) if name != PREDICTED])
     photos: Photos | None = None
     source = Path(request.words[0])
     if len(request.words) > 1:
@@ -94,7 +99,7 @@ def _predict(
     locations = {item.photos.location for item in work.photos}
     if len(locations) > 1:
         raise InputError("command line: give photos of one folder, zip or address")
-    predictions = cfg.output / "predictions"
+    predictions = cfg.output / PREDICTED
     images = cfg.predict.images or cfg.images
     predict_sources(model, sources, replace(cfg.predict, output=str(predictions), images=images), console)
     return predictions, work.photos[0].photos

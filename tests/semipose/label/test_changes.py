@@ -219,3 +219,16 @@ def test_next_predicts_photos_with_a_model(run_folder: Path, source: Path, tmp_p
     command.main(["next", str(run_folder), str(source / "photos"), *options])
     assert len((tmp_path / "next" / "next.csv").read_text().splitlines()) == 3
     assert (tmp_path / "next" / "sheet-01.jpg").is_file()
+
+
+def test_next_leaves_a_folder_of_other_files_alone(source: Path, tmp_path: Path, capsys) -> None:
+    """Its own folder is written again."""
+    for _ in range(2):
+        command.main(["next", str(source), f"output={tmp_path / 'next'}", "n=2"])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "keypoints.json").write_text("years of work")
+    with pytest.raises(SystemExit) as stop:
+        command.main(["next", str(source), f"output={tmp_path / 'mine'}", "n=2"])
+    assert stop.value.code == 2
+    assert "the folder holds something else (keypoints.json)" in " ".join(capsys.readouterr().err.split())
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"keypoints.json"}
