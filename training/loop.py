@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
 
 from semipose.configs.load import InputError
+from semipose.configs.schema import plain
 from semipose.models.model_folder import FOLDER_NAME
 from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
 from semipose.pipelines.loader import EvalLoader, TrainLoader
@@ -159,7 +160,8 @@ def score_networks(job: Job) -> None:
         job.report.scores(job.step, scores)
         times_seen = job.card["labelled_epochs"] * job.step / cfg.steps
         cure = "photo_views.labelled" if cfg.kind == "image" else "views.labelled"
-        if warning := fallen_score(job.history, cfg.metric, times_seen=times_seen, cure=cure):
+        net = plain(cfg.net)
+        if warning := fallen_score(job.history, cfg.metric, times_seen=times_seen, cure=cure, net=net):
             job.report.note(warning)
         keep_people(job, ranks)
 

@@ -165,12 +165,12 @@ class TrustWatch:
 
 
 def fallen_score(
-    history: Sequence[Mapping[str, Any]], metric: str, *, times_seen: float, cure: str
+    history: Sequence[Mapping[str, Any]], metric: str, *, times_seen: float, cure: str, net: Mapping[str, Any]
 ) -> str | None:
     """A warning at the scoring at which the first network's score has fallen from its best; otherwise None.
 
     history: every scoring so far, `step` and `scores` by network. times_seen: how often the network has seen
-    each labelled sample. cure: the setting of the labelled views.
+    each labelled sample. cure: the setting of the labelled views. net: the network's plain settings.
     """
     network = next(iter(history[-1]["scores"]))
     values = [row["scores"][network].get(metric, math.nan) for row in history]
@@ -183,9 +183,11 @@ def fallen_score(
     if len(after) < FALL_SCORINGS or not has_fallen or not is_new:
         return None
     best_step = history[best]["step"]
+    ways = ["Take fewer steps", "label more", f"draw the labelled views more widely ({cure})"]
+    if is_untrained(net):
+        ways.append("start from trained weights (net.pretrained or net.start_from)")
     return (
         f"warning: {metric} of {network} has fallen from {values[best]:.3f} (step {best_step:,}) to "
         f"{values[-1]:.3f}, and each labelled sample was seen {times_seen:.0f} times so far, so the network "
-        "may learn them by heart. Take fewer steps, label more, draw the labelled views more widely "
-        f"({cure}), or start from trained weights (net.pretrained or net.start_from)."
+        f"may learn them by heart. {', '.join(ways[:-1])}, or {ways[-1]}."
     )

@@ -11,7 +11,7 @@ def warnings(values: list[float]) -> list[int]:
     return [
         n
         for n in range(1, len(rows) + 1)
-        if fallen_score(rows[:n], "AP", times_seen=1.0, cure="views.labelled")
+        if fallen_score(rows[:n], "AP", times_seen=1.0, cure="views.labelled", net={})
     ]
 
 
@@ -35,12 +35,16 @@ def test_a_fall_is_reported_once(values: list[float], expected: list[int]) -> No
 
 def test_the_sentence_says_what_happened_and_what_to_change() -> None:
     rows = [{"step": 100 * n, "scores": {"network": {"AP": v}}} for n, v in enumerate([0.3, 0.2, 0.1], 1)]
-    text = fallen_score(rows, "AP", times_seen=320.4, cure="photo_views.labelled") or ""
+    text = fallen_score(rows, "AP", times_seen=320.4, cure="photo_views.labelled", net={}) or ""
     assert "AP of network has fallen from 0.300 (step 100) to 0.100" in text
     assert "seen 320 times" in text
     assert "photo_views.labelled" in text
+    assert "or start from trained weights" in text
+    known = {"backbone": {"name": "resnet"}, "pretrained": True}
+    text = fallen_score(rows, "AP", times_seen=320.4, cure="photo_views.labelled", net=known) or ""
+    assert text.endswith("label more, or draw the labelled views more widely (photo_views.labelled).")
 
 
 def test_a_metric_that_is_not_scored_is_no_fall() -> None:
     rows = [{"step": n, "scores": {"network": {"PCK": 0.1}}} for n in range(1, 5)]
-    assert fallen_score(rows, "AP", times_seen=1.0, cure="views.labelled") is None
+    assert fallen_score(rows, "AP", times_seen=1.0, cure="views.labelled", net={}) is None
