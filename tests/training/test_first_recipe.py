@@ -71,7 +71,7 @@ def test_photos_in_which_nobody_is_labelled_are_the_unlabelled_ones(
     names = unlabel(mine / "my.json", 3)
     main(["my.json", "photos", *words])
     said = capsys.readouterr().out
-    assert "those in photos in which nobody is labelled. 3 unlabelled photos" in said
+    assert "Photos of photos in which nobody is labelled are the unlabelled ones. 3 unlabelled photos" in said
     assert "semipose shards my/unlabelled.yaml" in said
     settings = load(BuildSettings, "my/unlabelled.yaml", ["source.boxes.name=whole"])
     assert settings.output == Path("my/shards/unlabelled")

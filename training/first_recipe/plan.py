@@ -290,7 +290,7 @@ def enough_unlabelled(plan: Plan) -> str:
     ratio = plan.num_unlabelled / plan.train
     words = f"{plan.num_unlabelled:,} unlabelled photos for {plan.train:,} labelled people: {ratio:.1f} each."
     if plan.unlabelled == plan.photos:
-        words = f"The unlabelled photos are those in {plan.photos} in which nobody is labelled. {words}"
+        words = f"Photos of {plan.photos} in which nobody is labelled are the unlabelled ones. {words}"
     if ratio < 4:
         return f"{words} The measured runs had 8 to 40 people per label; more photos will help."
     return f"{words} The measured runs had 8 to 40 people per label."
