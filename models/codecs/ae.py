@@ -323,14 +323,11 @@ def _tags_at(tags: Tensor, cells: Tensor) -> Tensor:
 
 
 def grouping_order(names: tuple[str, ...]) -> list[int]:
-    """Return the keypoints in the order in which people are put together, by the words in their names.
-
-    A word may have the letter of a side before it (`lknee`); `rear` is none, nor is the ear in a forearm.
-    """
+    """Return the keypoints in the order in which people are put together, by the words in their names."""
 
     def rank(name: str) -> int:
-        parts = {part[1:] if part[0] in "lr" and part != "rear" else part for part in plain_name(name)}
-        parts |= set(plain_name(name))
+        parts = set(plain_name(name))
+        parts |= {part[1:] for part in parts - {"rear"} if part[:1] in ("l", "r")}  # as in `lknee`
         ranks = (i for i, words in enumerate(GROUPING_ORDER) if parts & set(words))
         return next(ranks, len(GROUPING_ORDER))
 

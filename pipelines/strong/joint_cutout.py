@@ -186,9 +186,8 @@ def adaptive_mask_counts(
 
 def published_share(num_keypoints: int) -> int:
     """The share of the keypoints that the published 8 is of 17, to the nearest number, but at least 1."""
-    return max(
-        1, (2 * PUBLISHED_MAX_MASKS * num_keypoints + PUBLISHED_KEYPOINTS) // (2 * PUBLISHED_KEYPOINTS)
-    )
+    doubled = 2 * PUBLISHED_MAX_MASKS * num_keypoints + PUBLISHED_KEYPOINTS
+    return max(1, doubled // (2 * PUBLISHED_KEYPOINTS))
 
 
 def _round_half_up(numbers: Tensor, times: Tensor | int, over: Tensor | int) -> Tensor:
