@@ -82,7 +82,7 @@ def test_scoring_writes_the_model_of_a_run_that_has_none(tiny_run: MakeRun) -> N
     job = run(tiny_run("everything"), resume=False)
     expected = (job.folder / "model" / "model.safetensors").read_bytes()
     shutil.rmtree(job.folder / "model")
-    with pytest.raises(InputError, match=r"no model folder yet.*training/evaluate\.py"):
+    with pytest.raises(InputError, match=r"no model folder yet.*semipose evaluate"):
         read_model(job.folder, "cpu")
     evaluate.main([str(job.folder)])
     assert (job.folder / "model" / "model.safetensors").read_bytes() == expected
