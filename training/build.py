@@ -1,5 +1,6 @@
 """What training and scoring have in common: the people, the method and the kernels of a run."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -168,11 +169,21 @@ def build_probe(
     return Probe(split, scored_views(cfg, split, ProcessInfo(device=device))) if split else None
 
 
-def build_method(cfg: RunSettings, skeleton: Skeleton, process: ProcessInfo, *, fresh: bool = True) -> Method:
+def steps_per_epoch(cfg: RunSettings, labelled: Split, unlabelled: Split | None, process: ProcessInfo) -> int:
+    """How many steps show every labelled and every unlabelled sample once (docs/methods.md 1.3)."""
+    parts = [(labelled, cfg.labelled_batch)]
+    if unlabelled is not None:
+        parts.append((unlabelled, cfg.unlabelled_batch))
+    return max(math.ceil(split.num_samples / (batch * process.world_size)) for split, batch in parts)
+
+
+def build_method(
+    cfg: RunSettings, skeleton: Skeleton, process: ProcessInfo, *, epoch_steps: int = 1, fresh: bool = True
+) -> Method:
     """The method with its networks, on the device.
 
-    fresh: fetch pretrained weights and read what `net.start_from` names; without it, the weights are going to
-    come from a checkpoint.
+    epoch_steps: those of the run, where it trains. fresh: fetch pretrained weights and read what
+    `net.start_from` names; without it, the weights are going to come from a checkpoint.
     """
 
     def make_network(net: NetSettings | None) -> FeatureNet:
@@ -185,7 +196,7 @@ def build_method(cfg: RunSettings, skeleton: Skeleton, process: ProcessInfo, *, 
 
     random_state = RandomState(cfg.seed, process.rank, process.device)
     codec = build_codec(cfg, skeleton, random_state.generator)
-    method = cfg.method.build(Ingredients(make_network, codec, random_state))
+    method = cfg.method.build(Ingredients(make_network, codec, random_state, epoch_steps))
     if cfg.compile:
         compile_networks(method)
     return method

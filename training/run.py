@@ -53,6 +53,7 @@ from semipose.training.build import (
     open_splits,
     scored_views,
     source_streams,
+    steps_per_epoch,
     unlabelled_stream,
 )
 from semipose.training.files import CARD_NAME, write_json
@@ -161,7 +162,8 @@ def build_job(cfg: RunSettings, accelerator: Accelerator, report: Report, *, fre
     labelled, unlabelled, val = open_splits(cfg, folder / "index" / f"rank-{process.rank}")
     sources = open_sources(cfg, labelled.skeleton)
     require(cfg.metric, val.ground_truth, where=cfg.data.val, kind=val.manifest.kind)
-    method = build_method(cfg, labelled.skeleton, process, fresh=fresh)
+    epoch = steps_per_epoch(cfg, labelled, unlabelled, process)
+    method = build_method(cfg, labelled.skeleton, process, epoch_steps=epoch, fresh=fresh)
     wrapped, prepared = accelerator.prepare(method, build_optimizer(method, cfg))
     labelled_views = labelled_stream(cfg, labelled, process)
     source_views = source_streams(cfg, sources, labelled.skeleton, process)

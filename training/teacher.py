@@ -115,7 +115,7 @@ class SharedTeacherSettings:
 
     name: Literal["shared"] = "shared"
 
-    def build(self, network: nn.Module) -> SharedTeacher:  # noqa: ARG002
+    def build(self, network: nn.Module, epoch_steps: int) -> SharedTeacher:  # noqa: ARG002
         """The teacher of `network`."""
         return SharedTeacher()
 
@@ -128,7 +128,7 @@ class AverageTeacherSettings:
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.98
     """Share of the average that each step keeps, once it has warmed up."""
 
-    def build(self, network: nn.Module) -> AverageTeacher:
+    def build(self, network: nn.Module, epoch_steps: int) -> AverageTeacher:  # noqa: ARG002
         """The teacher of `network`, which starts as a copy of it."""
         return AverageTeacher(network, self.momentum)
 
@@ -138,12 +138,12 @@ class PreviousEpochTeacherSettings:
     """The network as it was at the end of the previous epoch."""
 
     name: Literal["previous_epoch"] = "previous_epoch"
-    epoch_steps: Annotated[int, Field(ge=1)] = 4_682
-    """Steps per epoch."""
+    epoch_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps per epoch; null: as many as show every labelled and every unlabelled person or photo once."""
 
-    def build(self, network: nn.Module) -> PreviousEpochTeacher:
-        """The teacher of `network`, which starts as a copy of it."""
-        return PreviousEpochTeacher(network, self.epoch_steps)
+    def build(self, network: nn.Module, epoch_steps: int) -> PreviousEpochTeacher:
+        """The teacher of `network`, which starts as a copy of it; `epoch_steps` if the settings have none."""
+        return PreviousEpochTeacher(network, self.epoch_steps or epoch_steps)
 
 
 TeacherSettings = Annotated[

@@ -20,7 +20,13 @@ from semipose.training.bench.rivals.classic_loader import endless_batches
 from semipose.training.bench.rivals.classic_step import PairDataset, classic_step
 from semipose.training.bench.settings import StepSpec, StepTimes
 from semipose.training.bench.timing import wait_for_gpu
-from semipose.training.build import build_method, build_optimizer, choose_kernels, open_splits
+from semipose.training.build import (
+    build_method,
+    build_optimizer,
+    choose_kernels,
+    open_splits,
+    steps_per_epoch,
+)
 from semipose.training.files import write_json
 from semipose.training.loop import train_step
 from semipose.training.methods.method import Progress
@@ -126,7 +132,8 @@ def run_settings(spec: StepSpec) -> RunSettings:
 def our_steps(spec: StepSpec, cfg: RunSettings, process: ProcessInfo) -> tuple[Steps, dict[str, int]]:
     """The step of training/loop.py with random weights, from our loader or the classic one."""
     labelled, unlabelled, _ = open_splits(cfg, spec.output.parent / f"index-{process.rank}")
-    method = build_method(cfg, labelled.skeleton, process, fresh=False).train()
+    epoch = steps_per_epoch(cfg, labelled, unlabelled, process)
+    method = build_method(cfg, labelled.skeleton, process, epoch_steps=epoch, fresh=False).train()
     if spec.loader == "classic":
         batches = classic_loader(spec, cfg, process)
     else:

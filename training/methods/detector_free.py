@@ -123,7 +123,7 @@ class DetectorFree(Method):
         self.cfg = cfg
         self.codec: InstanceCodec = ingredients.codec
         self.network = ingredients.make_network(None)
-        self.teacher = cfg.teacher.build(self.network)
+        self.teacher = cfg.teacher.build(self.network, ingredients.epoch_steps)
         device = next(self.network.parameters()).device
         self.thresholds = cfg.thresholds.build().to(device)
         for name in ("labelled_people", "labelled_photos"):  # of this process, for `people_inflation`

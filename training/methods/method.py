@@ -108,12 +108,14 @@ class Ingredients:
 
     `make_network(net)` returns a network on the device, with new weights at each call, built from `net`, or
     from the recipe's own `net` if that is None. `codec` says what its maps mean: a HeatmapCodec,
-    or an InstanceCodec for whole photos.
+    or an InstanceCodec for whole photos. `epoch_steps` is the number of steps that show every labelled and
+    every unlabelled sample once, for teachers that are copied at the end of each epoch.
     """
 
     make_network: Callable[[NetSettings | None], FeatureNet]
     codec: Any
     random_state: RandomState
+    epoch_steps: int = 1
 
 
 @dataclass(frozen=True)

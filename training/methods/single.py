@@ -48,7 +48,7 @@ class Single(ConsistencyMethod):
     def __init__(self, cfg: ConsistencySettings, ingredients: Ingredients) -> None:
         super().__init__(cfg, ingredients)
         self.network = ingredients.make_network(None)
-        self.teacher = cfg.teacher.build(self.network)
+        self.teacher = cfg.teacher.build(self.network, ingredients.epoch_steps)
         self.ensemble = Ensemble(cfg.ensemble, ingredients.codec, self.network)
         self.mixup = cfg.mixup_branch(self.network, ingredients)
 

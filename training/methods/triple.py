@@ -31,7 +31,7 @@ from semipose.training.methods.method import (
     Terms,
     loss_terms,
 )
-from semipose.training.teacher import Ensemble, PreviousEpochTeacherSettings
+from semipose.training.teacher import Ensemble, PreviousEpochTeacher
 
 
 @settings
@@ -47,9 +47,9 @@ class TripleSettings(ConsistencySettings):
     """The network of both teachers, if it differs from the student's; null: `net`."""
     second_teacher_net: NetSettings | None = None
     """The network of the second teacher, if it starts from other weights; null: that of the first one."""
-    epoch_steps: Annotated[int, Field(ge=1)] = 4_682
+    epoch_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps per epoch; the teachers are copied at the end of each epoch, and the copies label in the next
-    one."""
+    one. null: as many as show every labelled and every unlabelled person once."""
     max_inconsistency: Annotated[float, Field(gt=0, le=1)] | None = None
     """Keypoints count only if the teachers' positions differ by less than this share of the heatmap's
     diagonal (published as 0.6, but switched off in every released recipe); null: they all count."""
@@ -86,11 +86,12 @@ class Triple(ConsistencyMethod):
         self.network = ingredients.make_network(None)
         self.a = ingredients.make_network(cfg.teacher_net)
         self.b = ingredients.make_network(cfg.second_teacher_net or cfg.teacher_net)
-        self.labeller_a, self.labeller_b = cfg.teacher.build(self.a), cfg.teacher.build(self.b)
+        self.epoch_steps = cfg.epoch_steps or ingredients.epoch_steps
+        self.labeller_a = cfg.teacher.build(self.a, self.epoch_steps)
+        self.labeller_b = cfg.teacher.build(self.b, self.epoch_steps)
         self.ensemble = Ensemble(cfg.ensemble, ingredients.codec, self.network)
-        period = PreviousEpochTeacherSettings(epoch_steps=cfg.epoch_steps)
-        self.previous_a = period.build(self.labeller_a.source(self.a))
-        self.previous_b = period.build(self.labeller_b.source(self.b))
+        self.previous_a = PreviousEpochTeacher(self.labeller_a.source(self.a), self.epoch_steps)
+        self.previous_b = PreviousEpochTeacher(self.labeller_b.source(self.b), self.epoch_steps)
         trained = (self.a, self.b, self.network)
         self.mixups = tuple(cfg.mixup_branch(network, ingredients) for network in trained)
 
@@ -121,7 +122,7 @@ class Triple(ConsistencyMethod):
         answer, weak = self.ensemble, unlabelled.weak
         of_a = answer(lambda views: self.labeller_a(views, self.a), weak)
         of_b = answer(lambda views: self.labeller_b(views, self.b), weak)
-        if progress.step < self.cfg.epoch_steps:
+        if progress.step < self.epoch_steps:
             corrected = 0.5 * (of_a + of_b)
         else:
             before_a = answer(lambda views: self.previous_a(views, self.a), weak)
