@@ -33,8 +33,8 @@ class People:
         """(N, M, K) bool: keypoints of people that have a place."""
         return (self.visible > 0) & self.is_person[..., None]
 
-    def box_sides(self, *, grown: float) -> tuple[Tensor, Tensor]:
-        """Return the sides of each person's box (N, M, 2) in view px, and whether it has one, (N, M) bool.
+    def box_sides(self, *, grown: float) -> Tensor:
+        """Return the sides of each person's box (N, M, 2) in view px.
 
         Without a box they are the extent of the keypoints, `grown` times as large.
         """
@@ -44,7 +44,16 @@ class People:
         low = torch.where(marked, points_xy, torch.inf).amin(-2)
         high = torch.where(marked, points_xy, -torch.inf).amax(-2)
         extent = torch.where(marked.any(-2), high - low, 0.0)
-        return torch.where(has_box[..., None], sides, grown * extent), has_box
+        return torch.where(has_box[..., None], sides, grown * extent)
+
+
+@dataclass(frozen=True)
+class FoundPeople(People):
+    """People that a teacher found, of whom some keypoints do not count."""
+
+    centres_xy: Tensor
+    """(N, M, 2) float32 in view pixels: where the teacher found each person. Keypoints that do not count, or
+    that the view does not show, have their part in it."""
 
 
 @dataclass(frozen=True)

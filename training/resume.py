@@ -1,6 +1,7 @@
 """Which settings may change when a run is resumed, which may not, and the record of the changes."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -27,12 +28,13 @@ FIXED = (
     ),
     *("labelled_batch", "unlabelled_batch", "loader.shuffle_buffer"),
     *("method.name", "method.teacher.name", "method.layer"),
+    *("method.thresholds.name", "method.thresholds.length"),
     *("method.second_net", "method.teacher_net", "method.second_teacher_net"),
 )
 """Settings, and groups of them, that must not change within a run: the people and how they are scored, so
 that all scores of the run are comparable, and those without which a checkpoint cannot be read."""
-ADDRESSES = ("data.train", "data.val", "data.unlabelled")
-"""Addresses of shards, which may move; their contents are compared instead."""
+ADDRESSES = re.compile(r"data\.(train|val|unlabelled|sources\.\d+\.shards)")
+"""Settings that are addresses of shards, which may move; their contents are compared instead."""
 ROLES = {"labelled": "trained on with labels", "unlabelled": "trained on without labels", "val": "scored"}
 """What the people of a card's entry are used for."""
 LONGEST = 60
@@ -56,7 +58,7 @@ class Changes:
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """The settings in which a run (`runs.read_settings`) differs from others (`schema.plain`).
+    """The settings in which a run (`run_files.read_settings`) differs from others (`schema.plain`).
 
     `output` is left out, because a folder may be moved. If a plug-in was exchanged, only its name is
     compared.
@@ -75,7 +77,7 @@ class Resumed:
     """A resumed run: what its folder says about it so far, and what changes now."""
 
     def __init__(self, cfg: RunSettings, was: Mapping[str, Any]) -> None:
-        """Compare `cfg` with the settings that the run had (`runs.read_settings` of its folder).
+        """Compare `cfg` with the settings that the run had (`run_files.read_settings` of its folder).
 
         Raises InputError for changes that are not allowed within a run.
         """
@@ -103,8 +105,10 @@ class Resumed:
         built again. A card of an older version does not say what the folders held; then the scored people
         must have their old address, and the data streams compare the people that are trained on.
         """
-        for role, purpose in ROLES.items():
-            was, now = self.card.get(role), card[role]
+        parts = [(role, purpose, self.card.get(role), card[role]) for role, purpose in ROLES.items()]
+        sources = zip(self.card.get("sources", ()), card["sources"], strict=False)
+        parts += [("source", "trained on as a source", *each) for each in sources]
+        for role, purpose, was, now in parts:
             if was is None or now is None:
                 continue
             known = [key for key in ("content_sha256", "samples_sha256") if key in was]
@@ -126,9 +130,9 @@ class Resumed:
         run falls back to an older checkpoint, its later changes count from that one.
         """
         for change in self.changes.recorded:
-            if change.setting in ADDRESSES:
+            if ADDRESSES.fullmatch(change.setting):
                 say(f"{change.setting} moved from {change.was} to {change.now}, which holds the same people")
-        settings = [change for change in self.changes.recorded if change.setting not in ADDRESSES]
+        settings = [change for change in self.changes.recorded if not ADDRESSES.fullmatch(change.setting)]
         new = [{"step": step, **asdict(change)} for change in settings]
         if new:
             say(f"changed {in_words(new)}")
@@ -169,7 +173,7 @@ def _holds_settings(value: Any) -> bool:
 
 
 def _is_refused(change: Change) -> bool:
-    if change.setting in ADDRESSES:
+    if ADDRESSES.fullmatch(change.setting):
         return change.was is None or change.now is None
     return any(f"{change.setting}.".startswith(f"{name}.") for name in FIXED)
 

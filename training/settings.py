@@ -79,6 +79,18 @@ class DataSettings:
     device (in the GPU's). They are decoded once, before the first step. If they do not fit, the run stops and
     says how much memory they need."""
 
+    def __post_init__(self) -> None:
+        if self.labelled_share is not None and (self.labelled != "all" or self.subset_seed is not None):
+            other = "labelled" if self.labelled != "all" else "subset_seed"
+            raise ValueError(
+                f"labelled_share and {other} both say which samples are labelled: set {other} to "
+                f"{'all' if other == 'labelled' else 'null'}, or labelled_share to null"
+            )
+        if self.labelled_share is None and self.fold:
+            raise ValueError(
+                "fold is one of the choices of labelled_share: give labelled_share, or set fold to 0"
+            )
+
 
 @settings
 class OptimSettings:
@@ -210,6 +222,10 @@ DECIDE_THE_SCORE = (
     *("protocol", "views", "photo_views", "net", "heatmap", "codec", "evaluation", "method", "optim"),
     *("steps", "labelled_batch", "unlabelled_batch"),
 )
+OF_THE_PEOPLE = (
+    *("labelled", "subset_seed", "labelled_share", "fold"),
+    *("unlabelled_includes_labelled", "sources"),
+)
 
 
 def load_run(recipes: Sequence[Path], overrides: Sequence[str] = ()) -> RunSettings:
@@ -226,7 +242,7 @@ def load_run(recipes: Sequence[Path], overrides: Sequence[str] = ()) -> RunSetti
     if cfg.published:
         plain = load(RunSettings, recipes, ["data.train=-", "data.val=-"])
         is_published = all(getattr(cfg, name) == getattr(plain, name) for name in DECIDE_THE_SCORE)
-        choice = ("labelled", "subset_seed", "labelled_share", "fold")
-        is_published &= all(getattr(cfg.data, name) == getattr(plain.data, name) for name in choice)
+        is_published &= all(getattr(cfg.data, name) == getattr(plain.data, name) for name in OF_THE_PEOPLE)
+        is_published &= (cfg.data.unlabelled is None) == (plain.data.unlabelled is None)
         cfg = cfg if is_published else replace(cfg, published={})
     return cfg

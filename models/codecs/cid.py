@@ -55,7 +55,8 @@ class CIDSettings:
     temperature: Annotated[float, Field(gt=0)] = 0.05
     """Cosines between features are divided by this before they are compared."""
     most_instances: Annotated[int, Field(ge=1)] = 200
-    """How many people of a batch get heatmaps of their own at most, the smallest first (published: any)."""
+    """How many people of a batch get heatmaps of their own at most, the smallest first, whether annotated or
+    found by a teacher (published: any)."""
     candidates: Annotated[int, Field(ge=1)] = 30
     """How many people are decoded from a photo at most."""
     least_centre: Annotated[float, Field(ge=0)] = 0.01
@@ -127,12 +128,14 @@ class CIDCodec(InstanceCodec):
             people = _with_a_row(people)
         height, width = map_hw
         centres = find_centres(people, self.stride)
-        sides, has_box = people.box_sides(grown=GROWN)
+        sides = people.box_sides(grown=GROWN)
         radius = gaussian_radius((sides / self.stride - ROUNDING_CELLS).ceil()).floor()
         middle = (centres.cells + 0.5).floor()
         inside = (middle >= 0).all(-1) & (middle[..., 0] < width) & (middle[..., 1] < height)
-        has_area = ~has_box | (sides.prod(-1) >= self.settings.least_area)
-        has_centre = centres.exists & inside & has_area
+        is_large = sides.prod(-1) >= self.settings.least_area
+        if self.skeleton.num_keypoints == 1:  # whose extent is nothing, where there is no box
+            is_large |= (sides == 0).all(-1)
+        has_centre = centres.exists & inside & is_large
         points = torch.cat((people.points_xy.float() / self.stride, centres.cells[:, :, None]), dim=2)
         marked = torch.cat((people.marked, has_centre[..., None]), dim=2)
         x, y = _gaussians(points, marked, radius, map_hw)
@@ -178,7 +181,7 @@ class CIDCodec(InstanceCodec):
         """
         total, count = focal_loss(maps.heatmaps, targets.heatmaps, counted)
         terms, counts = self._instance_sums(maps, targets, counted)
-        counts = mean_over_ranks(torch.cat((count[None], counts))).clamp(min=1)
+        counts = mean_over_ranks(torch.cat((count[None], counts)))
         return {"heatmaps": total / counts[0]} | _over(terms, counts[1:])
 
     def instance_losses(self, maps: CIDMaps, targets: CIDTargets, counted: Tensor) -> dict[str, Tensor]:
@@ -189,7 +192,7 @@ class CIDCodec(InstanceCodec):
         people.
         """
         terms, counts = self._instance_sums(maps, targets, counted)
-        return _over(terms, mean_over_ranks(counts).clamp(min=1))
+        return _over(terms, mean_over_ranks(counts))
 
     def _instance_sums(
         self, maps: CIDMaps, targets: CIDTargets, counted: Tensor
@@ -216,7 +219,7 @@ class CIDCodec(InstanceCodec):
         p = predicted.float()
         entropy = -(target * p.log() + (1 - target) * (1 - p).log())
         total = (weights * (target - p).square() * entropy).sum()
-        return total / mean_over_ranks((target > 0.5).sum().float()).clamp(min=1)
+        return total / mean_over_ranks((target > 0.5).sum().float())
 
     @torch.no_grad()
     def decode(self, maps: CIDMaps) -> Instances:

@@ -171,7 +171,7 @@ class DEKRCodec(InstanceCodec):
         predicted = gather_cells(maps.offsets.float(), targets.cells).view_as(targets.offsets)
         errors = F.smooth_l1_loss(predicted, targets.offsets, beta=SMOOTH_L1_BETA, reduction="none")
         count = mean_over_ranks(2.0 * (weights > 0).sum())
-        offsets = (errors * weights[..., None]).sum() / count.clamp(min=1)
+        offsets = (errors * weights[..., None]).sum() / count
         return {"offsets": self.settings.offset_weight * offsets}
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from torch import Tensor
 from semipose.models.codecs.heatmap import STRIDE, heatmap_loss, mirror_images, warp
 from semipose.models.codecs.on_device import on_device
 from semipose.pipelines.batch import LabelledPhotos
-from semipose.pipelines.people import People
+from semipose.pipelines.people import FoundPeople, People
 from semipose.sharding.annotations.skeleton import Skeleton
 
 LEAST_DIAGONAL_CELLS = 2.0
@@ -187,7 +187,8 @@ class Centres(NamedTuple):
     """Where the people of a batch are and how large."""
 
     cells: Tensor
-    """(N, M, 2) float32: the mean of a person's marked keypoints, in cells, between cells."""
+    """(N, M, 2) float32: the mean of a person's marked keypoints, in cells, between cells; or where a teacher
+    found the person."""
     diagonal: Tensor
     """(N, M) float32: the diagonal of the box of these keypoints in cells, 0 for a single one."""
     exists: Tensor
@@ -195,7 +196,7 @@ class Centres(NamedTuple):
 
 
 def find_centres(people: People, stride: float) -> Centres:
-    """Find the centres and sizes of `people`."""
+    """Find the centres and sizes of `people`; FoundPeople have their centre where the teacher found them."""
     marked = people.marked[..., None]
     points = torch.where(marked, people.points_xy.float() / stride, 0.0)
     count = marked.sum(-2)
@@ -203,17 +204,23 @@ def find_centres(people: People, stride: float) -> Centres:
     low = torch.where(marked, points, torch.inf).amin(-2)
     high = torch.where(marked, points, -torch.inf).amax(-2)
     diagonal = torch.where(exists, (high - low).norm(dim=-1), 0.0)
-    return Centres(points.sum(-2) / count.clamp(min=1), diagonal, exists)
+    cells = points.sum(-2) / count.clamp(min=1)
+    if isinstance(people, FoundPeople):
+        cells = torch.where(exists[..., None], people.centres_xy.float() / stride, 0.0)
+    return Centres(cells, diagonal, exists)
 
 
 @torch.no_grad()
 def mean_over_ranks(count: Tensor) -> Tensor:
-    """Return the mean over all processes, on each of them; every process must call this."""
+    """Return the mean of numbers over all processes, on each of them; every process must call this.
+
+    A number that is 0 on every process counts as one in all, so that losses can be divided by the mean.
+    """
     if not (dist.is_available() and dist.is_initialized()):
-        return count
+        return count.clamp(min=1)
     total = count.clone()
     dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return total.clamp(min=1) / dist.get_world_size()
 
 
 class LocalPeaks(NamedTuple):

@@ -237,6 +237,38 @@ def test_a_file_for_another_command_is_one_sentence(cls, text: str, said: str, t
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("word", "has_score"),
+    [
+        ("data.train=elsewhere", True),
+        ("data.labelled=5000", False),
+        ("data.unlabelled=others", False),
+        ("data.unlabelled_includes_labelled=false", False),
+        ("data.sources=[{shards: taught}]", False),
+    ],
+)
+def test_a_run_on_other_people_has_no_published_score(word: str, has_score: bool):
+    files = [CONFIGS / "protocols" / "coco-1k.yaml", CONFIGS / "methods" / "single_cutout.yaml"]
+    assert bool(load_run(files, [word]).published) == has_score
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data.labelled=500"], "data: labelled_share and labelled both say .*: set labelled to all, or"),
+        (
+            ["data.subset_seed=3"],
+            "labelled_share and subset_seed both say .*: set subset_seed to null, or",
+        ),
+        (["data.labelled_share=null", "data.fold=2"], "data: fold is one of the choices of labelled_share: "),
+    ],
+)
+def test_settings_of_the_labelled_people_that_would_be_ignored_are_refused(words: list[str], said: str):
+    files = [CONFIGS / "protocols" / "coco-photos.yaml", CONFIGS / "methods" / "detector_free.yaml"]
+    with pytest.raises(InputError, match=said):
+        load_run(files, words)
+
+
 @pytest.mark.parametrize("protocol", ["coco-photos", "crowdpose-photos"])
 def test_labelled_photos_are_not_unlabelled_too(protocol):
     """The headers say: all others unlabelled."""

@@ -153,6 +153,19 @@ def test_a_run_with_a_source_that_was_interrupted_ends_with_the_same_weights(tin
         assert torch.equal(weight, resumed.method.state_dict()[name]), name
 
 
+def test_the_shards_of_a_source_may_move_but_not_change(
+    tiny_run: MakeRun, taught: Path, drawn_shards: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = "data.sources=[{shards: %s, batch: 4}]"
+    run(tiny_run("supervised", words % taught, "steps=1"), resume=False)
+    moved = taught.rename(taught.with_name("moved"))
+    job = run(tiny_run("supervised", words % moved, "steps=2"), resume=True)
+    assert job.step == 2
+    assert f"data.sources.0.shards moved from {taught} to {moved}" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"people who are trained on as a source are not those of the run"):
+        run(tiny_run("supervised", words % (drawn_shards / "val"), "steps=3"), resume=True)
+
+
 def test_a_source_that_never_counts_is_said_at_the_start(
     tiny_run: MakeRun, taught: Path, capsys: pytest.CaptureFixture[str]
 ):

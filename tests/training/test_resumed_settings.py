@@ -17,7 +17,7 @@ from semipose.sharding.settings import BuildSettings
 from semipose.training.experiments.tables import CompareSettings, read_all, report
 from semipose.training.resume import Resumed, compare_settings
 from semipose.training.run import run
-from semipose.training.settings import RunSettings
+from semipose.training.settings import RunSettings, load_run
 
 MakeRun = Callable[..., RunSettings]
 
@@ -73,6 +73,26 @@ def test_what_a_checkpoint_cannot_be_read_without_is_refused_by_its_name(tiny_ru
         Resumed(
             tiny_run("supervised", dual % "{pretrained: false}"), plain(tiny_run("supervised", dual % "null"))
         )
+
+
+@pytest.mark.parametrize(("key", "value", "was"), [("name", "fixed", "mixture"), ("length", "512", "2048")])
+def test_thresholds_with_other_buffers_are_refused_by_their_name(key: str, value: str, was: str) -> None:
+    recipe = Path(__file__).parents[2] / "configs/protocols/coco-photos.yaml"
+    words = ["method.name=detector_free", "output=run"]
+    before, after = (
+        load_run([recipe], [*words, *more]) for more in ([], [f"method.thresholds.{key}={value}"])
+    )
+    with pytest.raises(InputError, match=rf"method\.thresholds\.{key} was {was} and is {value}: "):
+        Resumed(after, plain(before))
+
+
+def test_the_shards_of_a_source_may_move(tiny_run: MakeRun) -> None:
+    was, now = (plain(tiny_run("supervised", f"data.sources=[{{shards: {name}}}]")) for name in "ab")
+    changes = compare_settings(was, now)
+    assert not changes.refused
+    assert [change.setting for change in changes.recorded] == ["data.sources.0.shards"]
+    heavier = plain(tiny_run("supervised", "data.sources=[{shards: a, weight: 2}]"))
+    assert [change.setting for change in compare_settings(was, heavier).refused] == ["data.sources.0.weight"]
 
 
 def test_all_other_changes_are_printed_and_recorded_with_their_step(tiny_run: MakeRun) -> None:

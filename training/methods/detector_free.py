@@ -203,7 +203,7 @@ class DetectorFree(Method):
         answer, pseudo = self.teacher_people(unlabelled.weak, unlabelled.weak_frame)
         high, low = self.thresholds(pseudo.score)
         keep, ignore = pseudo.decide(high, low)
-        kept, ignored = in_strong_view(cfg.gates, pseudo, keep, ignore, unlabelled)
+        kept, ignored = in_strong_view(cfg.gates, pseudo, keep, ignore, unlabelled, self.codec.stride)
         terms = pseudo.terms(keep, ignore) | {"tau_high": high, "tau_low": low}
         terms["people_inflation"] = (
             terms["kept_people"] * self.labelled_photos / self.labelled_people.clamp(min=1)

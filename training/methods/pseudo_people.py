@@ -17,7 +17,7 @@ from semipose.models.codecs.instances import LEAST_AREA, InstanceCodec, Instance
 from semipose.models.codecs.on_device import on_device
 from semipose.pipelines.batch import UnlabelledBatch
 from semipose.pipelines.geometry import apply
-from semipose.pipelines.people import People
+from semipose.pipelines.people import FoundPeople
 from semipose.pipelines.strong.scene import Scene
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -118,12 +118,17 @@ def is_inside(points_xy: Tensor, view_hw: tuple[int, int]) -> Tensor:
 
 
 def in_strong_view(
-    cfg: GateSettings, pseudo: PseudoPeople, keep: Tensor, ignore: Tensor, unlabelled: UnlabelledBatch
-) -> tuple[People, People]:
-    """Move the people who are kept and ignored into the strong view.
+    cfg: GateSettings,
+    pseudo: PseudoPeople,
+    keep: Tensor,
+    ignore: Tensor,
+    unlabelled: UnlabelledBatch,
+    stride: float,
+) -> tuple[FoundPeople, FoundPeople]:
+    """Move the people who are kept and ignored into the strong view, and the centres of their maps.
 
     Keypoints outside the view are left out, and then kept people with too few of them. The visibility of a
-    keypoint is the teacher's confidence, at most 1. Nobody has a box.
+    keypoint is the teacher's confidence, at most 1. Nobody has a box. stride: view px between two cells.
     """
     people, view_hw = pseudo.people, (unlabelled.strong.shape[-2], unlabelled.strong.shape[-1])
     points = apply(unlabelled.strong_from_weak, people.points_xy.flatten(1, 2)).view_as(people.points_xy)
@@ -133,7 +138,9 @@ def in_strong_view(
     visible = torch.where(keypoints, people.confidence.clamp(max=1), 0.0)
     faint = ((people.confidence > LEAST_CONFIDENCE) & is_shown).float()
     corners = points.new_zeros(*keep.shape, 4, 2)
-    return People(points, visible, keep, corners), People(points, faint, ignore, corners)
+    centres = apply(unlabelled.strong_from_weak, stride * people.cells.float())
+    kept = FoundPeople(points, visible, keep, corners, centres)
+    return kept, FoundPeople(points, faint, ignore, corners, centres)
 
 
 def scene_of(pseudo: PseudoPeople, unlabelled: UnlabelledBatch) -> Scene:

@@ -151,13 +151,18 @@ def posterior(values: Tensor, mixture: Tensor) -> Tensor:
 
 
 def em_step(values: Tensor, is_there: Tensor, mixture: Tensor) -> Tensor:
-    """Return the mixture (3, 2) after one step of expectation maximisation on values (R,) that are there."""
+    """Return the mixture (3, 2) after one step of expectation maximisation on values (R,) that are there.
+
+    The Gaussian with the lower mean comes first: while all values are close together both become the same,
+    and rounding would decide which of them is the upper one once the values part.
+    """
     shares = torch.where(is_there, posterior(values, mixture), 0.0)
     counts = shares.sum(1)
     divisor = counts.clamp(min=1e-6)
     means = torch.where(counts > 1e-6, (shares * values).sum(1) / divisor, mixture[1])
     variances = (shares * (values - means[:, None]) ** 2).sum(1) / divisor
-    return torch.stack((counts / counts.sum().clamp(min=1e-6), means, variances.clamp(min=LEAST_SD**2)))
+    weights = counts / counts.sum().clamp(min=1e-6)
+    return torch.stack((weights, means, variances.clamp(min=LEAST_SD**2)))[:, means.argsort()]
 
 
 def all_ranks(scores: Tensor) -> Tensor:

@@ -103,7 +103,8 @@ def gaussians_by_loop(
     drawn = [(cells[k] if visible[k] else None) for k in range(len(visible))] + [middle]
     near = [math.floor(v + 0.5) for v in middle]
     inside = 0 <= near[0] < HW[1] and 0 <= near[1] < HW[0]
-    if not inside or (has_box and sides[0] * sides[1] < least_area):
+    is_point = len(visible) == 1 and not has_box
+    if not inside or (sides[0] * sides[1] < least_area and not is_point):
         drawn[-1] = None
     maps: list[np.ndarray | None] = []
     for cell in drawn:

@@ -16,6 +16,7 @@ from semipose.models.codecs.instances import (
     on_device,
     suppress,
 )
+from semipose.pipelines.people import FoundPeople
 from tests.models.codecs.scenes import STRIDE, pad, random_batch
 
 
@@ -70,6 +71,18 @@ def test_centres_and_diagonals_are_those_of_a_plain_loop() -> None:
                 assert centres.diagonal[n, m].item() == pytest.approx(diagonal, rel=1e-5)
     assert centres.cells.isfinite().all()
     assert centres.diagonal.isfinite().all()
+
+
+def test_people_whom_a_teacher_found_have_their_centre_where_it_found_them() -> None:
+    """A person whose legs do not count is not taught a centre in the chest."""
+    people = random_batch(3, (2, 1), 17, (30, 40))
+    given = torch.rand(2, 2, 2) * 100
+    found = FoundPeople(*vars(people).values(), given)
+    centres, plain = find_centres(found, STRIDE), find_centres(people, STRIDE)
+    torch.testing.assert_close(centres.cells[centres.exists], given[centres.exists] / STRIDE)
+    assert not centres.cells[~centres.exists].any()
+    assert torch.equal(centres.diagonal, plain.diagonal)
+    assert torch.equal(centres.exists, plain.exists)
 
 
 def test_a_person_without_marked_keypoints_has_no_centre() -> None:

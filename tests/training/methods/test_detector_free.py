@@ -242,16 +242,19 @@ def test_people_move_into_the_strong_view_and_lose_what_it_does_not_show() -> No
     )
     confidence = torch.tensor([[[0.9, 1.2, 0.8, 0.04], [0.9, 0.9, 0.9, 0.9]]])
     yes = torch.ones(1, 2) > 0
-    people = Instances(points, confidence, confidence[..., 0], yes, torch.zeros(1, 2, 2))
+    cells = torch.tensor([[[5, 2], [12, 3]]])
+    people = Instances(points, confidence, confidence[..., 0], yes, cells)
     counted = confidence > 0.3
     pseudo = PseudoPeople(people, counted, counted, torch.ones(1, 2, 4), confidence[..., 0], yes)
     matrix = torch.tensor([[[1.0, 0, 4], [0, 1, -6]]])
     view = torch.zeros(1, 3, SIDE, SIDE)
     unlabelled = UnlabelledBatch(view, view, matrix)
-    kept, ignored = in_strong_view(GateSettings(min_keypoints=2), pseudo, yes, yes, unlabelled)
+    kept, ignored = in_strong_view(GateSettings(min_keypoints=2), pseudo, yes, yes, unlabelled, stride=4)
     torch.testing.assert_close(kept.points_xy[0], apply(matrix.expand(2, 2, 3), points[0]))
     torch.testing.assert_close(kept.visible, torch.tensor([[[0.9, 1, 0, 0], [0, 0, 0, 0]]]))
     assert kept.is_person.tolist() == [[True, False]]  # the second has no keypoint left
+    for moved in (kept, ignored):
+        torch.testing.assert_close(moved.centres_xy, torch.tensor([[[24.0, 2], [52, 6]]]))
     assert ignored.visible.tolist() == [[[1, 1, 0, 0], [0, 0, 0, 0]]]
 
 
@@ -611,7 +614,7 @@ def rank_of_two(rank: int, file: str) -> None:
     """Rank 1 has nobody. Both must leave with the same counts, mixture and gradient."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-    assert mean_over_ranks(torch.tensor(float(rank))) == 0.5
+    assert mean_over_ranks(torch.tensor([float(rank), 0.0])).tolist() == [0.5, 0.5]  # at least one in all
     for family in ("dekr", "cid", "ae"):
         method = make_method(family, seed=rank, burn_in=0.0)
         labelled, unlabelled = make_batches(rank)

@@ -74,6 +74,19 @@ def test_high_is_the_upper_mean_and_low_is_between() -> None:
     assert 0.3 < low < 0.55  # between 0.2 and 0.7, where both are equally likely
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("spread", [0.005, 0.02])
+def test_a_teacher_whose_scores_were_all_alike_gets_its_thresholds_later(spread: float, seed: int) -> None:
+    """Both Gaussians are then the same, and either could become the upper one."""
+    thresholds, rng = mixture(), np.random.default_rng(seed)
+    for _ in range(60):
+        thresholds(torch.from_numpy(rng.normal(0.2, spread, (4, 15))).float())
+    for number in range(120):
+        high, low = thresholds(scores(60, 1_000 * seed + number).view(4, 15))
+    assert high == pytest.approx(0.7, abs=0.03)
+    assert 0.3 < low < 0.55
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [
