@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from semipose.configs.errors import InputError
 from semipose.label.cvat import read_cvat
 from semipose.label.label_studio import read_label_studio
-from semipose.label.labels import LabelledPerson, LabelledPhoto, Labels, read_coco_labels
+from semipose.label.labels import LabelledPerson, LabelledPhoto, Labels, PhotosByName, read_coco_labels
 from semipose.label.out import unlabel_outside
 from semipose.label.yolo import DATA, read_yolo
 from semipose.sharding.annotations.boxes import box_overlap
@@ -133,18 +133,20 @@ def _only_one(path: Path, folder: Path) -> Path:
     return files[0]
 
 
-def compare(sent: Labels, back: Labels, waiting: Sequence[str]) -> tuple[Labels, Changes]:
-    """The labels that came back, with the ids and boxes that went out, and what has changed.
+def compare(
+    sent: Labels, back: Labels, waiting: Sequence[str], path: Path = Path("the export")
+) -> tuple[Labels, Changes]:
+    """The labels that came back from `path`, with the ids and boxes that went out, and what has changed.
 
     People are the same if the tool kept their id; otherwise those with the highest OKS or IoU are. Raises
-    InputError if no photo is among those that went out.
+    InputError if no photo is among those that went out, or if one may be several of them.
     """
     sent_by_name = {photo_key(photo.file_name): photo for photo in sent.photos}
-    by_base = {Path(name).name: photo for name, photo in sent_by_name.items()}
+    sent_photos = PhotosByName(sent_by_name, path)
     changes = Changes(not_back=list(waiting))
     photos, returned = [], set()
     for photo in back.photos:
-        known = sent_by_name.get(photo_key(photo.file_name)) or by_base.get(Path(photo.file_name).name)
+        known = sent_photos.find(photo.file_name)
         before = known or LabelledPhoto(photo.file_name, photo.size_wh)
         returned.add(photo_key(before.file_name) if known else "")
         photos.append(_compare_photo(before, photo, sent, changes))

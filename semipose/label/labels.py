@@ -6,20 +6,22 @@ tool adds or takes away half a pixel.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
 
 from semipose.configs.errors import InputError
+from semipose.sharding.annotations.boxes import AREA_OF_BOX
 from semipose.sharding.annotations.category import from_category
 from semipose.sharding.annotations.formats.rows import read_json
 from semipose.sharding.annotations.record import photo_key
 from semipose.sharding.annotations.skeleton import DEFAULT_SIGMA, Skeleton, to_category
 
+T = TypeVar("T")
 PERSON_ID = "person_id"
 """The attribute in which a person's id goes out, where the tool has attributes."""
 
@@ -124,7 +126,7 @@ def annotation_of(person: LabelledPerson, category_id: int) -> dict[str, Any]:
     row: dict[str, Any] = {
         "category_id": category_id,
         "bbox": box.round(3).tolist(),
-        "area": round(float(box[2] * box[3]), 2),
+        "area": round(AREA_OF_BOX * float(box[2] * box[3]), 2),
         "iscrowd": 0,
         "num_keypoints": person.num_labelled,
         "keypoints": keypoints,
@@ -264,6 +266,40 @@ def order_of_names(path: Path, has: Sequence[str], wanted: Sequence[str]) -> lis
             "the keypoints that `semipose label out` wrote, or rename them back"
         )
     return [list(has).index(name) for name in wanted]
+
+
+class PhotosByName(Generic[T]):
+    """Things by the names of their photos, found also if a tool left folders out or put its own in front."""
+
+    def __init__(self, things: Mapping[str, T], where: Path) -> None:
+        self.things = {photo_key(name): thing for name, thing in things.items()}
+        self.where = where
+        self._with_base: dict[str, list[str]] = {}
+        for name in self.things:
+            self._with_base.setdefault(PurePosixPath(name).name, []).append(name)
+
+    def find(self, file_name: str) -> T | None:
+        """The thing of a photo: of clip1/1.jpg also for 1.jpg or photos/clip1/1.jpg, never for clip2/1.jpg.
+
+        Raises InputError if several fit.
+        """
+        key = photo_key(file_name)
+        if key in self.things:
+            return self.things[key]
+        base = PurePosixPath(key).name
+        fitting = [name for name in self._with_base.get(base, ()) if _same_end(name, key)]
+        if len(fitting) > 1:
+            raise InputError(
+                f"{self.where}: {file_name} may be {' or '.join(fitting[:3])}: write its folders too, or "
+                "give the photos names that differ"
+            )
+        return self.things[fitting[0]] if fitting else None
+
+
+def _same_end(one: str, other: str) -> bool:
+    """Whether the longer of two paths ends with the shorter."""
+    pairs = zip(reversed(PurePosixPath(one).parts), reversed(PurePosixPath(other).parts), strict=False)
+    return all(a == b for a, b in pairs)
 
 
 def refuse_repeated_photos(path: Path, photos: Iterable[LabelledPhoto]) -> None:

@@ -15,6 +15,7 @@ from semipose.label.labels import (
     LabelledPerson,
     LabelledPhoto,
     Labels,
+    PhotosByName,
     annotation_of,
     as_json,
     order_of_names,
@@ -47,7 +48,7 @@ def receive(path: Path, cfg: InSettings, console: Console) -> None:
         )
     sent = read_coco_labels(sent_file)
     back, waiting = read_export(path, sent)
-    labels, changes = compare(sent, back, waiting)
+    labels, changes = compare(sent, back, waiting, path)
     for line in changes.lines():
         console.print(line, highlight=False, soft_wrap=True)
     went_out = changes.kept + len(changes.removed)
@@ -57,8 +58,8 @@ def receive(path: Path, cfg: InSettings, console: Console) -> None:
             f"purpose, give most_removed=1; {cfg.into} is as it was"
         )
     content = _read_target(cfg.into, sent)
-    image_ids = _merge(content, labels, sent, cfg.into)
-    _replace(content, image_ids, sent_file.parent, cfg, console)
+    sent_names = _merge(content, labels, sent, cfg.into)
+    _replace(content, sent_names, sent_file.parent, cfg, console)
 
 
 def _read_target(into: Path, sent: Labels) -> dict[str, Any]:
@@ -77,8 +78,10 @@ def _read_target(into: Path, sent: Labels) -> dict[str, Any]:
     return dict(content)
 
 
-def _merge(content: dict[str, Any], labels: Labels, sent: Labels, into: Path) -> set[int]:
-    """Put the people of each returned photo into the file; returns the ids of the photos that get some.
+def _merge(content: dict[str, Any], labels: Labels, sent: Labels, into: Path) -> dict[int, str]:
+    """Put the people of each returned photo into the file.
+
+    Returns, by the ids of the photos that get some, the names under which the photos went out.
 
     People who went out from this file keep their ids, and are removed if the tool removed them. Others take
     the place of a person at the same position, or are added.
@@ -91,8 +94,7 @@ def _merge(content: dict[str, Any], labels: Labels, sent: Labels, into: Path) ->
     if category is None:
         raise InputError(f"{into}: no category has `keypoints`: give your COCO file of poses")
     order = order_of_names(into, names, category["keypoints"])  # theirs, from ours
-    images = {photo_key(str(row["file_name"])): row for row in content["images"]}
-    by_base = {Path(name).name: row for name, row in images.items()}
+    images = PhotosByName({str(row["file_name"]): row for row in content["images"]}, into)
     rows_of: dict[Any, list[dict[str, Any]]] = {}
     for row in content["annotations"]:
         if row.get("category_id") == category["id"] and not row.get("iscrowd"):
@@ -100,10 +102,10 @@ def _merge(content: dict[str, Any], labels: Labels, sent: Labels, into: Path) ->
     sent_photos = {photo_key(photo.file_name): photo for photo in sent.photos}
     next_image = max((row["id"] for row in content["images"]), default=0) + 1
     next_id = max((row["id"] for row in content["annotations"]), default=0) + 1
-    image_ids = set()
+    sent_names: dict[int, str] = {}
     for photo in labels.photos:
         key = photo_key(photo.file_name)
-        image = images.get(key) or by_base.get(Path(key).name)
+        image = images.find(key)
         if image is None:
             image = {"id": next_image, "file_name": photo.file_name}
             if photo.size_wh is not None:
@@ -111,22 +113,51 @@ def _merge(content: dict[str, Any], labels: Labels, sent: Labels, into: Path) ->
             content["images"].append(image)
             next_image += 1
         if photo.people:
-            image_ids.add(image["id"])
+            sent_names[image["id"]] = key
         rows = rows_of.get(image["id"], [])
         before = sent_photos.get(key, LabelledPhoto(key, None)).people
-        own, replaced, gone = _places(photo, before, rows, order, sent.skeleton.sigmas)
-        removed = {id(rows[i]) for i in gone}
-        content["annotations"] = [row for row in content["annotations"] if id(row) not in removed]
-        for index, person in enumerate(photo.people):
-            made = annotation_of(_reordered(person, order), category["id"])
-            place = own.get(index, replaced.get(index))
-            if place is not None:
-                rows[place].pop("segmentation", None) if place in replaced.values() else None
-                rows[place] |= made
-            else:
-                content["annotations"].append({"id": next_id, "image_id": image["id"], **made})
-                next_id += 1
-    return image_ids
+        gone, added = _merge_people(photo, before, rows, order, category["id"], sent.skeleton.sigmas)
+        content["annotations"] = [row for row in content["annotations"] if id(row) not in gone]
+        for number, made in enumerate(added, start=next_id):
+            content["annotations"].append({"id": number, "image_id": image["id"], **made})
+        next_id += len(added)
+    return sent_names
+
+
+def _merge_people(
+    photo: LabelledPhoto,
+    before: list[LabelledPerson],
+    rows: list[dict[str, Any]],
+    order: list[int],
+    category_id: int,
+    sigmas: tuple[float, ...],
+) -> tuple[set[int], list[dict[str, Any]]]:
+    """Write the people of a photo who have a row into it.
+
+    Returns the rows that the tool removed, by `id()`, and the annotations of the others without their ids.
+    """
+    own, replaced, gone = _places(photo, before, rows, order, sigmas)
+    added = []
+    for index, person in enumerate(photo.people):
+        made = annotation_of(_reordered(person, order), category_id)
+        if index in own:
+            row = rows[own[index]]
+            row |= made | {"area": _area(row, made)}
+        elif index in replaced:
+            rows[replaced[index]].pop("segmentation", None)
+            rows[replaced[index]] |= made
+        else:
+            added.append(made)
+    return {id(rows[i]) for i in gone}, added
+
+
+def _area(row: dict[str, Any], made: dict[str, Any]) -> float:
+    """The area of a person who came back: that of the file, scaled if the box has changed since."""
+    area, box = row.get("area"), row.get("bbox")
+    if not area or not box or len(box) != 4 or min(box[2:]) <= 0:
+        return float(made["area"])
+    width, height = made["bbox"][2:]
+    return round(float(area) * width * height / (box[2] * box[3]), 2)
 
 
 def _reordered(person: LabelledPerson, order: list[int]) -> LabelledPerson:
@@ -185,11 +216,16 @@ def _is_same(old: LabelledPerson, row: LabelledPerson) -> bool:
 
 
 def _replace(
-    content: dict[str, Any], image_ids: set[int], sent_folder: Path, cfg: InSettings, console: Console
+    content: dict[str, Any],
+    sent_names: dict[int, str],
+    sent_folder: Path,
+    cfg: InSettings,
+    console: Console,
 ) -> None:
     """Check the result as shards are checked, and that photos are there; back the file up and replace it.
 
-    image_ids: the photos that got people. sent_folder: what went out, with the photos.
+    sent_names: by the ids of the photos that got people, the names under which they went out. sent_folder:
+    what went out, with the photos.
     """
     into = cfg.into
     into.parent.mkdir(parents=True, exist_ok=True)
@@ -200,8 +236,11 @@ def _replace(
             annotations = CocoStyleFormat(annotations=candidate, images=cfg.images or str(into.parent)).read()
             inspect_people(annotations)
         annotations.findings.file = str(into)
-        names = {each.file_name for each in annotations.persons if each.image_id in image_ids}
-        names |= {photo.file_name for photo in annotations.empty_photos if photo.id in image_ids}
+        names = {
+            photo_key(str(row["file_name"])): sent_names[row["id"]]
+            for row in content["images"]
+            if row["id"] in sent_names
+        }
         _refuse_photos(annotations.photos, names, sent_folder, into)
         found = (annotations.findings,)
         print_table(console, f"{into}: {len(annotations.persons):,} people", found)
@@ -223,20 +262,21 @@ def _replace(
     console.print(f"{into}: {done}", highlight=False, soft_wrap=True)
 
 
-def _refuse_photos(photos: Photos, names: set[str], sent_folder: Path, into: Path) -> None:
+def _refuse_photos(photos: Photos, names: dict[str, str], sent_folder: Path, into: Path) -> None:
     """Raise InputError if a photo of people who came back is absent, or another one than the one sent.
 
-    No shards could be built of it, or they would show other people.
+    No shards could be built of it, or they would show other people. names: by their names in the file, those
+    under which they went out.
     """
-    absent = photos.absent(names)
+    absent = photos.absent(set(names))
     if absent:
         raise InputError(
             f"{photos.location}: {len(absent):,} of the {len(names):,} photos with people are not here, such "
             f"as {min(absent)}: copy them here under the same names, or correct images=, and repeat the "
             f"command; {into} is as it was"
         )
-    for name in sorted(names):
-        for copy in (sent_folder / PHOTOS / name, sent_folder / IMAGES / name):
+    for name, sent_name in sorted(names.items()):
+        for copy in (sent_folder / PHOTOS / sent_name, sent_folder / IMAGES / sent_name):
             if copy.is_file() and copy.read_bytes() != photos.read(name):
                 raise InputError(
                     f"{photos.where(name)}: this is another photo than the one that went out ({copy}): give "

@@ -7,6 +7,7 @@ no ids, so people are recognised by their keypoints and boxes.
 """
 
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,10 @@ DATA, IMAGES, LINES = "data.yaml", "images/train", "labels/train"
 
 
 def yolo_files(labels: Labels) -> dict[str, bytes]:
-    """data.yaml and the labels of each photo. Raises InputError for a photo without a size."""
+    """data.yaml and the labels of each photo.
+
+    Raises InputError for a photo without a size, and for photos whose labels would be in one file.
+    """
     skeleton = labels.skeleton
     data = {
         "path": ".",
@@ -32,9 +36,13 @@ def yolo_files(labels: Labels) -> dict[str, bytes]:
     }
     files = {DATA: yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode()}
     for photo in labels.photos:
-        files[_label_file(photo.file_name)] = "".join(
-            _line(person, photo) for person in photo.people
-        ).encode()
+        file = _label_file(photo.file_name)
+        if file in files:
+            raise InputError(
+                f"{photo.file_name}: in the YOLO format its labels are in {file}, like those of "
+                "another photo: rename one of them, or choose another format="
+            )
+        files[file] = "".join(_line(person, photo) for person in photo.people).encode()
     return files
 
 
@@ -78,9 +86,10 @@ def read_yolo(path: Path, sent: Labels) -> Labels:
     listed = content.get("kpt_names") or {}
     own = (listed.get(0) if isinstance(listed, dict) else listed) or names
     order = order_of_names(data, own, names)
+    bases = Counter(Path(_label_file(photo.file_name)).name for photo in sent.photos)
     photos = []
     for photo in sent.photos:
-        file = _find_labels(data.parent, photo.file_name)
+        file = _find_labels(data.parent, photo.file_name, bases)
         if file is not None and photo.size_wh is not None:
             people = [
                 _read_line(line, f"{file}:{number}", photo.size_wh, order, shape[1])
@@ -91,11 +100,17 @@ def read_yolo(path: Path, sent: Labels) -> Labels:
     return Labels(bare_skeleton(names), sent.category, photos)
 
 
-def _find_labels(folder: Path, file_name: str) -> Path | None:
-    """The labels of a photo where they went out, or wherever a tool put them below `labels`."""
+def _find_labels(folder: Path, file_name: str, bases: Counter[str]) -> Path | None:
+    """The labels of a photo where they went out, or wherever a tool put them below `labels`.
+
+    bases: how many photos went out whose files of labels have the same last name; of several, a file in
+    another folder may be that of another photo.
+    """
     file = folder / _label_file(file_name)
     if file.is_file():
         return file
+    if bases[file.name] > 1:
+        return None
     matches = sorted((folder / "labels").rglob(file.name)) if (folder / "labels").is_dir() else []
     return matches[0] if len(matches) == 1 else None
 

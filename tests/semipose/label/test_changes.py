@@ -10,6 +10,8 @@ import pytest
 
 from semipose.configs.errors import InputError
 from semipose.label import command
+from semipose.label.labels import PhotosByName
+from semipose.sharding.annotations.boxes import AREA_OF_BOX
 from tests.semipose.label.drawn import bring_in, export_of, people_of, send_out, write_predictions
 
 
@@ -59,6 +61,87 @@ def test_a_box_that_became_the_extent_of_the_keypoints_is_given_back(source: Pat
         for row, other in zip(rows, people_of(merged)[name], strict=True):
             assert row["id"] == other["id"]
             np.testing.assert_allclose(other["bbox"], row["bbox"], atol=0.1)
+
+
+def test_areas_of_the_file_stay_and_new_people_get_that_of_the_project(source: Path, tmp_path: Path) -> None:
+    """OKS divides by the area, so a round trip must not move any score."""
+    mine = source / "keypoints.json"
+    content = json.loads(mine.read_text())
+    for row in content["annotations"]:
+        row["area"], row["segmentation"] = 1234.5 + row["id"], [[1, 2, 3, 4, 5, 6]]
+    mine.write_text(json.dumps(content))
+    folder = send_out(source, tmp_path / "out", "format=coco")
+    export = json.loads((folder / "annotations.json").read_text())
+    for row in export["annotations"]:
+        if row["id"] == 41:
+            row["bbox"][2] *= 2  # the box was wrong
+    added = {"id": 900, "image_id": 4, "category_id": 7, "bbox": [10, 20, 50, 100], "iscrowd": 0}
+    export["annotations"].append({**added, "keypoints": [30, 60, 2] * 17, "attributes": {}})
+    (folder / "annotations.json").write_text(json.dumps(export))
+    merged, _ = bring_in(folder / "annotations.json", mine, *words(folder, source))
+    rows = {row["id"]: row for row in merged["annotations"]}
+    for row in content["annotations"]:
+        times = 2 if row["id"] == 41 else 1
+        assert rows[row["id"]]["area"] == pytest.approx(times * row["area"], rel=1e-3)
+        assert rows[row["id"]]["segmentation"] == row["segmentation"]
+    (new,) = set(rows) - {row["id"] for row in content["annotations"]}
+    assert rows[new]["area"] == pytest.approx(AREA_OF_BOX * 50 * 100)
+
+
+def test_a_photo_is_found_by_the_end_of_its_path_alone() -> None:
+    photos = PhotosByName({"clip1/1.png": "one", "./clip2/1.png": "two", "a.png": "a"}, Path("my.json"))
+    assert photos.find("clip1/1.png") == photos.find("data\\clip1\\1.png") == "one"
+    assert photos.find("photos/clip2/1.png") == "two"
+    assert photos.find("elsewhere/a.png") == "a"
+    assert photos.find("clip3/1.png") is photos.find("b.png") is None
+    with pytest.raises(InputError, match=r"my\.json: 1\.png may be clip1/1\.png or clip2/1\.png: "):
+        photos.find("1.png")
+
+
+def test_people_of_a_photo_that_the_file_lacks_are_not_given_to_another(source: Path, tmp_path: Path) -> None:
+    """The file has other/b_0001.png, and clip/b_0001.png came back."""
+    mine = source / "keypoints.json"
+    folder = send_out(source, tmp_path / "out", "format=coco")
+    mine.write_text(mine.read_text().replace("clip/b_0001.png", "other/b_0001.png"))
+    (source / "photos" / "other").mkdir()
+    shutil.copy(source / "photos" / "a.png", source / "photos" / "other" / "b_0001.png")
+    merged, _ = bring_in(folder / "annotations.json", mine, *words(folder, source))
+    names = {row["id"]: row["file_name"] for row in merged["images"]}
+    people = [names[row["image_id"]] for row in merged["annotations"]]
+    assert sorted(people) == [*["a.png"] * 3, "clip/b_0001.png", *["clip/b_0002.png"] * 2, "other/b_0001.png"]
+
+
+def test_a_photo_found_under_a_shorter_name_must_be_the_one_that_went_out(
+    source: Path, tmp_path: Path
+) -> None:
+    folder = send_out(source, tmp_path / "out", "format=coco")
+    mine = source / "keypoints.json"
+    mine.write_text(mine.read_text().replace("clip/b_0001.png", "b_0001.png"))
+    shutil.copy(source / "photos" / "a.png", source / "photos" / "b_0001.png")
+    with pytest.raises(InputError, match=r"b_0001\.png: this is another photo than the one that went out"):
+        bring_in(folder / "annotations.json", mine, *words(folder, source))
+
+
+def test_photos_that_differ_in_their_ending_do_not_go_out_for_yolo(source: Path, tmp_path: Path) -> None:
+    mine = source / "keypoints.json"
+    mine.write_text(mine.read_text().replace("empty.png", "a.jpg"))
+    shutil.copy(source / "photos" / "a.png", source / "photos" / "a.jpg")
+    with pytest.raises(InputError, match=r"^a\.jpg: in the YOLO format its labels are in labels"):
+        send_out(source, tmp_path / "out", "format=yolo")
+
+
+def test_labels_of_another_folder_are_not_those_of_a_photo_with_the_same_name(
+    source: Path, tmp_path: Path
+) -> None:
+    mine = source / "keypoints.json"
+    mine.write_text(mine.read_text().replace("clip/b_0002.png", "more/b_0001.png"))
+    (source / "photos" / "more").mkdir()
+    shutil.copy(source / "photos" / "clip" / "b_0002.png", source / "photos" / "more" / "b_0001.png")
+    folder = send_out(source, tmp_path / "out", "format=yolo")
+    next((folder / "labels").rglob("more/b_0001.txt")).unlink()
+    merged, said = bring_in(folder, tmp_path / "new.json", *words(folder, source))
+    assert "1 photos did not come back labelled and stay as they were: more/b_0001.png" in said
+    assert len(merged["annotations"]) == 4
 
 
 def test_a_task_that_nobody_submitted_changes_nothing(source: Path, tmp_path: Path) -> None:
