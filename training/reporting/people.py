@@ -182,8 +182,9 @@ def _matched(
     people_of_photo, rows_of_photo = defaultdict(list), defaultdict(list)
     for person, row in enumerate(rows):
         people_of_photo[row["image_id"]].append(person)
+    records = predictions.record_rows
     for i in np.argsort(-scores, kind="stable").tolist():
-        rows_of_photo[predictions.record_rows[i]["image_id"]].append(i)
+        rows_of_photo[records[i]["image_id"]].append(i)
     pairs: list[tuple[int, int]] = []
     false_rows: list[int] = []
     for photo, found in rows_of_photo.items():
