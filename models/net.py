@@ -45,15 +45,19 @@ class NetSettings:
     The images that they expect are assumed to be normalised as timm says for the backbone's name and tag."""
 
     start_from: str | None = None
-    """A trained network to go on from, backbone and head: a run, a model folder, a file of safetensors, or
-    hf://OWNER/NAME. Keypoints keep what was learnt for those of the same name; new ones start at random."""
+    """A trained network to go on from, backbone and head, used instead of `pretrained`: a run, a model
+    folder, a file of safetensors, or hf://OWNER/NAME. Keypoints keep what was learnt for those of the same
+    name; new ones start at random."""
+
+    @property
+    def loads_pretrained(self) -> bool:
+        """Whether timm's weights are loaded: neither `weights` nor `start_from` is used instead of them."""
+        return self.pretrained and self.weights is None and self.start_from is None
 
     def __post_init__(self) -> None:
-        if self.start_from is not None and (self.pretrained or self.weights is not None):
-            other = "weights" if self.weights is not None else "pretrained"
+        if self.start_from is not None and self.weights is not None:
             raise ValueError(
-                f"start_from and {other} both say what the backbone starts from: set {other} to "
-                f"{'null' if other == 'weights' else 'false'}, or start_from to null"
+                "start_from and weights both say what the backbone starts from: set one of them to null"
             )
         if self.pretrained and self.weights is None and isinstance(self.backbone, LightSettings):
             raise ValueError(
@@ -126,13 +130,13 @@ def build_net(cfg: NetSettings, num_keypoints: int, *, loads_weights: bool = Tru
     them. `start_from` is not read here (models/start.py). Raises InputError if weights cannot be loaded, or
     if the head cannot use the features of the backbone.
     """
-    has_weights = cfg.pretrained or cfg.weights is not None
+    has_weights = cfg.loads_pretrained or cfg.weights is not None
     weights = Path(cfg.weights) if cfg.weights is not None and loads_weights else None
     if isinstance(cfg.backbone, LightSettings):
         backbone: Light | ResNet | HRNet | TimmFeatures = cfg.backbone.build(weights=weights)
         renormalise = None
     else:
-        backbone = cfg.backbone.build(pretrained=cfg.pretrained and loads_weights, weights=weights)
+        backbone = cfg.backbone.build(pretrained=cfg.loads_pretrained and loads_weights, weights=weights)
         renormalise = renormalise_for(cfg.backbone.timm_name) if has_weights else None
     if cfg.start_from is not None:  # the trained network says how, and a checkpoint keeps it
         renormalise = Renormalise((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), is_saved=True)

@@ -115,7 +115,7 @@ def _origin(net: NetSettings) -> str:
 
 def _licences(net: NetSettings) -> dict[str, str]:
     """The licences of what a network started from, by name, where they are known."""
-    if net.weights is not None or not net.pretrained or isinstance(net.backbone, LightSettings):
+    if not net.loads_pretrained or isinstance(net.backbone, LightSettings):
         return {}
     licence = weights_licence(net.backbone.timm_name)
     return {f"timm's {net.backbone.timm_name}": licence} if licence else {}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from semipose.configs.load import InputError
 from semipose.models.backbones.light import LightSettings
+from semipose.models.backbones.resnet import ResNetSettings
 from semipose.models.codecs.ae import AESettings
 from semipose.models.codecs.cid import CIDSettings
 from semipose.models.codecs.dekr import DEKRSettings
@@ -296,7 +297,23 @@ def test_what_is_no_trained_network_is_refused_with_the_setting(trained: Trained
 
 
 def test_two_settings_for_one_start_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"start_from and pretrained both say .*set pretrained to false"):
-        NetSettings(start_from="runs/first", pretrained=True)
-    with pytest.raises(ValueError, match=r"start_from and weights both say .*set weights to null"):
+    with pytest.raises(ValueError, match=r"start_from and weights both say .*set one of them to null"):
         NetSettings(start_from="runs/first", weights="resnet18.pth", pretrained=True)
+
+
+def test_a_network_that_goes_on_fetches_no_pretrained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes with `pretrained: true` take start_from as it stands."""
+    given: list[Any] = []
+    build = ResNetSettings.build
+    monkeypatch.setattr(
+        ResNetSettings,
+        "build",
+        lambda self, *, pretrained, weights: (
+            given.append((pretrained, weights)) or build(self, pretrained=False, weights=None)
+        ),
+    )
+    network = build_net(NetSettings(start_from="runs/first", pretrained=True), 5)
+    assert given == [(False, None)]
+    expected = build_net(NetSettings(start_from="runs/first"), 5)
+    assert network.state_dict().keys() == expected.state_dict().keys()
+    assert torch.equal(network.renormalise.scale, expected.renormalise.scale)
