@@ -171,9 +171,12 @@ def read_coco_labels(path: Path, *, names: Sequence[str] | None = None) -> Label
     keypoints to read, in their order; None: those of the one category that has keypoints. Raises InputError
     for another file, another set of keypoints, and rows that do not fit it.
     """
-    file = read_json(path, _File, expected="a COCO file with images, annotations and categories")
-    category = _choose_category(path, file.categories, names)
-    order = order_of_names(path, category["keypoints"], names or category["keypoints"])
+    expected = "a COCO file with images, annotations and categories"
+    file = read_json(path, _File, expected=expected, strict=False)
+    categories = _choose_categories(path, file.categories, names)
+    category = categories[0]
+    names_here = names or category["keypoints"]
+    orders = {int(row["id"]): order_of_names(path, row["keypoints"], names_here) for row in categories}
     photos = {
         image.id: LabelledPhoto(
             image.file_name,
@@ -184,14 +187,14 @@ def read_coco_labels(path: Path, *, names: Sequence[str] | None = None) -> Label
     }
     refuse_repeated_photos(path, photos.values())
     for row in file.annotations:
-        if row.iscrowd or row.category_id != category["id"]:
+        if row.iscrowd or row.category_id not in orders:
             continue
         if row.image_id not in photos:
             raise InputError(
                 f"{path}: annotation {row.id} names image {row.image_id}, which `images` does not list: "
                 "correct its image_id, or remove it"
             )
-        photos[row.image_id].people.append(_person_of(row, path, order))
+        photos[row.image_id].people.append(_person_of(row, path, orders[row.category_id]))
     skeleton = bare_skeleton(names) if names is not None else from_category(category, where=str(path))
     return Labels(skeleton, (int(category["id"]), str(category.get("name"))), list(photos.values()))
 
@@ -201,20 +204,24 @@ def bare_skeleton(names: Sequence[str]) -> Skeleton:
     return Skeleton(names=tuple(names), flip_pairs=(), bones=(), sigmas=(DEFAULT_SIGMA,) * len(names))
 
 
-def _choose_category(
+def _choose_categories(
     path: Path, categories: Sequence[dict[str, Any]], names: Sequence[str] | None
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
+    """The categories with the keypoints `names`, or with those of the first one; at least one."""
     having = [row for row in categories if row.get("keypoints")]
     if not having:
         raise InputError(
             f"{path}: no category has `keypoints`, so this is no file of poses: export it as COCO keypoints"
         )
-    if len(having) > 1 and names is not None:
+    if names is not None:
         having = [row for row in having if set(row["keypoints"]) == set(names)] or having
-    if len(having) > 1:
+    if any(set(row["keypoints"]) != set(having[0]["keypoints"]) for row in having):
         listed = ", ".join(repr(row.get("name")) for row in having)
-        raise InputError(f"{path}: several categories have keypoints ({listed}): leave the file one of them")
-    return having[0]
+        raise InputError(
+            f"{path}: several categories have keypoints, and not the same ({listed}): leave the file one of "
+            "them"
+        )
+    return having
 
 
 def _person_of(row: _Row, path: Path, order: Sequence[int]) -> LabelledPerson:

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from semipose.configs.errors import InputError
-from semipose.label.back import SAME_BOX_PX, compare, match, read_export
+from semipose.label.back import MOVED_PX, SAME_BOX_PX, compare, match, read_export
 from semipose.label.labels import (
     LabelledPerson,
     LabelledPhoto,
@@ -18,6 +18,7 @@ from semipose.label.labels import (
     PhotosByName,
     annotation_of,
     as_json,
+    as_person_id,
     order_of_names,
     read_coco_labels,
 )
@@ -81,27 +82,19 @@ def _read_target(into: Path, sent: Labels) -> dict[str, Any]:
 def _merge(content: dict[str, Any], labels: Labels, sent: Labels, into: Path) -> dict[int, str]:
     """Put the people of each returned photo into the file.
 
-    Returns, by the ids of the photos that get some, the names under which the photos went out.
-
-    People who went out from this file keep their ids, and are removed if the tool removed them. Others take
-    the place of a person at the same position, or are added.
+    Returns, by the ids of the photos that get some, the names under which the photos went out. People who
+    went out from this file keep their ids, and are removed if the tool removed them. Others take the place of
+    a person at the same position, or are added.
     """
-    names = labels.skeleton.names
-    category = next(
-        (row for row in content["categories"] if set(row.get("keypoints") or ()) == set(names)),
-        next((row for row in content["categories"] if row.get("keypoints")), None),
-    )
-    if category is None:
-        raise InputError(f"{into}: no category has `keypoints`: give your COCO file of poses")
-    order = order_of_names(into, names, category["keypoints"])  # theirs, from ours
+    categories = _categories(content, labels, into)
     images = PhotosByName({str(row["file_name"]): row for row in content["images"]}, into)
     rows_of: dict[Any, list[dict[str, Any]]] = {}
     for row in content["annotations"]:
-        if row.get("category_id") == category["id"] and not row.get("iscrowd"):
-            rows_of.setdefault(row["image_id"], []).append(row)
+        if row.get("category_id") in categories and not row.get("iscrowd"):
+            rows_of.setdefault(_id_of(row, into, "image_id"), []).append(row)
     sent_photos = {photo_key(photo.file_name): photo for photo in sent.photos}
-    next_image = max((row["id"] for row in content["images"]), default=0) + 1
-    next_id = max((row["id"] for row in content["annotations"]), default=0) + 1
+    next_image = max((_id_of(row, into) for row in content["images"]), default=0) + 1
+    next_id = max((_id_of(row, into) for row in content["annotations"]), default=0) + 1
     sent_names: dict[int, str] = {}
     for photo in labels.photos:
         key = photo_key(photo.file_name)
@@ -112,52 +105,104 @@ def _merge(content: dict[str, Any], labels: Labels, sent: Labels, into: Path) ->
                 image |= {"width": photo.size_wh[0], "height": photo.size_wh[1]}
             content["images"].append(image)
             next_image += 1
+        image_id = _id_of(image, into)
         if photo.people:
-            sent_names[image["id"]] = key
-        rows = rows_of.get(image["id"], [])
+            sent_names[image_id] = key
         before = sent_photos.get(key, LabelledPhoto(key, None)).people
-        gone, added = _merge_people(photo, before, rows, order, category["id"], sent.skeleton.sigmas)
+        rows = [_Row(row, categories[row["category_id"]], into) for row in rows_of.get(image_id, [])]
+        gone, new = _merge_people(photo, before, rows, sent.skeleton.sigmas)
         content["annotations"] = [row for row in content["annotations"] if id(row) not in gone]
-        for number, made in enumerate(added, start=next_id):
+        category_id, order = next(iter(categories.items()))
+        for number, person in enumerate(new, start=next_id):
+            made = annotation_of(_reordered(person, order), category_id)
             content["annotations"].append({"id": number, "image_id": image["id"], **made})
-        next_id += len(added)
+        next_id += len(new)
     return sent_names
 
 
+def _categories(content: dict[str, Any], labels: Labels, into: Path) -> dict[Any, list[int]]:
+    """The categories of the file with the keypoints of the labels, that of the labels' name first.
+
+    By their ids: where each keypoint of theirs stands among those of the labels. Raises InputError if no
+    category has these keypoints.
+    """
+    names = labels.skeleton.names
+    having = [row for row in content["categories"] if row.get("keypoints")]
+    fitting = [row for row in having if set(row["keypoints"]) == set(names)] or having[:1]
+    if not fitting:
+        raise InputError(f"{into}: no category has `keypoints`: give your COCO file of poses")
+    fitting.sort(key=lambda row: row.get("name") != labels.category[1])
+    return {row["id"]: order_of_names(into, names, row["keypoints"]) for row in fitting}
+
+
+def _id_of(row: dict[str, Any], into: Path, key: str = "id") -> int:
+    number = as_person_id(row.get(key))
+    if number is None:
+        raise InputError(f"{into}: {key} is {row.get(key)!r} in a row, and no whole number: correct it")
+    return number
+
+
+class _Row:
+    """A row of the user's file, its person in the order of the labels' keypoints, and that order."""
+
+    def __init__(self, row: dict[str, Any], order: list[int], into: Path) -> None:
+        self.row, self.order = row, order
+        self.id = _id_of(row, into)
+        self.person = _person_of_row(row, order)
+
+    def replace(self, person: LabelledPerson) -> None:
+        """Give the row to another person."""
+        self.row.pop("segmentation", None)
+        self.row |= annotation_of(_reordered(person, self.order), self.row["category_id"])
+
+    def change(self, person: LabelledPerson, before: LabelledPerson) -> None:
+        """Take over what differs between a person who came back and the one who went out.
+
+        All else stays as it is: keypoints and parts of boxes outside the photo, which do not go out, and the
+        area, which is scaled if the box has changed.
+        """
+        made = annotation_of(_reordered(person, self.order), self.row["category_id"])
+        was = annotation_of(_reordered(before, self.order), self.row["category_id"])
+        points, old, own = (np.reshape(row["keypoints"], (-1, 3)) for row in (made, was, self._full(made)))
+        is_same = (points[:, 2] == old[:, 2]) & (
+            (points[:, 2] == 0) | (np.abs(points[:, :2] - old[:, :2]).max(axis=1) <= MOVED_PX)
+        )
+        kept = np.where(is_same[:, None], own, points)
+        made["keypoints"] = [
+            value for x, y, v in kept.tolist() for value in (round(x, 3), round(y, 3), int(v))
+        ]
+        made["num_keypoints"] = int((kept[:, 2] > 0).sum())
+        area, box = self.row.get("area"), self.row.get("bbox")
+        if box and len(box) == 4 and np.abs(np.subtract(made["bbox"], was["bbox"])).max() < SAME_BOX_PX:
+            made |= {"bbox": box, "area": area or made["area"]}
+        elif area and box and len(box) == 4 and min(box[2:]) > 0:
+            width, height = made["bbox"][2:]
+            made["area"] = round(float(area) * width * height / (box[2] * box[3]), 2)
+        self.row |= made
+
+    def _full(self, made: dict[str, Any]) -> dict[str, Any]:
+        """The row if it has all keypoints, else what came back."""
+        return self.row if len(self.row.get("keypoints") or ()) == len(made["keypoints"]) else made
+
+
 def _merge_people(
-    photo: LabelledPhoto,
-    before: list[LabelledPerson],
-    rows: list[dict[str, Any]],
-    order: list[int],
-    category_id: int,
-    sigmas: tuple[float, ...],
-) -> tuple[set[int], list[dict[str, Any]]]:
+    photo: LabelledPhoto, before: list[LabelledPerson], rows: list[_Row], sigmas: tuple[float, ...]
+) -> tuple[set[int], list[LabelledPerson]]:
     """Write the people of a photo who have a row into it.
 
-    Returns the rows that the tool removed, by `id()`, and the annotations of the others without their ids.
+    Returns the rows that the tool removed, by `id()`, and the people without a row.
     """
-    own, replaced, gone = _places(photo, before, rows, order, sigmas)
-    added = []
+    own, replaced, gone = _places(photo, before, rows, sigmas)
+    sent = {person.id: person for person in before}
+    new = []
     for index, person in enumerate(photo.people):
-        made = annotation_of(_reordered(person, order), category_id)
         if index in own:
-            row = rows[own[index]]
-            row |= made | {"area": _area(row, made)}
+            rows[own[index]].change(person, sent[person.id])
         elif index in replaced:
-            rows[replaced[index]].pop("segmentation", None)
-            rows[replaced[index]] |= made
+            rows[replaced[index]].replace(person)
         else:
-            added.append(made)
-    return {id(rows[i]) for i in gone}, added
-
-
-def _area(row: dict[str, Any], made: dict[str, Any]) -> float:
-    """The area of a person who came back: that of the file, scaled if the box has changed since."""
-    area, box = row.get("area"), row.get("bbox")
-    if not area or not box or len(box) != 4 or min(box[2:]) <= 0:
-        return float(made["area"])
-    width, height = made["bbox"][2:]
-    return round(float(area) * width * height / (box[2] * box[3]), 2)
+            new.append(person)
+    return {id(rows[i].row) for i in gone}, new
 
 
 def _reordered(person: LabelledPerson, order: list[int]) -> LabelledPerson:
@@ -168,28 +213,23 @@ def _reordered(person: LabelledPerson, order: list[int]) -> LabelledPerson:
 
 
 def _places(
-    photo: LabelledPhoto,
-    before: list[LabelledPerson],
-    rows: list[dict[str, Any]],
-    order: list[int],
-    sigmas: tuple[float, ...],
+    photo: LabelledPhoto, before: list[LabelledPerson], rows: list[_Row], sigmas: tuple[float, ...]
 ) -> tuple[dict[int, int], dict[int, int], list[int]]:
     """By index in the photo, the row whose person came back, and the row to replace; and rows that went.
 
     A row went out if a person of its id did, at its position: ids of predictions mean nothing here.
     """
-    existing = [_person_of_row(row, order) for row in rows]
-    row_of_id: dict[int, int] = {}
-    for index, person in enumerate(existing):
+    row_of_id: dict[int | None, int] = {}
+    for index, row in enumerate(rows):
         for old in before:
-            if old.id == rows[index]["id"] and _is_same(old, person):
-                row_of_id[rows[index]["id"]] = index
+            if old.id == row.id and _is_same(old, row.person):
+                row_of_id[row.id] = index
     own = {i: row_of_id[person.id] for i, person in enumerate(photo.people) if person.id in row_of_id}
     gone = sorted(set(row_of_id.values()) - set(own.values()))
     others = [i for i in range(len(photo.people)) if i not in own]
     free = [i for i in range(len(rows)) if i not in set(row_of_id.values())]
     anonymous = [LabelledPerson(photo.people[i].keypoints, photo.people[i].box_xywh) for i in others]
-    pairs = match([existing[i] for i in free], anonymous, sigmas, least=0.5)
+    pairs = match([rows[i].person for i in free], anonymous, sigmas, least=0.5)
     return own, {others[a]: free[b] for a, b in pairs.items()}, gone
 
 
@@ -227,19 +267,20 @@ def _replace(
     sent_names: by the ids of the photos that got people, the names under which they went out. sent_folder:
     what went out, with the photos.
     """
-    into = cfg.into
+    into = cfg.into.resolve()  # a link stays one
     into.parent.mkdir(parents=True, exist_ok=True)
     candidate = into.with_name(f"{into.name}.{os.getpid()}.tmp")
     try:
         write_atomic(candidate, as_json(content))
         with np.errstate(all="ignore"):
-            annotations = CocoStyleFormat(annotations=candidate, images=cfg.images or str(into.parent)).read()
+            photos_at = cfg.images or str(cfg.into.parent)
+            annotations = CocoStyleFormat(annotations=candidate, images=photos_at).read()
             inspect_people(annotations)
-        annotations.findings.file = str(into)
+        annotations.findings.file = str(cfg.into)
         names = {
-            photo_key(str(row["file_name"])): sent_names[row["id"]]
+            photo_key(str(row["file_name"])): sent_names[_id_of(row, into)]
             for row in content["images"]
-            if row["id"] in sent_names
+            if _id_of(row, into) in sent_names
         }
         _refuse_photos(annotations.photos, names, sent_folder, into)
         found = (annotations.findings,)

@@ -145,19 +145,20 @@ def _plainly(error: Exception) -> str:
     return f"{key}: {text}" if key else text
 
 
-def read_json(path: Path, kind: type[Content], *, expected: str) -> Content:
+def read_json(path: Path, kind: type[Content], *, expected: str, strict: bool = True) -> Content:
     """A JSON file as `kind`, whose `msgspec.Raw` parts stay in the mapped file.
 
     A byte order mark is skipped, and a gzip file unpacked to a temporary file. expected: what the file
-    should be, for the message. Raises InputError for a file that cannot be read, is not JSON, holds something
-    else, is nested too deeply, or has a value of more than `LARGEST_VALUE` bytes.
+    should be, for the message. strict: False where numbers may be written as text or with a needless
+    fraction. Raises InputError for a file that cannot be read, is not JSON, holds something else, is nested
+    too deeply, or has a value of more than `LARGEST_VALUE` bytes.
     """
     content = _map(path)
     if content[: len(_BOM)] == _BOM:
         content = content[len(_BOM) :]
     _refuse_giant_values(path, content)
     try:
-        return msgspec.json.decode(content, type=kind)
+        return msgspec.json.decode(content, type=kind, strict=strict)
     except msgspec.ValidationError as error:
         if is_json_lines(content):
             raise json_lines_error(path) from error

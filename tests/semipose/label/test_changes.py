@@ -12,7 +12,7 @@ from semipose.configs.errors import InputError
 from semipose.label import command
 from semipose.label.labels import PhotosByName
 from semipose.sharding.annotations.boxes import AREA_OF_BOX
-from tests.semipose.label.drawn import bring_in, export_of, people_of, send_out, write_predictions
+from tests.semipose.label.drawn import FORMATS, bring_in, export_of, people_of, send_out, write_predictions
 
 
 @pytest.fixture
@@ -86,6 +86,88 @@ def test_areas_of_the_file_stay_and_new_people_get_that_of_the_project(source: P
         assert rows[row["id"]]["segmentation"] == row["segmentation"]
     (new,) = set(rows) - {row["id"] for row in content["annotations"]}
     assert rows[new]["area"] == pytest.approx(AREA_OF_BOX * 50 * 100)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_round_trip_changes_no_row_that_nobody_changed(form: str, source: Path, tmp_path: Path) -> None:
+    """Neither boxes and keypoints beyond the photo, which do not go out, nor values that nobody here reads."""
+    mine = source / "keypoints.json"
+    content = json.loads(mine.read_text())
+    first, second = content["annotations"][:2]
+    first["bbox"] = [-12.5, 20.5, 112.875, 250.0]  # beyond the left and the lower edge of 332 x 207
+    first["keypoints"][:3], second["keypoints"][3:6] = [-40.5, 5.25, 2], [50.5, 300.25, 1]
+    for row in content["annotations"]:
+        row |= {"area": 321.5, "segmentation": [[1, 2, 3, 4, 5, 6]], "colour": "red"}
+        row["num_keypoints"] = sum(v > 0 for v in row["keypoints"][2::3])
+        del row["peaks"], row["score"]
+    mine.write_text(json.dumps(content))
+    folder = send_out(source, tmp_path / "out", f"format={form}")
+    merged, said = bring_in(export_of(folder, form), mine, *words(folder, source))
+    assert "0 keypoints moved" in said
+    for row, other in zip(content["annotations"], merged["annotations"], strict=True):
+        assert other.pop("keypoints") == pytest.approx(row.pop("keypoints"), abs=0.01)
+        assert other == row
+
+
+def test_people_of_every_category_with_these_keypoints_keep_their_places(
+    source: Path, tmp_path: Path
+) -> None:
+    """The shards read such categories together."""
+    mine = source / "keypoints.json"
+    content = json.loads(mine.read_text())
+    names = content["categories"][0]["keypoints"]
+    content["categories"].append({"id": 9, "name": "acrobat", "keypoints": names})
+    for row in content["annotations"][1:3]:
+        row["category_id"] = 9
+    mine.write_text(json.dumps(content))
+    folder = send_out(source, tmp_path / "out", "format=coco")
+    export = json.loads((folder / "annotations.json").read_text())
+    moved = next(row for row in export["annotations"] if row["id"] == content["annotations"][1]["id"])
+    moved["keypoints"][:3] = [150, 60, 2]
+    (folder / "annotations.json").write_text(json.dumps(export))
+    merged, said = bring_in(folder / "annotations.json", mine, *words(folder, source))
+    assert "6 came back, 0 were added, 0 were removed" in said
+    assert len(merged["annotations"]) == 6
+    for row, other in zip(content["annotations"], merged["annotations"], strict=True):
+        assert other["category_id"] == row["category_id"]
+        expected = row["keypoints"]
+        if row["id"] == moved["id"]:
+            expected = [150, 60, 2, *expected[3:]]
+        assert other["keypoints"] == pytest.approx(expected, abs=0.01)
+
+
+def test_ids_that_are_written_as_text_or_with_a_fraction_are_read_and_kept(
+    source: Path, tmp_path: Path
+) -> None:
+    mine = source / "keypoints.json"
+    content = json.loads(mine.read_text())
+    for row in content["images"]:
+        row["id"] = str(row["id"])
+    for row in content["annotations"]:
+        row["id"], row["image_id"] = float(row["id"]), str(row["image_id"])
+    mine.write_text(json.dumps(content))
+    folder = send_out(source, tmp_path / "out", "format=coco")
+    merged, said = bring_in(folder / "annotations.json", mine, *words(folder, source))
+    assert "6 came back, 0 were added, 0 were removed" in said
+    assert [row["id"] for row in merged["annotations"]] == [row["id"] for row in content["annotations"]]
+    merged["annotations"][0].pop("id")
+    mine.write_text(json.dumps(merged))
+    with pytest.raises(InputError, match=r"keypoints\.json: id is None in a row, and no whole number"):
+        bring_in(folder / "annotations.json", mine, *words(folder, source))
+
+
+def test_a_link_to_the_file_stays_a_link(source: Path, tmp_path: Path) -> None:
+    folder = send_out(source, tmp_path / "out", "format=coco")
+    real, link = tmp_path / "real" / "my.json", tmp_path / "link.json"
+    real.parent.mkdir()
+    shutil.copy(source / "keypoints.json", real)
+    link.symlink_to(real)
+    export = json.loads((folder / "annotations.json").read_text())
+    export["annotations"][0]["keypoints"][:3] = [77, 66, 1]
+    (folder / "annotations.json").write_text(json.dumps(export))
+    bring_in(folder / "annotations.json", link, *words(folder, source))
+    assert link.is_symlink()
+    assert json.loads(real.read_text())["annotations"][0]["keypoints"][:3] == [77, 66, 1]
 
 
 def test_a_photo_is_found_by_the_end_of_its_path_alone() -> None:
