@@ -104,6 +104,7 @@ def choose(labels: Labels, cfg: NextSettings, console: Console) -> list[Candidat
             least = int(np.argmin(means))
             sequence = grouping.group_of(photo.file_name)
             candidates.append(Candidate(photo, people[least], means[least], sequence))
+    _note_other_folders(labels, done, cfg, console)
     if nobody:
         console.print(
             f"note: in {nobody:,} photos nobody was found, and they are not chosen", highlight=False
@@ -117,6 +118,21 @@ def choose(labels: Labels, cfg: NextSettings, console: Console) -> list[Candidat
     if len(chosen) < cfg.n:
         console.print(_few(len(chosen), candidates, cfg), highlight=False, soft_wrap=True)
     return chosen
+
+
+def _note_other_folders(labels: Labels, done: set[str], cfg: NextSettings, console: Console) -> None:
+    """Say that photos may be labelled ones under names with other folders, which are chosen again."""
+    by_last = {Path(name).name: name for name in done}
+    keys = [photo_key(photo.file_name) for photo in labels.photos]
+    alike = [key for key in keys if key not in done and Path(key).name in by_last]
+    if alike:
+        console.print(
+            f"note: {len(alike):,} photos have the names of labelled ones in other folders, such as "
+            f"{alike[0]} and {by_last[Path(alike[0]).name]}, and count as not labelled: if they are the same "
+            f"photos, give them by the folder from which {cfg.labelled} names them",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _few(count: int, candidates: list[Candidate], cfg: NextSettings) -> str:

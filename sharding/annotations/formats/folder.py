@@ -1,5 +1,7 @@
 """A folder of unlabelled photos, whole or with boxes of their people, but without joints."""
 
+import hashlib
+import posixpath
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -88,16 +90,26 @@ class FolderFormat:
 
 
 def labelled_names(labelled: Annotations, photos: Photos, names: Iterable[str]) -> set[str]:
-    """Those names of photos under which the labelled set has the same photo, with people in it.
+    """Those names of photos that the labelled set has too, with people in them.
 
-    The photos of another location are compared by their bytes: both may have a 0001.jpg.
+    The photos of another location may have other folders in their names, and both locations may have a
+    0001.jpg: those with the same last name are compared by their bytes.
     """
     of_people = {photo_key(person.file_name): person.file_name for person in labelled.persons}
-    shared = of_people.keys() & set(names)
     if photos == labelled.photos:
-        return shared
-    shared -= {photo_key(name) for name in labelled.photos.absent(of_people[name] for name in shared)}
-    return {name for name in shared if photos.read(name) == labelled.photos.read(of_people[name])}
+        return of_people.keys() & set(names)
+    by_last: dict[str, list[str]] = {}
+    for name in names:
+        by_last.setdefault(posixpath.basename(name), []).append(name)
+    theirs = {name for key, name in of_people.items() if posixpath.basename(key) in by_last}
+    known = {_identity(labelled.photos, name) for name in theirs - labelled.photos.absent(theirs)}
+    lasts = {posixpath.basename(photo_key(name)) for name in theirs}
+    return {name for last in lasts for name in by_last[last] if _identity(photos, name) in known}
+
+
+def _identity(photos: Photos, name: str) -> tuple[str, bytes]:
+    """The last part of a photo's name, and the hash of its bytes."""
+    return posixpath.basename(photo_key(name)), hashlib.sha256(photos.read(name)).digest()
 
 
 def _read_labelled(source: CocoStyleFormat) -> Annotations:

@@ -90,7 +90,7 @@ def test_areas_of_the_file_stay_and_new_people_get_that_of_the_project(source: P
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_round_trip_changes_no_row_that_nobody_changed(form: str, source: Path, tmp_path: Path) -> None:
-    """Neither boxes and keypoints beyond the photo, which do not go out, nor values that nobody here reads."""
+    """Neither boxes and keypoints beyond the photo, which do not go out, nor values that nobody reads."""
     mine = source / "keypoints.json"
     content = json.loads(mine.read_text())
     first, second = content["annotations"][:2]

@@ -103,6 +103,19 @@ def test_photos_that_have_labels_and_photos_of_nobody_are_left_out(tmp_path: Pat
     assert "only 2 photos can be chosen" in said
 
 
+def test_photos_whose_names_have_other_folders_than_the_labelled_ones_are_said(tmp_path: Path):
+    labels = photos(person(0.1), person(0.2))
+    known = Labels(SKELETON, (1, "person"), [replace(labels.photos[0], file_name="clip/photo_0_a.jpg")])
+    (tmp_path / "my.json").write_text(json.dumps(known.to_coco()))
+    console = Console(record=True, file=(tmp_path / "said").open("w"), width=300)
+
+    assert len(chosen(labels, console, labelled=tmp_path / "my.json")) == 2
+
+    said = console.export_text()
+    assert "note: 1 photos have the names of labelled ones in other folders" in said
+    assert "such as photo_0_a.jpg and clip/photo_0_a.jpg, and count as not labelled" in said
+
+
 def test_people_who_came_back_without_a_labelled_keypoint_are_not_labelled(tmp_path: Path):
     """Shards drop them, so their photo can be chosen again."""
     labels = photos(person(0.2), person(0.3))

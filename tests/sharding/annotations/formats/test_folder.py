@@ -178,6 +178,22 @@ class TestLabelled:
             NAMES[2],
         ]
 
+    def test_in_a_folder_above_or_below_only_copies_of_them_are(self, photos, tmp_path):
+        """The labelled set names sub/x.jpg and other/x.jpg, and the photos of sub are the unlabelled ones."""
+        name = NAMES[2]
+        assert name.startswith("sub/")
+        other = photos / name.replace("sub/", "other/")
+        other.parent.mkdir()
+        other.write_bytes(jpeg(8))
+        labelled = labels(tmp_path, name, other.relative_to(photos).as_posix(), "me.png", images=photos)
+        for folder in (photos / "sub", other.parent):
+            annotations = read(folder, labelled=labelled)
+            assert other.name not in [person.file_name for person in annotations.persons]
+            assert annotations.findings.ids(IS_LABELLED) == [other.name]
+        (photos / "more").mkdir()
+        (photos / "more" / other.name).write_bytes(jpeg(10))
+        assert len(read(photos / "more", labelled=labelled).persons) == 1
+
     def test_labels_that_cannot_be_read_are_refused(self, photos, tmp_path):
         labelled = labels(tmp_path, *NAMES, images=photos)
         content = json.loads(labelled.annotations.read_text())
