@@ -55,8 +55,9 @@ class ConsistencySettings(RampSettings):
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the sum of the paths' losses."""
     labels: Literal["heatmaps", "keypoints"] = "heatmaps"
-    """What the student's target is: the teacher's heatmaps (published), or a Gaussian at each keypoint
-    that these decode to."""
+    """What the student's target is: the teacher's heatmaps (published), or a Gaussian at each of their
+    peaks, read by the quarter shift. Both are drawn in the weak view and warped into the strong one, so the
+    Gaussians are as large in relation to the person as there."""
     min_peak: Annotated[float, Field(ge=0)] = 0.0
     """Only pseudo labels whose peak is above this count (published: 0.1 in SSPCM); with 0 all of them
     count."""
@@ -94,8 +95,6 @@ class PseudoLabels:
     """(N, K, 2) heatmap px: the highest cells of the heatmaps."""
     peaks: torch.Tensor
     """(N, K): the values there."""
-    points_weak: torch.Tensor | None
-    """(N, K, 2) view px: the decoded keypoints, if the target is drawn from them."""
     target: torch.Tensor
     """(N, K, h, w): the target, still in the weak view."""
     joint_weights: torch.Tensor
@@ -141,35 +140,13 @@ class ConsistencyMethod(Method):
 
     def pseudo_labels(self, heatmaps: torch.Tensor) -> PseudoLabels:
         """Labels from the teacher's heatmaps (N, K, h, w)."""
-        points_hm, peaks = find_peaks(heatmaps)
-        points_weak, target = None, heatmaps
+        (points_hm, peaks), target = find_peaks(heatmaps), heatmaps
         if self.cfg.labels == "keypoints":
-            points_weak = self.codec.decode(heatmaps)[0]
-            target = self.gaussians(points_weak, peaks, heatmaps)
+            points_weak, _ = self.codec.decode(heatmaps, "shift")
+            size_hw = (heatmaps.shape[-2], heatmaps.shape[-1])
+            target, _ = self.codec.targets(points_weak, peaks > 0, size_hw)
         counted = peaks > self.cfg.min_peak if self.cfg.min_peak > 0 else torch.ones_like(peaks)
-        return PseudoLabels(heatmaps, points_hm, peaks, points_weak, target, counted.float())
-
-    def gaussians(self, points_xy: torch.Tensor, peaks: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """(N, K, h, w), the size of `like`: points (N, K, 2) in view px as Gaussians, if their peak is above
-        0."""
-        height, width = like.shape[-2:]
-        return self.codec.targets(points_xy, peaks > 0, (height, width))[0]
-
-    def strong_view(self, unlabelled: UnlabelledBatch, labels: PseudoLabels) -> StrongView:
-        """Carry a teacher's labels into the strong views.
-
-        Heatmaps are warped. Keypoints are moved and drawn there, so that their Gaussians are as wide as those
-        of the labelled views, whatever the scale of the strong one.
-        """
-        target, inside = warp(labels.target, unlabelled.strong_from_weak, self.codec.stride)
-        if labels.points_weak is not None:
-            points_strong = apply(unlabelled.strong_from_weak, labels.points_weak)
-            target = self.gaussians(points_strong, labels.peaks, target)
-        weights = labels.joint_weights[:, :, None, None]
-        weights = weights * inside if self.cfg.outside == "ignore" else weights.expand_as(target)
-        points_weak = labels.points_hm * self.codec.stride
-        scene = Scene(unlabelled.strong, labels.peaks, points_weak, unlabelled.strong_from_weak)
-        return StrongView(scene, target, weights)
+        return PseudoLabels(heatmaps, points_hm, peaks, target, counted.float())
 
     def student_losses(
         self,
@@ -184,7 +161,7 @@ class ConsistencyMethod(Method):
         statistics, and the mixture runs last.
         """
         cfg = self.cfg
-        view = self.strong_view(unlabelled, labels)
+        view = strong_view(cfg, unlabelled, labels, self.codec.stride)
         losses, path_images = [], []
         shown: dict[str, torch.Tensor] = {}
         loss_mixed: torch.Tensor | float = 0.0
@@ -208,7 +185,7 @@ class ConsistencyMethod(Method):
         self, mixup: MixupBranch | None, unlabelled: UnlabelledBatch, labels: PseudoLabels
     ) -> Inspection:
         """What a student sees of `unlabelled`; advances the random state."""
-        view = self.strong_view(unlabelled, labels)
+        view = strong_view(self.cfg, unlabelled, labels, self.codec.stride)
         images = [augment(path, view.scene, self.random_state)[0] for path in self.cfg.paths]
         augmented = {f"path {number}": shown for number, shown in enumerate(images, start=1)}
         if mixup is not None:
@@ -223,6 +200,17 @@ class ConsistencyMethod(Method):
             points_weak=view.scene.points_weak,
             points_strong=apply(unlabelled.strong_from_weak, view.scene.points_weak),
         )
+
+
+def strong_view(
+    cfg: ConsistencySettings, unlabelled: UnlabelledBatch, labels: PseudoLabels, stride: int
+) -> StrongView:
+    """Warp a teacher's heatmaps into the strong views. stride: view px between two heatmap cells."""
+    target, inside = warp(labels.target, unlabelled.strong_from_weak, stride)
+    weights = labels.joint_weights[:, :, None, None]
+    weights = weights * inside if cfg.outside == "ignore" else weights.expand_as(target)
+    scene = Scene(unlabelled.strong, labels.peaks, labels.points_hm * stride, unlabelled.strong_from_weak)
+    return StrongView(scene, target, weights)
 
 
 def augment(

@@ -5,6 +5,7 @@ import copy
 import torch
 
 from semipose.models.codecs.heatmap import heatmap_loss, warp
+from semipose.training.methods.consistency import strong_view
 from semipose.training.methods.method import Progress
 from tests.training.tiny import (
     CODEC,
@@ -79,7 +80,7 @@ def test_each_network_is_masked_at_the_keypoints_of_the_other() -> None:
     method = make_method("dual", paths=[[{"name": "joint_cutout", "count": 5}]])
     unlabelled = make_batches()[1]
     of_first, of_second = method.labels(unlabelled)
-    scene = method.strong_view(unlabelled, of_second).scene
+    scene = strong_view(method.cfg, unlabelled, of_second, 4).scene
     cells = of_second.heatmaps.flatten(2).argmax(dim=-1)
     expected = torch.stack((cells % 12, cells // 12), dim=-1) * 4.0
     assert torch.equal(scene.points_weak, expected)

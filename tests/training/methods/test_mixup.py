@@ -8,7 +8,7 @@ import torch
 from semipose.configs.load import InputError
 from semipose.models.codecs.heatmap import heatmap_loss, warp
 from semipose.pipelines.masking.masks import draw_order
-from semipose.training.methods.consistency import augment, what_to_mix
+from semipose.training.methods.consistency import augment, strong_view, what_to_mix
 from semipose.training.methods.mixup import draw_alpha, mix, mix_labels
 from tests.training.tiny import LATE, K, make_batches, make_method
 
@@ -62,7 +62,7 @@ def test_the_branch_mixes_the_views_of_the_recipe_with_their_own_labels(views: s
     method = make_method(paths=[[{"name": "joint_cutout"}]], mixup={"layers": ["input"], "views": views})
     unlabelled = make_batches()[1]
     labels = method.labels(unlabelled)
-    view = method.strong_view(unlabelled, labels)
+    view = strong_view(method.cfg, unlabelled, labels, 4)
     masked, _ = augment(method.cfg.paths[0], view.scene, method.random_state)
     images, target, weights = what_to_mix(views, unlabelled, labels, view, masked)
     expected = {"weak": unlabelled.weak, "strong": unlabelled.strong, "masked": masked}[views]
