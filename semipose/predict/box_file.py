@@ -23,9 +23,12 @@ class _Top(msgspec.Struct):
     images: list[msgspec.Raw]
 
 
-def boxes_of_file(cfg: "FileBoxes", photos: Sequence[PhotoItem]) -> list[Boxes]:
+def boxes_of_file(
+    cfg: "FileBoxes", photos: Sequence[PhotoItem], keypoints: Sequence[str], notes: list[str]
+) -> list[Boxes]:
     """The people of each photo; photos that the file does not name have none.
 
+    keypoints: the names of the model's. notes: collects what the user should know of the file's boxes.
     Raises InputError for a file of another kind, and where none of its boxes is of these photos.
     """
     if not cfg.file.is_file():
@@ -35,7 +38,7 @@ def boxes_of_file(cfg: "FileBoxes", photos: Sequence[PhotoItem]) -> list[Boxes]:
     index = {photo.file_name: number for number, photo in enumerate(listed)}
     rows: dict[int, list[tuple[Any, float]]] = defaultdict(list)
     total = 0
-    for row, box, score in _rows(cfg):
+    for row, box, score in _rows(cfg, keypoints, notes):
         total += 1
         named = finder.find(row)
         if len(named) > 1:
@@ -54,12 +57,14 @@ def boxes_of_file(cfg: "FileBoxes", photos: Sequence[PhotoItem]) -> list[Boxes]:
     return [_as_boxes(rows.get(number, [])) for number in range(len(photos))]
 
 
-def _rows(cfg: "FileBoxes") -> Iterator[tuple[ResultRow, Any, float]]:
+def _rows(
+    cfg: "FileBoxes", keypoints: Sequence[str], notes: list[str]
+) -> Iterator[tuple[ResultRow, Any, float]]:
     """(row with file_name or image_id, box, score) of each box."""
     if _has_images(cfg.file):
         file = read_json(cfg.file, CocoList, expected="a COCO file with `images` and `annotations`")
         names = {image.id: image.file_name for image in file.images}
-        for image_id, found in boxes_by_image(cfg.file, file).items():
+        for image_id, found in boxes_by_image(cfg.file, file, keypoints, notes).items():
             for box, score in zip(found.xywh.tolist(), found.scores.tolist(), strict=True):
                 if score >= cfg.min_score and image_id in names:
                     yield ResultRow(bbox=box, file_name=names[image_id]), box, score

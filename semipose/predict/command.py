@@ -59,10 +59,11 @@ def predict_sources(
     else, and if not a single photo could be read.
     """
     began = time.perf_counter()
-    work = find_work(sources, images=cfg.images)
     predictor = load_predictor(model, cfg)
+    keypoints = predictor.model.config.skeleton.names
+    work = find_work(sources, images=cfg.images, keypoints=keypoints)
     if predictor.is_person:
-        work = with_given_boxes(work, cfg)
+        work = with_given_boxes(work, cfg, keypoints)
     parts = parts_of(work)
     identity = identity_of(predictor.model, work, cfg)
     output = Path(cfg.output or f"predictions/{name_of(model)}")
@@ -98,6 +99,8 @@ def notes_of(predictor: Predictor, work: Work, cfg: PredictSettings) -> Iterator
         yield "min_score changes nothing: this model is given its people, and scores none of them"
     if not work.films and cfg.track != "none":
         yield "track changes nothing: there is no film to follow people in"
+    if predictor.is_person:
+        yield from work.notes
     given = [(item.boxes, item.file_name) for item in work.photos if item.boxes is not None]
     left_out = sum(boxes.left_out for boxes, _ in given)
     if predictor.is_person and left_out:

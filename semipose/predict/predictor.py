@@ -127,7 +127,7 @@ class Predictor:
         """
         from semipose.predict.video import frame_of_film, read_frames
 
-        work = find_work([str(source) for source in sources])
+        work = find_work([str(source) for source in sources], keypoints=self.model.config.skeleton.names)
         yield from self.predict(frame_of_item(item, item.read()) for item in work.photos)
         for film in work.films:
             frames = (frame_of_film(film, frame) for frame in read_frames(film))

@@ -6,15 +6,18 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from semipose.configs.errors import InputError
+from semipose.sharding.annotations.category import whole
+from semipose.sharding.annotations.formats.categories import keypoint_names
 from semipose.sharding.annotations.formats.coco import clean_box
 from semipose.sharding.annotations.formats.rows import read_json
 from semipose.sharding.annotations.photos import Photos, open_photos
@@ -98,6 +101,8 @@ class Work(NamedTuple):
     films: list[FilmItem]
     passed_over: Counter[str]
     """Files of the sources that are neither photos nor films, by suffix."""
+    notes: list[str]
+    """What the user should know of the given boxes."""
 
 
 class _Image(msgspec.Struct):
@@ -120,12 +125,14 @@ class CocoList(msgspec.Struct):
 
     images: list[_Image]
     annotations: list[_Annotation] = []
+    categories: list[dict[str, Any]] = []  # msgspec gives each file its own
 
 
-def find_work(sources: Sequence[str], *, images: str | None = None) -> Work:
+def find_work(sources: Sequence[str], *, images: str | None = None, keypoints: Sequence[str] = ()) -> Work:
     """What the words of a command line name.
 
-    images: where the photos of a COCO file are; None: in its folder. Raises InputError for a word that names
+    images: where the photos of a COCO file are; None: in its folder. keypoints: the names of the model's, by
+    which the people of a COCO file are told from other things. Raises InputError for a word that names
     nothing, and where nothing is left.
     """
     words: list[str] = []
@@ -133,13 +140,13 @@ def find_work(sources: Sequence[str], *, images: str | None = None) -> Work:
         lines = (line.strip() for line in sys.stdin) if word == "-" else [word]
         words += (match for line in lines if line for match in _matches(line))
     singles: list[str] = []
-    work = Work([], [], Counter())
+    work = Work([], [], Counter(), [])
     groups: list[tuple[str, list[PhotoItem]]] = []
     for word in words:
         path = Path(word)
         suffix = "" if path.is_dir() else path.suffix.lower()
         if suffix == ".json":
-            groups.append((path.stem, _listed_photos(path, images)))
+            groups.append((path.stem, _listed_photos(path, images, keypoints, work.notes)))
         elif suffix in FILM_SUFFIXES or (word.isdecimal() and not path.exists()):
             work.films.append(FilmItem(path.name if suffix else f"camera-{word}", word))
         elif suffix and suffix != ".zip" and "::" not in word:
@@ -206,7 +213,9 @@ def _common_folder(names: Sequence[str]) -> str:
     return "/".join(parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, folders))
 
 
-def _listed_photos(path: Path, images: str | None) -> list[PhotoItem]:
+def _listed_photos(
+    path: Path, images: str | None, keypoints: Sequence[str], notes: list[str]
+) -> list[PhotoItem]:
     """The photos of a COCO file, with the boxes of its people if it has any."""
     file = read_json(path, CocoList, expected="a COCO file with `images` (id, file_name)")
     photos = open_photos(path.parent if images is None else images)
@@ -217,7 +226,7 @@ def _listed_photos(path: Path, images: str | None) -> list[PhotoItem]:
             f"{path}: none of its {len(names):,} photos is in {photos.location}: say where they are with "
             "images=FOLDER (or a zip, or an address)"
         )
-    boxes = boxes_by_image(path, file)
+    boxes = boxes_by_image(path, file, keypoints, notes)
     return [
         PhotoItem(
             image.id,
@@ -231,18 +240,28 @@ def _listed_photos(path: Path, images: str | None) -> list[PhotoItem]:
     ]
 
 
-def boxes_by_image(path: Path, file: CocoList) -> dict[int, Boxes]:
+def boxes_by_image(
+    path: Path, file: CocoList, keypoints: Sequence[str], notes: list[str]
+) -> dict[int, Boxes]:
     """The boxes of the people of a COCO file by `image_id`, cleaned as those of training are; no crowds.
 
     The ground truth of shards has the boxes of training already, and cleaning makes a box smaller.
+    keypoints: see `_categories_of_people`. A note says how many boxes of other things are left out.
     """
+    people = _categories_of_people(file, keypoints)
+    given = [row for row in file.annotations if row.bbox is not None and not row.iscrowd]
+    chosen = [row for row in given if not people or row.category_id in people]
+    if len(chosen) < len(given):
+        notes.append(
+            f"boxes of other categories than {' and '.join(dict.fromkeys(people.values()))} are left out: "
+            f"{len(given) - len(chosen):,} of {len(given):,} in {path}"
+        )
     is_raw = path.name != GROUND_TRUTH_NAME or not (path.parent / MANIFEST_NAME).is_file()
     sizes = {image.id: (image.width, image.height) for image in file.images}
     rows: dict[int, list[tuple[Sequence[float], float]]] = defaultdict(list)
     left_out: Counter[int] = Counter()
-    for row in file.annotations:
-        if row.bbox is None or row.iscrowd:
-            continue
+    for row in chosen:
+        assert row.bbox is not None
         width, height = sizes.get(row.image_id, (None, None))
         box = clean_box(row.bbox, (width, height)) if is_raw and width and height else row.bbox
         if box is None:
@@ -257,6 +276,23 @@ def boxes_by_image(path: Path, file: CocoList) -> dict[int, Boxes]:
         )
         for image in [*rows, *(image for image in left_out if image not in rows)]
     }
+
+
+def _categories_of_people(file: CocoList, keypoints: Sequence[str]) -> dict[int | None, str]:
+    """The categories of people by id; empty where none has keypoints, so that all boxes are of people.
+
+    They are those with the keypoints of these names, in any order; where there are none, those with any. None
+    stands for a row without a category, which is of people where the file has no other category.
+    """
+    able = [row for row in file.categories if row.get("keypoints")]
+    fitting = [row for row in able if {*keypoint_names(row)} == {*keypoints}]
+    people: dict[int | None, str] = {}
+    for row in fitting or able:
+        with suppress(ValueError):
+            people[whole(row.get("id"))] = name = str(row.get("name"))
+            if len(file.categories) == 1:
+                people[None] = name
+    return people
 
 
 def _numbered(groups: Sequence[tuple[str, list[PhotoItem]]]) -> list[PhotoItem]:

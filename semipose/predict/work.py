@@ -242,13 +242,18 @@ def do_part_elsewhere(job: Job, part: Part) -> int:
     return do_part(job, OutputFolder.begun(job.output, job.identity), part)
 
 
-def with_given_boxes(work: Work, cfg: PredictSettings) -> Work:
-    """The work with the boxes that settings name: those of a file, or none of a COCO source."""
+def with_given_boxes(work: Work, cfg: PredictSettings, keypoints: Sequence[str]) -> Work:
+    """The work with the boxes that settings name: those of a file, or none of a COCO source.
+
+    keypoints: the names of the model's.
+    """
     from semipose.predict.box_file import boxes_of_file
 
     if cfg.people.name == "boxes":
-        found = boxes_of_file(cfg.people, work.photos)
-        return work._replace(photos=[replace(item, boxes=found[i]) for i, item in enumerate(work.photos)])
+        notes: list[str] = []
+        found = boxes_of_file(cfg.people, work.photos, keypoints, notes)
+        photos = [replace(item, boxes=found[i]) for i, item in enumerate(work.photos)]
+        return work._replace(photos=photos, notes=notes)
     if cfg.people.name != "auto":
-        return work._replace(photos=[replace(item, boxes=None) for item in work.photos])
+        return work._replace(photos=[replace(item, boxes=None) for item in work.photos], notes=[])
     return work

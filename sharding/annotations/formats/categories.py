@@ -89,13 +89,15 @@ def choose_categories(
         )
     able = [row for row in rows if row.get("keypoints")]
     chosen = _by_default(rows, able, path, has_keypoint_rows) if names is None else _named(rows, names, path)
-    if len(chosen) > 1 and not has_own_keypoints and len({_names_of(row) for row in chosen}) > 1:
-        if all(len(_names_of(row)) == 1 for row in chosen):
+    if len(chosen) > 1 and not has_own_keypoints and len({keypoint_names(row) for row in chosen}) > 1:
+        if all(len(keypoint_names(row)) == 1 for row in chosen):
             raise InputError(
                 f"{path}: each of its {len(chosen)} categories ({_listed(chosen)}) has one keypoint: "
                 f"{_NO_PEOPLE}"
             )
-        several = ", ".join(f"{row.get('name')!r} ({len(_names_of(row))} keypoints)" for row in chosen[:8])
+        several = ", ".join(
+            f"{row.get('name')!r} ({len(keypoint_names(row))} keypoints)" for row in chosen[:8]
+        )
         raise InputError(
             f"{path}: the categories {several} have different keypoints, but only categories with the same "
             f"keypoints can be read together: {_READ_ONE}, or a list of some"
@@ -152,7 +154,8 @@ def _named(rows: list[Category], names: Sequence[str], path: Path) -> list[Categ
     return [row for row in rows if str(row.get("name")) in names]
 
 
-def _names_of(category: Category) -> tuple[str, ...]:
+def keypoint_names(category: Category) -> tuple[str, ...]:
+    """The names of a category's keypoints; none where it has no list of them."""
     names = category.get("keypoints")
     return tuple(map(str, names)) if isinstance(names, list) else ()
 

@@ -1,0 +1,101 @@
+"""COCO files as what to predict and as boxes: whose boxes count, of which photo they are, what is said."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from semipose.configs.load import load
+from semipose.predict.command import predict_sources
+from semipose.predict.settings import PredictSettings
+from semipose.predict.sources import find_work
+from semipose.sharding.annotations.skeleton import COCO_17, LSP_14
+
+LSP, COCO = list(LSP_14.names), list(COCO_17.names)
+PERSON = {"id": 1, "name": "person", "keypoints": LSP}
+BOWL = {"id": 51, "name": "bowl"}
+SIZE = {"width": 60, "height": 80}
+
+
+def box_row(number: int, image: int, x: int, category: int | None = 1, **more: Any) -> dict[str, Any]:
+    return {"id": number, "image_id": image, "bbox": [x, 5, 21, 31], "category_id": category, **more}
+
+
+@pytest.fixture
+def write_coco(write_photo, tmp_path):
+    """`write_coco(rows, categories, ...)` writes a COCO file of the photos 1.jpg and 2.jpg of `tmp_path`."""
+    for number in (1, 2):
+        write_photo(tmp_path / f"{number}.jpg", 60, 80, seed=number)
+
+    def write(
+        annotations: list[dict[str, Any]],
+        categories: list[dict[str, Any]] | None = None,
+        images: list[dict[str, Any]] | None = None,
+        name: str = "my.json",
+    ) -> Path:
+        default = [{"id": number, "file_name": f"{number}.jpg", **SIZE} for number in (1, 2)]
+        content = {"images": default if images is None else images, "annotations": annotations}
+        path = tmp_path / name
+        path.write_text(json.dumps(content if categories is None else content | {"categories": categories}))
+        return path
+
+    return write
+
+
+def lefts(path: Path, keypoints: list[str] = LSP) -> list[list[float]]:
+    """The left sides of the boxes of each photo."""
+    items = find_work([str(path)], keypoints=keypoints).photos
+    return [[] if item.boxes is None else item.boxes.xywh[:, 0].tolist() for item in items]
+
+
+def run(run_folder: Path, source: Path, output: Path, *words: str) -> tuple[list[dict[str, Any]], str]:
+    """The annotations that the command gives, and what it prints."""
+    said = io.StringIO()
+    cfg = load(PredictSettings, None, [f"output={output}", "draw=false", *words])
+    predict_sources(str(run_folder), [str(source)], cfg, Console(file=said, soft_wrap=True))
+    return json.loads((output / "keypoints.json").read_bytes())["annotations"], said.getvalue()
+
+
+MIXED = [box_row(1, 1, 5), box_row(2, 1, 20, 51), box_row(3, 2, 30, 51), box_row(4, 2, 10)]
+
+
+def test_only_boxes_of_people_are_predicted_and_the_others_are_counted(
+    run_folder, write_coco, tmp_path
+) -> None:
+    path = write_coco(MIXED, [PERSON, BOWL])
+    said = f"note: boxes of other categories than person are left out: 2 of 4 in {path}"
+    people, printed = run(run_folder, path, tmp_path / "1")
+    assert sorted(row["bbox"][0] for row in people) == [5, 10]
+    assert said in printed
+    people, printed = run(
+        run_folder, tmp_path / "1.jpg", tmp_path / "2", "people.name=boxes", f"people.file={path}"
+    )
+    assert [row["bbox"][0] for row in people] == [5]
+    assert said in printed
+    assert "left out" not in run(run_folder, path, tmp_path / "3", "people.name=whole")[1]
+
+
+@pytest.mark.parametrize(
+    ("categories", "expected"),
+    [
+        ([{**PERSON, "keypoints": COCO}, {**BOWL, "keypoints": LSP}], [[20], [30]]),
+        ([{**PERSON, "keypoints": COCO}, BOWL], [[5], [10]]),
+        ([PERSON, {**BOWL, "keypoints": LSP[::-1]}], [[5, 20], [30, 10]]),
+        ([{"id": 1, "name": "person"}, BOWL], [[5, 20], [30, 10]]),
+        ([], [[5, 20], [30, 10]]),
+    ],
+    ids=["the model's keypoints", "any keypoints", "both have them", "none has any", "no category"],
+)
+def test_the_categories_of_people_are_those_with_the_models_keypoints_or_else_any(
+    categories, expected, write_coco
+) -> None:
+    assert lefts(write_coco(MIXED, categories)) == expected
+
+
+def test_a_box_without_a_category_counts_where_there_is_no_other_category(write_coco) -> None:
+    rows = [box_row(1, 1, 5, None), box_row(2, 2, 10)]
+    assert lefts(write_coco(rows, [PERSON])) == [[5], [10]]
+    assert lefts(write_coco(rows, [PERSON, BOWL])) == [[], [10]]
