@@ -33,8 +33,9 @@ def boxes_of_file(
     """
     if not cfg.file.is_file():
         raise InputError(f"people.file: {cfg.file} is not there: give a JSON file of boxes")
-    listed = [Photo(id=item.id, file_name=item.file_name, size_wh=item.size_wh) for item in photos]
-    finder = PhotoFinder(listed, by_id=any(item.size_wh for item in photos))
+    listed = [Photo(id=item.listed_id or 0, file_name=item.file_name, size_wh=None) for item in photos]
+    by_id = all(item.listed_id is not None for item in photos)
+    finder = PhotoFinder(listed, by_id=by_id)
     index = {photo.file_name: number for number, photo in enumerate(listed)}
     rows: dict[int, list[tuple[Any, float]]] = defaultdict(list)
     total = 0
@@ -50,9 +51,10 @@ def boxes_of_file(
             rows[index[named[0].file_name]].append((box, score))
     if not rows:
         example = photos[0].file_name if photos else "none"
+        number = "its id in the COCO file" if by_id else "the number in the name of the photo"
         raise InputError(
             f"{cfg.file}: none of its {total:,} boxes is of these photos (such as {example}): give "
-            "`file_name` or an `image_id` that is the number in the name of the photo"
+            f"`file_name` or an `image_id` that is {number}"
         )
     return [_as_boxes(rows.get(number, [])) for number in range(len(photos))]
 

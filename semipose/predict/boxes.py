@@ -98,7 +98,8 @@ class FileBoxes:
     name: Literal["boxes"] = "boxes"
     file: Path
     """A JSON file: COCO results (`[{"image_id" or "file_name", "bbox", "score"}, ...]`), or COCO annotations
-    with `images`."""
+    with `images`. An `image_id` of results is the photo's id in the COCO file that is predicted; of other
+    photos it is the number at the end of the file name."""
     category: int = 1
     """The category_id of people in results; boxes of other categories are left out."""
     min_score: Share = 0.0

@@ -43,6 +43,8 @@ class PhotoItem:
     """Width and height if a COCO file gives them: they say whether its boxes count in turned pixels."""
     boxes: "Boxes | None" = None
     """The people, if a file gives them."""
+    listed_id: int | None = None
+    """Its id in the COCO file that lists it, if one does: results of a detector name it by that."""
 
     @property
     def where(self) -> str:
@@ -235,6 +237,7 @@ def _listed_photos(
             image.file_name,
             (image.width, image.height) if image.width and image.height else None,
             boxes.get(image.id, NOBODY) if boxes else None,
+            image.id,
         )
         for image in file.images
     ]

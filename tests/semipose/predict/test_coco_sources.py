@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from semipose.configs.errors import InputError
 from semipose.configs.load import load
+from semipose.predict.box_file import boxes_of_file
+from semipose.predict.boxes import FileBoxes
 from semipose.predict.command import predict_sources
 from semipose.predict.settings import PredictSettings
 from semipose.predict.sources import find_work
@@ -99,3 +102,32 @@ def test_a_box_without_a_category_counts_where_there_is_no_other_category(write_
     rows = [box_row(1, 1, 5, None), box_row(2, 2, 10)]
     assert lefts(write_coco(rows, [PERSON])) == [[5], [10]]
     assert lefts(write_coco(rows, [PERSON, BOWL])) == [[], [10]]
+
+
+@pytest.mark.parametrize("size", [SIZE, {}], ids=["sizes", "no sizes"])
+def test_results_name_a_photo_of_a_coco_file_by_its_id_there(run_folder, write_coco, tmp_path, size) -> None:
+    """The ids are 2 for 1.jpg and 1 for 2.jpg, so numbers of file names would exchange the boxes."""
+    images = [{"id": 3 - number, "file_name": f"{number}.jpg", **size} for number in (1, 2)]
+    path = write_coco([], images=images)
+    results = tmp_path / "boxes.json"
+    results.write_text(json.dumps([box_row(0, 2, 5), box_row(0, 1, 20)]))
+    words = ("people.name=boxes", f"people.file={results}")
+    people, _ = run(run_folder, path, tmp_path / "out", *words)
+    assert {row["image_id"]: row["bbox"][0] for row in people} == {2: 5, 1: 20}
+    results.write_text(json.dumps([box_row(0, 7, 5)]))
+    with pytest.raises(InputError, match="an `image_id` that is its id in the COCO file"):
+        run(run_folder, path, tmp_path / "none", *words)
+
+
+def test_results_name_photos_of_several_coco_files_by_their_ids_there(write_coco, tmp_path) -> None:
+    """They get other ids in what is written, as those of both files could be the same."""
+    lists = [
+        write_coco([], images=[{"id": 10 + n, "file_name": f"{n}.jpg"}], name=f"{n}.json") for n in (1, 2)
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps([box_row(0, 12, 5), box_row(0, 11, 20)]))
+    photos = find_work([str(path) for path in lists]).photos
+    found = boxes_of_file(FileBoxes(file=tmp_path / "boxes.json"), photos, LSP, [])
+    assert [(item.file_name, each.xywh[0, 0]) for item, each in zip(photos, found, strict=True)] == [
+        ("1/1.jpg", 20),
+        ("2/2.jpg", 5),
+    ]
