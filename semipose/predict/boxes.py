@@ -11,7 +11,7 @@ from pydantic import Field
 from semipose.configs.errors import InputError, one_line
 from semipose.configs.settings import settings
 from semipose.predict.sources import NOBODY, Boxes
-from semipose.sharding.annotations.detector import DetectorSettings, TorchvisionDetector
+from semipose.sharding.annotations.detector import DetectorSettings, TorchvisionDetector, class_of
 
 Share = Annotated[float, Field(ge=0, le=1)]
 _GIVE = "or give boxes with people.name=boxes people.file=FILE, or take people.name=whole for cut-out people"
@@ -86,9 +86,17 @@ class AutoBoxes:
 
     name: Literal["auto"] = "auto"
 
-    def load(self, device: torch.device) -> BoxFinder:
-        """The default detector."""
-        return Detector().load(device)
+    def detector_of(self, thing: str) -> Detector:
+        """The default detector for things of a category. Raises InputError if it does not know them."""
+        category = class_of(thing)
+        if category is None:
+            raise InputError(
+                f"people: the model is of the category {thing!r}, for which torchvision's detector has no "
+                "class: take people.name=whole if each photo shows one, give boxes with people.name=boxes "
+                "people.file=FILE, or name a class with people.name=detector people.category=NUMBER (1 is "
+                "person)"
+            )
+        return Detector(category=category)
 
 
 @settings
@@ -237,7 +245,8 @@ class OnnxDetector:
         return _Searching(find_with(session, self), 1)
 
 
-PeopleSettings = AutoBoxes | WholePhotos | FileBoxes | Detector | RTDETR | RFDETR | OnnxDetector
+FinderSettings = WholePhotos | FileBoxes | Detector | RTDETR | RFDETR | OnnxDetector
+PeopleSettings = AutoBoxes | FinderSettings
 
 
 def _xywh(corners: Any) -> list[float]:

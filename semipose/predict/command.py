@@ -64,6 +64,8 @@ def predict_sources(
     work = find_work(sources, images=cfg.images, keypoints=keypoints)
     if predictor.is_person:
         work = with_given_boxes(work, cfg, keypoints)
+        if work.films or any(item.boxes is None for item in work.photos):
+            predictor.choose_finder()  # which may refuse, before a folder of these settings is begun
     parts = parts_of(work)
     identity = identity_of(predictor.model, work, cfg)
     output = Path(cfg.output or f"predictions/{name_of(model)}")

@@ -14,7 +14,7 @@ import torch
 from semipose.configs.errors import InputError
 from semipose.models.model_folder import Model
 from semipose.pipelines.batch import EvalBatch
-from semipose.predict.boxes import AutoBoxes, BoxFinder, PeopleSettings
+from semipose.predict.boxes import AutoBoxes, BoxFinder, FinderSettings, PeopleSettings
 from semipose.predict.exported import ExportedModel
 from semipose.predict.people import People, read_pixels
 from semipose.predict.sources import Boxes, PhotoItem, find_work
@@ -241,8 +241,14 @@ class Predictor:
     def finder(self) -> BoxFinder:
         """Who finds the people; loaded when first needed."""
         if self._finder is None:
-            self._finder = self._people.load(self.device)
+            self._finder = self.choose_finder().load(self.device)
         return self._finder
+
+    def choose_finder(self) -> FinderSettings:
+        """The settings of who finds the people. Raises InputError where no detector knows such things."""
+        if isinstance(self._people, AutoBoxes):
+            return self._people.detector_of(self.model.config.category_name)
+        return self._people
 
     def _rows(self, cuts: Sequence[Cut]) -> list[_Row]:
         found = self._run(self._views.people(cuts))

@@ -47,6 +47,22 @@ class DetectorSettings:
     """The device, such as cuda or cpu; null: cuda if there is a GPU."""
 
 
+PERSON = "person"
+_OTHERS_MEAN = frozenset({"mouse"})
+"""Classes whose names mean something else where keypoints are labelled: the detector's is a computer's."""
+
+
+def class_of(thing: str) -> int | None:
+    """The label that the default detector gives to things of a category; None if it does not know them."""
+    usual, name = DetectorSettings(), thing.strip().casefold()
+    if name == PERSON:  # torchvision takes seconds to import
+        return usual.category
+    from torchvision.models import get_model_weights
+
+    names = get_model_weights(usual.model).DEFAULT.meta["categories"]
+    return names.index(name) if name in names and name not in _OTHERS_MEAN else None
+
+
 @settings
 class DetectorBoxes(DetectorSettings):
     """Boxes of a detector of torchvision, found once and kept."""

@@ -10,6 +10,8 @@ import pytest
 from rich.console import Console
 
 from semipose.configs.load import load
+from semipose.sharding.annotations.boxes import WholePhotoBoxes
+from semipose.sharding.annotations.detector import DetectorBoxes
 from semipose.sharding.build import BuildSettings, build
 from semipose.training.first_recipe.__main__ import main
 from semipose.training.first_recipe.plan import ALL_LABELS, MEASURED, FirstRecipeSettings, Plan, make_plan
@@ -77,6 +79,41 @@ def test_photos_in_which_nobody_is_labelled_are_the_unlabelled_ones(
     assert settings.output == Path("my/shards/unlabelled")
     assert load_run([Path("my/mine.yaml")]).data.unlabelled == "my/shards/unlabelled"
     assert [person.file_name for person in settings.source.read().persons] == names
+
+
+def name_categories(path: Path, *names: str) -> None:
+    """Call the category so, or share its people among several of these names."""
+    content = json.loads(path.read_text())
+    (category,) = content["categories"]
+    content["categories"] = [category | {"id": i, "name": name} for i, name in enumerate(names, start=1)]
+    for i, row in enumerate(content["annotations"]):
+        row["category_id"] = 1 + i % len(names)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("names", "boxes"),
+    [
+        (["person"], DetectorBoxes(cache=Path("my/unlabelled-boxes.json"))),
+        (["dog"], DetectorBoxes(cache=Path("my/unlabelled-boxes.json"), category=18)),
+        (["dancer"], WholePhotoBoxes()),
+        (["dog", "horse"], WholePhotoBoxes()),
+    ],
+)
+def test_the_detector_searches_for_the_category_of_the_annotations_if_it_knows_it(
+    names: list[str], boxes: object, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """18 is COCO's number of dogs."""
+    unlabel(mine / "my.json", 3)
+    name_categories(mine / "my.json", *names)
+    main(["my.json", "photos"])
+    said = f"torchvision's detector has no class for {' and '.join(names)}, so my/unlabelled.yaml takes each"
+    is_whole = isinstance(boxes, WholePhotoBoxes)
+    assert (said in capsys.readouterr().out) == is_whole
+    assert load(BuildSettings, "my/unlabelled.yaml").source.boxes == boxes
+    assert ("# each photo shows one" in (mine / "my/unlabelled.yaml").read_text()) == is_whole
+    words = ["source.boxes.name=detector", "source.boxes.cache=FILE"]  # as the sentence advises
+    assert load(BuildSettings, "my/unlabelled.yaml", words).source.boxes.cache == Path("FILE")
 
 
 def test_photos_of_another_folder_are_counted(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:

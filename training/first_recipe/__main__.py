@@ -18,6 +18,7 @@ from semipose.training.first_recipe.plan import (
     commands,
     enough_unlabelled,
     expectation,
+    how_found,
     make_plan,
     write_recipes,
 )
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         if any(found.counts("stops") for found in plan.found):
             console.print("Correct what is an ERROR before you build shards.")
         console.print(f"written: {', '.join(map(str, written))}\n")
-        for sentence in (*expectation(plan), enough_unlabelled(plan)):
+        for sentence in (*expectation(plan), enough_unlabelled(plan), *how_found(plan)):
             console.print(sentence)
         console.print("\nRun these, one after the other:\n")
         for what, command in commands(plan):

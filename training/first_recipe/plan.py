@@ -15,7 +15,9 @@ from semipose.configs.load import InputError
 from semipose.configs.schema import plain
 from semipose.configs.settings import settings
 from semipose.sharding.annotations.checks import inspect_people
+from semipose.sharding.annotations.detector import PERSON, class_of
 from semipose.sharding.annotations.findings import Findings
+from semipose.sharding.annotations.formats.categories import READ_TOGETHER
 from semipose.sharding.annotations.formats.coco import NO_KEYPOINTS
 from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
 from semipose.sharding.annotations.formats.folder import labelled_names
@@ -67,8 +69,9 @@ class FirstRecipeSettings:
     source: ReadSettings = ReadSettings()
     """How the annotations are read, such as source.joint_boxes.use=missing, which the recipes say as well."""
     unlabelled: str | None = None
-    """Photos without annotations: a folder or a zip file. A detector finds the people in them. null: the
-    photos beside the annotated ones in which nobody is labelled, if there are any."""
+    """Photos without annotations: a folder or a zip file. A detector finds the people in them, unless it
+    does not know their category; then each photo shows one. null: the photos beside the annotated ones in
+    which nobody is labelled, if there are any."""
     output: str | None = None
     """The folder to write into; null: the name of the annotations without `.json`."""
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -98,6 +101,10 @@ class Plan:
     """What was given about how the annotations are read."""
     found: tuple[Findings, ...] = ()
     """The faults of the annotations, and absent photos."""
+    thing: str = PERSON
+    """The category of the annotations, or several that are read together."""
+    detector_class: int | None = class_of(PERSON)
+    """Its label by the default detector; None if that does not know such things."""
 
     @property
     def folder(self) -> Path:
@@ -159,6 +166,10 @@ def make_plan(annotations: Path, photos: Path, cfg: FirstRecipeSettings) -> Plan
         raise InputError(
             f"unlabelled: all photos in {cfg.unlabelled} have labelled people: give others, or leave it out"
         )
+    things = [
+        *map(str, read.findings.ids(READ_TOGETHER) or cfg.source.category_names or [read.category_name])
+    ]
+    classes = {class_of(thing) for thing in things}
     median = float(np.median(BOX_PADDING * np.maximum(boxes[:, 3], boxes[:, 2] / aspect)))
     height = max((each for each in HEIGHTS if each <= ENLARGED * median), default=HEIGHTS[0])
     return Plan(
@@ -177,6 +188,8 @@ def make_plan(annotations: Path, photos: Path, cfg: FirstRecipeSettings) -> Plan
         val_share=cfg.val_share,
         how_read={key: value for key, value in plain(cfg.source).items() if value != usual[key]},
         found=(read.findings, survey.findings),
+        thing=" and ".join(things),
+        detector_class=classes.pop() if len(classes) == 1 else None,
     )
 
 
@@ -244,7 +257,7 @@ def write_recipes(plan: Plan) -> list[Path]:
     environment.filters["text"] = json.dumps
     values = {
         "plan": plan,
-        "sentences": [*expectation(plan), enough_unlabelled(plan)],
+        "sentences": [*expectation(plan), enough_unlabelled(plan), *how_found(plan)],
         "commands": commands(plan),
     }
     for name in names:
@@ -296,6 +309,18 @@ def enough_unlabelled(plan: Plan) -> str:
     return f"{words} The measured runs had 8 to 40 people per label."
 
 
+def how_found(plan: Plan) -> list[str]:
+    """A sentence where nobody finds the labelled things in the unlabelled photos."""
+    if plan.unlabelled is None or plan.detector_class is not None:
+        return []
+    return [
+        f"torchvision's detector has no class for {plan.thing}, so {plan.output}/unlabelled.yaml takes each "
+        "unlabelled photo as the box of one: if photos show several, give their boxes "
+        "(source.boxes.name=results source.boxes.results=FILE); if they are people by another name, let the "
+        "detector find them (source.boxes.name=detector source.boxes.cache=FILE)."
+    ]
+
+
 def commands(plan: Plan) -> list[tuple[str, str]]:
     """What to run, each with its purpose."""
     folder = plan.output
@@ -309,7 +334,10 @@ def commands(plan: Plan) -> list[tuple[str, str]]:
         ("the people to score", f"{shards} split.take=val output={folder}/shards/val"),
     ]
     if plan.unlabelled:
-        rows.append(("find the people in the unlabelled photos", f"semipose shards {folder}/unlabelled.yaml"))
+        what = "find the people in the unlabelled photos"
+        if plan.detector_class is None:
+            what = "the unlabelled photos, each whole"
+        rows.append((what, f"semipose shards {folder}/unlabelled.yaml"))
     return [
         *rows,
         (

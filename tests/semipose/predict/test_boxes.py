@@ -38,7 +38,24 @@ def test_without_weights_the_sentence_says_what_else_gives_boxes(monkeypatch) ->
 
     monkeypatch.setattr(torchvision.models, "get_model", offline)
     with pytest.raises(InputError, match=r"people\.weights: DEFAULT .*no route.*people\.name=whole"):
-        AutoBoxes().load(CPU)
+        AutoBoxes().detector_of("person").load(CPU)
+
+
+@pytest.mark.parametrize(
+    ("thing", "label"), [("person", 1), ("Person ", 1), ("dog", 18), ("Dining Table", 67)]
+)
+def test_the_default_detector_searches_for_the_models_category(thing: str, label: int) -> None:
+    """The labels are COCO's category ids."""
+    assert AutoBoxes().detector_of(thing) == Detector(category=label)
+
+
+@pytest.mark.parametrize("thing", ["dancer", "mouse", ""])
+def test_a_category_that_the_detector_does_not_know_is_not_guessed(thing: str) -> None:
+    """COCO's mouse belongs to a computer; that of a set of keypoints is the animal."""
+    with pytest.raises(InputError) as refused:
+        AutoBoxes().detector_of(thing)
+    for cure in ("people.name=whole", "people.name=boxes", "people.category="):
+        assert cure in str(refused.value)
 
 
 def test_the_detector_of_torchvision_finds_what_it_finds_for_shards(monkeypatch) -> None:

@@ -62,6 +62,20 @@ def run(run_folder: Path, source: Path, output: Path, *words: str) -> tuple[list
     return json.loads((output / "keypoints.json").read_bytes())["annotations"], said.getvalue()
 
 
+def test_boxes_that_nobody_can_find_are_asked_for_before_anything_is_written(
+    run_folder, write_coco, tmp_path
+) -> None:
+    """The model's category is dancer. What is given needs no detector."""
+    given = write_coco([box_row(1, 1, 5)])
+    with pytest.raises(
+        InputError, match="the category 'dancer', for which torchvision's detector has no class"
+    ):
+        run(run_folder, tmp_path / "1.jpg", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert len(run(run_folder, tmp_path / "1.jpg", tmp_path / "out", "people.name=whole")[0]) == 1
+    assert len(run(run_folder, given, tmp_path / "given")[0]) == 1
+
+
 MIXED = [box_row(1, 1, 5), box_row(2, 1, 20, 51), box_row(3, 2, 30, 51), box_row(4, 2, 10)]
 
 
