@@ -72,9 +72,13 @@ def _rows(
                     yield ResultRow(bbox=box, file_name=names[image_id]), box, score
         return
     findings = Findings(cfg.file)
-    for each in read_results(cfg.file, findings, category=cfg.category, min_score=cfg.min_score):
+    for each in read_results(
+        cfg.file, findings, category=cfg.category, min_score=cfg.min_score, setting="people"
+    ):
         yield each.row, each.box_xywh, each.row.score
     findings.raise_errors()
+    if why := findings.why("dropped"):
+        notes.append(f"boxes of {cfg.file} are left out: {why}")
 
 
 def _has_images(path: Path) -> bool:

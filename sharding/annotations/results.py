@@ -70,18 +70,20 @@ def read_results(
     min_score: float,
     subject: str = "box",
     scored: bool = False,
+    setting: str = "source.boxes",
 ) -> list[FoundBox]:
     """The boxes of the category (or of none) that have the score; what is wrong with others becomes findings.
 
     Boxes left out by category or score are counted as dropped, and so are those of a negative side or of no
     more than a pixel. scored: each must have a score; without it, the file that a detector's boxes are kept
-    in will do. Raises InputError for another file, and where category or score leave no box.
+    in will do. setting: what the settings are called in messages. Raises InputError for another file, and
+    where category or score leave no box.
     """
     either: Any = list[msgspec.Raw] if scored else list[msgspec.Raw] | _Kept
     file: list[msgspec.Raw] | _Kept = read_json(path, either, expected="a list of COCO results")
     raws = file.annotations if isinstance(file, _Kept) else file
-    other_category = _left_out("box of another category than source.boxes.category", subject)
-    low_score = _left_out("box of a lower score than source.boxes.min_score", subject)
+    other_category = _left_out(f"box of another category than {setting}.category", subject)
+    low_score = _left_out(f"box of a lower score than {setting}.min_score", subject)
     reader = RowReader(ScoredRow if scored else ResultRow, findings, subject=subject)
     taken: list[FoundBox] = []
     categories: Counter[int] = Counter()
@@ -101,14 +103,14 @@ def read_results(
             taken.append(FoundBox(number, row, _four(row.bbox)))
     if not taken and best_score is not None:
         raise InputError(
-            f"{path}: no box of category {category} has a score of {min_score:g} (source.boxes.min_score), "
-            f"the highest is {best_score:g}: lower source.boxes.min_score"
+            f"{path}: no box of category {category} has a score of {min_score:g} ({setting}.min_score), "
+            f"the highest is {best_score:g}: lower {setting}.min_score"
         )
     if not taken and categories:
         counts = ", ".join(f"{each} ({count:,} boxes)" for each, count in categories.most_common(8))
         raise InputError(
-            f"{path}: no box is of category {category} (source.boxes.category), the file has {counts}: "
-            f"give source.boxes.category={categories.most_common(1)[0][0]}, if those are the people"
+            f"{path}: no box is of category {category} ({setting}.category), the file has {counts}: "
+            f"give {setting}.category={categories.most_common(1)[0][0]}, if those are the people"
         )
     return [found for found in taken if _is_box(found, findings, subject)]
 

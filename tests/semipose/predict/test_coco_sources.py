@@ -145,3 +145,24 @@ def test_results_name_photos_of_several_coco_files_by_their_ids_there(write_coco
         ("1/1.jpg", 20),
         ("2/2.jpg", 5),
     ]
+
+
+def test_boxes_of_results_that_do_not_count_are_said_with_the_settings_of_the_command(
+    run_folder, write_coco, tmp_path
+) -> None:
+    path, results = write_coco([]), tmp_path / "boxes.json"
+    words = ("people.name=boxes", f"people.file={results}", "people.min_score=0.5")
+    for row, why in (
+        (box_row(0, 1, 5, 3), r"no box is of category 1 \(people\.category\).*give people\.category=3"),
+        (box_row(0, 1, 5, score=0.2), r"has a score of 0\.5 \(people\.min_score\).*lower people\.min_score"),
+    ):
+        results.write_text(json.dumps([row]))
+        with pytest.raises(InputError, match=why):
+            run(run_folder, path, tmp_path / "none", *words)
+    small = {"image_id": 1, "bbox": [0.2, 0.1, 0.4, 0.7]}  # a share of the photo
+    rows = [box_row(0, 1, 5), box_row(0, 1, 6, 3), box_row(0, 1, 7, score=0.2), box_row(0, 2, 8, 3), small]
+    results.write_text(json.dumps(rows))
+    people, said = run(run_folder, path, tmp_path / "out", *words)
+    assert [row["bbox"][0] for row in people] == [5]
+    assert f"note: boxes of {results} are left out: 2 box of another category than people.category; " in said
+    assert "1 box of a lower score than people.min_score; 1 box no larger than a pixel" in said
