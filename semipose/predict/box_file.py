@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 
 from semipose.configs.errors import InputError
-from semipose.predict.sources import NOBODY, Boxes, CocoList, PhotoItem, boxes_by_image
+from semipose.predict.sources import NOBODY, Boxes, PhotoItem, boxes_by_image, read_coco_list
 from semipose.sharding.annotations.findings import Findings
 from semipose.sharding.annotations.formats.rows import read_json
+from semipose.sharding.annotations.photos import Photos
 from semipose.sharding.annotations.record import Photo
 from semipose.sharding.annotations.results import PhotoFinder, ResultRow, read_results
 
@@ -33,13 +34,15 @@ def boxes_of_file(
     """
     if not cfg.file.is_file():
         raise InputError(f"people.file: {cfg.file} is not there: give a JSON file of boxes")
+    if not photos:
+        raise InputError("people.name=boxes gives boxes of photos, and there are only films: take a detector")
     listed = [Photo(id=item.listed_id or 0, file_name=item.file_name, size_wh=None) for item in photos]
     by_id = all(item.listed_id is not None for item in photos)
     finder = PhotoFinder(listed, by_id=by_id)
     index = {photo.file_name: number for number, photo in enumerate(listed)}
     rows: dict[int, list[tuple[Any, float]]] = defaultdict(list)
     total = 0
-    for row, box, score in _rows(cfg, keypoints, notes):
+    for row, box, score in _rows(cfg, photos[0].photos, keypoints, notes):
         total += 1
         named = finder.find(row)
         if len(named) > 1:
@@ -50,21 +53,20 @@ def boxes_of_file(
         if named:
             rows[index[named[0].file_name]].append((box, score))
     if not rows:
-        example = photos[0].file_name if photos else "none"
         number = "its id in the COCO file" if by_id else "the number in the name of the photo"
         raise InputError(
-            f"{cfg.file}: none of its {total:,} boxes is of these photos (such as {example}): give "
-            f"`file_name` or an `image_id` that is {number}"
+            f"{cfg.file}: none of its {total:,} boxes is of these photos (such as {photos[0].file_name}): "
+            f"give `file_name` or an `image_id` that is {number}"
         )
     return [_as_boxes(rows.get(number, [])) for number in range(len(photos))]
 
 
 def _rows(
-    cfg: "FileBoxes", keypoints: Sequence[str], notes: list[str]
+    cfg: "FileBoxes", photos: Photos, keypoints: Sequence[str], notes: list[str]
 ) -> Iterator[tuple[ResultRow, Any, float]]:
     """(row with file_name or image_id, box, score) of each box."""
     if _has_images(cfg.file):
-        file = read_json(cfg.file, CocoList, expected="a COCO file with `images` and `annotations`")
+        file = read_coco_list(cfg.file, photos)
         names = {image.id: image.file_name for image in file.images}
         for image_id, found in boxes_by_image(cfg.file, file, keypoints, notes).items():
             for box, score in zip(found.xywh.tolist(), found.scores.tolist(), strict=True):

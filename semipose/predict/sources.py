@@ -17,11 +17,14 @@ import numpy as np
 
 from semipose.configs.errors import InputError
 from semipose.sharding.annotations.category import whole
+from semipose.sharding.annotations.findings import Fault, Findings
 from semipose.sharding.annotations.formats.categories import keypoint_names
 from semipose.sharding.annotations.formats.coco import clean_box
-from semipose.sharding.annotations.formats.rows import read_json
-from semipose.sharding.annotations.photos import Photos, open_photos
+from semipose.sharding.annotations.formats.coco_rows import CocoFile, ListedImage, distinct_images, tidy
+from semipose.sharding.annotations.formats.rows import RowReader, read_json
+from semipose.sharding.annotations.photos import Photos, below_location, open_photos
 from semipose.sharding.annotations.photos.base import is_photo
+from semipose.sharding.annotations.record import photo_key
 from semipose.sharding.samples.decode import decode_photo
 from semipose.sharding.store.manifest import GROUND_TRUTH_NAME, MANIFEST_NAME
 
@@ -107,27 +110,21 @@ class Work(NamedTuple):
     """What the user should know of the given boxes."""
 
 
-class _Image(msgspec.Struct):
-    id: int
-    file_name: str
-    width: int | None = None
-    height: int | None = None
-
-
-class _Annotation(msgspec.Struct):
+class _Annotation(msgspec.Struct, gc=False):
     image_id: int
-    bbox: tuple[float, float, float, float] | None = None
-    score: float = 1.0
-    iscrowd: int = 0
+    bbox: list[float] | None = None
+    score: float | None = None
+    iscrowd: bool | int | None = None
     category_id: int | None = None
 
 
-class CocoList(msgspec.Struct):
-    """What is read of a COCO file."""
+class CocoList(NamedTuple):
+    """What is read of a COCO file, with names relative to where the photos are."""
 
-    images: list[_Image]
-    annotations: list[_Annotation] = []
-    categories: list[dict[str, Any]] = []  # msgspec gives each file its own
+    images: list[ListedImage]
+    boxes: list[_Annotation]
+    """The rows that have a box and are no crowds."""
+    categories: list[dict[str, Any]]
 
 
 def find_work(sources: Sequence[str], *, images: str | None = None, keypoints: Sequence[str] = ()) -> Work:
@@ -219,8 +216,8 @@ def _listed_photos(
     path: Path, images: str | None, keypoints: Sequence[str], notes: list[str]
 ) -> list[PhotoItem]:
     """The photos of a COCO file, with the boxes of its people if it has any."""
-    file = read_json(path, CocoList, expected="a COCO file with `images` (id, file_name)")
     photos = open_photos(path.parent if images is None else images)
+    file = read_coco_list(path, photos)
     names = [image.file_name for image in file.images]
     absent = photos.absent(names)
     if names and len(absent) == len(names):
@@ -228,6 +225,14 @@ def _listed_photos(
             f"{path}: none of its {len(names):,} photos is in {photos.location}: say where they are with "
             "images=FOLDER (or a zip, or an address)"
         )
+    first_of: dict[str, ListedImage] = {}
+    for image in file.images:
+        first = first_of.setdefault(photo_key(image.file_name), image)
+        if first is not image:
+            raise InputError(
+                f"{path}: the images {first.id} and {image.id} are one photo, {image.file_name}: list it "
+                "once, and give its annotations that image_id"
+            )
     boxes = boxes_by_image(path, file, keypoints, notes)
     return [
         PhotoItem(
@@ -243,6 +248,31 @@ def _listed_photos(
     ]
 
 
+def read_coco_list(path: Path, photos: Photos) -> CocoList:
+    """The images and boxes of a COCO file, in all spellings that builds of shards read.
+
+    Raises InputError for another file, and for rows that cannot be read.
+    """
+    file = read_json(path, CocoFile, expected="a COCO file with `images` (id, file_name)")
+    findings = Findings(path)
+    images, _ = distinct_images(file, findings)
+    reader = RowReader(_Annotation, findings, subject="annotation", tidy=tidy)
+    boxes: list[_Annotation] = []
+    for number, raw in enumerate(file.annotations or (), start=1):
+        row = reader.decode(raw, number)
+        if row is None or not row.bbox or row.iscrowd:
+            continue
+        if len(row.bbox) != 4:
+            wrong = Fault("bbox must be a list of 4 numbers")
+            findings.add(wrong, reader.name(raw, number), f"found {len(row.bbox)}")
+        boxes.append(row)
+    findings.raise_errors()
+    names = below_location([image.file_name for image in images.values()], photos)
+    for image, name in zip(images.values(), names, strict=True):
+        image.file_name = name
+    return CocoList([*images.values()], boxes, file.categories)
+
+
 def boxes_by_image(
     path: Path, file: CocoList, keypoints: Sequence[str], notes: list[str]
 ) -> dict[int, Boxes]:
@@ -252,12 +282,11 @@ def boxes_by_image(
     keypoints: see `_categories_of_people`. A note says how many boxes of other things are left out.
     """
     people = _categories_of_people(file, keypoints)
-    given = [row for row in file.annotations if row.bbox is not None and not row.iscrowd]
-    chosen = [row for row in given if not people or row.category_id in people]
-    if len(chosen) < len(given):
+    chosen = [row for row in file.boxes if not people or row.category_id in people]
+    if len(chosen) < len(file.boxes):
         notes.append(
             f"boxes of other categories than {' and '.join(dict.fromkeys(people.values()))} are left out: "
-            f"{len(given) - len(chosen):,} of {len(given):,} in {path}"
+            f"{len(file.boxes) - len(chosen):,} of {len(file.boxes):,} in {path}"
         )
     is_raw = path.name != GROUND_TRUTH_NAME or not (path.parent / MANIFEST_NAME).is_file()
     sizes = {image.id: (image.width, image.height) for image in file.images}
@@ -270,7 +299,7 @@ def boxes_by_image(
         if box is None:
             left_out[row.image_id] += 1
         else:
-            rows[row.image_id].append((box, row.score))
+            rows[row.image_id].append((box, 1.0 if row.score is None else row.score))
     return {
         image: Boxes(
             np.array([box for box, _ in rows[image]], np.float64).reshape(-1, 4),

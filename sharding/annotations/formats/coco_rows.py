@@ -16,7 +16,9 @@ from semipose.sharding.annotations.record import Photo
 UNKNOWN_IMAGE = Fault("it names an image that `images` does not list", cure="add the row or remove this one")
 BAD_IMAGE = Fault("width or height is not above 0", subject="image")
 NO_NAME = Fault(
-    "file_name is empty", cure="write the name of the photo, relative to source.images", subject="image"
+    "file_name is empty",
+    cure="write the name of the photo, relative to where the photos are",
+    subject="image",
 )
 SIZE_ADDED = Fault("no width and height, read from the photo", "corrected", "", "image")
 NO_SIZE = Fault(
@@ -40,7 +42,7 @@ class CocoFile(msgspec.Struct):
     categories: list[dict[str, Any]] = []  # msgspec gives each file its own
 
 
-class _ListedImage(msgspec.Struct, gc=False):
+class ListedImage(msgspec.Struct, gc=False):
     """A row of `images` as the file has it."""
 
     id: int
@@ -98,10 +100,10 @@ def by_image(
     file: CocoFile, photos: Photos, findings: Findings
 ) -> Iterator[tuple[ImageRow, list[AnnotationRow]]]:
     """Each image with its annotations, in the order of the file; rows are decoded as their image comes up."""
-    listed, unreadable = _distinct_images(file, findings)
+    listed, unreadable = distinct_images(file, findings)
     images = _complete(listed, photos, findings)
     groups = _group(file, listed.keys() | unreadable, findings)
-    rows = RowReader(AnnotationRow, findings, subject="annotation", tidy=_tidy)
+    rows = RowReader(AnnotationRow, findings, subject="annotation", tidy=tidy)
     for image in images:
         if image.width < 1 or image.height < 1:
             findings.add(BAD_IMAGE, image.id, f"{image.width}x{image.height}")
@@ -110,15 +112,15 @@ def by_image(
         yield image, [row for row in decoded if row is not None]
 
 
-def _distinct_images(file: CocoFile, findings: Findings) -> tuple[dict[int, _ListedImage], set[int | str]]:
+def distinct_images(file: CocoFile, findings: Findings) -> tuple[dict[int, ListedImage], set[int | str]]:
     """Images by id, in order, and the names of rows that cannot be read.
 
     Equal rows are merged and counted; different rows with one id stop the build.
     """
     twice, differ = _repetition("image")
-    images: dict[int, _ListedImage] = {}
+    images: dict[int, ListedImage] = {}
     unreadable: set[int | str] = set()
-    reader = RowReader(_ListedImage, findings, subject="image")
+    reader = RowReader(ListedImage, findings, subject="image")
     for number, raw in enumerate(file.images, start=1):
         image = reader.decode(raw, number)
         if image is None:
@@ -134,7 +136,7 @@ def _distinct_images(file: CocoFile, findings: Findings) -> tuple[dict[int, _Lis
     return images, unreadable
 
 
-def _complete(listed: dict[int, _ListedImage], photos: Photos, findings: Findings) -> list[ImageRow]:
+def _complete(listed: dict[int, ListedImage], photos: Photos, findings: Findings) -> list[ImageRow]:
     """The images with names relative to the photos' location, and with sizes that the file leaves out."""
     names = below_location([image.file_name for image in listed.values()], photos)
     sizeless = [
@@ -158,7 +160,7 @@ def _complete(listed: dict[int, _ListedImage], photos: Photos, findings: Finding
     return images
 
 
-def _tidy(row: dict[str, Any]) -> list[str]:
+def tidy(row: dict[str, Any]) -> list[str]:
     """Keypoints as one list of numbers, if other programs nest them or write null; and what was changed.
 
     A keypoint without x or y has no position; one without v keeps its position.

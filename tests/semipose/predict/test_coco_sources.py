@@ -15,6 +15,7 @@ from semipose.predict.boxes import FileBoxes
 from semipose.predict.command import predict_sources
 from semipose.predict.settings import PredictSettings
 from semipose.predict.sources import find_work
+from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
 from semipose.sharding.annotations.skeleton import COCO_17, LSP_14
 
 LSP, COCO = list(LSP_14.names), list(COCO_17.names)
@@ -23,7 +24,7 @@ BOWL = {"id": 51, "name": "bowl"}
 SIZE = {"width": 60, "height": 80}
 
 
-def box_row(number: int, image: int, x: int, category: int | None = 1, **more: Any) -> dict[str, Any]:
+def box_row(number: int, image: Any, x: int, category: Any = 1, **more: Any) -> dict[str, Any]:
     return {"id": number, "image_id": image, "bbox": [x, 5, 21, 31], "category_id": category, **more}
 
 
@@ -166,3 +167,56 @@ def test_boxes_of_results_that_do_not_count_are_said_with_the_settings_of_the_co
     assert [row["bbox"][0] for row in people] == [5]
     assert f"note: boxes of {results} are left out: 2 box of another category than people.category; " in said
     assert "1 box of a lower score than people.min_score; 1 box no larger than a pixel" in said
+
+
+def test_spellings_that_builds_of_shards_read_are_read(run_folder, write_coco, tmp_path) -> None:
+    plain = write_coco([box_row(1, 1, 5), box_row(2, 2, 10)], [PERSON], name="plain.json")
+    images = [{"id": f"0{n}", "file_name": f"/mnt/anna/photos/{n}.jpg", **SIZE} for n in (1, 2)]
+    rows = [
+        box_row(1, "01", 5, "1", iscrowd=False, score=None, keypoints=[[0, 0, None]] * 14),
+        box_row(2, 2.0, 10, 1.0, iscrowd=None),
+        box_row(3, 2, 20, iscrowd=True),
+        {**box_row(4, 2, 0), "bbox": [None] * 4},
+        {**box_row(5, 2, 0), "bbox": []},
+    ]
+    spelt = write_coco(rows, [{**PERSON, "id": "1"}], [*images, images[0]], name="spelt.json")
+    for path in (plain, spelt):
+        CocoStyleFormat(annotations=path, images=tmp_path).read().findings.raise_errors()
+    expected, _ = run(run_folder, plain, tmp_path / "plain")
+    assert [(row["image_id"], row["bbox"][0]) for row in expected] == [(1, 5), (2, 10)]
+    assert run(run_folder, spelt, tmp_path / "spelt")[0] == expected
+    words = ("people.name=boxes", f"people.file={spelt}")
+    assert run(run_folder, plain, tmp_path / "boxes", *words)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "rows", "why"),
+    [
+        (
+            [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "./1.jpg"}],
+            [],
+            r"my\.json: the images 1 and 2 are one photo, \./1\.jpg: list it once, and give its annotations",
+        ),
+        (
+            [{"id": 1, "file_name": "1.jpg"}, {"id": 1, "file_name": "2.jpg"}],
+            [],
+            r"my\.json: image 1: two different rows have this image id: make the ids unique",
+        ),
+        (
+            None,
+            [{"id": 8, "image_id": 1, "bbox": [1, 2, 3]}],
+            r"my\.json: annotation 8: bbox must be a list of 4 numbers \(found 3\)",
+        ),
+        (None, [{"id": 8, "bbox": [1, 2, 3, 4]}], r"my\.json: annotation 8: .*`image_id`"),
+    ],
+)
+def test_rows_of_a_coco_file_that_cannot_be_read_are_named(images, rows, why, write_coco) -> None:
+    with pytest.raises(InputError, match=why):
+        find_work([str(write_coco(rows, images=images))])
+
+
+def test_boxes_of_photos_are_no_boxes_of_films(run_folder, write_coco, tmp_path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    words = ("people.name=boxes", f"people.file={write_coco([box_row(1, 1, 5)])}")
+    with pytest.raises(InputError, match="there are only films: take a detector"):
+        run(run_folder, tmp_path / "clip.mp4", tmp_path / "out", *words)
