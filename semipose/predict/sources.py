@@ -23,7 +23,7 @@ from semipose.sharding.annotations.formats.coco import clean_box
 from semipose.sharding.annotations.formats.coco_rows import CocoFile, ListedImage, distinct_images, tidy
 from semipose.sharding.annotations.formats.rows import RowReader, read_json
 from semipose.sharding.annotations.photos import Photos, below_location, open_photos
-from semipose.sharding.annotations.photos.base import is_photo
+from semipose.sharding.annotations.photos.base import UnreachableError, is_photo
 from semipose.sharding.annotations.record import photo_key
 from semipose.sharding.samples.decode import decode_photo
 from semipose.sharding.store.manifest import GROUND_TRUTH_NAME, MANIFEST_NAME
@@ -56,12 +56,15 @@ class PhotoItem:
 
     def read(self) -> np.ndarray:
         """The pixels (H, W, 3) uint8 RGB, upright. Raises InputError for any other file."""
-        payload = self.photos.read(self.name)
         is_upright = self.size_wh is None
         try:
+            payload = self.photos.read(self.name)
             decoded = decode_photo(payload, size_wh=self.size_wh, where=self.where, upright=is_upright)
+        except UnreachableError:
+            raise
         except InputError as error:
-            raise InputError(str(error).partition(", or leave out its people")[0]) from error
+            reason = str(error).partition(", or leave out its people")[0]
+            raise InputError(reason.replace("source.images", "images")) from error
         return decoded.pixels
 
 
@@ -216,7 +219,10 @@ def _listed_photos(
     path: Path, images: str | None, keypoints: Sequence[str], notes: list[str]
 ) -> list[PhotoItem]:
     """The photos of a COCO file, with the boxes of its people if it has any."""
-    photos = open_photos(path.parent if images is None else images)
+    try:
+        photos = open_photos(path.parent if images is None else images)
+    except InputError as error:
+        raise InputError(str(error).replace("source.images", "images")) from error
     file = read_coco_list(path, photos)
     names = [image.file_name for image in file.images]
     absent = photos.absent(names)

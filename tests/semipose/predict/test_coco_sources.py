@@ -220,3 +220,13 @@ def test_boxes_of_photos_are_no_boxes_of_films(run_folder, write_coco, tmp_path)
     words = ("people.name=boxes", f"people.file={write_coco([box_row(1, 1, 5)])}")
     with pytest.raises(InputError, match="there are only films: take a detector"):
         run(run_folder, tmp_path / "clip.mp4", tmp_path / "out", *words)
+
+
+def test_sentences_about_photos_name_the_setting_of_the_command(write_coco) -> None:
+    images = [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "gone.jpg"}]
+    path = write_coco([], images=images)
+    with pytest.raises(InputError, match=r"nowhere: no such folder of photos: .*\(images=\.\.\.\)"):
+        find_work([str(path)], images="nowhere")
+    _, absent = find_work([str(path)]).photos
+    with pytest.raises(InputError, match=r"gone\.jpg: the photo is absent: put it there, or correct images "):
+        absent.read()
