@@ -86,9 +86,9 @@ class AutoBoxes:
 
     name: Literal["auto"] = "auto"
 
-    def detector_of(self, thing: str) -> Detector:
+    def detector_of(self, thing: str, keypoints: Sequence[str]) -> Detector:
         """The default detector for things of a category. Raises InputError if it does not know them."""
-        category = class_of(thing)
+        category = class_of(thing, keypoints)
         if category is None:
             raise InputError(
                 f"people: the model is of the category {thing!r}, for which torchvision's detector has no "

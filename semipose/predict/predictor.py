@@ -247,7 +247,8 @@ class Predictor:
     def choose_finder(self) -> FinderSettings:
         """The settings of who finds the people. Raises InputError where no detector knows such things."""
         if isinstance(self._people, AutoBoxes):
-            return self._people.detector_of(self.model.config.category_name)
+            config = self.model.config
+            return self._people.detector_of(config.category_name, config.skeleton.names)
         return self._people
 
     def _rows(self, cuts: Sequence[Cut]) -> list[_Row]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,15 +52,21 @@ _OTHERS_MEAN = frozenset({"mouse"})
 """Classes whose names mean something else where keypoints are labelled: the detector's is a computer's."""
 
 
-def class_of(thing: str) -> int | None:
-    """The label that the default detector gives to things of a category; None if it does not know them."""
+def class_of(thing: str, keypoints: Iterable[str]) -> int | None:
+    """The label that the default detector gives to things of a category; None if it does not know them.
+
+    Things of an unknown name that have wrists and shoulders among their keypoints are people: dancers, say.
+    """
     usual, name = DetectorSettings(), thing.strip().casefold()
     if name == PERSON:  # torchvision takes seconds to import
         return usual.category
     from torchvision.models import get_model_weights
 
     names = get_model_weights(usual.model).DEFAULT.meta["categories"]
-    return names.index(name) if name in names and name not in _OTHERS_MEAN else None
+    if name in names and name not in _OTHERS_MEAN:
+        return int(names.index(name))
+    parts = " ".join(keypoints).casefold()
+    return usual.category if "wrist" in parts and "shoulder" in parts else None
 
 
 @settings

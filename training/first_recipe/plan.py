@@ -103,7 +103,7 @@ class Plan:
     """The faults of the annotations, and absent photos."""
     thing: str = PERSON
     """The category of the annotations, or several that are read together."""
-    detector_class: int | None = class_of(PERSON)
+    detector_class: int | None = class_of(PERSON, ())
     """Its label by the default detector; None if that does not know such things."""
 
     @property
@@ -169,7 +169,7 @@ def make_plan(annotations: Path, photos: Path, cfg: FirstRecipeSettings) -> Plan
     things = [
         *map(str, read.findings.ids(READ_TOGETHER) or cfg.source.category_names or [read.category_name])
     ]
-    classes = {class_of(thing) for thing in things}
+    classes = {class_of(thing, read.skeleton.names) for thing in things}
     median = float(np.median(BOX_PADDING * np.maximum(boxes[:, 3], boxes[:, 2] / aspect)))
     height = max((each for each in HEIGHTS if each <= ENLARGED * median), default=HEIGHTS[0])
     return Plan(

@@ -38,7 +38,7 @@ def test_without_weights_the_sentence_says_what_else_gives_boxes(monkeypatch) ->
 
     monkeypatch.setattr(torchvision.models, "get_model", offline)
     with pytest.raises(InputError, match=r"people\.weights: DEFAULT .*no route.*people\.name=whole"):
-        AutoBoxes().detector_of("person").load(CPU)
+        AutoBoxes().detector_of("person", ()).load(CPU)
 
 
 @pytest.mark.parametrize(
@@ -46,14 +46,21 @@ def test_without_weights_the_sentence_says_what_else_gives_boxes(monkeypatch) ->
 )
 def test_the_default_detector_searches_for_the_models_category(thing: str, label: int) -> None:
     """The labels are COCO's category ids."""
-    assert AutoBoxes().detector_of(thing) == Detector(category=label)
+    assert AutoBoxes().detector_of(thing, ()) == Detector(category=label)
+
+
+@pytest.mark.parametrize("thing", ["dancer", "person", ""])
+def test_people_by_another_name_are_known_by_their_keypoints(thing: str) -> None:
+    keypoints = ("head", "Right Shoulder", "LWrist")
+    assert AutoBoxes().detector_of(thing, keypoints) == Detector(category=1)
+    assert AutoBoxes().detector_of("dog", keypoints) == Detector(category=18)
 
 
 @pytest.mark.parametrize("thing", ["dancer", "mouse", ""])
 def test_a_category_that_the_detector_does_not_know_is_not_guessed(thing: str) -> None:
     """COCO's mouse belongs to a computer; that of a set of keypoints is the animal."""
     with pytest.raises(InputError) as refused:
-        AutoBoxes().detector_of(thing)
+        AutoBoxes().detector_of(thing, ("nose", "left_wrist"))
     for cure in ("people.name=whole", "people.name=boxes", "people.category="):
         assert cure in str(refused.value)
 
