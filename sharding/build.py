@@ -43,6 +43,7 @@ from semipose.sharding.store.identity import identify
 from semipose.sharding.store.journal import Journal, Tally
 from semipose.sharding.store.manifest import (
     GROUND_TRUTH_NAME,
+    PHOTO_DAMAGED,
     Manifest,
     write_manifest,
 )
@@ -104,7 +105,7 @@ def _build_aside(
     if tally.shards:
         console.print(f"continuing after {len(tally.shards)} complete shards of {settings.output}")
     _write_all(journal, tally, settings, annotations, plan, console)
-    dropped["photo damaged"] = sum(settings.sample_kind.num_samples(plan[index]) for index in tally.faults)
+    dropped[PHOTO_DAMAGED] = sum(settings.sample_kind.num_samples(plan[index]) for index in tally.faults)
     if not tally.shards:
         raise InputError(
             f"{settings.output}: no samples are left to store (dropped: {dict(+dropped)}): correct the source"

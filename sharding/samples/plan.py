@@ -11,6 +11,7 @@ from semipose.sharding.annotations.photos.similar_names import NearNames
 from semipose.sharding.annotations.record import Annotations, Photo
 from semipose.sharding.samples.sample import PhotoTask
 from semipose.sharding.settings import BuildSettings
+from semipose.sharding.store.manifest import PHOTO_ABSENT
 
 
 def make_plan(settings: BuildSettings, annotations: Annotations, dropped: Counter[str]) -> list[PhotoTask]:
@@ -22,7 +23,7 @@ def make_plan(settings: BuildSettings, annotations: Annotations, dropped: Counte
     absent: set[str] = set()
     if settings.missing_images == "skip":
         absent = _absent(tasks, annotations.photos)
-        dropped["photo absent"] += sum(
+        dropped[PHOTO_ABSENT] += sum(
             settings.sample_kind.num_samples(task) for task in tasks if task.photo.file_name in absent
         )
     tasks = wanted_tasks(tasks, settings, absent)
@@ -32,7 +33,7 @@ def make_plan(settings: BuildSettings, annotations: Annotations, dropped: Counte
         raise absent_photo_error(first, len(absent), annotations.photos)
     if not tasks:
         why = [annotations.findings.why("dropped")]
-        if dropped["photo absent"]:
+        if dropped[PHOTO_ABSENT]:
             why.append(f"{dropped['photo absent']} photo absent (correct source.images)")
         reasons = "; ".join(filter(None, why)) or "the source has none"
         raise InputError(

@@ -24,6 +24,8 @@ from semipose.sharding.store.tar_check import check_tar, refuse
 
 MANIFEST_NAME = "dataset.json"
 GROUND_TRUTH_NAME = "ground_truth.json"
+PHOTO_ABSENT, PHOTO_DAMAGED = "photo absent", "photo damaged"
+"""Reasons in `Manifest.dropped` that a photo put there later may cure."""
 _CURE = "copy it again or build the shards again"
 _HASH_KEY = "sha256"
 """The key in `dataset.json` of the hash of all other values; shards of older builds have none."""

@@ -13,6 +13,8 @@ from semipose.sharding.store.identity import Identity
 from semipose.sharding.store.journal import JOURNAL_NAME, Journal
 from semipose.sharding.store.manifest import (
     MANIFEST_NAME,
+    PHOTO_ABSENT,
+    PHOTO_DAMAGED,
     Manifest,
     check_shards,
     is_plain_name,
@@ -93,7 +95,19 @@ def _find_output(
     except InputError as error:
         console.print(f"making {output} again: {error}", highlight=False, soft_wrap=True)
         return manifest, False
-    console.print(f"{output} exists already: {manifest.num_samples} samples, same annotations and settings")
+    console.print(
+        f"{output} exists already: {manifest.num_samples} samples, same annotations and settings",
+        highlight=False,
+        soft_wrap=True,
+    )
+    without_photo = sum(manifest.dropped.get(reason, 0) for reason in (PHOTO_ABSENT, PHOTO_DAMAGED))
+    if without_photo:
+        console.print(
+            f"note: samples left out because their photos were absent or damaged: {without_photo:,}; if you "
+            f"have replaced those photos, remove {output} and start the same command again",
+            highlight=False,
+            soft_wrap=True,
+        )
     return manifest, True
 
 

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -253,6 +254,30 @@ class TestFaults:
         assert ids_of(output) == [10, 11, 20, 21, 30, 31, 50, 51]
         truth = json.loads((output / "ground_truth.json").read_text())
         assert 4 not in {row["id"] for row in truth["images"]}
+
+    def test_photos_replaced_after_they_were_left_out_are_not_forgotten(self, small, output):
+        """The same command keeps what it made, so it must say how the people of two photos get in."""
+
+        def shown():
+            text = io.StringIO()
+            settings = small.settings(output, corrupt_images="skip", missing_images="skip")
+            build(settings, console=Console(file=text, width=80))
+            return text.getvalue()
+
+        cut, gone = small.images / "000000000004.jpg", small.images / "000000000005.jpg"
+        whole = {path: path.read_bytes() for path in (cut, gone)}
+        cut.write_bytes(whole[cut][:-50])
+        gone.unlink()
+        shown()
+        for path, content in whole.items():
+            path.write_bytes(content)
+        told = shown()
+        assert "samples left out because their photos were absent or damaged: 4; if you" in told
+        assert f"remove {output} and start the same command again" in told
+        shutil.rmtree(output)
+        shown()
+        assert len(ids_of(output)) == 10
+        assert "left out" not in shown()
 
     def test_photo_of_another_size(self, small, output, quiet):
         small.content["images"][1]["width"] = 201
