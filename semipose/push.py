@@ -18,6 +18,7 @@ from huggingface_hub import HfApi, constants
 from rich.console import Console
 
 from semipose.configs import yaml12
+from semipose.configs.console import plain_console
 from semipose.configs.errors import InputError, one_line
 from semipose.configs.load import exit_on_input_error, load, read_request
 from semipose.configs.settings import settings
@@ -163,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
                 "command line: give MODEL, the folder of a run or a model folder, and OWNER/NAME on the hub"
             )
         source, repository = map(str, request.paths)
-        push(source, repository, load(PushSettings, None, request.overrides), Console(soft_wrap=True))
+        push(source, repository, load(PushSettings, None, request.overrides), plain_console(soft_wrap=True))
 
 
 if __name__ == "__main__":

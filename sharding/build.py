@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from semipose.configs.console import plain_console
 from semipose.configs.disk import named_disk_errors
 from semipose.configs.load import InputError, command
 from semipose.sharding.annotations.category import describe_keypoints
@@ -161,7 +162,12 @@ def _write_all(
     samples = _samples(chain.from_iterable(results), plan, tally, settings)
     name = settings.output.name
     total = sum(map(settings.sample_kind.num_samples, plan))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with closing(results), Progress(*columns, console=console) as progress:
         bar = progress.add_task(f"sharding {name}", total=total, completed=tally.num_samples)
         tracked = progress.track(samples, task_id=bar)
@@ -226,10 +232,10 @@ def main(settings: BuildSettings) -> None:
     """Build, or check only, with progress and summary on the terminal."""
     if settings.check == "only":
         with stoppable("stopped\n"), named_disk_errors(settings.output):
-            check(settings, console=Console())
+            check(settings, console=plain_console())
     else:
         with stoppable():
-            build(settings, console=Console())
+            build(settings, console=plain_console())
 
 
 if __name__ == "__main__":

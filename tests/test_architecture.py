@@ -34,6 +34,12 @@ ONLY_IN = {
         "training/bench/rivals/torchvision_v2.py",
     },
 }
+OWN_CONSOLES = {  # they escape what is not theirs; all others are plain
+    "configs/console.py",
+    "configs/help.py",
+    "pipelines/cache/store.py",
+    "semipose/doctor.py",
+}
 LIGHT_ROOMS = ("configs", "sharding")  # run where there is no torch: they cut and write data
 LAZY = "sharding/annotations/detector.py"  # asks torchvision for boxes where a recipe says so
 FILES = sorted(
@@ -80,6 +86,15 @@ def test_imports_keep_to_the_rules(file):
     forbidden += ["torch", "nvidia"] if room in LIGHT_ROOMS and file != LAZY else []
     found = [name for name in imported_modules(file) if any(is_within(name, each) for each in forbidden)]
     assert not found, f"{file} may not import {', '.join(found)}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_commands_print_names_as_they_are(file):
+    """A console of rich takes `[...]` in the name of a folder for markup: semipose/configs/console.py."""
+    calls = [node for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.Call)]
+    consoles = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Console"]
+    loud = [call for call in consoles if "quiet=True" not in ast.unparse(call)]
+    assert not loud or file in OWN_CONSOLES, f"{file}: use plain_console"
 
 
 def test_sharding_loads_without_torch():

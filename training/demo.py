@@ -19,14 +19,14 @@ import subprocess
 import time
 from typing import Any, Literal, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 
+from semipose.configs.console import plain_console
 from semipose.configs.load import command
 from semipose.configs.settings import settings
 from semipose.training.files import SCORES_NAME, write_json
 
-console = Console()
+console = plain_console()
 
 
 class Recipes(NamedTuple):

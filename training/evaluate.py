@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 if __name__ == "__main__":  # run as a file, Python looks for packages in this folder instead of its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from semipose.configs.console import plain_console
 from semipose.configs.openmp import bound_spinning
 
 bound_spinning()
@@ -33,7 +34,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from semipose.configs.disk import named_disk_errors
 from semipose.configs.load import InputError, exit_on_input_error, load, read_request
@@ -170,7 +170,7 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     path, state = read_checkpoint(folder, cfg)
     if cfg.checkpoint == "newest" and checkpoint.step_of(path) != cfg.steps:
         step = checkpoint.step_of(path)
-        Console(stderr=True, soft_wrap=True, highlight=False).print(
+        plain_console(stderr=True, soft_wrap=True).print(
             f"note: {folder} has no intact checkpoint of its last step, {cfg.steps:,}, so step {step:,} is "
             "scored"
         )
@@ -178,7 +178,7 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     # The run itself has warned of its own people.
     seen = None if cfg.data.val == own_val else seen_in_training(cfg, val)
     if seen:
-        Console(stderr=True).print(f"note: {seen}", highlight=False, soft_wrap=True)
+        plain_console(stderr=True, soft_wrap=True).print(f"note: {seen}")
     output = folder_of(val, folder, is_own_address=cfg.data.val == own_val)
     output /= "" if cfg.checkpoint == "newest" else path.name
     ground_truth, kind = val.ground_truth, val.manifest.kind
@@ -187,7 +187,7 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
         require(cfg.metric, ground_truth, where=cfg.data.val, kind=kind)
         beyond = beyond_limit(ground_truth)
         if beyond:
-            Console(stderr=True).print(f"note: {cfg.data.val}: {beyond}", highlight=False, soft_wrap=True)
+            plain_console(stderr=True, soft_wrap=True).print(f"note: {cfg.data.val}: {beyond}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     process = ProcessInfo(device=device)
     method = build_method(cfg, val.skeleton, process, fresh=False)
@@ -219,7 +219,7 @@ def evaluate_run(folder: Path, cfg: EvaluateSettings, own_val: str) -> None:
     if cfg.data.val == own_val and not holds_model(product, content["step"]):
         shown = {key: value for key, value in content.items() if key != "checkpoint"} if scores else None
         write_model_of(folder, product, cfg, method, val, scores=shown, step=content["step"])
-    Console().print_json(data={"written": str(output), **content})
+    plain_console().print_json(data={"written": str(output), **content})
 
 
 def write_model_of(

@@ -21,6 +21,7 @@ import torch
 from pydantic import Field
 from rich.console import Console
 
+from semipose.configs.console import plain_console
 from semipose.configs.errors import InputError
 from semipose.configs.load import exit_on_input_error, load, read_request
 from semipose.configs.settings import settings
@@ -200,7 +201,7 @@ def main(argv: list[str] | None = None) -> None:
         if request.recipe is None:
             raise InputError("command line: MODEL is missing: give the folder of a run or a model folder")
         cfg = load(ExportSettings, None, request.overrides)
-        export(str(request.recipe), cfg, Console(soft_wrap=True))
+        export(str(request.recipe), cfg, plain_console(soft_wrap=True))
 
 
 if __name__ == "__main__":

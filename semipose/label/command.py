@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from semipose.configs.console import plain_console
 from semipose.configs.disk import named_disk_errors
 from semipose.configs.errors import InputError
 from semipose.configs.load import exit_on_input_error, load, read_request
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         if words[0] not in verbs:
             raise InputError(f"semipose label has no command {words[0]!r}: known are {', '.join(verbs)}")
         sys.argv[0] = f"semipose label {words[0]}"  # which usage lines show
-        verbs[words[0]](words[1:], Console(stderr=True))
+        verbs[words[0]](words[1:], plain_console(stderr=True))
 
 
 def _next(argv: list[str], console: Console) -> None:

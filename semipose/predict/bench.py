@@ -26,6 +26,7 @@ from pydantic import Field
 from rich.console import Console
 from torch import Tensor, nn
 
+from semipose.configs.console import plain_console
 from semipose.configs.errors import InputError
 from semipose.configs.load import command, load
 from semipose.configs.schema import plain
@@ -196,4 +197,4 @@ def cpu_seconds() -> float:
 
 
 if __name__ == "__main__":
-    command(PredictBenchSettings, lambda cfg: run(cfg, Console()), description=str(__doc__))
+    command(PredictBenchSettings, lambda cfg: run(cfg, plain_console()), description=str(__doc__))

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import semipose
+from semipose.configs.console import plain_console
 from semipose.configs.errors import InputError
 from semipose.configs.load import exit_on_input_error, load, read_request
 from semipose.configs.schema import plain
@@ -241,4 +242,4 @@ def main(argv: list[str] | None = None) -> None:
             )
         model, *sources = request.words
         cfg = load(PredictSettings, None, request.overrides)
-        predict_sources(model, sources, cfg, Console(stderr=True))
+        predict_sources(model, sources, cfg, plain_console(stderr=True))

@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from semipose.configs.console import plain_console
 from semipose.configs.load import InputError, exit_on_input_error, load, read_request
 from semipose.sharding.annotations.flip_pairs import places_of
 from semipose.sharding.annotations.record import Photo
@@ -310,4 +311,4 @@ def main(argv: list[str] | None = None) -> None:
         by, shards, output = request.words
         cfg = load(TeachSettings, None, request.overrides)
         with stoppable():
-            teach(by, Path(shards), Path(output), cfg, Console())
+            teach(by, Path(shards), Path(output), cfg, plain_console())

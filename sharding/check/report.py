@@ -56,7 +56,7 @@ def check(settings: BuildSettings, *, console: Console) -> None:
     write_json(listed, {**summary, "keypoints": list_keypoints(annotations.skeleton)}, found)
     print_table(console, f"{annotations.findings.file}: {_counted(summary)}", found)
     for what, text in describe_keypoints(annotations.skeleton).items():
-        console.print(f"{what}: {text}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{what}: {text}", highlight=False, soft_wrap=True)
     console.print(f"all ids: {listed}", highlight=False, soft_wrap=True)
     sheet = beside(settings.output, "check.jpg")
     if draw_sheet(sheet, annotations, unusable=survey.unusable, seed=settings.seed):

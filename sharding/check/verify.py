@@ -12,6 +12,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import Progress
 
+from semipose.configs.console import plain_console
 from semipose.configs.load import InputError, exit_on_input_error, load, read_request
 from semipose.configs.settings import settings
 from semipose.sharding.annotations.findings import Fault, Findings
@@ -129,7 +130,7 @@ def verify_command(argv: list[str] | None = None) -> None:
         if request.recipe is not None:
             raise InputError(f"command line: {request.recipe}: verify=OUTPUT takes no recipe: leave it out")
         with stoppable("stopped\n"):
-            verify(load(VerifySettings, None, request.overrides), console=Console())
+            verify(load(VerifySettings, None, request.overrides), console=plain_console())
 
 
 def _check_files(folder: Path, manifest: Manifest) -> Findings:

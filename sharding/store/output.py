@@ -67,7 +67,6 @@ def check_name(name: str, console: Console) -> None:
             "through pipe:COMMAND, which allows only letters, digits and . _ + = @ -",
             highlight=False,
             soft_wrap=True,
-            markup=False,
         )
 
 

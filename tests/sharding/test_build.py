@@ -18,7 +18,8 @@ import semipose.sharding.samples.worker
 from semipose.configs.load import InputError
 from semipose.sharding.annotations.formats.coco import CocoFormat
 from semipose.sharding.annotations.formats.lsp import LspFormat
-from semipose.sharding.build import BuildSettings, build
+from semipose.sharding.build import BuildSettings, build, main
+from semipose.sharding.check.verify import verify_command
 from semipose.sharding.samples.crop import WholePhoto
 from semipose.sharding.samples.person import decode_pose
 from semipose.sharding.store.index import read_index
@@ -197,6 +198,18 @@ class TestOutput:
             shown = io.StringIO()
             build(small.settings(output.with_name(name)), console=Console(file=shown, width=200))
             assert shown.getvalue().startswith(f"note: tars named {name!r} can be read from") == is_told
+
+    def test_names_that_look_like_markup_are_printed_as_they_are(self, small, output, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "300")
+        output = output.with_name("[bold] set")
+        for check, of_table in (("only", small.annotations), ("first", output), ("first", None)):
+            main(small.settings(output, check=check))
+            told = capsys.readouterr().out
+            assert str(of_table or f"{output} exists already") in told
+            assert check == "first" or f"all ids: {output}.check.json" in told
+            assert of_table != output or "sharding [bold] set " in told
+        verify_command([f"verify={output}", "workers=1"])
+        assert f"{output}: 10 samples" in capsys.readouterr().out
 
     def test_empty_folder_is_filled(self, small, output, quiet):
         output.mkdir(parents=True)

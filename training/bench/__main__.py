@@ -29,13 +29,14 @@ def main(words: list[str]) -> None:
         from semipose.configs.openmp import bound_spinning
 
         bound_spinning()  # before torch is imported; the measured processes inherit it
-    from rich.console import Console
-
+    from semipose.configs.console import plain_console
     from semipose.configs.load import command
 
     bench = import_module(f"semipose.training.bench.{name.replace('-', '_')}")
     sys.argv[0] = f"python -m semipose.training.bench {name}"
-    command(bench.Settings, lambda cfg: bench.run(cfg, Console()), description=BENCHES[name], argv=settings)
+    command(
+        bench.Settings, lambda cfg: bench.run(cfg, plain_console()), description=BENCHES[name], argv=settings
+    )
 
 
 if __name__ == "__main__":  # imports stand in main: the processes that cut photos import this file again

@@ -11,8 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-from rich.console import Console
-
+from semipose.configs.console import plain_console
 from semipose.training import checkpoint
 from semipose.training.experiments.sweep_plan import Item
 from semipose.training.run_folder import LOG_NAME, SWEEP_LOCK_NAME, is_held
@@ -21,7 +20,7 @@ from semipose.training.stopping import STOPS
 RUN_SCRIPT = Path(__file__).resolve().parents[1] / "run.py"
 GRACE_S = 120.0  # how long a run may take to save after SIGTERM
 Outcome = Literal["finished", "stopped", "failed"]
-console = Console(highlight=False, soft_wrap=True, markup=False)
+console = plain_console(soft_wrap=True)
 
 
 def work(items: list[Item], worker: "Worker") -> dict[Path, str]:

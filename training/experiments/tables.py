@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from semipose.configs.console import plain_console
 from semipose.configs.load import InputError
 from semipose.configs.settings import settings
 from semipose.sharding.store.files import write_atomic
@@ -96,7 +97,7 @@ def read_all(paths: Sequence[Path]) -> Found:
 
 def report(found: Found, cfg: CompareSettings, output: Path, console: Console | None = None) -> None:
     """Print the tables; write them to `output`/compare.md, and their picture beside it."""
-    console = console or Console(width=None if sys.stdout.isatty() else 140)
+    console = console or plain_console(width=None if sys.stdout.isatty() else 140)
     sheets = [make_sheet(protocol, groups, cfg) for protocol, groups in found.tables.items()]
     for sheet in sheets:
         print_sheet(sheet, console)
@@ -104,7 +105,7 @@ def report(found: Found, cfg: CompareSettings, output: Path, console: Console | 
     write_atomic(output / f"{NAME}.md", markdown(sheets, found.notes).encode())
     written = [output / f"{NAME}.md", *draw(found.tables, cfg.plot, output)]
     for note in [*found.notes, f"written: {', '.join(map(str, written))}"]:
-        console.print(note, highlight=False, soft_wrap=True, markup=False)
+        console.print(note, highlight=False, soft_wrap=True)
 
 
 def check_baseline(name: str | None, tables: dict[Protocol, list[Group]]) -> None:

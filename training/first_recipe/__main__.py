@@ -8,8 +8,7 @@ annotations: `mine.yaml` to train by, `shards.yaml` and, for the unlabelled phot
 shards by. Nothing is trained.
 """
 
-from rich.console import Console
-
+from semipose.configs.console import plain_console
 from semipose.configs.disk import named_disk_errors
 from semipose.configs.load import InputError, exit_on_input_error, load, read_request
 from semipose.sharding.check.report import print_table, print_warnings
@@ -43,13 +42,13 @@ def main(argv: list[str] | None = None) -> None:
         plan = make_plan(annotations, photos, load(FirstRecipeSettings, None, request.overrides))
         with named_disk_errors(plan.folder):
             written = write_recipes(plan)
-        console = Console(soft_wrap=True, highlight=False, markup=False)
+        console = plain_console(soft_wrap=True)
         title = (
             f"{annotations}: {plan.people:,} people in {plan.num_photos:,} photos, {plan.num_keypoints} "
             "keypoints"
         )
-        print_table(Console(), title, plan.found)
-        print_warnings(Console(), plan.found)
+        print_table(plain_console(), title, plan.found)
+        print_warnings(plain_console(), plan.found)
         if any(found.counts("stops") for found in plan.found):
             console.print("Correct what is an ERROR before you build shards.")
         console.print(f"written: {', '.join(map(str, written))}\n")

@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
+from semipose.configs.console import plain_console
 from semipose.configs.errors import InputError
 from semipose.training import checkpoint
 from semipose.training.methods.method import OptionNames, Terms
@@ -81,7 +82,7 @@ class Report:
         self._interval = Interval()
         # The stream is passed so that the bar continues while sys.stdout is redirected (pycocotools).
         self._display = (
-            Display(console or Console(file=sys.stdout), title=title, total=total_steps)
+            Display(console or plain_console(file=sys.stdout), title=title, total=total_steps)
             if accelerator.is_main_process
             else None
         )

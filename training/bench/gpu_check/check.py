@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from rich.console import Console
 
+from semipose.configs.console import plain_console
 from semipose.configs.load import InputError
 from semipose.configs.settings import settings
 from semipose.sharding.store.files import write_atomic
@@ -27,7 +27,7 @@ from semipose.training.files import write_json
 PartName = Literal["tests", "bench", "train"]
 Part = Callable[[Path, float], Iterator[dict[str, Any]]]
 """Takes its folder and its seconds, yields what it knows so far (`problems` among it), again and again."""
-console = Console()
+console = plain_console()
 
 
 @settings
@@ -81,7 +81,7 @@ def check(
     for name, part in parts.items():
         share = shares[name] / sum(shares[each] for each in left)
         seconds = share * (cfg.seconds - (time.monotonic() - began))
-        console.print(f"{name}: at most {seconds:.0f} s", style="bold", highlight=False)
+        console.print(f"{name}: at most {seconds:.0f} s", style="bold")
         part_began, state, found = time.monotonic(), "running", {"problems": ["broke off"]}
         steps = guarded(part, folder / name, seconds)
         while state == "running":
@@ -92,7 +92,7 @@ def check(
             write(folder, result, time.monotonic() - began)
         left.remove(name)
         for problem in found["problems"]:
-            console.print(f"{name}: {problem}", style="red", highlight=False, markup=False)
+            console.print(f"{name}: {problem}", style="red")
     return result
 
 
@@ -136,6 +136,6 @@ def main(cfg: GpuCheckSettings, *, began: float | None = None) -> None:
     # A kill from outside is an exit like any other, so that what runs is ended with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     result = check(cfg, parts_of(cfg), began=began)
-    console.print(to_markdown(result), highlight=False, markup=False, soft_wrap=True)
-    console.print(f"written to {cfg.output / 'result.json'} and result.md", highlight=False)
+    console.print(to_markdown(result), soft_wrap=True)
+    console.print(f"written to {cfg.output / 'result.json'} and result.md")
     raise SystemExit(0 if result["is_ok"] else 1)
