@@ -6,6 +6,7 @@ Precedence: default < `base:` < recipe < further recipes < blocks under `when:` 
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ __all__ = [
 T = TypeVar("T")
 CONFIGS = Path(__file__).resolve().parent
 OTHER_KINDS = {
-    frozenset({"images", "annotations"}): "this is an annotation file and no recipe: `semipose init {file} "
+    frozenset({"images", "annotations"}): "this is an annotation file and no recipe: `semipose init {word} "
     "PHOTOS` writes recipes for it",
     frozenset({"source"}): "this is a recipe for shards: give it to `semipose shards`",
     frozenset({"data", "net"}): "this is a recipe for a run: give it to `semipose train`",
@@ -83,7 +84,7 @@ def refuse_other_kind(cls: type[T], file: Layer) -> None:
     known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
     for keys, what in OTHER_KINDS.items():
         if keys <= file.tree.keys() and not keys & known:
-            raise InputError(f"{file.source}: {what.format(file=file.source)}")
+            raise InputError(f"{file.source}: {what.format(word=shlex.quote(file.source))}")
 
 
 def dump(settings: Any) -> str:

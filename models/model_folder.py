@@ -13,6 +13,7 @@ before the weights have the shapes that `config.json` asks for. Needs no DALI, A
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -218,7 +219,7 @@ def model_folder(source: str | Path) -> Path:
     if (path / RECIPE_NAME).is_file():
         raise InputError(
             f"{source}: the run has no model folder yet: it writes one when it ends. `semipose evaluate "
-            f"{source}` scores its newest checkpoint and writes one too"
+            f"{shlex.quote(str(source))}` scores its newest checkpoint and writes one too"
         )
     raise InputError(f"{source}: it holds no {CONFIG_NAME}, so it is neither a model folder nor a run")
 

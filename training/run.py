@@ -24,6 +24,7 @@ bound_spinning()
 
 import argparse
 import json
+import shlex
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -131,7 +132,8 @@ def run(cfg: RunSettings, *, resume: bool) -> Job:
             write_scores(job)  # not only after the last step, where they mark the run as finished
             train(job, stop)
         if cfg.report and job.step == cfg.steps and accelerator.is_main_process:
-            with report.never_failing(f"the page was not written; `semipose report {folder}` tries again"):
+            again = f"semipose report {shlex.quote(str(folder))}"
+            with report.never_failing(f"the page was not written; `{again}` tries again"):
                 report.note(f"the page of this run: {write_page(folder)}")
         accelerator.end_training()
     return job

@@ -1,6 +1,7 @@
 """The folder of a run: it is locked while the run trains, and its content decides where a run starts."""
 
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -74,7 +75,7 @@ def begun_recipe(folder: Path) -> Path:
     if not any((folder / name).exists() for name in (LOCK_NAME, CARD_NAME, checkpoint.FOLDER)):
         raise InputError(
             f"{folder}: no run has begun in this folder, so there is none to continue: start one with "
-            f"`semipose train {recipe} output=FOLDER`, without --resume"
+            f"`semipose train {shlex.quote(str(recipe))} output=FOLDER`, without --resume"
         )
     return recipe
 
@@ -141,8 +142,8 @@ def refuse_other_settings(cfg: RunSettings) -> None:
         raise InputError(
             f"{folder} holds a run with other settings ({different}): choose another output="
             + (
-                f", or continue that run with `semipose train --resume {folder}`, followed by the settings "
-                "to change as key=value"
+                f", or continue that run with `semipose train --resume {shlex.quote(cfg.output)}`, followed "
+                "by the settings to change as key=value"
                 if can_continue
                 else ""
             )

@@ -9,6 +9,7 @@ OUTPUT is a folder of shards with the same pictures, whose labels are the model'
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import tee
@@ -277,9 +278,10 @@ def _report(output: Path, taught: Manifest, labels: np.ndarray, console: Console
     confidences = labels[:, known, 2]
     sure = confidences[confidences > 0]
     mean = f", mean confidence {sure.mean():.2f}" if len(sure) else ""
+    sources = f"data.sources=[{{shards: {json.dumps(str(output), ensure_ascii=False)}}}]"
     console.print(
         f"{output}: {len(labels):,} people labelled by {taught.teacher.model}: {len(sure):,} of "
-        f"{confidences.size:,} keypoints{mean}; use them in a run with data.sources=[{{shards: {output}}}]",
+        f"{confidences.size:,} keypoints{mean}; use them in a run with {shlex.quote(sources)}",
         highlight=False,
         soft_wrap=True,
     )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -116,8 +117,9 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder of shards. Raises InputError if it is missing or wrong."""
     path = folder / MANIFEST_NAME
     if not path.is_file():
+        output = shlex.quote(f"output={folder}")
         what = "no such folder" if not folder.is_dir() else f"the folder holds no {MANIFEST_NAME}"
-        raise InputError(f"{folder}: {what}; make the shards with `semipose shards RECIPE output={folder}`")
+        raise InputError(f"{folder}: {what}; make the shards with `semipose shards RECIPE {output}`")
     try:
         content = path.read_bytes()
     except OSError as error:

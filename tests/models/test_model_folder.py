@@ -326,6 +326,10 @@ def test_what_is_no_model_is_refused_with_what_to_give(tmp_path: Path) -> None:
     assert "holds no config.json" in refusal(tmp_path)
     (tmp_path / "recipe.yaml").touch()
     assert "the run has no model folder yet" in refusal(tmp_path)
+    spaced = tmp_path / "my run"
+    spaced.mkdir()
+    (spaced / "recipe.yaml").touch()
+    assert f"`semipose evaluate '{spaced}'`" in refusal(spaced)
 
 
 def test_the_card_says_what_a_user_must_know() -> None:

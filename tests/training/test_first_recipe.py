@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,22 @@ def test_the_printed_supervised_command_loads(mine: Path, capsys: pytest.Capture
     assert (cfg.method.name, cfg.output) == ("supervised", "my/runs/supervised")
 
 
+def test_commands_can_be_pasted_if_names_have_spaces(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (mine / "my.json").rename(mine / "my data (2).json")
+    unlabel(mine / "my data (2).json", 3)
+    main(["my data (2).json", "photos"])
+    printed = capsys.readouterr().out
+    headers = "".join(path.read_text() for path in (mine / "my data (2)").glob("*.yaml"))
+    for text, count in ((printed, 6), (headers, 10)):
+        lines = re.findall(r"^ *#? *(semipose (?:shards|train) .*)", text, re.MULTILINE)
+        assert len(lines) == count
+        for line in lines:
+            _, verb, recipe, *words = shlex.split(line, comments=True)
+            changes = [word for word in words if word != "check=only"]
+            cfg = load_run([Path(recipe)], changes) if verb == "train" else load(BuildSettings, recipe, words)
+            assert Path(cfg.output).parts[0] == "my data (2)"
+
+
 def unlabel(path: Path, count: int) -> list[str]:
     """Take the people of the first photos out of the annotations; returns the names of these photos."""
     content = json.loads(path.read_text())
@@ -73,7 +90,9 @@ def test_photos_in_which_nobody_is_labelled_are_the_unlabelled_ones(
     names = unlabel(mine / "my.json", 3)
     main(["my.json", "photos", *words])
     said = capsys.readouterr().out
-    assert "Photos of photos in which nobody is labelled are the unlabelled ones. 3 unlabelled photos" in said
+    assert (
+        "The unlabelled photos are those in photos in which nobody is labelled. 3 unlabelled photos" in said
+    )
     assert "semipose shards my/unlabelled.yaml" in said
     settings = load(BuildSettings, "my/unlabelled.yaml", ["source.boxes.name=whole"])
     assert settings.output == Path("my/shards/unlabelled")

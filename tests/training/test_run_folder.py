@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,6 +195,11 @@ def finish(cfg: RunSettings) -> None:
 
 def test_resume_is_only_advised_where_it_is_possible(cfg: RunSettings, tiny_run: MakeRun) -> None:
     faster, longer = tiny_run("supervised", "optim.lr=0.5"), tiny_run("supervised", "steps=9")
+    spaced = Path(cfg.output).with_name("my run")
+    shutil.copytree(cfg.output, spaced)
+    advice = f"continue that run with `semipose train --resume '{spaced}'`"
+    with pytest.raises(InputError, match=advice):
+        refuse_other_settings(tiny_run("supervised", "optim.lr=0.5", f"output={spaced}"))
     advice = f"continue that run with `semipose train --resume {cfg.output}`"
     for other in (faster, longer):
         with pytest.raises(InputError, match=advice):

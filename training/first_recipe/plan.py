@@ -1,6 +1,7 @@
 """What a first recipe says: counted from the annotations, with the reasons, and what to expect of it."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -254,7 +255,7 @@ def write_recipes(plan: Plan) -> list[Path]:
         lstrip_blocks=True,
         autoescape=False,  # YAML; texts go through `text`
     )
-    environment.filters["text"] = json.dumps
+    environment.filters |= {"text": json.dumps, "word": shlex.quote}
     values = {
         "plan": plan,
         "sentences": [*expectation(plan), enough_unlabelled(plan), *how_found(plan)],
@@ -303,7 +304,7 @@ def enough_unlabelled(plan: Plan) -> str:
     ratio = plan.num_unlabelled / plan.train
     words = f"{plan.num_unlabelled:,} unlabelled photos for {plan.train:,} labelled people: {ratio:.1f} each."
     if plan.unlabelled == plan.photos:
-        words = f"Photos of {plan.photos} in which nobody is labelled are the unlabelled ones. {words}"
+        words = f"The unlabelled photos are those in {plan.photos} in which nobody is labelled. {words}"
     if ratio < 4:
         return f"{words} The measured runs had 8 to 40 people per label; more photos will help."
     return f"{words} The measured runs had 8 to 40 people per label."
@@ -322,30 +323,33 @@ def how_found(plan: Plan) -> list[str]:
 
 
 def commands(plan: Plan) -> list[tuple[str, str]]:
-    """What to run, each with its purpose."""
+    """What to run, each with its purpose, as a shell takes it."""
     folder = plan.output
-    shards = f"semipose shards {folder}/shards.yaml"
+    mine, shards, unlabelled = (
+        shlex.quote(f"{folder}/{name}.yaml") for name in ("mine", "shards", "unlabelled")
+    )
+    both, train, val = (shlex.quote(f"output={folder}/shards/{name}") for name in ("all", "train", "val"))
     rows = [
         (
             "look at all annotations and photos first",
-            f"{shards} split=null output={folder}/shards/all check=only",
+            f"semipose shards {shards} split=null {both} check=only",
         ),
-        ("the people to train on", f"{shards} split.take=train output={folder}/shards/train"),
-        ("the people to score", f"{shards} split.take=val output={folder}/shards/val"),
+        ("the people to train on", f"semipose shards {shards} split.take=train {train}"),
+        ("the people to score", f"semipose shards {shards} split.take=val {val}"),
     ]
     if plan.unlabelled:
         what = "find the people in the unlabelled photos"
         if plan.detector_class is None:
             what = "the unlabelled photos, each whole"
-        rows.append((what, f"semipose shards {folder}/unlabelled.yaml"))
+        rows.append((what, f"semipose shards {unlabelled}"))
     return [
         *rows,
         (
             "the labelled people alone, to compare with",
-            f'semipose train {folder}/mine.yaml "method={{name: supervised}}" '
-            f"output={folder}/runs/supervised",
+            f'semipose train {mine} "method={{name: supervised}}" '
+            f"{shlex.quote(f'output={folder}/runs/supervised')}",
         ),
-        ("with the unlabelled people", f"semipose train {folder}/mine.yaml"),
+        ("with the unlabelled people", f"semipose train {mine}"),
         (
             "what they gave, and what to do next",
             f"open {folder}/runs/semi-supervised/report.html in a browser",

@@ -6,6 +6,7 @@ line is due, in one transfer. Terms and times are those of the main process; oth
 
 import math
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -159,7 +160,8 @@ class Report:
         if self.accelerator.mixed_precision == "fp16":
             smaller += ", or with precision=bf16 instead of fp16"
         if kept:
-            return f"continue from step {kept[-1]} by `semipose train --resume {self.folder}` with {smaller}"
+            folder = shlex.quote(str(self.folder))
+            return f"continue from step {kept[-1]} by `semipose train --resume {folder}` with {smaller}"
         return f"no checkpoint was saved yet, so start again with {smaller}"
 
     def scores(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +27,14 @@ from semipose.sharding.store.manifest import read_manifest
 from semipose.teach.command import main, teach
 from semipose.teach.settings import TeachSettings
 from semipose.teach.teachers import ResultsTeacher, StoredPerson, load_teacher
+from semipose.training.settings import load_run
 from tests.semipose.models import image_model, person_model, write_folder
 from tests.sharding.conftest import SmallSet
 from tests.sharding.conftest import make_set as make_set  # a fixture
 from tests.tars import stored_samples
 
 QUIET = Console(quiet=True)
+ROOT = Path(__file__).resolve().parents[3]
 MakeSet = Callable[..., SmallSet]
 
 
@@ -266,11 +269,14 @@ def test_results_of_other_photos_are_refused(small: SmallSet, shards: Path, tmp_
 def test_the_command_line_says_how_to_use_what_it_made(
     small: SmallSet, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    main([write(tmp_path / "r.json", results_of(small)), str(shards), str(tmp_path / "taught")])
+    taught = tmp_path / "taught [it's mine]"
+    main([write(tmp_path / "r.json", results_of(small)), str(shards), str(taught)])
 
-    said = " ".join(capsys.readouterr().out.split())
+    said = capsys.readouterr().out
     assert "10 people labelled by r.json: 170 of 170 keypoints, mean confidence 0.70" in said
-    assert "data.sources=[{shards:" in said
+    (word,) = shlex.split(said.partition("use them in a run with ")[2].splitlines()[0])
+    cfg = load_run([ROOT / "configs/protocols/own.yaml", ROOT / "configs/methods/supervised.yaml"], [word])
+    assert [source.shards for source in cfg.data.sources] == [str(taught)]
     with pytest.raises(SystemExit):
         main(["only-one"])
     assert "give a teacher, a folder of shards and the folder to make" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +87,8 @@ def test_damage_is_one_sentence_with_file_and_cure(shards, damage, words):
 def test_mistyped_folder(tmp_path):
     with pytest.raises(InputError, match=r"nowhere: no such folder; make the shards with"):
         read_manifest(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"`semipose shards RECIPE 'output=my set'`"):
+        read_manifest(Path("my set"))
 
 
 def test_folder_without_manifest(tmp_path):
