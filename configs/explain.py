@@ -147,7 +147,10 @@ def _hint(place: _Place) -> str:
     if isinstance(value, float) and int in members and value.is_integer():
         return f" (write {int(value)})"
     if isinstance(value, str) and (int in members or float in members) and _is_number(value.replace("_", "")):
-        return f" (write {value.replace('_', '')}, without quotes and underscores)"
+        number = value.replace("_", "")
+        if not math.isfinite(float(number)):
+            return " (the number must be finite)"
+        return f" (write {number}, without quotes and underscores)"
     if isinstance(value, bool | int | float | list) and takes_text(place.kind):
         return " (put quotes around it)"
     if isinstance(value, str):

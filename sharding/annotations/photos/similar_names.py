@@ -37,7 +37,14 @@ class NearNames:
         near = self.find(name)
         if near == name:
             return " (a link to a file that is not there)"
-        return "" if near is None else f" ({near} is there)"
+        if near is None:
+            return ""
+        if unicodedata.normalize("NFC", near) == unicodedata.normalize("NFC", name):  # they look the same
+            return (
+                f" ({near} is there, which differs only in the Unicode form of a letter: bring both names to "
+                "the form NFC, as unicodedata.normalize of Python does)"
+            )
+        return f" ({near} is there)"
 
     @cached_property
     def _there(self) -> dict[tuple[int, str], list[str]]:
