@@ -191,6 +191,9 @@ def _write(
             tally.next_task = tally.num_samples
             journal.note(tally)
     labels = _read_labels(journal.shards, tally.shards, manifest.skeleton.num_keypoints)
+    if not (labels[..., 2] > 0).any():
+        journal.remove()  # the same labels again would be of no more use
+        raise InputError(f"{teacher.model}: nobody is labelled: {teacher.why_nobody(cfg.min_confidence)}")
     truth = write_atomic(journal.shards / GROUND_TRUTH_NAME, _truth(source, labels))
     names = manifest.skeleton.names
     taught = replace(

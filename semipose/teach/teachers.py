@@ -75,6 +75,13 @@ class Teacher(ABC):
     def label(self, people: Iterable[StoredPerson]) -> Iterator[np.ndarray]:
         """For each person (K, 3) float64: x and y in stored pixels, and the confidence from 0 to 1."""
 
+    def why_nobody(self, min_confidence: float) -> str:
+        """Why nobody has a label, after `label`, and the cure."""
+        return (
+            f"no keypoint has a confidence of {min_confidence} or more: lower min_confidence, or take "
+            "another teacher"
+        )
+
 
 def load_teacher(by: str, skeleton: Skeleton, photos: Sequence[Photo], cfg: TeachSettings) -> Teacher:
     """The teacher that the user names. Raises InputError if it cannot be had.
@@ -225,6 +232,7 @@ class ResultsTeacher(Teacher):
                 f"{photos[0].file_name}): give each row the `image_id` or the `file_name` of its photo"
             )
         self.model, self.revision = path.name, cfg.revision
+        self._has_matched = False
         self.identity = f"{file_sha256(path)} {self.names}"
 
     @staticmethod
@@ -275,6 +283,16 @@ class ResultsTeacher(Teacher):
                 *linear_sum_assignment(-overlap.reshape(len(boxes), len(rows))), strict=True
             ):
                 if overlap[person, row] >= LEAST_IOU:
+                    self._has_matched = True
                     stored_from_image = invert_axis_aligned(persons[person].image_from_stored)
                     answers[person] = move_keypoints(rows[row][1], stored_from_image)
             yield from answers
+
+    def why_nobody(self, min_confidence: float) -> str:
+        """The boxes, or the confidences."""
+        if self._has_matched:
+            return super().why_nobody(min_confidence)
+        return (
+            f"no box of the results overlaps that of a person in its photo by {LEAST_IOU:.0%}: give results "
+            "of the same photos, with boxes in their pixels"
+        )

@@ -266,6 +266,33 @@ def test_results_of_other_photos_are_refused(small: SmallSet, shards: Path, tmp_
         teach(write(tmp_path / "r.json", rows), shards, tmp_path / "taught", TeachSettings(), QUIET)
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (
+            lambda row: row.update(bbox=[150.0, 100.0, 9.0, 9.0]),
+            "no box of the results overlaps that of a person in its photo by 30%: give results of the same",
+        ),
+        (
+            lambda row: row.update(keypoints=[*row["keypoints"][:2], 0.2] * 17),
+            "no keypoint has a confidence of 0.3 or more: lower min_confidence",
+        ),
+    ],
+)
+def test_results_that_label_nobody_are_refused_and_leave_nothing(
+    change: Callable[[dict[str, Any]], Any], why: str, small: SmallSet, shards: Path, tmp_path: Path
+):
+    rows = results_of(small)
+    for row in rows:
+        change(row)
+    given = write(tmp_path / "r.json", rows)
+
+    with pytest.raises(InputError) as error:
+        teach(given, shards, tmp_path / "taught", TeachSettings(min_confidence=0.3), QUIET)
+    assert str(error.value).startswith(f"r.json: nobody is labelled: {why}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "set", "train"]
+
+
 def test_the_command_line_says_how_to_use_what_it_made(
     small: SmallSet, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
