@@ -64,7 +64,7 @@ def build(settings: BuildSettings, *, console: Console) -> Manifest:
     start = time.perf_counter()
     check_name(settings.output.name, console)
     with np.errstate(all="ignore"):  # numbers that float32 cannot hold become findings
-        annotations = settings.source.read()
+        annotations = settings.read()
         if settings.more_keypoints:
             annotations = add_keypoints(annotations, settings.more_keypoints)
         inspect_people(annotations)

@@ -7,9 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from semipose.configs.settings import settings
-from semipose.sharding.annotations.boxes import NoBoxes
+from semipose.sharding.annotations.boxes import UNREADABLE, NoBoxes
 from semipose.sharding.annotations.detections import Detections
 from semipose.sharding.annotations.formats.source import Source
+from semipose.sharding.annotations.record import Annotations
 from semipose.sharding.annotations.split import TrainValSplit
 from semipose.sharding.samples.crop import Crop, PersonCrop
 from semipose.sharding.samples.kinds import KINDS
@@ -76,6 +77,13 @@ class BuildSettings:
     def sample_kind(self) -> SampleKind:
         """The kind of the samples."""
         return KINDS[self.kind]
+
+    def read(self) -> Annotations:
+        """The source's annotations; photos that gave no size because they are damaged may be left out."""
+        annotations = self.source.read()
+        if self.corrupt_images == "skip":
+            annotations.findings.leave_out(UNREADABLE)
+        return annotations
 
 
 EXECUTION = frozenset({"source", "output", "check", "executor", "workers"})

@@ -29,7 +29,11 @@ PASSED_OVER = Fault(
     f"if it is a photo, name it so ({' '.join(sorted(IMAGE_SUFFIXES))}), or convert it to JPEG or PNG",
     "file",
 )
-UNREADABLE = Fault("the file is no image that can be read", cure="remove or replace it", subject="photo")
+UNREADABLE = Fault(
+    "the file is no image that can be read",
+    cure="remove or replace it, or leave it out of shards with corrupt_images=skip",
+    subject="photo",
+)
 UNREAD = Fault("the file cannot be read", cure="correct that, or remove it", subject="photo")
 OUTSIDE = Fault("box empty or outside the photo", "dropped", "", "photo")
 UNKNOWN_PHOTO = Fault("box of a photo that is not there", "dropped", "", "box")
@@ -181,6 +185,7 @@ def sized(
     *,
     only: Collection[str] | None = None,
     are_listed: bool = False,
+    unreadable: Fault = UNREADABLE,
 ) -> list[Photo]:
     """The photos (those of the names `only`), not annotated, with the sizes that they have upright.
 
@@ -198,7 +203,7 @@ def sized(
             if size_wh is not None:
                 continue
             if isinstance(found, str):
-                findings.add(UNREADABLE, photo.file_name, found)
+                findings.add(unreadable, photo.file_name, found)
             elif are_listed or not photos.absent([photo.file_name]):
                 findings.add(UNREAD, photo.file_name, str(found))
     return known

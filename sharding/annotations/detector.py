@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,14 @@ from pydantic import Field
 from semipose.configs.disk import named_disk_errors
 from semipose.configs.errors import InputError, why_unreadable
 from semipose.configs.settings import settings
-from semipose.sharding.annotations.boxes import Box, FoundBoxes, number_photos, place_boxes, sized
+from semipose.sharding.annotations.boxes import (
+    UNREADABLE,
+    Box,
+    FoundBoxes,
+    number_photos,
+    place_boxes,
+    sized,
+)
 from semipose.sharding.annotations.findings import Findings
 from semipose.sharding.annotations.photos import Photos
 from semipose.sharding.annotations.record import Photo
@@ -25,6 +33,7 @@ from semipose.sharding.samples.decode import decode_photo
 from semipose.sharding.store.files import file_sha256, write_atomic
 from semipose.sharding.store.progress_file import HashedLines
 
+NOT_SEARCHED = replace(UNREADABLE, cure="remove or replace it: a detector searches all photos")
 Result = dict[str, Any]
 """One box as a COCO result: image_id, file_name, category_id, bbox, score."""
 
@@ -84,7 +93,8 @@ class DetectorBoxes(DetectorSettings):
         not fit it, photos that do not decode, and a cache of other settings or photos.
         """
         findings = Findings(photos.location)
-        listed = sized(number_photos(photos, findings), photos, findings, are_listed=True)
+        listed = number_photos(photos, findings)
+        listed = sized(listed, photos, findings, are_listed=True, unreadable=NOT_SEARCHED)
         boxes: dict[str, list[Box]] = defaultdict(list)
         if all(photo.size_wh for photo in listed):  # faults stop the build: no hours are spent before
             for row in _detect(self, listed, photos):

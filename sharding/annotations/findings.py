@@ -81,9 +81,21 @@ class Findings:
         if finding is not None and is_many(len(finding.ids), total):
             share = f"{len(finding.ids):,} of {total:,}"
             detail = f"{share}; the first: {finding.detail}" if finding.detail else share
-            louder = Finding(replace(fault, effect="warned"), finding.cure, detail, finding.ids)
-            in_order = (louder if other is finding else other for other in self)
-            self._by_fault = {other.fault: other for other in in_order}
+            self._put_instead(
+                finding, Finding(replace(fault, effect="warned"), finding.cure, detail, finding.ids)
+            )
+
+    def leave_out(self, fault: Fault) -> None:
+        """Let the records with a fault that stops be dropped."""
+        finding = self._by_fault.get(fault)
+        if finding is not None:
+            self._put_instead(
+                finding, Finding(replace(fault, effect="dropped"), "", finding.detail, finding.ids)
+            )
+
+    def _put_instead(self, old: Finding, new: Finding) -> None:
+        in_order = (new if other is old else other for other in self)
+        self._by_fault = {other.fault: other for other in in_order}
 
     def warnings(self) -> list[str]:
         """A sentence for each fault that is a warning."""

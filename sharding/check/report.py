@@ -42,7 +42,7 @@ def check(settings: BuildSettings, *, console: Console) -> None:
     would refuse the input.
     """
     with np.errstate(all="ignore"):  # numbers that float32 cannot hold become findings
-        everyone = settings.source.read()
+        everyone = settings.read()
     annotations, split = take_side(everyone, settings.split)
     if split is not None:
         console.print(describe_split(split), highlight=False, soft_wrap=True)

@@ -1,7 +1,6 @@
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,8 +16,10 @@ import semipose.sharding.build
 import semipose.sharding.samples.worker
 from semipose.configs.load import InputError
 from semipose.sharding.annotations.formats.coco import CocoFormat
+from semipose.sharding.annotations.formats.coco_style import CocoStyleFormat
 from semipose.sharding.annotations.formats.lsp import LspFormat
 from semipose.sharding.build import BuildSettings, build, main
+from semipose.sharding.check.report import check
 from semipose.sharding.check.verify import verify_command
 from semipose.sharding.samples.crop import WholePhoto
 from semipose.sharding.samples.person import decode_pose
@@ -202,11 +203,11 @@ class TestOutput:
     def test_names_that_look_like_markup_are_printed_as_they_are(self, small, output, capsys, monkeypatch):
         monkeypatch.setenv("COLUMNS", "300")
         output = output.with_name("[bold] set")
-        for check, of_table in (("only", small.annotations), ("first", output), ("first", None)):
-            main(small.settings(output, check=check))
+        for when, of_table in (("only", small.annotations), ("first", output), ("first", None)):
+            main(small.settings(output, check=when))
             told = capsys.readouterr().out
             assert str(of_table or f"{output} exists already") in told
-            assert check == "first" or f"all ids: {output}.check.json" in told
+            assert when == "first" or f"all ids: {output}.check.json" in told
             assert of_table != output or "sharding [bold] set " in told
         verify_command([f"verify={output}", "workers=1"])
         assert f"{output}: 10 samples" in capsys.readouterr().out
@@ -268,29 +269,29 @@ class TestFaults:
         truth = json.loads((output / "ground_truth.json").read_text())
         assert 4 not in {row["id"] for row in truth["images"]}
 
-    def test_photos_replaced_after_they_were_left_out_are_not_forgotten(self, small, output):
-        """The same command keeps what it made, so it must say how the people of two photos get in."""
-
-        def shown():
-            text = io.StringIO()
-            settings = small.settings(output, corrupt_images="skip", missing_images="skip")
-            build(settings, console=Console(file=text, width=80))
-            return text.getvalue()
-
-        cut, gone = small.images / "000000000004.jpg", small.images / "000000000005.jpg"
-        whole = {path: path.read_bytes() for path in (cut, gone)}
-        cut.write_bytes(whole[cut][:-50])
-        gone.unlink()
-        shown()
-        for path, content in whole.items():
-            path.write_bytes(content)
-        told = shown()
-        assert "samples left out because their photos were absent or damaged: 4; if you" in told
-        assert f"remove {output} and start the same command again" in told
-        shutil.rmtree(output)
-        shown()
-        assert len(ids_of(output)) == 10
-        assert "left out" not in shown()
+    @pytest.mark.parametrize("content", [b"", b"text"], ids=["empty", "no image"])
+    def test_a_damaged_photo_without_a_size_in_its_row_is_left_out_too(self, small, output, quiet, content):
+        for row in small.content["images"]:
+            del row["width"], row["height"]
+        small.save()
+        path = small.images / "000000000004.jpg"
+        whole = path.read_bytes()
+        path.write_bytes(content)
+        source = CocoStyleFormat(annotations=small.annotations, images=small.images)
+        words = r"000000000004\.jpg: the file is no image that can be read .*skip"
+        changes = {"source": source, "corrupt_images": "skip"}
+        with pytest.raises(InputError, match=words):
+            build(small.settings(output, source=source), console=quiet)
+        with pytest.raises(InputError, match="no image that can be read"):
+            check(small.settings(output, source=source), console=quiet)
+        check(small.settings(output, **changes), console=quiet)
+        manifest = build(small.settings(output, **changes), console=quiet)
+        assert manifest.dropped == {"the file is no image that can be read": 1}
+        assert ids_of(output) == [10, 11, 20, 21, 30, 31, 50, 51]
+        assert build(small.settings(output, **changes), console=quiet) == manifest
+        path.write_bytes(whole)
+        with pytest.raises(InputError, match="remove it or choose another"):
+            build(small.settings(output, **changes), console=quiet)
 
     def test_photo_of_another_size(self, small, output, quiet):
         small.content["images"][1]["width"] = 201

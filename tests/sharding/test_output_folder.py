@@ -1,6 +1,7 @@
 """Outputs that are links, mount points or folders already, and disks that refuse."""
 
 import errno
+import io
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import semipose.sharding.build
 from semipose.configs.load import InputError, load
@@ -149,6 +151,32 @@ def test_shards_that_a_damaged_output_no_longer_has_are_removed(small, tmp_path,
         "notes.txt",
     ]
     check_shards(output, read_manifest(output))
+
+
+def test_photos_replaced_after_they_were_left_out_are_not_forgotten(small, tmp_path):
+    """The same command keeps what it made, so it must say how the people of two photos get in."""
+    output = tmp_path / "coco"
+
+    def shown():
+        text = io.StringIO()
+        settings = small.settings(output, corrupt_images="skip", missing_images="skip")
+        build(settings, console=Console(file=text, width=80))
+        return text.getvalue()
+
+    cut, gone = small.images / "000000000002.jpg", small.images / "000000000003.jpg"
+    whole = {path: path.read_bytes() for path in (cut, gone)}
+    cut.write_bytes(whole[cut][:-50])
+    gone.unlink()
+    shown()
+    for path, content in whole.items():
+        path.write_bytes(content)
+    told = shown()
+    assert "samples left out because their photos were absent or damaged: 4; if you" in told
+    assert f"remove {output} and start the same command again" in told
+    shutil.rmtree(output)
+    shown()
+    assert read_manifest(output).num_samples == 6
+    assert "left out" not in shown()
 
 
 def test_a_mount_point_is_filled(small, tmp_path):

@@ -396,6 +396,16 @@ class TestDetector:
         np.testing.assert_allclose([person.box_xywh for person in persons], expected, atol=0.02)
         assert {person.file_name for person in annotations.persons} == set(NAMES)
 
+    def test_a_damaged_photo_stops_it_before_the_work(self, photos, detector, monkeypatch, tmp_path):
+        """Nobody would be found in the others either."""
+        (photos / "me.png").write_bytes(b"")
+        decoded = count_photos(monkeypatch)
+        source = FolderFormat(images=photos, skeleton="coco", boxes=detector())
+        settings = BuildSettings(source=source, output=tmp_path / "s", corrupt_images="skip", workers=1)
+        with pytest.raises(InputError, match=r"me\.png: the file is no image .* a detector searches all"):
+            build(settings, console=Console(quiet=True))
+        assert not decoded
+
     def test_detects_once(self, photos, detector, monkeypatch):
         decoded = count_photos(monkeypatch)
         first = read(photos, detector())
