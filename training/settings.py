@@ -80,6 +80,9 @@ class DataSettings:
     says how much memory they need."""
 
     def __post_init__(self) -> None:
+        for name, what in (("train", "trained on"), ("val", "scored")):
+            if getattr(self, name) == "null":  # typed as if the setting could be left out
+                raise ValueError(f"{name} is needed: give the shards of the samples that are {what}")
         if self.labelled_share is not None and (self.labelled != "all" or self.subset_seed is not None):
             other = "labelled" if self.labelled != "all" else "subset_seed"
             raise ValueError(

@@ -10,8 +10,9 @@ from hypothesis import settings as rules
 from hypothesis import strategies as st
 from pydantic import Field
 
-from semipose.configs.load import InputError, load
+from semipose.configs.load import CONFIGS, InputError, load
 from semipose.configs.settings import settings
+from semipose.training.settings import load_run
 
 
 @settings
@@ -220,3 +221,12 @@ def test_in_a_file_a_number_for_a_path_says_to_put_quotes_around_it(tmp_path):
         InputError, match=r"r\.yaml:1: this is not YAML: .*: complete it, or put quotes around"
     ):
         load(Build, recipe)
+
+
+@pytest.mark.parametrize(("name", "what"), [("train", "trained on"), ("val", "scored")])
+def test_shards_that_every_run_needs_cannot_be_null(name: str, what: str):
+    files = [CONFIGS / "protocols" / "own.yaml", CONFIGS / "methods" / "supervised.yaml"]
+    with pytest.raises(
+        InputError, match=f"data: {name} is needed: give the shards of the samples that are {what}"
+    ):
+        load_run(files, [f"data.{name}=null"])
