@@ -100,8 +100,8 @@ LIMITS = {
         0.0,
         1.3,
         "more people are kept per unlabelled photo than labelled photos show, as when parts of people teach "
-        "parts of people. Raise method.thresholds.high or method.gates, or lower method.instance_weight, "
-        "unless your unlabelled photos do show more people",
+        "parts of people. Raise method.gates.min_confidence and method.gates.agreement, or lower "
+        "method.instance_weight, unless your unlabelled photos do show more people",
     ),
 }
 """Terms with a range (measured on drawn scenes: people inflate to 1.7 times as many without the gates)."""
@@ -117,6 +117,13 @@ def teach_later(options: OptionNames, net: Mapping[str, Any]) -> str:
     """How a teacher learns more before it teaches: what its run, whose network is `net`, does not do yet."""
     pretrained = ", pretrained weights" if is_untrained(net) else ""
     return f"let the teacher learn more first (more labels or steps{pretrained}, a larger {options.teacher})"
+
+
+def steady_teacher(options: OptionNames | None, method: Mapping[str, Any]) -> str:
+    """What to do about a teacher that collapses, in the settings of its method, given as plain values."""
+    is_young = method.get("teacher", {}).get("name", "ema") != "ema"
+    ways = f"Use {'method.teacher.name=ema, ' if is_young else ''}a weaker weak view"
+    return ways if options is None else f"{ways}, a larger {options.teacher} or a smaller {options.weight}"
 
 
 class TrustWatch:

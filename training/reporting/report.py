@@ -28,6 +28,7 @@ from semipose.training.reporting.collapse import (
     CollapseWatch,
     LimitWatch,
     TrustWatch,
+    steady_teacher,
 )
 from semipose.training.reporting.display import Display
 from semipose.training.reporting.trackers import PROJECT, TrackerName, log_picture, make_trackers
@@ -237,8 +238,8 @@ class Report:
             if watch.update(means[name]):
                 self.note(
                     f"warning: {name} has fallen from {watch.best:.3g} to {watch.smoothed:.3g} by step "
-                    f"{self.last_step}: the teacher is collapsing. Use an EMA teacher, a weaker weak view, a "
-                    "longer burn_in and ramp_up, or smaller weights of the unlabelled losses."
+                    f"{self.last_step}: the teacher is collapsing. "
+                    f"{steady_teacher(self.options, self.settings.get('method', {}))}."
                 )
         for name, limit in LIMITS.items():
             if name in means and self.limits[name].update(limit.is_beyond(means[name])):
