@@ -1,4 +1,4 @@
-# semipose: one door. `make` alone lists the targets; each makes the environment when it is missing or stale.
+# All commands of the project. `make` alone lists the targets; each makes the environment when it is missing or stale.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -39,13 +39,13 @@ shards: $(STAMP) ## annotations and images to shards: make shards DATA=configs/s
 demo: $(STAMP) ## the main job in small: draw people, shard, train with and without the unlabelled, compare (ARGS="kind=image")
 	$(BIN)/python training/demo.py $(ARGS)
 
-train: $(STAMP) ## train, or go on: make train PROTOCOL=coco-1k METHOD=adaptive_mixup ARGS="seed=1" (or RECIPES=FILES)
+train: $(STAMP) ## train a run, or continue it: make train PROTOCOL=coco-1k METHOD=adaptive_mixup ARGS="seed=1" (or RECIPES=FILES)
 	$(BIN)/python training/run.py $(RECIPES) $(ARGS)
 
 evaluate: $(STAMP) ## score a run: make evaluate RUN=runs/coco-1k/adaptive_mixup ARGS="checkpoint=best" (the newest without)
 	$(BIN)/python training/evaluate.py $(RUN) $(ARGS)
 
-sweep: $(STAMP) ## work on a queue of runs, and on from where it stopped: make sweep RUN=configs/sweeps/drawn.yaml
+sweep: $(STAMP) ## train a queue of runs, or continue it where it stopped: make sweep RUN=configs/sweeps/drawn.yaml
 	$(BIN)/python training/sweep.py $(RUN) $(ARGS)
 
 compare: $(STAMP) ## one table of finished runs: make compare RUN=runs/drawn ARGS="baseline=supervised"

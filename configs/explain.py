@@ -56,7 +56,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def explain(cls: type, tree: Any, error: ValidationError) -> list[Problem]:
-    """The problems in `error`, which came of checking the plain values `tree` as `cls`; one a path."""
+    """The problems in `error`, which came of checking the plain values `tree` as `cls`; one per path."""
     problems: dict[Path, Problem] = {}
     too_short: set[Path] = set()
     for detail in error.errors(include_url=False):

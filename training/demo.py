@@ -117,7 +117,7 @@ def call(*words: str) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """One line a method, scores in percent."""
+    """One line per method, scores in percent."""
     result = Table(title="people never seen in training, last step")
     for name in ("method", "labels", "unlabelled", "steps", "AP", "AP50", "AR", "seconds"):
         result.add_column(name, justify="left" if name == "method" else "right")

@@ -116,7 +116,7 @@ def all_variants(cfg: Settings, people: People, stack: ExitStack) -> tuple[list[
 
 
 def loader_variant(cfg: Settings, name: str, next_batch: NextBatch) -> Variant:
-    """A row of the group `loader`: a queue holds up to two batches a worker, and waiting memory goes cold."""
+    """A row of the group `loader`: up to two batches per worker wait, and memory that waits goes cold."""
     warmup = max(2 * cfg.threads + 2, WARM_PERSONS // cfg.batch_size)
     return Variant(name, "loader", next_batch, cfg.batch_size, cfg.batches, warmup)
 

@@ -1,4 +1,4 @@
-"""What each benchmark can be told, and the input and output of one measured process of training steps."""
+"""The settings of each benchmark, and the input and output of one measured process of training steps."""
 
 import os
 from pathlib import Path

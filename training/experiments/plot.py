@@ -60,7 +60,7 @@ def plot(drawn: Sequence[Drawn], path: Path, draw_panel: Callable[[Any, Sequence
 
 
 def draw_labels(axes: Any, points: Sequence[Point]) -> None:
-    """One line a method, dashed where it trains several networks; a little apart, so that bars show."""
+    """One line per method, dashed where it trains several networks; a little apart, so that bars show."""
     methods = sorted_by_last({point.method for point in points}, points)
     for i, method in enumerate(methods):
         own = sorted((p for p in points if p.method == method), key=lambda p: p.at)
@@ -84,7 +84,7 @@ def draw_labels(axes: Any, points: Sequence[Point]) -> None:
 
 
 def draw_parameters(axes: Any, points: Sequence[Point]) -> None:
-    """One mark a method, open where it trains several networks, at its trained parameters in millions.
+    """One mark per method, open where it trains several networks, at its trained parameters in millions.
 
     Methods with as many parameters are a little apart, so that bars show; the legend has the numbers.
     """
@@ -108,7 +108,7 @@ def draw_parameters(axes: Any, points: Sequence[Point]) -> None:
 
 
 def draw_curves(axes: Any, curves: Sequence[Curve]) -> None:
-    """One line a method over its steps, in a band of one deviation over seeds."""
+    """One line per method over its steps, in a band of one deviation over seeds."""
     for i, curve in enumerate(curves):
         line = {"label": curve.method, "color": f"C{i % 10}"}
         axes.plot(curve.steps, curve.means, linestyle="--" if curve.has_several_networks else "-", **line)

@@ -1,4 +1,4 @@
-"""A queue of training runs: one process a run, side by side with other queues, on where it stopped."""
+"""A queue of training runs, one process per run: beside other queues, and continued where it stopped."""
 
 import fcntl
 import signal

@@ -206,7 +206,7 @@ def mean_or_zero(values: dict[Replicate, float]) -> float:
 
 
 def make_notes(unfinished: list[Path], repeated: list[Run]) -> Iterator[str]:
-    """What the tables leave out, in one sentence a reason."""
+    """What the tables leave out, in one sentence per reason."""
     if unfinished:
         yield f"Left out, as not finished: {', '.join(map(str, unfinished))}."
     if repeated:

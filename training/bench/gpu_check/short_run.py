@@ -89,7 +89,7 @@ def read_run(folder: Path, ended: Ended) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file with one JSON object a line; a line that was cut short is left out."""
+    """The objects of a file with one JSON object per line; a line that was cut short is left out."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
