@@ -2,12 +2,21 @@
 
 import argparse
 import errno
+import shlex
 from pathlib import Path
 
 import pytest
 
 from semipose.configs.disk import named_disk_errors
-from semipose.configs.load import InputError, Request, command, exit_on_input_error, no_recipe, read_request
+from semipose.configs.load import (
+    InputError,
+    Request,
+    command,
+    exit_on_input_error,
+    load,
+    no_recipe,
+    read_request,
+)
 from semipose.configs.settings import settings
 
 
@@ -205,3 +214,12 @@ def test_a_path_with_an_equals_sign_is_a_path(tmp_path):
     request = read_request(Run, description="", argv=[write(folder, ""), "steps=1"])
     assert isinstance(request, Request)
     assert (request.recipe, request.overrides) == (folder / "r.yaml", ("steps=1",))
+
+
+def test_the_command_for_an_annotation_file_can_be_pasted(tmp_path):
+    path = tmp_path / "my data.json"
+    path.write_text('{"images": [], "annotations": []}')
+    with pytest.raises(InputError) as error:
+        load(Run, path)
+    command = str(error.value).split("`")[1]
+    assert shlex.split(command) == ["semipose", "init", str(path), "PHOTOS"]

@@ -237,15 +237,6 @@ def test_a_file_for_another_command_is_one_sentence(cls, text: str, said: str, t
     assert "\n" not in str(error.value)
 
 
-def test_the_command_for_an_annotation_file_can_be_pasted(tmp_path):
-    path = tmp_path / "my data.json"
-    path.write_text('{"images": [], "annotations": []}')
-    with pytest.raises(InputError) as error:
-        load(RunSettings, path)
-    command = str(error.value).split("`")[1]
-    assert shlex.split(command) == ["semipose", "init", str(path), "PHOTOS"]
-
-
 @pytest.mark.parametrize(
     ("word", "has_score"),
     [
