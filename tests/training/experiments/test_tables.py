@@ -122,10 +122,11 @@ def test_differences_are_paired_over_the_seeds_that_both_have(write, tmp_path):
     assert rows["single"][-1] == "+4.0 ± 1.4 (2 of 3 seeds)"
 
 
+ALL = "data.labelled=all"
 OF_PHOTOS = ["net={backbone: {name: light}, head: {name: dekr}}", "codec={name: dekr}"]
 DRAWS = {  # how the labelled people are drawn at random, by the number of the draw
     "people": lambda draw: [f"data.subset_seed={draw}"],
-    "a share of photos": lambda draw: [*OF_PHOTOS, "data.labelled_share=0.1", f"data.fold={draw}"],
+    "a share of photos": lambda draw: [*OF_PHOTOS, "data.labelled_share=0.1", f"data.fold={draw}", ALL],
 }
 
 
@@ -141,7 +142,8 @@ def test_runs_whose_labelled_people_are_drawn_anew_are_one_row_paired_by_draw(wr
             words[-1] = "method={name: detector_free}"
         write(f"semi-{kind}-seed{draw}", *words, PCK=high, **other)
     text, rows = table(tmp_path, baseline=f"supervised-{kind}")
-    assert "own: 100 labelled at random, 1,000 scored (ids vvvvvvvvvvvv)" in text
+    count = "100" if kind == "people" else "1,000"
+    assert f"own: {count} labelled at random, 1,000 scored (ids vvvvvvvvvvvv)" in text
     assert "over seeds, each with its draw of labelled people." in text
     assert rows["recipe"][1:3] == ["seed/draw", "PCK"]
     assert rows[f"supervised-{kind}"][1:3] == ["3/3, 4/4, 5/5", "30.0 ± 20.0"]
