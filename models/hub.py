@@ -15,13 +15,9 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from semipose.configs.errors import InputError, one_line
 from semipose.models.backbones.timm_networks import REACH_TIMEOUT_S
+from semipose.models.files import CARD_NAME, CONFIG_NAME, README_NAME, RECIPE_NAME, SCORES_NAME
 from semipose.models.model_folder import (
-    CARD_NAME,
-    CONFIG_NAME,
     LARGEST_JSON,
-    RECIPE_NAME,
-    RUN_CARD_NAME,
-    SCORES_NAME,
     ModelConfig,
     read_config,
     weights_name,
@@ -29,7 +25,7 @@ from semipose.models.model_folder import (
 from semipose.models.net import build_net
 
 SCHEME = "hf://"
-BESIDE = (SCORES_NAME, CARD_NAME, RUN_CARD_NAME, RECIPE_NAME)
+BESIDE = (SCORES_NAME, README_NAME, CARD_NAME, RECIPE_NAME)
 """Files that say what is known of a model; it can be used without them."""
 HEADER_BYTES = 1 << 24
 

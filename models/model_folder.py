@@ -31,6 +31,7 @@ from semipose.models.codecs.cid import CIDSettings
 from semipose.models.codecs.dekr import DEKRSettings
 from semipose.models.codecs.heatmap import HeatmapCodec, HeatmapSettings
 from semipose.models.codecs.instances import InstanceCodec
+from semipose.models.files import CARD_NAME, CONFIG_NAME, README_NAME, RECIPE_NAME, SCORES_NAME
 from semipose.models.net import FeatureNet, InstanceHead, NetSettings, build_net
 from semipose.models.normalisation import Renormalise
 from semipose.models.weight_files import read_shapes, read_tensors
@@ -41,9 +42,6 @@ from semipose.sharding.samples.crop import BOX_PADDING, PersonCrop
 from semipose.sharding.store.files import write_atomic
 
 FOLDER_NAME = "model"
-CONFIG_NAME = "config.json"
-CARD_NAME = "README.md"
-SCORES_NAME, RUN_CARD_NAME, RECIPE_NAME = "scores.json", "card.json", "recipe.yaml"
 METADATA_KEY = "semipose"
 """The metadata of each file of weights hold `config.json` under this key, so that one file is enough."""
 LARGEST_JSON = 1 << 26
@@ -313,9 +311,9 @@ def write_model(
             # One key alone: with more, the library writes them in a random order.
             encoded = safetensors.torch.save(tensors, {METADATA_KEY: own})
             write_atomic(aside / weights_name(config, name, product=config.network), encoded)
-        texts = {CONFIG_NAME: content + "\n", CARD_NAME: readme}
+        texts = {CONFIG_NAME: content + "\n", README_NAME: readme}
         texts |= {SCORES_NAME: _json(scores)} if scores is not None else {}
-        texts |= {RUN_CARD_NAME: _json(card)} if card is not None else {}
+        texts |= {CARD_NAME: _json(card)} if card is not None else {}
         texts |= {RECIPE_NAME: recipe} if recipe is not None else {}
         for name, text in texts.items():
             write_atomic(aside / name, text.encode())

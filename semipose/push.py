@@ -22,14 +22,10 @@ from semipose.configs.console import plain_console
 from semipose.configs.errors import InputError, one_line
 from semipose.configs.load import exit_on_input_error, load, read_request
 from semipose.configs.settings import settings
+from semipose.models.files import CARD_NAME, CONFIG_NAME, README_NAME, RECIPE_NAME, SCORES_NAME
 from semipose.models.hub import SCHEME, parse_address
 from semipose.models.model_card import model_card
 from semipose.models.model_folder import (
-    CARD_NAME,
-    CONFIG_NAME,
-    RECIPE_NAME,
-    RUN_CARD_NAME,
-    SCORES_NAME,
     model_folder,
     read_json,
     read_model,
@@ -102,7 +98,7 @@ def stage(folder: Path, target: Path, *, name: str, licence: str, pictures: list
         shutil.copyfile(folder / file, target / file)
     shutil.copyfile(folder / CONFIG_NAME, target / CONFIG_NAME)
     scores = _stage_json(folder / SCORES_NAME, target)
-    card = _stage_json(folder / RUN_CARD_NAME, target)
+    card = _stage_json(folder / CARD_NAME, target)
     if (folder / RECIPE_NAME).is_file():
         recipe = yaml12.parse((folder / RECIPE_NAME).read_text(), str(folder / RECIPE_NAME)).value
         (target / RECIPE_NAME).write_text(yaml12.emit(without_folders(recipe)))
@@ -112,11 +108,11 @@ def stage(folder: Path, target: Path, *, name: str, licence: str, pictures: list
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{folder}: {SCORES_NAME} or {RUN_CARD_NAME} does not hold what a run writes "
+            f"{folder}: {SCORES_NAME} or {CARD_NAME} does not hold what a run writes "
             f"({type(error).__name__}: {one_line(error)}): put them back, or remove both to give the model "
             "away without them"
         ) from error
-    (target / CARD_NAME).write_text(readme)
+    (target / README_NAME).write_text(readme)
     if pictures:
         (target / "pictures").mkdir()
         for path in pictures:

@@ -39,7 +39,6 @@ from semipose.training.methods.random_state import RandomState
 from semipose.training.probe import Probe
 from semipose.training.settings import LabelSourceSettings, RunSettings
 
-RECIPE_NAME = "recipe.yaml"
 MOST_GRAPHS = 64
 SOURCE_SEEDS = 7_919
 """Apart by this, so that a source does not draw the views of the labelled people."""

@@ -24,7 +24,7 @@ from rich.table import Table
 from semipose.configs.console import plain_console
 from semipose.configs.load import command
 from semipose.configs.settings import settings
-from semipose.training.files import SCORES_NAME, write_json
+from semipose.models.files import CARD_NAME, SCORES_NAME, write_json
 
 console = plain_console()
 
@@ -84,7 +84,7 @@ def train(recipes: Recipes, method: str, seed: int) -> dict[str, Any]:
     began = time.perf_counter()
     call("training/run.py", *words(recipes, method, seed))
     seconds = time.perf_counter() - began
-    card = json.loads((folder / "card.json").read_text())
+    card = json.loads((folder / CARD_NAME).read_text())
     scores = next(iter(json.loads((folder / SCORES_NAME).read_text())["last"]["scores"].values()))
     return {
         "method": method,

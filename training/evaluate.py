@@ -38,13 +38,13 @@ import torch
 from semipose.configs.disk import named_disk_errors
 from semipose.configs.load import InputError, exit_on_input_error, load, read_request
 from semipose.configs.settings import settings
+from semipose.models.files import CARD_NAME, SCORES_NAME, read_json, write_json
 from semipose.models.model_folder import FOLDER_NAME, read_config
 from semipose.pipelines.loader import ProcessInfo
 from semipose.pipelines.source import Split, open_split
 from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training import checkpoint
 from semipose.training.build import build_codec, build_method, open_sources, open_splits, scored_views
-from semipose.training.files import CARD_NAME, SCORES_NAME, read_json, write_json
 from semipose.training.methods.method import Method
 from semipose.training.predict import Predictions, autocast_of, join, predict
 from semipose.training.reporting.people import scored_people, with_pictures, write_people

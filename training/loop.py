@@ -14,6 +14,7 @@ from accelerate.utils import broadcast, gather_object
 
 from semipose.configs.load import InputError
 from semipose.configs.schema import plain
+from semipose.models.files import SCORES_NAME, write_json
 from semipose.models.model_folder import FOLDER_NAME
 from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
 from semipose.pipelines.loader import EvalLoader, TrainLoader
@@ -21,7 +22,6 @@ from semipose.pipelines.source import Split
 from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.training import checkpoint, evaluate
 from semipose.training.build import build_codec
-from semipose.training.files import SCORES_NAME, write_json
 from semipose.training.label_sources import LabelSource, with_sources
 from semipose.training.methods.method import Method, Progress, Terms
 from semipose.training.predict import Predictions, join, predict

@@ -10,7 +10,7 @@ from typing import Any
 
 from semipose.configs.load import InputError
 from semipose.configs.schema import plain
-from semipose.training.files import CARD_NAME, read_json
+from semipose.models.files import CARD_NAME, read_json
 from semipose.training.settings import RunSettings
 
 FIXED = (

@@ -38,13 +38,13 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from semipose.configs.disk import named_disk_errors
 from semipose.configs.load import InputError, dump, exit_on_input_error, no_recipe, read_request
 from semipose.configs.schema import plain
+from semipose.models.files import CARD_NAME, RECIPE_NAME, write_json
 from semipose.pipelines.batch import UnlabelledBatch
 from semipose.pipelines.loader import ProcessInfo
 from semipose.pipelines.source import Split
 from semipose.sharding.store.files import write_atomic
 from semipose.training import checkpoint
 from semipose.training.build import (
-    RECIPE_NAME,
     build_method,
     build_optimizer,
     build_probe,
@@ -57,7 +57,6 @@ from semipose.training.build import (
     steps_per_epoch,
     unlabelled_stream,
 )
-from semipose.training.files import CARD_NAME, write_json
 from semipose.training.launcher_options import require_plain_launch
 from semipose.training.loop import Job, restore, train, write_scores
 from semipose.training.reporting import card

@@ -7,10 +7,8 @@ from typing import Any
 
 from semipose.configs import yaml12
 from semipose.configs.load import InputError, dump, load
-from semipose.models.model_folder import CONFIG_NAME
+from semipose.models.files import CONFIG_NAME, METRICS_NAME, RECIPE_NAME, SCORES_NAME, read_json
 from semipose.training import checkpoint
-from semipose.training.build import RECIPE_NAME
-from semipose.training.files import METRICS_NAME, SCORES_NAME, read_json
 from semipose.training.resume import differences
 from semipose.training.settings import RunSettings
 

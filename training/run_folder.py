@@ -11,10 +11,17 @@ from filelock import FileLock, Timeout
 
 from semipose.configs.load import InputError
 from semipose.configs.schema import plain
+from semipose.models.files import (
+    CARD_NAME,
+    METRICS_NAME,
+    PAGE_NAME,
+    PEOPLE_NAME,
+    RECIPE_NAME,
+    SCORES_NAME,
+    TRACKERS_NAME,
+)
 from semipose.sharding.store.files import names_in, refuse_strangers
 from semipose.training import checkpoint
-from semipose.training.build import RECIPE_NAME
-from semipose.training.files import CARD_NAME, SCORES_NAME
 from semipose.training.resume import Resumed, compare_settings
 from semipose.training.run_files import is_finished, other_settings, own_recipe, read_settings
 from semipose.training.settings import RunSettings
@@ -23,8 +30,9 @@ LOCK_NAME = "run.lock"
 SWEEP_LOCK_NAME = "sweep.lock"
 LOG_NAME = "log.txt"
 """What a sweep writes into the folder of a run before it begins."""
+_WRITTEN = (CARD_NAME, METRICS_NAME, PAGE_NAME, PEOPLE_NAME, RECIPE_NAME, SCORES_NAME, TRACKERS_NAME)
 _HALF_WRITTEN = re.compile(
-    r"((recipe\.yaml|card\.json|scores\.json|metrics\.jsonl|trackers\.json|people\.npz|report\.html)"
+    rf"(({'|'.join(map(re.escape, _WRITTEN))})"
     r"|model(\.former)?|index/.+|pictures/(views|predictions)-\d+\.png)\.\d+\.tmp"
 )
 _PATIENCE_S = 1.0  # a sweep holds the lock for a moment when it looks whether the folder is free

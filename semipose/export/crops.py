@@ -14,6 +14,7 @@ from rich.console import Console
 
 from semipose.configs import yaml12
 from semipose.configs.errors import InputError
+from semipose.models.files import RECIPE_NAME
 from semipose.models.model_folder import Model, model_folder
 from semipose.pipelines.views import BORDER_GREYS, view_from_stored
 from semipose.predict.views import fitted_view
@@ -45,7 +46,7 @@ def read_views(model: Model, size_hw: tuple[int, int], count: int) -> tuple[np.n
 def _scored_shards(model: Model) -> Path | None:
     """The shards that the recipe of the model names, if they can be read here."""
     try:
-        recipe = model_folder(model.source) / "recipe.yaml"
+        recipe = model_folder(model.source) / RECIPE_NAME
         values = yaml12.parse(recipe.read_text(), str(recipe)).value
         shards = Path(str(values["data"]["val"]))
         if (shards / MANIFEST_NAME).is_file() and read_manifest(shards).kind == model.config.kind:

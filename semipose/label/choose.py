@@ -16,6 +16,7 @@ from semipose.configs.errors import InputError
 from semipose.label.labels import LabelledPerson, LabelledPhoto, Labels, as_json, read_coco_labels
 from semipose.label.out import write_photos
 from semipose.label.settings import NextSettings
+from semipose.models.files import PEOPLE_NAME
 from semipose.predict.output import KEYPOINTS
 from semipose.sharding.annotations.findings import Findings
 from semipose.sharding.annotations.photos import Photos
@@ -25,7 +26,7 @@ from semipose.sharding.check.draw_pose import INK, PAPER
 from semipose.sharding.check.fonts import legible
 from semipose.sharding.check.sheet import draw_person
 from semipose.sharding.store.files import write_atomic
-from semipose.training.reporting.people import PEOPLE_NAME, read_people
+from semipose.training.reporting.people import read_people
 
 LIST, SHEET = "next.csv", "sheet"
 COLUMNS = ("rank", "file", "person", "mean_peak", "least_sure_keypoint", "sequence", "reason")

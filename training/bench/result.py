@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from semipose.configs.load import InputError
-from semipose.training.files import write_json
+from semipose.models.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)

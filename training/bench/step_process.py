@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from semipose.configs.load import load
 from semipose.configs.schema import plain
+from semipose.models.files import write_json
 from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
 from semipose.pipelines.loader import ProcessInfo, labelled_loader, unlabelled_loader
 from semipose.training.bench.rivals.classic_loader import endless_batches
@@ -27,7 +28,6 @@ from semipose.training.build import (
     open_splits,
     steps_per_epoch,
 )
-from semipose.training.files import write_json
 from semipose.training.loop import train_step
 from semipose.training.methods.method import Progress
 from semipose.training.settings import RunSettings

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from semipose.configs.load import CONFIGS, InputError, load
 from semipose.configs.schema import plain
+from semipose.models.files import write_json
 from semipose.pipelines.views import ViewSettings
 from semipose.training.bench.loader import NO_PHOTOS
 from semipose.training.bench.machine import describe_machine
@@ -25,7 +26,6 @@ from semipose.training.bench.settings import StepBenchSettings as Settings
 from semipose.training.bench.tables import finish
 from semipose.training.bench.targets import targets
 from semipose.training.bench.timing import turns
-from semipose.training.files import write_json
 from semipose.training.settings import RunSettings
 
 CPU_BATCHES = (8,)

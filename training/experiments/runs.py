@@ -10,8 +10,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from semipose.configs.load import InputError
-from semipose.training.build import RECIPE_NAME
-from semipose.training.files import CARD_NAME, read_json
+from semipose.models.files import CARD_NAME, RECIPE_NAME, read_json
 from semipose.training.resume import in_words
 from semipose.training.run_files import (
     CURE,

@@ -12,7 +12,7 @@ from pydantic import Field
 from semipose.configs.load import CONFIGS, InputError
 from semipose.configs.schema import plain
 from semipose.configs.settings import settings
-from semipose.training.build import RECIPE_NAME
+from semipose.models.files import RECIPE_NAME
 from semipose.training.experiments.tables import Plot
 from semipose.training.run_files import is_finished, other_settings, read_settings
 from semipose.training.settings import RunSettings, load_run

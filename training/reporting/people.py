@@ -18,6 +18,7 @@ import simplejpeg
 from PIL import Image
 
 from semipose.configs.load import InputError
+from semipose.models.files import PEOPLE_NAME
 from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.sharding.samples.crop import Region, cut, image_from_stored
 from semipose.sharding.samples.sample import invert_axis_aligned
@@ -29,7 +30,6 @@ if TYPE_CHECKING:  # reading the people of a run needs no webdataset
     from semipose.pipelines.source import Split
     from semipose.training.predict import Predictions
 
-PEOPLE_NAME = "people.npz"
 SHOWN = 8
 """How many of the worst, of the median and of the best people are shown."""
 LEAST_OKS, LEAST_SCORE = 0.1, 0.1

@@ -22,12 +22,10 @@ from accelerate.tracking import (
 from PIL import Image
 
 from semipose.configs.errors import InputError
+from semipose.models.files import METRICS_NAME, TRACKERS_NAME, read_json, write_json
 from semipose.sharding.store.files import write_atomic
-from semipose.training.files import METRICS_NAME, read_json, write_json
 
 PROJECT = "semipose"
-IDS_NAME = "trackers.json"
-"""The ids of a run at the services, by which a resumed run continues there."""
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
 
@@ -109,7 +107,7 @@ class Service(GeneralTracker):
     def start(self) -> None:
         """Begin a run at the service, or continue the one that this folder began."""
         with self._never_failing():
-            path = self.folder / IDS_NAME
+            path = self.folder / TRACKERS_NAME
             ids = read_json(path, cure="remove it") if path.exists() and not self.is_new else {}
             service = LOGGER_TYPE_TO_CLASS[self.name](PROJECT, **self._options(ids.get(self.name)))
             service.start()

@@ -33,9 +33,7 @@ def dies(pid: int) -> bool:
 
 
 def test_what_ends_well_has_no_problem_and_finds_the_project(tmp_path: Path) -> None:
-    ended = run_command(
-        ["-c", "import semipose.training.files; print('yes')"], tmp_path / "a.log", seconds=60
-    )
+    ended = run_command(["-c", "import semipose.models.files; print('yes')"], tmp_path / "a.log", seconds=60)
     assert (ended.code, ended.hit_limit, ended.problem) == (0, False, None)
     assert ended.log.read_text() == "yes\n"
 

@@ -19,12 +19,13 @@ from PIL import Image
 
 from semipose.configs.load import InputError
 from semipose.configs.schema import plain
+from semipose.models.files import PAGE_NAME, PEOPLE_NAME
 from semipose.training.reporting.page.__main__ import main
 from semipose.training.reporting.page.advice import Answer, next_steps
 from semipose.training.reporting.page.contents import read_contents
 from semipose.training.reporting.page.diagnosis import KINDS_OF_ERROR, Keypoints
-from semipose.training.reporting.page.page import PAGE_NAME, write_page
-from semipose.training.reporting.people import PEOPLE_NAME, read_people
+from semipose.training.reporting.page.page import write_page
+from semipose.training.reporting.people import read_people
 from semipose.training.resume import differences
 from semipose.training.run import run
 from semipose.training.run_files import read_settings

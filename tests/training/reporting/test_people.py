@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semipose.configs.load import InputError
+from semipose.models.files import PEOPLE_NAME
 from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.sharding.store.ground_truth import GroundTruth
 from semipose.training.predict import Predictions
 from semipose.training.reporting.people import (
-    PEOPLE_NAME,
     SHOWN,
     read_people,
     scored_people,

@@ -12,10 +12,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from semipose.configs.load import InputError
+from semipose.models.files import TRACKERS_NAME
 from semipose.training.methods.method import Terms
 from semipose.training.reporting import trackers
 from semipose.training.reporting.report import Report
-from semipose.training.reporting.trackers import IDS_NAME, TrackerName, flat, require_trackers
+from semipose.training.reporting.trackers import TrackerName, flat, require_trackers
 
 
 class Fake(GeneralTracker):
@@ -111,7 +112,7 @@ def test_a_resumed_run_continues_at_the_service_and_a_new_one_does_not(
     first, resumed, new = (service.init_kwargs["id"] for service in fake.begun)
     assert first == resumed
     assert new != first
-    assert json.loads((tmp_path / IDS_NAME).read_text()) == {"wandb": new}
+    assert json.loads((tmp_path / TRACKERS_NAME).read_text()) == {"wandb": new}
 
 
 @pytest.mark.parametrize("call", ["start", "log", "log_images"])

@@ -15,6 +15,7 @@ from pydantic import Field
 from semipose.configs.console import plain_console
 from semipose.configs.load import InputError
 from semipose.configs.settings import settings
+from semipose.models.files import write_json
 from semipose.sharding.store.files import write_atomic
 from semipose.training.bench.gpu_check.benches import run_benches
 from semipose.training.bench.gpu_check.markdown import to_markdown
@@ -22,7 +23,6 @@ from semipose.training.bench.gpu_check.marked_tests import run_tests
 from semipose.training.bench.gpu_check.short_run import run_short
 from semipose.training.bench.machine import describe_machine
 from semipose.training.bench.processes import ROOT
-from semipose.training.files import write_json
 
 PartName = Literal["tests", "bench", "train"]
 Part = Callable[[Path, float], Iterator[dict[str, Any]]]

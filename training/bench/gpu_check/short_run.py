@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from semipose.models.files import METRICS_NAME, SCORES_NAME
 from semipose.training.bench.processes import GRACE_S, ROOT, Ended, run_command
-from semipose.training.files import SCORES_NAME
 
 SHARDS: Mapping[str, tuple[str, ...]] = {"train": ("source.people=800",), "val": ("source.people=200",)}
 METHODS = ("supervised", "adaptive_mixup")
@@ -72,7 +72,7 @@ def training(method: str, work: Path, folder: Path, settings: Sequence[str]) -> 
 
 def read_run(folder: Path, ended: Ended) -> dict[str, Any]:
     """Scores and speed of a run, as far as it got."""
-    rows = read_lines(folder / "metrics.jsonl")
+    rows = read_lines(folder / METRICS_NAME)
     speed = [row for row in rows if "seconds_per_step" in row]
     last = speed[-1]["step"] if speed else 0
     # What is compiled, tuned and read into the cache comes in the first half.

@@ -13,7 +13,8 @@ from pathlib import Path
 from semipose.configs.disk import named_disk_errors
 from semipose.configs.load import InputError, exit_on_input_error, load, read_request
 from semipose.configs.settings import settings
-from semipose.training.reporting.page.page import PAGE_NAME, write_page
+from semipose.models.files import PAGE_NAME
+from semipose.training.reporting.page.page import write_page
 
 
 @settings

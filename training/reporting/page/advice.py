@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from semipose.training.build import RECIPE_NAME
+from semipose.models.files import RECIPE_NAME
 from semipose.training.methods import METHODS
 from semipose.training.reporting.collapse import is_untrained, teach_later
 from semipose.training.reporting.page.contents import DataNote, RunContents, differences

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from semipose.configs.load import InputError
+from semipose.models.files import CARD_NAME, read_json
 from semipose.sharding.store.manifest import MANIFEST_NAME
-from semipose.training.files import CARD_NAME, read_json
 from semipose.training.reporting.people import ScoredPeople, read_people
 from semipose.training.run_files import CURE, read_metrics, read_scores, read_settings
 

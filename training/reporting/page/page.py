@@ -8,6 +8,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from semipose.configs.load import InputError
+from semipose.models.files import PAGE_NAME
 from semipose.sharding.store.files import write_atomic
 from semipose.training.reporting.page import figures
 from semipose.training.reporting.page.advice import did_unlabelled_help, next_steps, where_it_errs
@@ -27,7 +28,6 @@ from semipose.training.reporting.page.diagnosis import (
 from semipose.training.reporting.page.tiles import draw_person, last_sheet
 from semipose.training.reporting.people import ScoredPeople
 
-PAGE_NAME = "report.html"
 PCK_PREFIX = "PCK/"
 GROUPS = {
     "worst": "The people with the lowest OKS. Are their labels right? If so, label more people like them.",

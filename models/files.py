@@ -1,4 +1,4 @@
-"""The JSON files of a run, written atomically."""
+"""The files of a run and of its model folder: their names, and how JSON is read and written."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,18 @@ from semipose.configs.errors import InputError
 from semipose.sharding.store.files import write_atomic
 
 CARD_NAME = "card.json"
-SCORES_NAME = "scores.json"
+"""What was trained on what, and where."""
+CONFIG_NAME = "config.json"
+"""What it takes to use the networks of a model folder."""
 METRICS_NAME = "metrics.jsonl"
+PAGE_NAME = "report.html"
+PEOPLE_NAME = "people.npz"
+README_NAME = "README.md"
+"""The model card, which hubs of models show."""
+RECIPE_NAME = "recipe.yaml"
+SCORES_NAME = "scores.json"
+TRACKERS_NAME = "trackers.json"
+"""The ids of a run at the services, by which a resumed run continues there."""
 
 
 def read_json(path: Path, *, cure: str) -> dict[str, Any]:
