@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +18,8 @@ from semipose.pipelines.cache.loader import CachedLoader, MakePlan
 from semipose.pipelines.cache.store import Home, Store
 from semipose.pipelines.cache.store import fill as fill_store
 from semipose.pipelines.dali_loader import (
-    DEFAULTS,
     SINGLE_PROCESS,
     EvalLoader,
-    LoaderSettings,
     PipelineLoader,
     ProcessInfo,
     Stream,
@@ -34,14 +32,12 @@ from semipose.pipelines.dali_loader import (
     with_stream_reader,
 )
 from semipose.pipelines.graph import Reading
+from semipose.pipelines.loader_settings import DEFAULTS, Cache, LoaderSettings
 from semipose.pipelines.source import Split
 from semipose.pipelines.stream_reader import StreamReader
 from semipose.pipelines.train_loader import Batch, TrainLoader
 from semipose.pipelines.view_pipeline import Shown, ViewPipeline
 from semipose.pipelines.views import ViewSettings
-
-Cache = Literal["none", "host", "device"]
-"""Where decoded crops are kept; without a GPU, device means the host."""
 
 
 @dataclass(frozen=True)

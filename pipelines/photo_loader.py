@@ -9,10 +9,8 @@ from torch import Tensor
 from semipose.pipelines import geometry, photo_graph
 from semipose.pipelines.batch import LabelledPhotos, UnlabelledBatch
 from semipose.pipelines.dali_loader import (
-    DEFAULTS,
     SINGLE_PROCESS,
     EvalLoader,
-    LoaderSettings,
     PipelineLoader,
     ProcessInfo,
     Stream,
@@ -20,6 +18,7 @@ from semipose.pipelines.dali_loader import (
     eval_reading,
     training_reading,
 )
+from semipose.pipelines.loader_settings import DEFAULTS, LoaderSettings
 from semipose.pipelines.people import IgnoredArea, People, PhotoFrame
 from semipose.pipelines.photo_views import PhotoViewSettings
 from semipose.pipelines.source import Split

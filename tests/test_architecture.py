@@ -127,6 +127,16 @@ def test_what_reads_no_shards_imports_without_dali_and_triton():
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT)
 
 
+def test_the_page_of_a_run_needs_no_loader_and_no_launcher():
+    """It reads a folder: `semipose report` need not wait for DALI, webdataset and Accelerate."""
+    code = """if True:
+        import sys
+        import semipose.training.reporting.page.__main__
+        loaded = {"nvidia.dali", "webdataset", "accelerate"} & set(sys.modules)
+        assert not loaded, loaded"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_no_script_folder_hides_a_standard_module():
     """`python training/run.py` puts training/ first on the import path."""
     hidden = [file for file in FILES if Path(file).stem in sys.stdlib_module_names]

@@ -14,13 +14,12 @@ from semipose.models.codecs.cid import CIDSettings
 from semipose.models.codecs.dekr import DEKRSettings
 from semipose.models.codecs.heatmap import HeatmapSettings
 from semipose.models.net import InstanceHead, NetSettings
-from semipose.pipelines.loader import Cache, LoaderSettings
+from semipose.pipelines.loader_settings import Cache, LoaderSettings
 from semipose.pipelines.photo_views import PhotoViewSettings
 from semipose.pipelines.views import ViewSettings
 from semipose.training.methods import METHODS, MethodSettings
 from semipose.training.methods.supervised import SupervisedSettings
 from semipose.training.reporting.collapse import CollapseSettings
-from semipose.training.reporting.trackers import TrackerName
 from semipose.training.schedule import Milestones, Schedule
 from semipose.training.scoring.settings import EvaluationSettings, Metric
 
@@ -28,6 +27,7 @@ Count = Annotated[int, Field(ge=1)]
 BatchSize = Annotated[int, Field(ge=1, le=16_384)]
 Seed = Annotated[int, Field(ge=-(2**48), le=2**48)]  # 64-bit generators are seeded with multiples of it
 Share = Annotated[float, Field(gt=0, lt=1)]
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
 
 @settings

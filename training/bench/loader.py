@@ -18,7 +18,8 @@ from rich.progress import track
 from semipose.configs.schema import plain
 from semipose.pipelines import graph
 from semipose.pipelines.graph import Pipeline, Reading
-from semipose.pipelines.loader import LoaderSettings, ProcessInfo, unlabelled_loader
+from semipose.pipelines.loader import ProcessInfo, unlabelled_loader
+from semipose.pipelines.loader_settings import LoaderSettings
 from semipose.pipelines.source import Split
 from semipose.pipelines.views import ViewSettings
 from semipose.training.bench import masking

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import track
 
 from semipose.configs.schema import plain
-from semipose.pipelines.loader import LoaderSettings, ProcessInfo, TrainLoader, unlabelled_loader
+from semipose.pipelines.loader import ProcessInfo, TrainLoader, unlabelled_loader
+from semipose.pipelines.loader_settings import LoaderSettings
 from semipose.pipelines.source import Split, open_split
 from semipose.training.bench import masking
 from semipose.training.bench.loader import devices, on

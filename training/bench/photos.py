@@ -23,7 +23,8 @@ from semipose.models.codecs.ae import AECodec, AEMaps, AESettings
 from semipose.models.codecs.cid import CIDCodec, CIDMaps, CIDSettings, InstanceMaps
 from semipose.models.codecs.dekr import DEKRCodec, DEKRMaps, DEKRSettings
 from semipose.models.codecs.instances import InstanceCodec
-from semipose.pipelines.loader import LoaderSettings, ProcessInfo
+from semipose.pipelines.loader import ProcessInfo
+from semipose.pipelines.loader_settings import LoaderSettings
 from semipose.pipelines.people import People
 from semipose.pipelines.photo_loader import unlabelled_photo_loader
 from semipose.pipelines.source import open_split

@@ -31,7 +31,8 @@ from semipose.training.reporting.collapse import (
     steady_teacher,
 )
 from semipose.training.reporting.display import Display
-from semipose.training.reporting.trackers import PROJECT, TrackerName, log_picture, make_trackers
+from semipose.training.reporting.trackers import PROJECT, log_picture, make_trackers
+from semipose.training.settings import TrackerName
 
 
 class NonFiniteLoss(InputError):

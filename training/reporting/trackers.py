@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from accelerate.tracking import (
@@ -24,9 +24,9 @@ from PIL import Image
 from semipose.configs.errors import InputError
 from semipose.models.files import METRICS_NAME, TRACKERS_NAME, read_json, write_json
 from semipose.sharding.store.files import write_atomic
+from semipose.training.settings import TrackerName
 
 PROJECT = "semipose"
-TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
 
 def require_trackers(names: Sequence[TrackerName]) -> None:

@@ -16,7 +16,8 @@ from semipose.models.files import TRACKERS_NAME
 from semipose.training.methods.method import Terms
 from semipose.training.reporting import trackers
 from semipose.training.reporting.report import Report
-from semipose.training.reporting.trackers import TrackerName, flat, require_trackers
+from semipose.training.reporting.trackers import flat, require_trackers
+from semipose.training.settings import TrackerName
 
 
 class Fake(GeneralTracker):
