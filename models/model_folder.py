@@ -12,7 +12,6 @@ before the weights have the shapes that `config.json` asks for. Needs no DALI, A
 
 import json
 import os
-import re
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -34,7 +33,7 @@ from semipose.models.codecs.instances import InstanceCodec
 from semipose.models.files import CARD_NAME, CONFIG_NAME, README_NAME, RECIPE_NAME, SCORES_NAME
 from semipose.models.net import FeatureNet, InstanceHead, NetSettings, build_net
 from semipose.models.normalisation import Renormalise
-from semipose.models.weight_files import read_shapes, read_tensors
+from semipose.models.weight_files import differing_shapes, read_shapes, read_tensors
 from semipose.pipelines.photo_views import PhotoViewSettings
 from semipose.pipelines.views import Border
 from semipose.sharding.annotations.skeleton import Skeleton
@@ -45,7 +44,6 @@ FOLDER_NAME = "model"
 METADATA_KEY = "semipose"
 """The metadata of each file of weights hold `config.json` under this key, so that one file is enough."""
 LARGEST_JSON = 1 << 26
-NAMES_SHOWN = 3
 
 Side = Annotated[int, Field(ge=32, le=4096, multiple_of=4)]
 Channels = tuple[float, float, float]
@@ -260,7 +258,12 @@ def read_network(weights: Path, config: ModelConfig) -> FeatureNet:
     try:
         with torch.device("meta"):  # takes no memory, however large the file says that the network is
             planned = build_net(own.net, num_keypoints, loads_weights=False).state_dict()
-        _refuse_other_shapes({name: tuple(value.shape) for name, value in planned.items()}, shapes, weights)
+        wanted = {name: tuple(value.shape) for name, value in planned.items()}
+        if differences := differing_shapes(wanted, shapes):
+            raise InputError(
+                f"{weights}: these are not the weights of the network in {CONFIG_NAME}, with tensors "
+                f"{differences}: get the folder again"
+            )
         with torch.random.fork_rng(devices=[]):
             network = build_net(own.net, num_keypoints, loads_weights=False)
     except InputError as error:
@@ -341,29 +344,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: it holds no mapping: get the folder again")
     return content
-
-
-def _refuse_other_shapes(
-    wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], path: Path
-) -> None:
-    """Raise InputError unless the tensors have the names and shapes that the network needs."""
-    differences = {
-        "missing": [name for name in wanted if name not in given],
-        "unexpected": [name for name in given if name not in wanted],
-        "of another shape": [
-            f"{name} {given[name]} instead of {wanted[name]}"
-            for name in wanted
-            if given.get(name, wanted[name]) != wanted[name]
-        ],
-    }
-    described = [f"{len(names)} {kind} ({_listed(names)})" for kind, names in differences.items() if names]
-    if described:
-        raise InputError(
-            f"{path}: these are not the weights of the network in {CONFIG_NAME}, with tensors "
-            f"{', '.join(described)}: get the folder again"
-        )
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return re.sub(r"\s+", " ", ", ".join(names[:NAMES_SHOWN]))[:300] + more

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semipose.configs.errors import InputError
+from semipose.configs.errors import InputError, some_of
 from semipose.models.model_folder import (
     METADATA_KEY,
     ModelConfig,
@@ -64,8 +64,8 @@ class Start:
         )
         renamed = [f"{own} from {theirs}" for own, theirs in self.keypoints.items() if own != theirs]
         parts = [taken]
-        parts += [f"by similar names: {_listed(renamed)}"] if renamed else []
-        parts += [f"new: {_listed(list(self.new_keypoints))}"] if self.new_keypoints else []
+        parts += [f"by similar names: {some_of(renamed, NAMES_SHOWN)}"] if renamed else []
+        parts += [f"new: {some_of(self.new_keypoints, NAMES_SHOWN)}"] if self.new_keypoints else []
         return "; ".join([*parts, *filter(None, [self.note])])
 
 
@@ -122,7 +122,8 @@ def _read(source: str) -> _Trained:
     broken = [name for name, value in tensors.items() if not value.isfinite().all()]
     if broken:
         raise InputError(
-            f"{SETTING}: {path}: {_listed(broken)} are not finite numbers: start from another run"
+            f"{SETTING}: {path}: {some_of(broken, NAMES_SHOWN)} are not finite numbers: start from another "
+            "run"
         )
     return _Trained(str(path), tensors, config)
 
@@ -143,8 +144,8 @@ def _refuse_other_backbone(
     raise InputError(
         f"{SETTING}: {trained.where} has the backbone {theirs}, and this run "
         f"'{network.settings.backbone.name}': {len(different)} of {len(wanted)} tensors differ "
-        f"({_listed(different)}): set net.backbone as in that run. Weights of torchvision or timm are given "
-        "by net.weights"
+        f"({some_of(different, NAMES_SHOWN)}): set net.backbone as in that run. Weights of "
+        "torchvision or timm are given by net.weights"
     )
 
 
@@ -226,8 +227,3 @@ def _scaling(config: ModelConfig | None, own: Mapping[str, Tensor]) -> dict[str,
 
 def _shape(value: Tensor) -> str:
     return " x ".join(map(str, value.shape)) or "a number"
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from semipose.configs.errors import InputError, why_unreadable
+from semipose.configs.errors import InputError, some_of, why_unreadable
+from semipose.models.weight_files import differing_shapes
 from semipose.sharding.store.files import file_sha256, write_atomic
 
 FOLDER = "checkpoints"
@@ -32,7 +33,6 @@ CHECKSUMS = "checksums.json"
 SHARED = "shared.pt"
 CONTAINERS = (dict, OrderedDict, Counter, list, tuple)
 LEAVES = (torch.Tensor, nn.Parameter, bool, int, float, str, bytes, type(None))
-NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,20 +179,12 @@ def load_shared(path: Path) -> dict[str, Any]:
 
 def load_weights(module: nn.Module, state: Mapping[str, Any], where: Path | str) -> None:
     """Load all of `state` into `module`. Raises InputError if the architectures differ."""
-    own = module.state_dict()
-    differences = {
-        "missing": [name for name in own if name not in state],
-        "unexpected": [name for name in state if name not in own],
-        "of another shape": [
-            f"{name} {_shape(state[name])} instead of {_shape(own[name])}"
-            for name in own
-            if name in state and _shape(state[name]) != _shape(own[name])
-        ],
-    }
-    described = [f"{len(names)} {kind} ({_listed(names)})" for kind, names in differences.items() if names]
-    if described:
+    wanted, given = (
+        {name: _shape(value) for name, value in each.items()} for each in (module.state_dict(), state)
+    )
+    if differences := differing_shapes(wanted, given):
         raise InputError(
-            f"The checkpoint {where} belongs to another architecture, with entries {', '.join(described)}: "
+            f"The checkpoint {where} belongs to another architecture, with entries {differences}: "
             "use the recipe that it was trained with."
         )
     module.load_state_dict(state)
@@ -205,7 +197,7 @@ def not_finite(state: Mapping[str, Any]) -> str | None:
         return None
     are_finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
     broken = [name for name, is_finite in zip(tensors, are_finite, strict=True) if not is_finite]
-    return _listed(broken) if broken else None
+    return some_of(broken) if broken else None
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -303,7 +295,7 @@ def _complete(aside: Path, final: Path, *, step: int, world_size: int) -> None:
     absent = [name for name in names if not (aside / name).is_file()]
     if absent:
         raise InputError(
-            f"{aside} lacks {_listed(absent)}: the run folder must be on a disk that all ranks share."
+            f"{aside} lacks {some_of(absent)}: the run folder must be on a disk that all ranks share."
         )
     files = {
         name: {"bytes": (aside / name).stat().st_size, "sha256": file_sha256(aside / name)} for name in names
@@ -375,8 +367,3 @@ def _sync_folder(folder: Path) -> None:
 
 def _shape(value: Any) -> tuple[int, ...]:
     return tuple(getattr(value, "shape", ()))
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
