@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import scipy.io
 from pydantic import Field
 
 from semipose.configs.load import InputError
 from semipose.configs.settings import settings
 from semipose.sharding.annotations.boxes import AREA_OF_BOX
 from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.formats.matlab import load_mat
 from semipose.sharding.annotations.joint_boxes import MARGIN, joint_box
 from semipose.sharding.annotations.photos import open_photos
 from semipose.sharding.annotations.record import Annotations, Person
@@ -83,14 +83,7 @@ class LspFormat:
 
 def _read_joints(path: Path) -> np.ndarray:
     """Joints (n, 14, 3) float64 of x, y, visible."""
-    if not path.is_file():
-        raise InputError(f"{path}: the joints cannot be read (no such file): correct the path")
-    try:
-        joints = scipy.io.loadmat(path)["joints"]
-    except Exception as error:  # scipy raises many kinds for a damaged file
-        raise InputError(
-            f"{path}: this is no MATLAB file with `joints` ({error}): download it again"
-        ) from error
+    joints: np.ndarray = load_mat(path, "joints", "joints.mat of LSPET")
     if joints.ndim != 3 or joints.shape[:2] != (LSP_14.num_keypoints, 3):
         raise InputError(
             f"{path}: joints have the shape {joints.shape}, but those of LSPET have (14, 3, n): use its file"

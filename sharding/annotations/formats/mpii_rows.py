@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-import scipy.io
 
 from semipose.configs.load import InputError
 from semipose.sharding.annotations.findings import Fault, Findings
+from semipose.sharding.annotations.formats.matlab import load_mat
 from semipose.sharding.annotations.formats.rows import RowReader, read_json
 from semipose.sharding.annotations.skeleton import MPII_16
 
@@ -141,18 +141,6 @@ def read_mat(path: Path, *, is_train: bool, findings: Findings) -> Iterator[Mpii
         else:
             people = (_mat_person(*each, findings) for each in zip(rects, numbers, strict=True))
             yield MpiiPhoto(file_name, True, tuple(people))
-
-
-def load_mat(path: Path, key: str, expected: str, *, as_objects: bool = False) -> Any:
-    """A variable of a MATLAB file. as_objects: structs as objects, without dimensions of length 1."""
-    if not path.is_file():
-        raise InputError(f"{path}: the annotations cannot be read (no such file): correct the path")
-    try:
-        return scipy.io.loadmat(path, struct_as_record=not as_objects, squeeze_me=as_objects)[key]
-    except Exception as error:  # scipy raises many kinds for a damaged file
-        raise InputError(
-            f"{path}: this is no MATLAB file with `{key}` ({error}): give a complete {expected}"
-        ) from error
 
 
 def _mat_person(person: Any, number: int, findings: Findings) -> MpiiRow:
