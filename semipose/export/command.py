@@ -12,7 +12,6 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,9 +38,10 @@ from semipose.export.graph import (
 )
 from semipose.export.parity import MOST_PEAK, MOST_PX, compare
 from semipose.export.quantize import quantize
-from semipose.models.codecs.heatmap import DecodeMethod, HeatmapCodec
+from semipose.models.codecs.heatmap import DecodeMethod
 from semipose.models.model_folder import Model, read_model
 from semipose.predict.exported import Run, open_onnx, open_pt2
+from semipose.predict.model import decoding
 from semipose.sharding.store.files import names_in, refuse_strangers, write_atomic
 
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=64)]
@@ -81,12 +81,7 @@ class ExportSettings:
 
 def export(source: str, cfg: ExportSettings, console: Console) -> Path:
     """Write the files; returns their folder. Raises InputError, also where the answers differ."""
-    model = read_model(source, "cpu", cfg.network)
-    if cfg.decode is not None:
-        if not isinstance(model.codec, HeatmapCodec):
-            raise InputError("decode: this model has one way of reading people: leave decode out")
-        codec = replace(model.codec, settings=replace(model.codec.settings, decode=cfg.decode))
-        model = replace(model, codec=codec)
+    model = decoding(read_model(source, "cpu", cfg.network), cfg.decode)
     wants_onnx = cfg.format != "pt2"
     refuse_model(model, for_onnx=wants_onnx)
     if cfg.precision == "int8" and not wants_onnx:

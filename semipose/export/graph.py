@@ -15,6 +15,7 @@ from semipose.models.codecs.heatmap import HeatmapCodec
 from semipose.models.heads.dekr import DEKRHeadSettings
 from semipose.models.model_folder import Model, ModelConfig
 from semipose.pipelines.views import BORDER_GREYS, MEAN_RGB, STD_RGB
+from semipose.training.predict import heatmaps_of
 
 OPSET = 20
 METADATA_KEY, CONFIG_KEY = "semipose", "semipose.config"
@@ -49,10 +50,7 @@ class PoseGraph(nn.Module):
     def maps(self, image: Tensor) -> Any:
         """What the network answers."""
         view = (image.permute(0, 3, 1, 2).float() - self.mean) / self.deviation
-        maps = self.network(view)
-        if not self.flip_test:
-            return maps
-        return self.codec.merge(maps, self.codec.mirror(self.network(self.codec.mirror_images(view))))
+        return heatmaps_of(self.network, view, self.codec, flip_test=self.flip_test)
 
     def decode(self, maps: Any) -> tuple[Tensor, ...]:
         """Keypoints from what the network answers."""
