@@ -8,7 +8,6 @@ in the same direction. The loss covers all cells that both views show, whatever 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 import torch
@@ -22,7 +21,7 @@ from semipose.models.codecs.heatmap import warp
 from semipose.models.net import FeatureNet
 from semipose.pipelines.batch import LabelledBatch, UnlabelledBatch
 from semipose.training.methods.consistency import ConsistencySettings
-from semipose.training.methods.method import Ingredients, Progress, StepResult, Terms, loss_terms
+from semipose.training.methods.method import Ingredients, Progress, StepResult, Terms, loss_terms, named_layer
 from semipose.training.methods.single import Single
 
 PROBE_PX = 64
@@ -102,15 +101,8 @@ class FeatureTap:
     """Records the output of one named layer, only inside `with tap.listening()`."""
 
     def __init__(self, network: nn.Module, layer: str) -> None:
-        modules = dict(network.named_modules())
-        if layer not in modules:
-            near = get_close_matches(layer, modules, n=3, cutoff=0.4) or ["backbone"]
-            raise InputError(
-                f"method.layer: the network has no layer '{layer}': name one of its modules, for instance "
-                + ", ".join(near)
-            )
         self._heard: list[torch.Tensor] | None = None
-        modules[layer].register_forward_hook(self._hear)
+        named_layer(network, layer, setting="method.layer").register_forward_hook(self._hear)
 
     @contextmanager
     def listening(self) -> Iterator[list[torch.Tensor]]:

@@ -4,11 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from semipose.configs.errors import InputError
 from semipose.models.net import FeatureNet, NetSettings
 from semipose.pipelines.batch import UnlabelledBatch
 from semipose.pipelines.people import People, PhotoFrame
@@ -243,3 +245,15 @@ class Method(nn.Module, ABC):
         """Restore what `rank_state` returned; supervised runs of older versions saved nothing."""
         if self.random_state and state:
             self.random_state.load(state)
+
+
+def named_layer(network: nn.Module, layer: str, *, setting: str) -> nn.Module:
+    """The module of that name, like "backbone.layer3". Raises InputError, which lists similar names."""
+    modules = {name: module for name, module in network.named_modules() if name}
+    if layer not in modules:
+        near = get_close_matches(layer, modules, n=3, cutoff=0.4) or list(modules)[:3]
+        raise InputError(
+            f"{setting}: the network has no layer '{layer}': name one of its modules, for instance "
+            + ", ".join(near)
+        )
+    return modules[layer]

@@ -6,7 +6,6 @@ Meng et al. (arXiv 2404.14835), Eq. 4; docs/methods.md 9, rows 13 to 19.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 import torch
@@ -18,6 +17,7 @@ from semipose.configs.settings import settings
 from semipose.models.codecs.heatmap import HeatmapCodec
 from semipose.models.net import FeatureNet
 from semipose.pipelines.masking.masks import draw_order
+from semipose.training.methods.method import named_layer
 from semipose.training.methods.random_state import RandomState
 
 INPUT = "input"
@@ -165,17 +165,11 @@ class FeatureMixer:
         Raises:
             InputError: the network has no such module; the message lists similar names.
         """
-        modules = {name: module for name, module in network.named_modules() if name}
-        if layer not in modules:
-            near = get_close_matches(layer, modules, n=3, cutoff=0.4) or list(modules)[:3]
-            raise InputError(
-                f"the network has no layer '{layer}' to mix at: name one of its modules, for instance "
-                + ", ".join(near)
-            )
+        module = named_layer(network, layer, setting="method.mixup.layers")
         self.layer = layer
         self._weights: tuple[Tensor, Tensor] | None = None
         self._has_mixed = False
-        modules[layer].register_forward_pre_hook(self._mix_inputs)
+        module.register_forward_pre_hook(self._mix_inputs)
 
     @contextmanager
     def mixing(self, alpha: Tensor, partners: Tensor) -> Iterator[None]:

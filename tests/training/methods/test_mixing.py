@@ -224,8 +224,8 @@ def test_an_error_inside_leaves_the_mixer_idle() -> None:
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        ("stagee", "no layer 'stagee' .* for instance stage"),
-        ("", "no layer '' .* for instance stem, stage"),
+        ("stagee", "^method.mixup.layers: .*no layer 'stagee': .* for instance stage"),
+        ("", "no layer '': .* for instance stem, stage"),
         ("conv_of_nothing", "for instance "),
     ],
 )
