@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from semipose.configs import yaml12
@@ -18,6 +19,8 @@ WITHOUT_EFFECT = (
     "probe_photos",
 )
 LOADER_WITHOUT_EFFECT = ("threads", "prefetch", "hw_decoder_load")
+BINS = 100
+"""A curve shows the mean of a term in each of so many parts of a run: single steps are noise."""
 CURE = "put it back, train the run again or leave it out"
 
 
@@ -85,8 +88,8 @@ def read_scores(folder: Path) -> dict[str, Any]:
 
 
 def read_losses(folder: Path) -> dict[int, float]:
-    """The loss of a run by step, of every line of its metrics that has one. Raises InputError."""
-    return {row["step"]: row["loss"] for row in read_metrics(folder) if "loss" in row}
+    """The loss of a run by step, of every line of its metrics that has a finite one. Raises InputError."""
+    return {row["step"]: row["loss"] for row in read_metrics(folder) if row.get("loss") is not None}
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -96,6 +99,15 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}): train the run again or leave it out") from None
+
+
+def binned(values: dict[int, float], total_steps: int) -> dict[int, float]:
+    """The mean of a quantity {step: value} in each of `BINS` parts of a run, at the part's last step."""
+    length = -(-total_steps // BINS)
+    parts: dict[int, list[float]] = {}
+    for step, value in values.items():
+        parts.setdefault(min(-(-step // length) * length, total_steps), []).append(value)
+    return {step: mean(of_part) for step, of_part in sorted(parts.items())}
 
 
 def is_finished(folder: Path, steps: int) -> bool:

@@ -25,14 +25,12 @@ from semipose.training.experiments.runs import (
     mean_sd,
     read_run,
 )
-from semipose.training.run_files import read_losses
+from semipose.training.run_files import binned, read_losses
 
 SECTIONS = ("one network", "several networks")
 ALWAYS_SHOWN = ("AP", "AR", "AP-easy", "AP-medium", "AP-hard")
 """Scores in every table whose runs have them; the last three are CrowdPose's."""
 NAME = "compare"
-LOSS_BINS = 100
-"""Over so many parts of a run the loss of a curve is averaged: single steps are noise."""
 Plot = Literal["labels", "curves", "parameters"]
 
 
@@ -279,15 +277,6 @@ def make_curve(panel: str, group: Group, by_seed: list[dict[int, float]]) -> Cur
     spreads = [mean_sd([values[step] for values in by_seed if step in values]) for step in steps]
     means, sds = tuple(mean for mean, _ in spreads), tuple(sd or 0.0 for _, sd in spreads)
     return Curve(panel, group.name, tuple(steps), means, sds, group.any.networks > 1)
-
-
-def binned(losses: dict[int, float], total_steps: int) -> dict[int, float]:
-    """The mean loss of each of `LOSS_BINS` parts of a run, at the part's last step."""
-    length = -(-total_steps // LOSS_BINS)
-    parts: dict[int, list[float]] = {}
-    for step, loss in losses.items():
-        parts.setdefault(-(-step // length) * length, []).append(loss)
-    return {step: mean_sd(values)[0] for step, values in sorted(parts.items())}
 
 
 def markdown(sheets: list[Sheet], notes: list[str]) -> str:

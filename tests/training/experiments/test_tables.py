@@ -14,12 +14,12 @@ from semipose.training.compare import main
 from semipose.training.experiments.runs import Replicate, find_runs, group_runs, read_run
 from semipose.training.experiments.tables import (
     CompareSettings,
-    binned,
     make_curves,
     make_points,
     read_all,
     report,
 )
+from semipose.training.run_files import binned, read_losses
 from semipose.training.settings import RunSettings
 
 Write = Callable[..., Path]
@@ -304,7 +304,15 @@ def test_the_loss_of_a_long_run_is_averaged_over_hundredths_of_it():
     assert list(parts) == list(range(10, 1001, 10))
     assert parts[10] == pytest.approx(5.5)
     assert parts[1000] == pytest.approx(995.5)
-    assert binned({50: 1.0, 100: 3.0}, 30) == {50: 1.0, 100: 3.0}  # fewer steps than parts: as they are
+    assert binned({5: 1.0, 30: 3.0}, 30) == {5: 1.0, 30: 3.0}  # fewer steps than parts: as they are
+    assert max(binned(dict.fromkeys(range(1, 151), 0.0), 150)) == 150
+    assert max(binned(dict.fromkeys(range(1, 251), 0.0), 250)) == 250  # in parts of 3 steps
+
+
+def test_a_curve_leaves_out_the_steps_whose_loss_was_not_finite(tmp_path):
+    lines = ['{"step": 1, "loss": 2.0}', '{"step": 2, "loss": null}', '{"step": 2, "AP": 0.5}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert read_losses(tmp_path) == {1: 2.0}
 
 
 def test_parameters_are_those_that_are_trained_of_all_networks(write, tmp_path):

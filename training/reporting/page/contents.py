@@ -7,16 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from semipose.configs.load import InputError
 from semipose.models.files import CARD_NAME, read_json
 from semipose.sharding.store.manifest import MANIFEST_NAME
 from semipose.training.reporting.people import ScoredPeople, read_people
-from semipose.training.run_files import CURE, read_metrics, read_scores, read_settings
+from semipose.training.run_files import CURE, binned, read_metrics, read_scores, read_settings
 
-BINS = 100
-"""A curve shows the mean of a term in each of so many parts of a run: single steps are noise."""
 SUPERVISED = "supervised"
 
 
@@ -89,12 +85,8 @@ class RunContents:
 
     def curve(self, term: str) -> dict[int, float]:
         """A term of metrics.jsonl by step, averaged over parts of the run; empty without such a term."""
-        length = -(-self.steps // BINS)
-        parts: dict[int, list[float]] = {}
-        for row in self.rows:
-            if row.get(term) is not None:
-                parts.setdefault(-(-row["step"] // length) * length, []).append(row[term])
-        return {min(step, self.steps): float(np.mean(values)) for step, values in sorted(parts.items())}
+        values = {row["step"]: row[term] for row in self.rows if row.get(term) is not None}
+        return binned(values, self.steps)
 
     def terms(self, prefix: str) -> list[str]:
         """The names of the terms that begin so, in the order of their first appearance."""
