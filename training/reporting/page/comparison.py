@@ -18,8 +18,8 @@ from semipose.training.experiments.tables import (
     make_sheet,
 )
 from semipose.training.reporting.page import figures
-from semipose.training.reporting.page.diagnosis import compare_people, hits_by_keypoint, listed
-from semipose.training.reporting.page.page import PCK_PREFIX, render
+from semipose.training.reporting.page.diagnosis import compare_people, listed, score_by_keypoint
+from semipose.training.reporting.page.page import render
 from semipose.training.reporting.people import ScoredPeople, read_people
 
 PAGE_NAME = "compare.html"
@@ -117,15 +117,7 @@ def _mean(group: Group, metric: str) -> float:
 
 def _by_keypoint(group: Group) -> dict[str, float]:
     """PCK of each keypoint in percent, mean over seeds; else the share found, from the lists of people."""
-    rows = []
-    for run in group.runs.values():
-        scores = run.last[run.product]
-        pck = [name for name in scores if name.startswith(PCK_PREFIX)]
-        row = {name[len(PCK_PREFIX) :]: 100 * scores[name] for name in pck}
-        people = None if row else _people(run.folder)
-        if people is not None and len(people.ids):
-            row = dict(zip(people.skeleton.names, hits_by_keypoint(people).tolist(), strict=True))
-        if row:
-            rows.append(row)
+    scored = [score_by_keypoint(run.last[run.product], _people(run.folder)) for run in group.runs.values()]
+    rows = [row for row in scored if row]
     names = rows[0] if rows else {}
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}

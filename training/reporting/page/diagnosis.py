@@ -4,7 +4,7 @@ The kinds of error follow Ronchi and Perona, "Benchmarking and Error Diagnosis i
 Estimation" (ICCV 2017), with the same limits of the OKS of a keypoint: good from 0.85, near from 0.5.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ GOOD, NEAR = 0.85, 0.5
 KINDS_OF_ERROR = ("good", "near", "left and right swapped", "elsewhere")
 HIGH_PEAK = 0.5
 """A network is sure of people whose mean peak is above this, half the height of a target."""
+PCK_PREFIX = "PCK/"
+"""Of the scores of single keypoints."""
 SAME_OKS = 0.01
 """People whose OKS differs by less between two networks count as unchanged."""
 NORMAL_95 = 1.96
@@ -129,11 +131,18 @@ def compare_people(people: ScoredPeople, baseline: ScoredPeople) -> Change | Non
     return Change(len(ids), mean, mean - reach, mean + reach, better, worse)
 
 
-def hits_by_keypoint(people: ScoredPeople) -> np.ndarray:
-    """(K,) in percent: the share of annotated keypoints with an OKS of at least NEAR; NaN without any."""
+def score_by_keypoint(scores: Mapping[str, float], people: ScoredPeople | None) -> dict[str, float]:
+    """A score of each keypoint in percent: PCK where the run has it, else the share of annotated keypoints
+    with an OKS of at least NEAR (NaN without any); empty where there is neither."""
+    pck = {
+        name[len(PCK_PREFIX) :]: 100 * value for name, value in scores.items() if name.startswith(PCK_PREFIX)
+    }
+    if pck or people is None or not len(people.ids):
+        return pck
     labelled = (people.truth[..., 2] > 0).sum(axis=0)
     hits = (people.similarity >= NEAR).sum(axis=0)
-    return np.where(labelled > 0, 100 * hits / np.maximum(labelled, 1), np.nan)
+    shares = np.where(labelled > 0, 100 * hits / np.maximum(labelled, 1), np.nan)
+    return dict(zip(people.skeleton.names, shares.tolist(), strict=True))
 
 
 def listed(words: Sequence[str]) -> str:

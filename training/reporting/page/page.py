@@ -20,15 +20,17 @@ from semipose.training.reporting.page.contents import (
 )
 from semipose.training.reporting.page.diagnosis import (
     NEAR,
+    PCK_PREFIX,
+    Confidence,
+    Keypoints,
     compare_people,
     confidence,
     diagnose,
-    hits_by_keypoint,
+    score_by_keypoint,
 )
 from semipose.training.reporting.page.tiles import draw_person, last_sheet
 from semipose.training.reporting.people import ScoredPeople
 
-PCK_PREFIX = "PCK/"
 GROUPS = {
     "worst": "The people with the lowest OKS. Are their labels right? If so, label more people like them.",
     "median": "The median people: half of all people are found worse, half better.",
@@ -93,7 +95,7 @@ def contents_of(run: RunContents, baseline: RunContents | None) -> dict[str, Any
         "answers": [help_answer, where_it_errs(run, keypoints, sure)],
         "steps": steps,
         "learning": figures.learning_curves(panels(run, baseline)),
-        "errors": _error_figures(run, baseline, people, others),
+        "errors": _error_figures(run, baseline, people, others, keypoints, sure),
         "groups": list(_groups(people, others)) if people else [],
         "views": sheet,
         "notes": notes,
@@ -162,27 +164,30 @@ def _supervised_loss(run: RunContents) -> dict[int, float]:
 
 
 def _error_figures(
-    run: RunContents, baseline: RunContents | None, people: ScoredPeople | None, others: ScoredPeople | None
+    run: RunContents,
+    baseline: RunContents | None,
+    people: ScoredPeople | None,
+    others: ScoredPeople | None,
+    keypoints: Keypoints | None,
+    sure: Confidence | None,
 ) -> dict[str, str]:
     """The figures about errors, by name; those for which there are data."""
     drawn = {}
-    names, own = _by_keypoint(run)
-    if own is not None:
-        series = [(run.name, own)]
-        if baseline is not None:
-            other_names, other = _by_keypoint(baseline)
-            if other is not None and other_names == names:
-                series.insert(0, (f"baseline: {baseline.name}", other))
+    own = score_by_keypoint(run.last, run.people)
+    if own:
+        series = [(run.name, np.array(list(own.values())))]
+        other = score_by_keypoint(baseline.last, baseline.people) if baseline is not None else {}
+        if baseline is not None and other.keys() == own.keys():
+            series.insert(0, (f"baseline: {baseline.name}", np.array([other[name] for name in own])))
         has_pck = any(name.startswith(PCK_PREFIX) for name in run.last)
         title = "PCK@0.2 by keypoint, percent" if has_pck else "Keypoints found (OKS of 0.5 or more), percent"
-        drawn["keypoints"] = figures.score_by_keypoint(title, names, series)
-    if people is not None:
-        drawn["kinds"] = figures.errors_by_keypoint(diagnose(people))
+        drawn["keypoints"] = figures.score_by_keypoint(title, list(own), series)
+    if people is not None and keypoints is not None:
+        drawn["kinds"] = figures.errors_by_keypoint(keypoints)
         series = [(run.name, people.oks)]
         if others is not None and baseline is not None:
             series.insert(0, (baseline.name, others.oks))
         drawn["oks"] = figures.oks_histogram(series)
-        sure = confidence(people)
         if sure is not None:
             found = people.is_found
             what = "mean confidence" if run.samples == "photos" else "mean peak of a person's heatmaps"
@@ -190,16 +195,6 @@ def _error_figures(
                 people.mean_peak[found], people.oks[found], sure.tenths, what
             )
     return drawn
-
-
-def _by_keypoint(run: RunContents) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """Names of keypoints and a score of each in percent: PCK where the run has it, else the share found."""
-    pck = {name[len(PCK_PREFIX) :]: value for name, value in run.last.items() if name.startswith(PCK_PREFIX)}
-    if pck:
-        return tuple(pck), 100 * np.array(list(pck.values()))
-    if run.people is None or not len(run.people.ids):
-        return (), None
-    return run.people.skeleton.names, hits_by_keypoint(run.people)
 
 
 def _groups(people: ScoredPeople, others: ScoredPeople | None) -> Iterator[dict[str, Any]]:
