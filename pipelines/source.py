@@ -28,7 +28,7 @@ from semipose.sharding.annotations.skeleton import Skeleton
 from semipose.sharding.samples.ignored_area import decode_ignored
 from semipose.sharding.samples.sample import Poses
 from semipose.sharding.store.ground_truth import GroundTruth
-from semipose.sharding.store.index import read_index, subset_index
+from semipose.sharding.store.index import read_index, read_members, subset_index
 from semipose.sharding.store.manifest import GROUND_TRUTH_NAME, Manifest
 
 
@@ -191,12 +191,7 @@ class Split:
             return
         with fsspec.open(part.tar, "rb") as file:
             for index in part.in_tar:
-                payloads = {}
-                for component in samples[index]:
-                    if component.extension in extensions:
-                        file.seek(component.offset)
-                        payloads[component.extension] = file.read(component.size)
-                yield index, payloads
+                yield index, read_members(file, samples[index], extensions)
 
 
 def open_split(root: str | Path, kind: Literal["person", "image"] = "person") -> Split:

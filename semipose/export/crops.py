@@ -1,9 +1,9 @@
 """Views with which an export is checked and calibrated: of the scored people of a run, or of drawn ones."""
 
 import io
-import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,7 +21,8 @@ from semipose.predict.views import fitted_view
 from semipose.sharding.annotations.formats.drawn import DrawnFormat
 from semipose.sharding.build import BuildSettings, build
 from semipose.sharding.samples.crop import WholePhoto
-from semipose.sharding.store.manifest import MANIFEST_NAME, read_manifest
+from semipose.sharding.store.index import read_index, read_members
+from semipose.sharding.store.manifest import MANIFEST_NAME, Manifest, read_manifest
 
 
 def read_views(model: Model, size_hw: tuple[int, int], count: int) -> tuple[np.ndarray, str]:
@@ -58,24 +59,17 @@ def _scored_shards(model: Model) -> Path | None:
 
 def _views(shards: Path, model: Model, size_hw: tuple[int, int], count: int) -> Iterator[np.ndarray]:
     manifest = read_manifest(shards)
-    left = count
-    for entry in manifest.shards:
-        with tarfile.open(shards / entry.file) as tar:
-            payloads: dict[str, bytes] = {}
-            for member in tar:
-                extension = member.name.rsplit(".", 1)[-1]
-                file = tar.extractfile(member)
-                payloads[extension] = file.read() if file else b""
-                if extension != "json":  # which is the third of each sample
-                    continue
-                pixels = np.array(Image.open(io.BytesIO(payloads["jpg"])).convert("RGB"))
-                boxes = manifest.sample_kind.decode_pose(
-                    payloads["pose"], manifest.skeleton.num_keypoints
-                ).boxes_xywh
-                yield _view(pixels, boxes, model, size_hw)
-                left -= 1
-                if not left:
-                    return
+    for members in islice(_samples(shards, manifest), count):
+        pixels = np.array(Image.open(io.BytesIO(members["jpg"])).convert("RGB"))
+        poses = manifest.sample_kind.decode_pose(members["pose"], manifest.skeleton.num_keypoints)
+        yield _view(pixels, poses.boxes_xywh, model, size_hw)
+
+
+def _samples(shards: Path, manifest: Manifest) -> Iterator[dict[str, bytes]]:
+    for shard in manifest.shards:
+        with (shards / shard.file).open("rb") as file:
+            for sample in read_index(shards / shard.idx_file):
+                yield read_members(file, sample, ("jpg", "pose"))
 
 
 def _view(pixels: np.ndarray, boxes_xywh: np.ndarray, model: Model, size_hw: tuple[int, int]) -> np.ndarray:

@@ -1,8 +1,8 @@
 """DALI's index of a tar shard ("v1.2"): where each component of each sample is."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from semipose.configs.load import InputError
 from semipose.sharding.store.files import write_atomic
@@ -39,6 +39,18 @@ def read_index(idx_path: Path) -> list[tuple[Component, ...]]:
                 f"{idx_path}: line {len(samples) + 2} is not a line of an index: build the shards again"
             ) from error
     return samples
+
+
+def read_members(
+    file: BinaryIO, sample: Iterable[Component], extensions: Collection[str] | None = None
+) -> dict[str, bytes]:
+    """The members of a sample of an open tar by extension: all, or those that are named."""
+    members = {}
+    for component in sample:
+        if extensions is None or component.extension in extensions:
+            file.seek(component.offset)
+            members[component.extension] = file.read(component.size)
+    return members
 
 
 def subset_index(idx_in: Path, idx_out: Path, keep: Sequence[int]) -> Path:

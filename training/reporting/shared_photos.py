@@ -24,7 +24,7 @@ from PIL import Image
 
 from semipose.pipelines.source import Split
 from semipose.sharding.samples.crop import WholePhoto
-from semipose.sharding.store.index import Component, read_index
+from semipose.sharding.store.index import Component, read_index, read_members
 from semipose.sharding.store.manifest import GROUND_TRUTH_NAME
 
 MOST_LOOKED_AT = 500
@@ -88,16 +88,12 @@ class Stored:
 
     def jpg_bytes(self, ordinal: int) -> int:
         """The size of a sample's stored picture."""
-        return self._members(ordinal)["jpg"].size
+        return next(member.size for member in self._members(ordinal) if member.extension == "jpg")
 
     def read(self, ordinal: int) -> tuple[Image.Image, np.ndarray]:
         """A sample's stored picture in grey, and the matrix (2, 3) from its pixels to those of the photo."""
-        members = self._members(ordinal)
         with Path(self.tars[self._find(ordinal)[0]]).open("rb") as file:
-            payloads = {}
-            for extension in ("jpg", "json"):
-                file.seek(members[extension].offset)
-                payloads[extension] = file.read(members[extension].size)
+            payloads = read_members(file, self._members(ordinal), ("jpg", "json"))
         matrix = np.array(json.loads(payloads["json"])["image_from_stored"])
         return Image.open(io.BytesIO(payloads["jpg"])).convert("L"), matrix
 
@@ -105,10 +101,9 @@ class Stored:
         shard = bisect_right(self._ends, ordinal)
         return shard, ordinal - (self._ends[shard] - self.manifest.shards[shard].samples)
 
-    def _members(self, ordinal: int) -> dict[str, Component]:
+    def _members(self, ordinal: int) -> tuple[Component, ...]:
         shard, index = self._find(ordinal)
-        sample = self._index(self._folder / self.manifest.shards[shard].idx_file)[index]
-        return {component.extension: component for component in sample}
+        return self._index(self._folder / self.manifest.shards[shard].idx_file)[index]
 
 
 @dataclass(eq=False)
