@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from semipose.configs.errors import InputError
+from semipose.configs.errors import InputError, one_line
 from semipose.sharding.store.files import write_atomic
 
 CARD_NAME = "card.json"
@@ -20,16 +20,19 @@ RECIPE_NAME = "recipe.yaml"
 SCORES_NAME = "scores.json"
 TRACKERS_NAME = "trackers.json"
 """The ids of a run at the services, by which a resumed run continues there."""
+LARGEST_JSON = 1 << 26
 
 
-def read_json(path: Path, *, cure: str) -> dict[str, Any]:
-    """The content of a JSON file of a run. Raises InputError, which ends with `cure`, if it is damaged."""
+def read_json(path: Path, *, cure: str = "get the folder again") -> dict[str, Any]:
+    """The content of a JSON file, which may be a stranger's. Raises InputError, which ends with `cure`."""
     try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes")
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({error}): {cure}") from None
+        raise InputError(f"{path}: it cannot be read ({one_line(error)}): {cure}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: cannot be read (it holds no mapping): {cure}")
+        raise InputError(f"{path}: it cannot be read (it holds no mapping): {cure}")
     return content
 
 

@@ -15,9 +15,8 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from semipose.configs.errors import InputError, one_line
 from semipose.models.backbones.timm_networks import REACH_TIMEOUT_S
-from semipose.models.files import CARD_NAME, CONFIG_NAME, README_NAME, RECIPE_NAME, SCORES_NAME
+from semipose.models.files import CARD_NAME, CONFIG_NAME, LARGEST_JSON, README_NAME, RECIPE_NAME, SCORES_NAME
 from semipose.models.model_folder import (
-    LARGEST_JSON,
     ModelConfig,
     read_config,
     weights_name,

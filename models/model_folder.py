@@ -30,7 +30,15 @@ from semipose.models.codecs.cid import CIDSettings
 from semipose.models.codecs.dekr import DEKRSettings
 from semipose.models.codecs.heatmap import HeatmapCodec, HeatmapSettings
 from semipose.models.codecs.instances import InstanceCodec
-from semipose.models.files import CARD_NAME, CONFIG_NAME, README_NAME, RECIPE_NAME, SCORES_NAME
+from semipose.models.files import (
+    CARD_NAME,
+    CONFIG_NAME,
+    README_NAME,
+    RECIPE_NAME,
+    SCORES_NAME,
+    read_json,
+    write_json,
+)
 from semipose.models.net import FeatureNet, InstanceHead, NetSettings, build_net
 from semipose.models.normalisation import Renormalise
 from semipose.models.weight_files import differing_shapes, read_shapes, read_tensors
@@ -43,7 +51,6 @@ from semipose.sharding.store.files import write_atomic
 FOLDER_NAME = "model"
 METADATA_KEY = "semipose"
 """The metadata of each file of weights hold `config.json` under this key, so that one file is enough."""
-LARGEST_JSON = 1 << 26
 
 Side = Annotated[int, Field(ge=32, le=4096, multiple_of=4)]
 Channels = tuple[float, float, float]
@@ -315,11 +322,12 @@ def write_model(
             encoded = safetensors.torch.save(tensors, {METADATA_KEY: own})
             write_atomic(aside / weights_name(config, name, product=config.network), encoded)
         texts = {CONFIG_NAME: content + "\n", README_NAME: readme}
-        texts |= {SCORES_NAME: _json(scores)} if scores is not None else {}
-        texts |= {CARD_NAME: _json(card)} if card is not None else {}
         texts |= {RECIPE_NAME: recipe} if recipe is not None else {}
         for name, text in texts.items():
             write_atomic(aside / name, text.encode())
+        for name, values in ((SCORES_NAME, scores), (CARD_NAME, card)):
+            if values is not None:
+                write_json(aside / name, values)
         if folder.exists():
             folder.replace(former)
         aside.replace(folder)
@@ -327,20 +335,3 @@ def write_model(
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
     return folder
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1) + "\n"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file of a model folder. Raises InputError."""
-    try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes")
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: it cannot be read ({one_line(error)}): get the folder again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: it holds no mapping: get the folder again")
-    return content

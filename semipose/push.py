@@ -22,12 +22,11 @@ from semipose.configs.console import plain_console
 from semipose.configs.errors import InputError, one_line
 from semipose.configs.load import exit_on_input_error, load, read_request
 from semipose.configs.settings import settings
-from semipose.models.files import CARD_NAME, CONFIG_NAME, README_NAME, RECIPE_NAME, SCORES_NAME
+from semipose.models.files import CARD_NAME, CONFIG_NAME, README_NAME, RECIPE_NAME, SCORES_NAME, read_json
 from semipose.models.hub import SCHEME, parse_address
 from semipose.models.model_card import model_card
 from semipose.models.model_folder import (
     model_folder,
-    read_json,
     read_model,
     weights_name,
 )

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from semipose.configs.console import plain_console
 from semipose.configs.errors import InputError
-from semipose.configs.load import command, load
+from semipose.configs.load import CONFIGS, command, load
 from semipose.configs.schema import plain
 from semipose.configs.settings import settings
 from semipose.models.model_folder import ModelConfig, NetworkConfig, Provenance, write_model
@@ -53,7 +53,6 @@ NETWORK, PREDICT, PICTURES, START_UP = (
     "command with start-up",
 )
 MOST_TIMES_NETWORK = 1.3
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 QUIET = Console(quiet=True)
 Count = Annotated[int, Field(ge=1)]
 
