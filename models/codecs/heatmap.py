@@ -47,11 +47,6 @@ class HeatmapCodec:
     skeleton: Skeleton
     stride: int = STRIDE
 
-    @property
-    def num_channels(self) -> int:
-        """The number of maps of a network."""
-        return self.skeleton.num_keypoints
-
     def targets(
         self, points_xy: Tensor, visible: Tensor, heatmap_hw: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:

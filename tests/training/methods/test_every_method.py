@@ -70,7 +70,8 @@ def make_method(name: str, split: Split, net: NetSettings = NET, **changes: Any)
     torch.manual_seed(0)
     random_state = RandomState(0, 0, torch.device("cpu"))
     codec = HeatmapCodec(HeatmapSettings(sigma=SIGMA), split.skeleton)
-    ingredients = Ingredients(lambda other: build_net(other or net, codec.num_channels), codec, random_state)
+    num_keypoints = split.skeleton.num_keypoints
+    ingredients = Ingredients(lambda other: build_net(other or net, num_keypoints), codec, random_state)
     return make_settings(**(METHODS[name] | changes)).build(ingredients).train()
 
 
