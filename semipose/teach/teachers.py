@@ -25,7 +25,7 @@ from semipose.predict.command import name_of, weights_sha256
 from semipose.predict.model import choose_device
 from semipose.predict.predictor import Frame, Predictor
 from semipose.predict.sources import Boxes
-from semipose.predict.tracks import box_overlap
+from semipose.sharding.annotations.boxes import box_overlap
 from semipose.sharding.annotations.formats.rows import read_json
 from semipose.sharding.annotations.record import Photo
 from semipose.sharding.annotations.results import PhotoFinder, ResultRow
