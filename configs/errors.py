@@ -1,7 +1,6 @@
 """The one exception for everything that a user can correct, and other people's errors in few words."""
 
 import re
-from collections.abc import Sequence
 
 
 class InputError(ValueError):
@@ -14,12 +13,6 @@ class InputError(ValueError):
 def one_line(error: BaseException) -> str:
     """What an error says, without line breaks, in at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def some_of(names: Sequence[str], most: int = 3) -> str:
-    """The first few names and how many there are besides, in one line: names of a file may be anything."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return " ".join(", ".join(names[:most]).split())[:300] + more
 
 
 def why_unreadable(error: BaseException) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semipose.configs.errors import InputError, some_of
+from semipose.configs.errors import InputError
+from semipose.configs.words import some_of
 from semipose.models.model_folder import (
     METADATA_KEY,
     ModelConfig,

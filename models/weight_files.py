@@ -8,7 +8,8 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from semipose.configs.errors import InputError, one_line, some_of
+from semipose.configs.errors import InputError, one_line
+from semipose.configs.words import some_of
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

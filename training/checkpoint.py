@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from semipose.configs.errors import InputError, some_of, why_unreadable
+from semipose.configs.errors import InputError, why_unreadable
+from semipose.configs.words import some_of
 from semipose.models.weight_files import differing_shapes
 from semipose.sharding.store.files import file_sha256, write_atomic
 

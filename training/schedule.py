@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from semipose.configs.settings import settings
+from semipose.configs.words import listed
 
 Steps = Annotated[int, Field(ge=0)]
 
@@ -35,8 +36,9 @@ class Milestones:
     @property
     def words(self) -> str:
         """`times 0.1 at 0.667 and 0.833 of the schedule`."""
-        falls = " and ".join(f"{share:.3g}" for share in self.at)
-        return f"times {self.factor:g} at {falls} of the schedule" if falls else "constant"
+        falls = listed([f"{share:.3g}" for share in self.at])
+        words = f"times {self.factor:g} at {falls} of the schedule" if falls else "constant"
+        return words + _after_warm_up(self.warm_up_steps)
 
 
 @settings
@@ -58,7 +60,8 @@ class Cosine:
     @property
     def words(self) -> str:
         """`half a cosine to 0 from 0.8 of the schedule on`."""
-        return "half a cosine to 0" + (f" from {self.hold:g} of the schedule on" if self.hold else "")
+        words = "half a cosine to 0" + (f" from {self.hold:g} of the schedule on" if self.hold else "")
+        return words + _after_warm_up(self.warm_up_steps)
 
 
 Schedule = Annotated[Milestones | Cosine, Field(discriminator="name")]
@@ -80,3 +83,7 @@ def is_due(step: int, every: int | float, total_steps: int) -> bool:
 def warm_up(step: int, warm_up_steps: int) -> float:
     """1 after `warm_up_steps`; before that, rising linearly from 1 / (warm_up_steps + 1)."""
     return min(1.0, (step + 1) / (warm_up_steps + 1))
+
+
+def _after_warm_up(steps: int) -> str:
+    return f", after a warm-up of {steps:,} steps" if steps else ""

@@ -39,6 +39,21 @@ def test_warm_up_is_a_line_that_ends_at_the_base_rate() -> None:
     assert [scale(step, 1000) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
 
 
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (Milestones(at=(0.5, 0.75, 0.9)), "times 0.1 at 0.5, 0.75 and 0.9 of the schedule"),
+        (Milestones(at=(), warm_up_steps=1500), "constant, after a warm-up of 1,500 steps"),
+        (
+            Cosine(hold=0.8, warm_up_steps=20),
+            "half a cosine to 0 from 0.8 of the schedule on, after a warm-up of",
+        ),
+    ],
+)
+def test_the_schedule_is_said_in_words(schedule: Milestones | Cosine, words: str) -> None:
+    assert schedule.words.startswith(words)
+
+
 def due(every: int | float, total_steps: int) -> list[int]:
     return [step for step in range(1, total_steps + 1) if is_due(step, every, total_steps)]
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from semipose.configs.words import listed
 from semipose.models.files import RECIPE_NAME
 from semipose.training.methods import METHODS
 from semipose.training.reporting.collapse import is_untrained, teach_later
 from semipose.training.reporting.page.contents import DataNote, RunContents, differences
-from semipose.training.reporting.page.diagnosis import Change, Confidence, Keypoints, listed
+from semipose.training.reporting.page.diagnosis import Change, Confidence, Keypoints
 from semipose.training.run_files import parent_of
 
 SHARE_SWAPPED = 0.05

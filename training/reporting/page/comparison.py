@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from semipose.configs.load import InputError
+from semipose.configs.words import listed
 from semipose.sharding.store.files import write_atomic
 from semipose.training.experiments.runs import Group, Protocol, Replicate
 from semipose.training.experiments.tables import (
@@ -18,7 +19,7 @@ from semipose.training.experiments.tables import (
     make_sheet,
 )
 from semipose.training.reporting.page import figures
-from semipose.training.reporting.page.diagnosis import compare_people, listed, score_by_keypoint
+from semipose.training.reporting.page.diagnosis import compare_people, score_by_keypoint
 from semipose.training.reporting.page.page import render
 from semipose.training.reporting.people import ScoredPeople, read_people
 

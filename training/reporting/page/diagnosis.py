@@ -4,7 +4,7 @@ The kinds of error follow Ronchi and Perona, "Benchmarking and Error Diagnosis i
 Estimation" (ICCV 2017), with the same limits of the OKS of a keypoint: good from 0.85, near from 0.5.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,8 +143,3 @@ def score_by_keypoint(scores: Mapping[str, float], people: ScoredPeople | None) 
     hits = (people.similarity >= NEAR).sum(axis=0)
     shares = np.where(labelled > 0, 100 * hits / np.maximum(labelled, 1), np.nan)
     return dict(zip(people.skeleton.names, shares.tolist(), strict=True))
-
-
-def listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
