@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,19 @@ import semipose
 from semipose.configs.errors import one_line
 
 GIB = 2**30
+OPTIONAL = (
+    ("PyAV", "videos", "video", "av"),
+    ("supervision", "to_supervision()", "supervision", "supervision"),
+    ("ONNX runtime", "predicting with pose.onnx", "onnx", "onnxruntime"),
+    ("ONNX", "semipose export", "export", "onnx", "onnxscript", "onnxruntime"),
+    ("transformers", "RT-DETR, ViTPose", "rtdetr", "transformers"),
+    ("rfdetr", "RF-DETR", "rfdetr", "rfdetr"),
+    ("aiohttp", "photos of web servers", "http", "aiohttp"),
+    ("s3fs", "photos of S3", "s3", "s3fs"),
+    ("gcsfs", "photos of Google Cloud", "gs", "gcsfs"),
+    ("Dask", "executor=dask://", "cluster", "distributed"),
+)
+"""What is installed by an extra: its name, what needs it, the extra, and the modules to import."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +63,10 @@ def checks() -> list[Check]:
         Check("DALI", "training, evaluation", lambda: _version("nvidia.dali"), linux),
         Check("Accelerate", "training", lambda: _version("accelerate"), "pip install accelerate"),
         Check("webdataset", "training", lambda: _version("webdataset"), "pip install webdataset"),
-        Check("PyAV", "films", lambda: _version("av"), "pip install 'semipose[video]'"),
-        Check(
-            "supervision",
-            "to_supervision()",
-            lambda: _version("supervision"),
-            "pip install 'semipose[supervision]'",
+        *(
+            Check(name, needed_for, partial(_versions, *modules), f"pip install 'semipose[{extra}]'")
+            for name, needed_for, extra, *modules in OPTIONAL
         ),
-        Check(
-            "aiohttp", "photos of web servers", lambda: _version("aiohttp"), "pip install 'semipose[http]'"
-        ),
-        Check("s3fs", "photos of S3", lambda: _version("s3fs"), "pip install 's3fs'"),
-        Check("Dask", "executor=dask://", lambda: _version("distributed"), "pip install 'semipose[cluster]'"),
         Check("detector", "people.name=detector", _detector, "its weights are downloaded when first used"),
     ]
 
@@ -85,6 +91,10 @@ def main(argv: list[str] | None = None) -> None:
     Console().print(table)
     if not is_well:
         raise SystemExit(1)
+
+
+def _versions(*modules: str) -> str:
+    return ", ".join(map(_version, modules))
 
 
 def _version(module: str) -> str:

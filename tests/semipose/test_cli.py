@@ -5,6 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,19 @@ def test_the_doctor_says_what_is_there_and_how_to_get_the_rest(capsys, monkeypat
     table = capsys.readouterr().out
     assert "pip install 'semipose[video]'" in table
     assert "decodes" in table
+
+
+def test_the_doctor_knows_every_extra_of_the_package(capsys, monkeypatch) -> None:
+    """Those that it does not find; `vitpose` is another name of what `rtdetr` installs."""
+    monkeypatch.setenv("COLUMNS", "300")
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    del extras["dev"]
+    for package in chain.from_iterable(extras.values()):
+        monkeypatch.setitem(sys.modules, package.split(">")[0], None)
+    doctor.main([])
+    table = capsys.readouterr().out
+    assert {extra for extra in extras if f"'semipose[{extra}]'" not in table} == {"vitpose"}
 
 
 def test_the_doctor_fails_where_predicting_cannot_work(capsys, monkeypatch) -> None:
