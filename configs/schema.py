@@ -13,6 +13,7 @@ _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def is_settings(kind: Any) -> bool:
+    """Whether it is a class made by `settings`."""
     return isinstance(kind, type) and hasattr(kind, "__pydantic_fields__")
 
 

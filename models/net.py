@@ -33,6 +33,8 @@ Head = Annotated[DeconvSettings | PyramidSettings | PlainSettings | InstanceHead
 
 @settings
 class NetSettings:
+    """A network: its backbone, its head, and what their weights start from."""
+
     backbone: Backbone = field(default_factory=ResNetSettings)
     """The backbone, which turns images into features."""
     head: Head = field(default_factory=DeconvSettings)

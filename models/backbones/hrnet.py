@@ -13,6 +13,8 @@ from semipose.models.backbones.timm_networks import build_network
 
 @settings
 class HRNetSettings:
+    """HRNet of timm, which keeps a branch at stride 4 to its end."""
+
     name: Literal["hrnet"] = "hrnet"
     width: Literal[18, 32, 48] = 32
     """Channels at stride 4; the published pose networks are W32 and W48."""
@@ -21,6 +23,7 @@ class HRNetSettings:
 
     @property
     def timm_name(self) -> str:
+        """The name of the network and of its ImageNet weights in timm."""
         return f"hrnet_w{self.width}.ms_in1k"
 
     def build(self, *, pretrained: bool = False, weights: Path | None = None) -> "HRNet":

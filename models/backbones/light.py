@@ -18,6 +18,8 @@ from semipose.models.backbones.timm_networks import load_weights
 
 @settings
 class LightSettings:
+    """A small residual network for runs from scratch on a CPU."""
+
     name: Literal["light"] = "light"
     stem_channels: int = 24
     """Channels of the first convolution, at half resolution."""

@@ -14,6 +14,8 @@ from semipose.models.backbones.timm_networks import build_network
 
 @settings
 class ResNetSettings:
+    """A ResNet of timm, with features at strides 4 to 32."""
+
     name: Literal["resnet"] = "resnet"
     depth: Literal[18, 34, 50, 101, 152] = 18
     """Depth of the network; its pretrained weights are those of torchvision."""
@@ -22,6 +24,7 @@ class ResNetSettings:
 
     @property
     def timm_name(self) -> str:
+        """The name of the network and of its ImageNet weights in timm."""
         return self.model or f"resnet{self.depth}.tv_in1k"
 
     def build(self, *, pretrained: bool = False, weights: Path | None = None) -> "ResNet":

@@ -18,6 +18,8 @@ FINEST_STRIDE = 4
 
 @settings
 class TimmSettings:
+    """Any other network of timm by its name."""
+
     name: Literal["timm"] = "timm"
     model: str
     """The name of the network in timm, with the tag of its weights if there are several: convnext_tiny,
@@ -25,6 +27,7 @@ class TimmSettings:
 
     @property
     def timm_name(self) -> str:
+        """The name of the network in timm, with the tag of its weights if one was given."""
         return self.model
 
     def build(self, *, pretrained: bool = False, weights: Path | None = None) -> "TimmFeatures":

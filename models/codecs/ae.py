@@ -2,10 +2,8 @@
 
 Newell et al., Associative Embedding, NeurIPS 2017, and, with heatmaps at stride 2 as well, HigherHRNet (Cheng
 et al., CVPR 2020). A network answers with K heatmaps and K maps of tags, L numbers a cell. Keypoints of one
-person are taught to have one tag, people to have different ones; which tags is left to the network. Targets,
-loss, decoding and mirroring are here, the layers in models/heads/ae.py. Points are in view pixels. All but
-the grouping is batched, runs on the device without waiting for it, and computes in float32. Shape letters:
-pipelines/batch.py; in addition L numbers of a tag, Q candidates of a keypoint, or decoded people.
+person are taught to have one tag, people different ones. Layers: models/heads/ae.py. Points are in view
+pixels. All but the grouping is batched, on the device, in float32. Q: candidates of a keypoint, or people.
 """
 
 from dataclasses import dataclass
@@ -45,6 +43,8 @@ GROUPING_ORDER = (
 
 @settings
 class AESettings:
+    """How people of whole photos are taught and read: keypoints, and tags that say who belongs together."""
+
     name: Literal["ae"] = "ae"
     sigma: Annotated[float, Field(gt=0)] = 2.0
     """Standard deviation of the Gaussians in cells of the map that they are drawn into."""

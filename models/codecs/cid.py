@@ -45,6 +45,8 @@ IN_CACHE = 4
 
 @settings
 class CIDSettings:
+    """How people of whole photos are taught and read: a centre, and heatmaps of its person alone."""
+
     name: Literal["cid"] = "cid"
     least_area: Annotated[float, Field(ge=0)] = 1024.0
     """People whose boxes have fewer view px^2 than this have no centre (published for COCO: 32 x 32)."""

@@ -45,6 +45,8 @@ NEAR = 0.05
 
 @settings
 class DEKRSettings:
+    """How people of whole photos are taught and read: a centre, and from it an offset to each keypoint."""
+
     name: Literal["dekr"] = "dekr"
     sigma: Annotated[float, Field(gt=0)] = 2.0
     """Standard deviation of the keypoints' Gaussians in heatmap cells."""

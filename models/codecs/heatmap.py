@@ -64,7 +64,11 @@ class HeatmapCodec:
         return {"supervised": self.supervised_loss(predicted, labelled)}
 
     def loss(self, maps: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        """`heatmap_loss`."""
+        """Half the mean squared error of heatmaps (N, K, h, w), a float32 scalar; see `heatmap_loss`.
+
+        weights: broadcastable to the maps, such as (N, K, 1, 1): factors of the squared errors, 0 where
+            nothing is known; None is 1 everywhere.
+        """
         return heatmap_loss(maps, targets, weights)
 
     def decode(self, maps: Tensor, method: DecodeMethod | None = None) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,8 @@ from semipose.models.heads.pyramid import PyramidSettings
 
 @settings
 class JoinSettings:
+    """All features at stride 4, one after another in the channels (DEKR, CID)."""
+
     name: Literal["join"] = "join"
 
 
