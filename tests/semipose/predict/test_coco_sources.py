@@ -10,6 +10,7 @@ from rich.console import Console
 
 from semipose.configs.errors import InputError
 from semipose.configs.load import load
+from semipose.predict import boxes
 from semipose.predict.box_file import boxes_of_file
 from semipose.predict.boxes import FileBoxes
 from semipose.predict.command import predict_sources
@@ -64,9 +65,10 @@ def run(run_folder: Path, source: Path, output: Path, *words: str) -> tuple[list
 
 
 def test_boxes_that_nobody_can_find_are_asked_for_before_anything_is_written(
-    run_folder, write_coco, tmp_path
+    run_folder, write_coco, tmp_path, monkeypatch
 ) -> None:
-    """The model's category is dancer. What is given needs no detector."""
+    """The model's category is dancer, here of no known class. What is given needs no detector."""
+    monkeypatch.setattr(boxes, "class_of", lambda *_: None)
     given = write_coco([box_row(1, 1, 5)])
     with pytest.raises(
         InputError, match="the category 'dancer', for which torchvision's detector has no class"
