@@ -12,6 +12,7 @@ COMMANDS = {
     "doctor": ("semipose.doctor", "what this machine can do, and what is missing for more"),
     "train": ("semipose.training.run", "train a network by a protocol and a method, or go on"),
     "evaluate": ("semipose.training.evaluate", "score a run"),
+    "sweep": ("semipose.training.sweep", "train a queue of runs, which continues where it stopped"),
     "compare": ("semipose.training.compare", "a table and a page of finished runs"),
     "report": ("semipose.training.reporting.page.__main__", "the page of a run: what helped, where it errs"),
     "init": ("semipose.training.first_recipe.__main__", "a first recipe for your own data, with reasons"),

@@ -39,5 +39,11 @@ def sweep(cfg: SweepSettings) -> None:
         raise SystemExit(1)
 
 
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    what = "A queue of training runs, and their table."
+    command(SweepSettings, sweep, description=what, recipes="sweeps", argv=argv)
+
+
 if __name__ == "__main__":
-    command(SweepSettings, sweep, description="A queue of training runs, and their table.", recipes="sweeps")
+    main()
