@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 SHORT = ("steps=2", "labelled_batch=4", "unlabelled_batch=4", "evaluate_every=2", "checkpoint_every=2")
-"""Appended to the commands that train."""
+MORE = {"train": SHORT, "teach": ("min_confidence=0",)}
+"""Appended to commands: short trainings, and the labels of a network that is then sure of nothing."""
 SEMIPOSE = (sys.executable, "-m", "semipose")
 
 
@@ -67,7 +68,7 @@ def test_the_commands_of_all_pages_run_one_after_the_other(tmp_path: Path) -> No
     for page in pages():
         for line in commands(page):
             words = shlex.split(line)[1:]
-            run([*SEMIPOSE, *words, *(SHORT if words[0] == "train" else ())], tmp_path)
+            run([*SEMIPOSE, *words, *MORE.get(words[0], ())], tmp_path)
         for code in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
             shutil.copy(min((tmp_path / "photos").iterdir()), tmp_path / "photo.jpg")
             run([sys.executable, "-c", code], tmp_path)
