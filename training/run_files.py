@@ -95,10 +95,14 @@ def read_losses(folder: Path) -> dict[int, float]:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics: `step` and terms, null where a term was not finite. Raises InputError."""
     path = folder / METRICS_NAME
+    cure = "train the run again or leave it out"
     try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({error}): train the run again or leave it out") from None
+        raise InputError(f"{path}: cannot be read ({error}): {cure}") from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: cannot be read (a line of it holds no mapping): {cure}")
+    return rows
 
 
 def binned(values: dict[int, float], total_steps: int) -> dict[int, float]:
