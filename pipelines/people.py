@@ -49,7 +49,7 @@ class People:
 
 @dataclass(frozen=True)
 class FoundPeople(People):
-    """People that a teacher found, of whom some keypoints do not count."""
+    """People found by a teacher; some of their keypoints may not count."""
 
     centres_xy: Tensor
     """(N, M, 2) float32 in view pixels: where the teacher found each person. Keypoints that do not count, or

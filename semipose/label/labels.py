@@ -168,8 +168,8 @@ def read_coco_labels(path: Path, *, names: Sequence[str] | None = None) -> Label
     """The labels of a COCO file: predictions, annotations, or what a tool wrote. Crowds are left out.
 
     A person has the id of `attributes.person_id` if it is there, and otherwise that of its row. names: the
-    keypoints to read, in their order; None: those of the one category that has keypoints. Raises InputError
-    for another file, another set of keypoints, and rows that do not fit it.
+    keypoints to read, in their order; None: those of the categories that have keypoints, which must be the
+    same. Raises InputError for another file, another set of keypoints, and rows that do not fit it.
     """
     expected = "a COCO file with images, annotations and categories"
     file = read_json(path, _File, expected=expected, strict=False)

@@ -82,9 +82,9 @@ def _read_target(into: Path, sent: Labels) -> dict[str, Any]:
 def _merge(content: dict[str, Any], labels: Labels, sent: Labels, into: Path) -> dict[int, str]:
     """Put the people of each returned photo into the file.
 
-    Returns, by the ids of the photos that get some, the names under which the photos went out. People who
-    went out from this file keep their ids, and are removed if the tool removed them. Others take the place of
-    a person at the same position, or are added.
+    People who went out from this file keep their ids, and are removed if the tool removed them. Others take
+    the place of a person at the same position, or are added. Returns, by the ids of the photos that get
+    people, the names under which the photos went out.
     """
     categories = _categories(content, labels, into)
     images = PhotosByName({str(row["file_name"]): row for row in content["images"]}, into)
@@ -163,7 +163,7 @@ class _Row:
         """
         made = annotation_of(_reordered(person, self.order), self.row["category_id"])
         was = annotation_of(_reordered(before, self.order), self.row["category_id"])
-        points, old, own = (np.reshape(row["keypoints"], (-1, 3)) for row in (made, was, self._full(made)))
+        points, old, own = (np.reshape(row["keypoints"], (-1, 3)) for row in (made, was, self._row_or(made)))
         is_same = (points[:, 2] == old[:, 2]) & (
             (points[:, 2] == 0) | (np.abs(points[:, :2] - old[:, :2]).max(axis=1) <= MOVED_PX)
         )
@@ -180,8 +180,8 @@ class _Row:
             made["area"] = round(float(area) * width * height / (box[2] * box[3]), 2)
         self.row |= made
 
-    def _full(self, made: dict[str, Any]) -> dict[str, Any]:
-        """The row if it has all keypoints, else what came back."""
+    def _row_or(self, made: dict[str, Any]) -> dict[str, Any]:
+        """The row if it has as many keypoints as what came back, else that."""
         return self.row if len(self.row.get("keypoints") or ()) == len(made["keypoints"]) else made
 
 

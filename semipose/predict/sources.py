@@ -133,9 +133,9 @@ class CocoList(NamedTuple):
 def find_work(sources: Sequence[str], *, images: str | None = None, keypoints: Sequence[str] = ()) -> Work:
     """What the words of a command line name.
 
-    images: where the photos of a COCO file are; None: in its folder. keypoints: the names of the model's, by
-    which the people of a COCO file are told from other things. Raises InputError for a word that names
-    nothing, and where nothing is left.
+    images: where the photos of a COCO file are; None: in its folder. keypoints: the names of the model's; the
+    boxes of a COCO file that are taken are those of categories with these keypoints. Raises InputError for a
+    word that names nothing, and where nothing is left.
     """
     words: list[str] = []
     for word in sources:

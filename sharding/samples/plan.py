@@ -34,7 +34,7 @@ def make_plan(settings: BuildSettings, annotations: Annotations, dropped: Counte
     if not tasks:
         why = [annotations.findings.why("dropped")]
         if dropped[PHOTO_ABSENT]:
-            why.append(f"{dropped['photo absent']} photo absent (correct source.images)")
+            why.append(f"{dropped[PHOTO_ABSENT]} {PHOTO_ABSENT} (correct source.images)")
         reasons = "; ".join(filter(None, why)) or "the source has none"
         raise InputError(
             f"{annotations.findings.file}: no {settings.kind} is left to store: {reasons}: correct the source"

@@ -56,8 +56,8 @@ class ConsistencySettings(RampSettings):
     """Weight of the sum of the paths' losses."""
     labels: Literal["heatmaps", "keypoints"] = "heatmaps"
     """What the student's target is: the teacher's heatmaps (published), or a Gaussian at each of their
-    peaks, read by the quarter shift. Both are drawn in the weak view and warped into the strong one, so the
-    Gaussians are as large in relation to the person as there."""
+    peaks, read by the quarter shift. The target is made in the weak view and warped into the strong one, so a
+    Gaussian keeps its size in relation to the person."""
     min_peak: Annotated[float, Field(ge=0)] = 0.0
     """Only pseudo labels whose peak is above this count (published: 0.1 in SSPCM); with 0 all of them
     count."""
